@@ -1,0 +1,273 @@
+//! What the API needs of the cluster, as seen from this node.
+
+use super::{EventStream, LogOptions, Result, TaskLogStream};
+use async_trait::async_trait;
+use muster_types::service::TaskTemplate;
+use muster_types::{
+    Availability, Cluster, ClusterSpec, JoinToken, Node, NodeId, NodeSpec, Service, ServiceId, ServiceSpec,
+    Task, TaskId, Timestamp,
+};
+use std::sync::Arc;
+
+/// The cluster, as seen from this node.
+///
+/// On a node outside any cluster every method but `local`, `swarm_init`, `swarm_join` and `events` gives
+/// [`BackendError::no_swarm`](super::BackendError::no_swarm), on a worker
+/// [`not_controller`](super::BackendError::not_controller) (but `swarm_leave` works), without a leader
+/// [`no_leader`](super::BackendError::no_leader) within 5 s.
+///
+/// References are a full id, else a name (nodes: name or host name), else an unambiguous prefix of an id;
+/// [`resolve`](super::resolve) does that with Docker's error texts. Reads are linearizable.
+///
+/// A cancelled change may or may not have happened; the same holds for a time-out, whose message says so.
+#[async_trait]
+pub trait ClusterBackend: Send + Sync + 'static {
+    /// This node's membership. Cheap and never waits: it answers every `_ping`.
+    fn local(&self) -> LocalSwarm;
+
+    /// Makes a cluster with this node as its first controller. `Unavailable` with `ALREADY_MEMBER` on a member.
+    async fn swarm_init(&self, request: InitRequest) -> Result<NodeId>;
+
+    /// Joins a cluster; the token decides the role. Returns once the node is a member.
+    async fn swarm_join(&self, request: JoinRequest) -> Result<()>;
+
+    /// Leaves. A controller needs `force`, else `Unavailable` with the reason.
+    async fn swarm_leave(&self, force: bool) -> Result<()>;
+
+    /// The cluster's object.
+    async fn swarm_inspect(&self) -> Result<Cluster>;
+
+    /// Replaces the cluster's spec and rotates tokens. A stale `version` gives
+    /// [`out_of_sequence`](super::BackendError::out_of_sequence).
+    async fn swarm_update(&self, version: u64, spec: ClusterSpec, rotation: TokenRotation) -> Result<()>;
+
+    /// All nodes.
+    async fn node_list(&self) -> Result<Vec<NodeView>>;
+
+    /// One node.
+    async fn node_inspect(&self, reference: &str) -> Result<NodeView>;
+
+    /// Replaces a node's spec; this is how a node is promoted, demoted and drained. A stale `version` gives
+    /// [`out_of_sequence`](super::BackendError::out_of_sequence).
+    async fn node_update(&self, id: NodeId, version: u64, spec: NodeSpec) -> Result<()>;
+
+    /// Removes a node's record. `Invalid` unless it is a worker that is down, or `force` is given.
+    async fn node_remove(&self, id: NodeId, force: bool) -> Result<()>;
+
+    /// Makes a service. `Conflict` when the name is in use, `Invalid` for a bad spec.
+    async fn service_create(&self, spec: ServiceSpec) -> Result<ServiceCreated>;
+
+    /// All services; with `counts`, [`ServiceView::counts`] is filled in.
+    async fn service_list(&self, counts: bool) -> Result<Vec<ServiceView>>;
+
+    /// One service; never with counts.
+    async fn service_inspect(&self, reference: &str) -> Result<Service>;
+
+    /// Changes a service and returns warnings. A stale `version` gives
+    /// [`out_of_sequence`](super::BackendError::out_of_sequence).
+    async fn service_update(&self, id: ServiceId, version: u64, change: ServiceChange)
+    -> Result<Vec<String>>;
+
+    /// Removes a service; its tasks stop after that.
+    async fn service_remove(&self, id: ServiceId) -> Result<()>;
+
+    /// Tasks that the selection does not rule out. The API filters further.
+    async fn task_list(&self, selection: TaskSelection) -> Result<Vec<TaskView>>;
+
+    /// One task, by id or an unambiguous prefix of one.
+    async fn task_inspect(&self, reference: &str) -> Result<TaskView>;
+
+    /// Logs of tasks, from the nodes that run or ran them. A node that cannot be reached becomes an error entry at the
+    /// end of the stream, after the entries of the others.
+    async fn task_logs(&self, selection: LogSelection, options: LogOptions) -> Result<TaskLogStream>;
+
+    /// Events of cluster objects, as [`LocalEngine::events`](super::LocalEngine::events). Empty and without end on
+    /// nodes that are not controllers.
+    async fn events(&self, since: Option<Timestamp>, until: Option<Timestamp>) -> Result<EventStream>;
+}
+
+/// This node's membership.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct LocalSwarm {
+    /// Membership.
+    pub state: LocalSwarmState,
+    /// This node's id, when it is a member.
+    pub node_id: Option<NodeId>,
+    /// The address that it advertises.
+    pub node_address: String,
+    /// It is a controller with a running Raft node.
+    pub controller: bool,
+    /// Why the state is [`LocalSwarmState::Error`].
+    pub error: String,
+    /// Controllers that the node knows.
+    pub controllers: Vec<RemoteController>,
+}
+
+/// Membership of a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum LocalSwarmState {
+    /// In no cluster.
+    #[default]
+    Inactive,
+    /// Joining.
+    Pending,
+    /// A member.
+    Active,
+    /// Joining or starting failed.
+    Error,
+    /// A controller that needs its unlock key.
+    Locked,
+}
+
+/// A controller that a node knows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RemoteController {
+    /// Its id.
+    pub node: NodeId,
+    /// Its address (host:port).
+    pub address: String,
+}
+
+/// How to make a cluster. Addresses are as the user wrote them; the backend checks and completes them.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct InitRequest {
+    /// Address (and port) to listen on.
+    pub listen_address: String,
+    /// Address or interface (and port) told to the other nodes; found by itself when empty.
+    pub advertise_address: String,
+    /// Address or interface for container traffic; the advertised one when empty.
+    pub data_path_address: String,
+    /// UDP port of container traffic; 0 means 4789.
+    pub data_path_port: u32,
+    /// Make a new one-member cluster out of this node's state.
+    pub force_new_cluster: bool,
+    /// Settings.
+    pub spec: ClusterSpec,
+    /// Whether the first node takes tasks.
+    pub availability: Availability,
+}
+
+/// How to join a cluster.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JoinRequest {
+    /// Address (and port) to listen on.
+    pub listen_address: String,
+    /// Address or interface (and port) told to the other nodes; found by itself when empty.
+    pub advertise_address: String,
+    /// Address or interface for container traffic; the advertised one when empty.
+    pub data_path_address: String,
+    /// Controllers to try; never empty.
+    pub remote_addresses: Vec<String>,
+    /// The token.
+    pub token: JoinToken,
+    /// Whether the node takes tasks.
+    pub availability: Availability,
+}
+
+/// Tokens to make anew.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct TokenRotation {
+    /// The worker token.
+    pub worker: bool,
+    /// The controller token.
+    pub controller: bool,
+}
+
+/// A node with what only the Raft group knows.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NodeView {
+    /// The record.
+    pub node: Node,
+    /// Its part in the Raft group now; `None` on workers.
+    pub controller: Option<ControllerView>,
+}
+
+/// A controller's part in the Raft group now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ControllerView {
+    /// It leads.
+    pub leader: bool,
+    /// Whether the leader hears of it.
+    pub reach: ControllerReach,
+    /// Its address (host:port).
+    pub address: String,
+}
+
+/// Whether the leader hears of a controller.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ControllerReach {
+    /// There is no leader to know.
+    #[default]
+    Unknown,
+    /// It does not.
+    Unreachable,
+    /// It does.
+    Reachable,
+}
+
+/// A service was made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServiceCreated {
+    /// Its id.
+    pub id: ServiceId,
+    /// For the user.
+    pub warnings: Vec<String>,
+}
+
+/// A change of a service.
+#[derive(Debug, Clone, PartialEq)]
+pub enum ServiceChange {
+    /// Replace the spec. The name and the kind of mode cannot change.
+    Spec(Box<ServiceSpec>),
+    /// Swap the spec and the previous one.
+    RollBack,
+}
+
+/// A service with the number of its tasks.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ServiceView {
+    /// The record.
+    pub service: Service,
+    /// Number of tasks, when it was asked for.
+    pub counts: Option<TaskCounts>,
+}
+
+/// Number of a service's tasks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct TaskCounts {
+    /// Running tasks that should run.
+    pub running: u64,
+    /// Tasks wanted: replicas, or nodes that fit a global service.
+    pub desired: u64,
+}
+
+/// Which tasks are wanted. Empty lists rule out nothing.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct TaskSelection {
+    /// Of these services only.
+    pub services: Vec<ServiceId>,
+    /// On these nodes only.
+    pub nodes: Vec<NodeId>,
+}
+
+/// A task with what its service says of it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TaskView {
+    /// The record.
+    pub task: Task,
+    /// The template that it runs.
+    pub template: Arc<TaskTemplate>,
+    /// Its service's name; empty when the service is gone.
+    pub service_name: String,
+    /// It runs its service's newest template.
+    pub up_to_date: bool,
+}
+
+/// Whose logs are wanted: every task of the services, and the tasks.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct LogSelection {
+    /// Services.
+    pub services: Vec<ServiceId>,
+    /// Tasks.
+    pub tasks: Vec<TaskId>,
+}

@@ -1,0 +1,329 @@
+//! Containers in answers: `inspect` and `list`.
+
+use super::{duration, health, host_answer, mount, port, signed};
+use crate::wire::container::{
+    Command, Config, Container, ContainerSummary, Endpoint, HostPort, MountPoint, NetworkSettings, Port,
+    State, SummaryNetworks,
+};
+use muster_types::Timestamp;
+use muster_types::container::{
+    ContainerConfig, ContainerInfo, ContainerState, HealthState, MountKind, NetworkEndpoint,
+};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// Docker prints a time that never was as year one.
+pub(crate) const NEVER: &str = "0001-01-01T00:00:00Z";
+
+/// Writes a time.
+pub(crate) fn time(at: Timestamp) -> String {
+    if at == Timestamp::ZERO {
+        NEVER.to_owned()
+    } else {
+        at.to_string()
+    }
+}
+
+/// Answer of `GET /containers/{id}/json`.
+pub(crate) fn inspect(info: &ContainerInfo) -> Container {
+    let (path, args) = match info.command.split_first() {
+        Some((path, args)) => (path.clone(), args.to_vec()),
+        None => (String::new(), Vec::new()),
+    };
+    Container {
+        id: info.id.to_string(),
+        created: time(info.created),
+        path,
+        args,
+        state: state(info),
+        image: info.image_id.clone(),
+        resolv_conf_path: info.resolv_conf_path.clone(),
+        hostname_path: info.hostname_path.clone(),
+        hosts_path: info.hosts_path.clone(),
+        log_path: info.log_path.clone(),
+        name: format!("/{}", info.name),
+        restart_count: info.restart_count,
+        driver: "overlayfs".to_owned(),
+        platform: "linux".to_owned(),
+        mount_label: String::new(),
+        process_label: String::new(),
+        app_armor_profile: String::new(),
+        exec_ids: None,
+        host_config: host_answer::write(&info.config),
+        graph_driver: json!({"Name": "overlayfs", "Data": null}),
+        size_rw: info.size_rw,
+        size_root_fs: info.size_rw,
+        mounts: mounts(info),
+        config: config(info),
+        network_settings: network_settings(info),
+    }
+}
+
+fn state(info: &ContainerInfo) -> State {
+    let is = |state| info.state == state;
+    State {
+        status: info.state.name(),
+        // A frozen or restarting container counts as running, as in Docker.
+        running: matches!(
+            info.state,
+            ContainerState::Running | ContainerState::Paused | ContainerState::Restarting
+        ),
+        paused: is(ContainerState::Paused),
+        restarting: is(ContainerState::Restarting),
+        oom_killed: info.oom_killed,
+        dead: is(ContainerState::Dead),
+        pid: info.pid,
+        exit_code: info.exit_code,
+        error: info.error.clone(),
+        started_at: time(info.started_at),
+        finished_at: time(info.finished_at),
+        health: info.health.as_ref().map(health_state),
+    }
+}
+
+fn health_state(health: &HealthState) -> Value {
+    let log: Vec<Value> = health
+        .log
+        .iter()
+        .map(|probe| {
+            json!({
+                "Start": time(probe.start),
+                "End": time(probe.end),
+                "ExitCode": probe.exit_code,
+                "Output": probe.output,
+            })
+        })
+        .collect();
+    json!({"Status": health.status, "FailingStreak": health.failing_streak, "Log": log})
+}
+
+/// `Config` as it is in effect.
+fn config(info: &ContainerInfo) -> Config {
+    let config = &info.config;
+    let hostname = if config.hostname.is_empty() {
+        info.id.short().to_owned()
+    } else {
+        config.hostname.clone()
+    };
+    Config {
+        hostname,
+        domainname: config.domainname.clone(),
+        user: info.user.clone(),
+        attach_stdin: config.attach.0,
+        attach_stdout: config.attach.1,
+        attach_stderr: config.attach.2,
+        exposed_ports: config
+            .exposed_ports
+            .iter()
+            .map(|port| (port.clone(), json!({})))
+            .collect(),
+        tty: config.tty,
+        open_stdin: config.open_stdin,
+        stdin_once: config.stdin_once,
+        env: info.env.clone(),
+        cmd: config.cmd.clone().map(Command::List),
+        healthcheck: config.health.as_ref().map(health::write),
+        image: config.image.clone(),
+        volumes: volumes(config),
+        working_dir: info.working_dir.clone(),
+        entrypoint: config.entrypoint.clone().map(Command::List),
+        labels: config.labels.clone(),
+        stop_signal: config.stop_signal.clone(),
+        stop_timeout: config.stop_grace.map(stop_timeout),
+        ..Config::default()
+    }
+}
+
+fn stop_timeout(grace: Duration) -> i64 {
+    if grace == Duration::MAX {
+        -1
+    } else {
+        signed(grace.as_secs())
+    }
+}
+
+fn volumes(config: &ContainerConfig) -> Option<BTreeMap<String, Value>> {
+    let volumes: BTreeMap<String, Value> = config
+        .volumes
+        .iter()
+        .map(|path| (path.clone(), json!({})))
+        .collect();
+    (!volumes.is_empty()).then_some(volumes)
+}
+
+fn mounts(info: &ContainerInfo) -> Vec<MountPoint> {
+    info.mounts
+        .iter()
+        .map(|point| MountPoint {
+            r#type: mount::name(point.kind),
+            name: point.name.clone(),
+            source: point.source.clone(),
+            destination: point.target.clone(),
+            driver: if point.kind == MountKind::Volume {
+                "local"
+            } else {
+                ""
+            }
+            .to_owned(),
+            mode: String::new(),
+            writable: point.writable,
+            propagation: point.propagation.clone(),
+        })
+        .collect()
+}
+
+fn network_settings(info: &ContainerInfo) -> NetworkSettings {
+    // Docker repeats the default bridge's address outside `Networks`.
+    let bridge = info.networks.get("bridge").map(endpoint);
+    let of = |field: fn(&Endpoint) -> &String| bridge.as_ref().map(field).cloned().unwrap_or_default();
+    NetworkSettings {
+        bridge: String::new(),
+        sandbox_id: String::new(),
+        sandbox_key: String::new(),
+        ports: ports(info),
+        endpoint_id: String::new(),
+        gateway: of(|endpoint| &endpoint.gateway),
+        ip_address: of(|endpoint| &endpoint.ip_address),
+        ip_prefix_len: bridge.as_ref().map_or(0, |endpoint| endpoint.ip_prefix_len),
+        mac_address: of(|endpoint| &endpoint.mac_address),
+        networks: networks(info),
+    }
+}
+
+/// Published ports in effect, and exposed ones with `null`, while it runs.
+fn ports(info: &ContainerInfo) -> BTreeMap<String, Option<Vec<HostPort>>> {
+    let mut ports = port::write_bindings(&info.ports);
+    for hosts in ports.values_mut().flatten().flatten() {
+        if hosts.host_ip.is_empty() {
+            "0.0.0.0".clone_into(&mut hosts.host_ip);
+        }
+    }
+    if info.state == ContainerState::Running {
+        for exposed in &info.config.exposed_ports {
+            ports.entry(exposed.clone()).or_insert(None);
+        }
+    }
+    ports
+}
+
+fn networks(info: &ContainerInfo) -> BTreeMap<String, Endpoint> {
+    info.networks
+        .iter()
+        .map(|(name, place)| {
+            let mut endpoint = endpoint(place);
+            if name != "bridge" && name != "host" && name != "none" {
+                endpoint.dns_names = Some(vec![info.name.clone(), info.id.short().to_owned()]);
+            }
+            (name.clone(), endpoint)
+        })
+        .collect()
+}
+
+fn endpoint(place: &NetworkEndpoint) -> Endpoint {
+    let text = |address: Option<std::net::Ipv4Addr>| address.map(|ip| ip.to_string()).unwrap_or_default();
+    Endpoint {
+        ipam_config: Value::Null,
+        links: Value::Null,
+        aliases: (!place.aliases.is_empty()).then(|| place.aliases.clone()),
+        mac_address: place.mac.clone(),
+        driver_opts: Value::Null,
+        network_id: place.network_id.clone(),
+        endpoint_id: String::new(),
+        gateway: text(place.gateway),
+        ip_address: text(place.address),
+        ip_prefix_len: place.prefix_len,
+        ipv6_gateway: String::new(),
+        global_ipv6_address: String::new(),
+        global_ipv6_prefix_len: 0,
+        dns_names: None,
+    }
+}
+
+/// An element of `GET /containers/json`, with the status text as of now.
+pub(crate) fn summary(info: &ContainerInfo) -> ContainerSummary {
+    summary_at(info, now())
+}
+
+/// Wall-clock time, for texts such as `Up 5 minutes` only.
+fn now() -> Timestamp {
+    let since_epoch = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap_or_default();
+    Timestamp::ZERO.after(since_epoch)
+}
+
+fn summary_at(info: &ContainerInfo, now: Timestamp) -> ContainerSummary {
+    ContainerSummary {
+        id: info.id.to_string(),
+        names: vec![format!("/{}", info.name)],
+        image: info.config.image.clone(),
+        image_id: info.image_id.clone(),
+        command: info.command.join(" "),
+        created: info.created.unix_secs(),
+        ports: summary_ports(info),
+        size_rw: info.size_rw,
+        size_root_fs: info.size_rw,
+        labels: info.config.labels.clone(),
+        state: info.state.name(),
+        status: status(info, now),
+        host_config: json!({"NetworkMode": host_answer::network_name(&info.config.host.network)}),
+        network_settings: SummaryNetworks {
+            networks: networks(info),
+        },
+        mounts: mounts(info),
+    }
+}
+
+fn summary_ports(info: &ContainerInfo) -> Vec<Port> {
+    let mut ports: Vec<Port> = info
+        .ports
+        .iter()
+        .map(|binding| Port {
+            ip: binding
+                .host_ip
+                .map_or_else(|| "0.0.0.0".to_owned(), |ip| ip.to_string()),
+            private_port: binding.container_port,
+            public_port: binding.host_port,
+            r#type: binding.protocol.to_string(),
+        })
+        .collect();
+    if info.state == ContainerState::Running {
+        for exposed in &info.config.exposed_ports {
+            if let Ok((number, protocol)) = port::read_port(exposed)
+                && !info
+                    .ports
+                    .iter()
+                    .any(|bound| (bound.container_port, bound.protocol) == (number, protocol))
+            {
+                ports.push(Port {
+                    ip: String::new(),
+                    private_port: number,
+                    public_port: 0,
+                    r#type: protocol.to_string(),
+                });
+            }
+        }
+    }
+    ports
+}
+
+/// `Up 5 minutes (healthy)`, `Exited (1) 2 hours ago`, `Created`, …
+fn status(info: &ContainerInfo, now: Timestamp) -> String {
+    let up = || duration::human(now.since(info.started_at));
+    let ago = || duration::human(now.since(info.finished_at));
+    match info.state {
+        ContainerState::Created => "Created".to_owned(),
+        ContainerState::Running => match info.health.as_ref().map(|health| health.status.as_str()) {
+            None | Some("" | "none") => format!("Up {}", up()),
+            Some("starting") => format!("Up {} (health: starting)", up()),
+            Some(health) => format!("Up {} ({health})", up()),
+        },
+        ContainerState::Paused => format!("Up {} (Paused)", up()),
+        ContainerState::Restarting => format!("Restarting ({}) {} ago", info.exit_code, ago()),
+        ContainerState::Removing => "Removal In Progress".to_owned(),
+        ContainerState::Exited if info.finished_at == Timestamp::ZERO => "Created".to_owned(),
+        ContainerState::Exited => format!("Exited ({}) {} ago", info.exit_code, ago()),
+        ContainerState::Dead => "Dead".to_owned(),
+    }
+}

@@ -1,0 +1,82 @@
+//! The body of `POST /containers/create` becomes a [`ContainerConfig`].
+
+use super::{Read, health, host, port, unsupported};
+use crate::http::Failure;
+use crate::wire::container::{Config, CreateBody};
+use muster_types::container::{ContainerConfig, NetworkMode};
+use std::time::Duration;
+
+/// Reads the body.
+pub(crate) fn read(body: CreateBody) -> Read<ContainerConfig> {
+    if body.config.image.is_empty() {
+        return Err(Failure::invalid(
+            "config cannot be empty in order to create a container: no image is given",
+        ));
+    }
+    let network_disabled = body.config.network_disabled;
+    let requested = &body.networking_config.endpoints_config;
+    let mode = body.host_config.network_mode.clone();
+    if requested.len() > 1 {
+        return Err(unsupported(
+            "attaching a container to several networks at creation",
+        ));
+    }
+    let mut host = host::read(body.host_config)?;
+    if network_disabled {
+        host.network = NetworkMode::None;
+    } else if let Some(name) = requested.keys().next()
+        && matches!(mode.as_str(), "" | "default")
+    {
+        host.network = host::read_network(name);
+    }
+    let mut config = read_config(body.config)?;
+    config.groups = std::mem::take(&mut host.groups);
+    config.host = host.config;
+    Ok(config)
+}
+
+fn read_config(wire: Config) -> Read<ContainerConfig> {
+    if let Some(bad) = wire
+        .env
+        .iter()
+        .find(|entry| entry.is_empty() || entry.starts_with('='))
+    {
+        return Err(Failure::invalid(format!("invalid environment variable: {bad:?}")));
+    }
+    let mut exposed_ports = Vec::with_capacity(wire.exposed_ports.len());
+    for text in wire.exposed_ports.keys() {
+        let (number, protocol) = port::read_port(text)?;
+        exposed_ports.push(format!("{number}/{protocol}"));
+    }
+    // A negative time-out means to wait for ever.
+    let grace = |seconds: i64| u64::try_from(seconds).map_or(Duration::MAX, Duration::from_secs);
+    let stop_grace = wire.stop_timeout.map(grace);
+    let is_set = |command: &Vec<String>| !command.is_empty();
+    // An entrypoint of one empty text clears the image's; an empty list leaves it alone.
+    let entrypoint = wire.entrypoint.map(Vec::from).filter(is_set);
+    let entrypoint = match entrypoint.as_deref() {
+        Some([only]) if only.is_empty() => Some(Vec::new()),
+        _ => entrypoint,
+    };
+    Ok(ContainerConfig {
+        image: wire.image,
+        entrypoint,
+        cmd: wire.cmd.map(Vec::from).filter(is_set),
+        env: wire.env,
+        working_dir: wire.working_dir,
+        user: wire.user,
+        hostname: wire.hostname,
+        domainname: wire.domainname,
+        labels: wire.labels,
+        tty: wire.tty,
+        open_stdin: wire.open_stdin,
+        stdin_once: wire.stdin_once,
+        attach: (wire.attach_stdin, wire.attach_stdout, wire.attach_stderr),
+        stop_signal: wire.stop_signal,
+        stop_grace,
+        health: health::read(wire.healthcheck)?,
+        exposed_ports,
+        volumes: wire.volumes.unwrap_or_default().into_keys().collect(),
+        ..ContainerConfig::default()
+    })
+}

@@ -1,0 +1,135 @@
+//! The domain's host settings become `HostConfig` of an answer.
+
+use super::{host::write_ulimit, mount, port, signed};
+use crate::wire::container as wire;
+use muster_types::container::{
+    ContainerConfig, EngineRestart, HostConfig, MountKind, MountSpec, NetworkMode,
+};
+
+/// Writes it.
+pub(crate) fn write(config: &ContainerConfig) -> wire::HostConfig {
+    let host = &config.host;
+    let (binds, mounts) = split_mounts(&host.mounts);
+    let resources = &host.resources;
+    wire::HostConfig {
+        binds,
+        mounts,
+        log_config: write_log(host),
+        network_mode: network_name(&host.network),
+        port_bindings: port::write_bindings(&host.ports),
+        restart_policy: write_restart(host.restart),
+        auto_remove: host.auto_remove,
+        annotations: host.annotations.clone(),
+        cap_add: host.cap_add.clone(),
+        cap_drop: host.cap_drop.clone(),
+        cgroupns_mode: "private".to_owned(),
+        dns: host.dns.nameservers.clone(),
+        dns_options: host.dns.options.clone(),
+        dns_search: host.dns.search.clone(),
+        extra_hosts: host.extra_hosts.clone(),
+        group_add: config.groups.clone(),
+        ipc_mode: if host.ipc_host { "host" } else { "private" }.to_owned(),
+        oom_score_adj: host.oom_score_adj,
+        pid_mode: shared(host.pid_host),
+        uts_mode: shared(host.uts_host),
+        privileged: host.privileged,
+        publish_all_ports: host.publish_all,
+        readonly_rootfs: host.read_only,
+        security_opt: host.security_opt.clone(),
+        shm_size: signed(host.shm_bytes.unwrap_or(64 << 20)),
+        sysctls: host.sysctls.clone(),
+        runtime: "muster".to_owned(),
+        cpu_shares: signed(resources.cpu_shares),
+        memory: signed(resources.memory_bytes),
+        nano_cpus: signed(resources.nano_cpus),
+        cgroup_parent: host.cgroup_parent.clone(),
+        blkio_weight: resources.blkio_weight,
+        cpu_period: signed(resources.cpu_period_us),
+        cpu_quota: resources.cpu_quota_us,
+        cpuset_cpus: resources.cpuset_cpus.clone(),
+        cpuset_mems: resources.cpuset_mems.clone(),
+        devices: host
+            .devices
+            .iter()
+            .map(|device| wire::Device {
+                path_on_host: device.host_path.clone(),
+                path_in_container: device.container_path.clone(),
+                cgroup_permissions: device.permissions.clone(),
+            })
+            .collect(),
+        memory_reservation: signed(resources.memory_reservation_bytes),
+        memory_swap: resources.memory_swap_bytes,
+        memory_swappiness: resources.memory_swappiness.map(signed),
+        oom_kill_disable: Some(resources.oom_kill_disable),
+        pids_limit: (resources.pids != 0).then_some(resources.pids),
+        ulimits: host.ulimits.iter().map(write_ulimit).collect(),
+        init: host.init.then_some(true),
+        ..wire::HostConfig::default()
+    }
+}
+
+/// Mounts that `-v` can write become `Binds`, the others `Mounts`.
+fn split_mounts(mounts: &[MountSpec]) -> (Vec<String>, Vec<crate::wire::mount::Mount>) {
+    let (binds, others): (Vec<_>, Vec<_>) = mounts
+        .iter()
+        .partition(|mount| mount.kind == MountKind::Bind && mount.create_source);
+    let binds = binds.into_iter().map(write_bind).collect();
+    (binds, others.into_iter().map(mount::write).collect())
+}
+
+fn write_bind(mount: &MountSpec) -> String {
+    let mut options = Vec::new();
+    if mount.read_only {
+        options.push("ro");
+    }
+    if !mount.propagation.is_empty() {
+        options.push(mount.propagation.as_str());
+    }
+    let mut text = format!("{}:{}", mount.source, mount.target);
+    if !options.is_empty() {
+        text.push(':');
+        text.push_str(&options.join(","));
+    }
+    text
+}
+
+/// Docker's name of a network mode.
+pub(crate) fn network_name(mode: &NetworkMode) -> String {
+    match mode {
+        NetworkMode::Bridge => "bridge".to_owned(),
+        NetworkMode::Host => "host".to_owned(),
+        NetworkMode::None => "none".to_owned(),
+        NetworkMode::Container(container) => format!("container:{container}"),
+        NetworkMode::Named(name) => name.clone(),
+    }
+}
+
+fn shared(with_host: bool) -> String {
+    if with_host { "host" } else { "" }.to_owned()
+}
+
+fn write_log(host: &HostConfig) -> wire::LogConfig {
+    match &host.log {
+        Some(log) => wire::LogConfig {
+            r#type: log.name.clone(),
+            config: log.options.clone(),
+        },
+        None => wire::LogConfig {
+            r#type: "json-file".to_owned(),
+            ..Default::default()
+        },
+    }
+}
+
+fn write_restart(restart: EngineRestart) -> wire::RestartPolicy {
+    let (name, retries) = match restart {
+        EngineRestart::No => ("no", 0),
+        EngineRestart::Always => ("always", 0),
+        EngineRestart::UnlessStopped => ("unless-stopped", 0),
+        EngineRestart::OnFailure { retries_max } => ("on-failure", signed(retries_max)),
+    };
+    wire::RestartPolicy {
+        name: name.to_owned(),
+        maximum_retry_count: retries,
+    }
+}

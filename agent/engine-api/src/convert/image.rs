@@ -1,0 +1,108 @@
+//! Images in answers.
+
+use super::{container::time, health};
+use crate::backend::{ImageLayer, RemovedImage};
+use crate::wire::image as wire;
+use muster_types::Timestamp;
+use muster_types::container::ContainerInfo;
+use muster_types::image::ImageSummary;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// How many containers use an image.
+pub(crate) fn users(id: &str, containers: &[Arc<ContainerInfo>]) -> i64 {
+    let count = containers
+        .iter()
+        .filter(|container| container.image_id == id)
+        .count();
+    i64::try_from(count).unwrap_or(i64::MAX)
+}
+
+/// An element of `GET /images/json`.
+pub(crate) fn summary(image: &ImageSummary, containers: i64) -> wire::ImageSummary {
+    wire::ImageSummary {
+        containers,
+        created: image.created.unix_secs(),
+        id: image.id.clone(),
+        labels: (!image.config.labels.is_empty()).then(|| image.config.labels.clone()),
+        parent_id: String::new(),
+        repo_digests: image.repo_digests.clone(),
+        repo_tags: image.repo_tags.clone(),
+        shared_size: -1,
+        size: image.size_bytes,
+        virtual_size: image.size_bytes,
+    }
+}
+
+/// Answer of `GET /images/{name}/json`.
+pub(crate) fn inspect(image: &ImageSummary) -> wire::Image {
+    wire::Image {
+        id: image.id.clone(),
+        repo_tags: image.repo_tags.clone(),
+        repo_digests: image.repo_digests.clone(),
+        parent: String::new(),
+        comment: String::new(),
+        created: if image.created == Timestamp::ZERO {
+            String::new()
+        } else {
+            time(image.created)
+        },
+        container: String::new(),
+        container_config: json!({}),
+        docker_version: String::new(),
+        author: image.author.clone(),
+        config: config(image),
+        architecture: image.architecture.clone(),
+        os: image.os.clone(),
+        size: image.size_bytes,
+        virtual_size: image.size_bytes,
+        graph_driver: json!({"Name": "overlayfs", "Data": null}),
+        root_fs: wire::RootFs {
+            r#type: "layers",
+            layers: image.layers.clone(),
+        },
+        metadata: json!({"LastTagTime": super::container::NEVER}),
+    }
+}
+
+fn config(image: &ImageSummary) -> wire::ImageConfig {
+    let config = &image.config;
+    let set = |names: &[String]| -> BTreeMap<String, Value> {
+        names.iter().map(|name| (name.clone(), json!({}))).collect()
+    };
+    let list = |list: &[String]| (!list.is_empty()).then(|| list.to_vec());
+    wire::ImageConfig {
+        user: config.user.clone(),
+        exposed_ports: set(&config.exposed_ports),
+        env: config.env.clone(),
+        cmd: list(&config.cmd),
+        healthcheck: config.health.as_ref().map(health::write),
+        volumes: Some(set(&config.volumes)).filter(|volumes| !volumes.is_empty()),
+        working_dir: config.working_dir.clone(),
+        entrypoint: list(&config.entrypoint),
+        labels: (!config.labels.is_empty()).then(|| config.labels.clone()),
+        stop_signal: config.stop_signal.clone().unwrap_or_default(),
+        ..wire::ImageConfig::default()
+    }
+}
+
+/// An element of `GET /images/{name}/history`.
+pub(crate) fn layer(layer: &ImageLayer) -> Value {
+    json!({
+        "Id": if layer.id.is_empty() { "<missing>" } else { &layer.id },
+        "Created": layer.created.unix_secs(),
+        "CreatedBy": layer.created_by,
+        "Tags": (!layer.tags.is_empty()).then_some(&layer.tags),
+        "Size": layer.size_bytes,
+        "Comment": layer.comment,
+    })
+}
+
+/// An element of the answer of `DELETE /images/{name}`.
+pub(crate) fn removed(removed: &RemovedImage) -> Value {
+    match removed {
+        RemovedImage::Untagged(name) => json!({"Untagged": name}),
+        RemovedImage::Deleted(id) => json!({"Deleted": id}),
+    }
+}

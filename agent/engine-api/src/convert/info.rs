@@ -1,0 +1,104 @@
+//! `GET /info`.
+
+use crate::backend::{EngineInfo, LocalSwarm, LocalSwarmState};
+use crate::wire::info::{Info, Peer, SwarmInfo};
+use muster_types::Timestamp;
+use serde_json::json;
+
+/// What the engine says; counts and the cluster are filled in by the caller.
+pub(crate) fn from_engine(engine: &EngineInfo) -> Info {
+    let v1 = engine.cgroup_version == 1;
+    Info {
+        id: engine.id.clone(),
+        driver: engine.storage_driver.clone(),
+        plugins: json!({
+            "Volume": ["local"],
+            "Network": ["bridge", "host", "null", "overlay"],
+            "Authorization": null,
+            "Log": ["json-file"],
+        }),
+        memory_limit: true,
+        swap_limit: engine.swap_limit,
+        cpu_cfs_period: true,
+        cpu_cfs_quota: true,
+        cpu_shares: true,
+        cpu_set: true,
+        pids_limit: true,
+        ipv4_forwarding: engine.ip_forwarding,
+        oom_kill_disable: v1,
+        system_time: wall_clock().to_string(),
+        logging_driver: "json-file".to_owned(),
+        cgroup_driver: "cgroupfs".to_owned(),
+        cgroup_version: engine.cgroup_version.to_string(),
+        kernel_version: engine.kernel_version.clone(),
+        operating_system: engine.operating_system.clone(),
+        os_version: engine.os_version.clone(),
+        os_type: "linux".to_owned(),
+        architecture: engine.architecture.clone(),
+        registry_config: json!({"InsecureRegistryCIDRs": [], "IndexConfigs": {}, "Mirrors": null}),
+        cpus: engine.cpus,
+        mem_total: engine.memory_bytes,
+        docker_root_dir: engine.data_dir.clone(),
+        name: engine.name.clone(),
+        labels: engine
+            .labels
+            .iter()
+            .map(|(name, value)| format!("{name}={value}"))
+            .collect(),
+        server_version: engine.version.clone(),
+        runtimes: json!({"muster": {"path": "muster"}}),
+        default_runtime: "muster".to_owned(),
+        // Containers outlive the daemon.
+        live_restore_enabled: true,
+        init_binary: "muster".to_owned(),
+        containerd_commit: json!({"ID": ""}),
+        runc_commit: json!({"ID": ""}),
+        init_commit: json!({"ID": ""}),
+        security_options: engine
+            .security
+            .iter()
+            .map(|name| match name.as_str() {
+                "seccomp" => "name=seccomp,profile=builtin".to_owned(),
+                other => format!("name={other}"),
+            })
+            .collect(),
+        firewall_backend: json!({"Driver": "nftables"}),
+        warnings: engine.warnings.clone(),
+        ..Info::default()
+    }
+}
+
+fn wall_clock() -> Timestamp {
+    let since_epoch = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap_or_default();
+    Timestamp::ZERO.after(since_epoch)
+}
+
+/// The node's membership.
+pub(crate) fn from_local_swarm(local: &LocalSwarm) -> SwarmInfo {
+    let state = match local.state {
+        LocalSwarmState::Inactive => "inactive",
+        LocalSwarmState::Pending => "pending",
+        LocalSwarmState::Active => "active",
+        LocalSwarmState::Error => "error",
+        LocalSwarmState::Locked => "locked",
+    };
+    let peers: Vec<Peer> = local
+        .controllers
+        .iter()
+        .map(|controller| Peer {
+            node_id: controller.node.to_string(),
+            addr: controller.address.clone(),
+        })
+        .collect();
+    SwarmInfo {
+        node_id: local.node_id.map(|id| id.to_string()).unwrap_or_default(),
+        node_addr: local.node_address.clone(),
+        local_node_state: state.to_owned(),
+        control_available: local.controller && local.state == LocalSwarmState::Active,
+        error: local.error.clone(),
+        remote_managers: (!peers.is_empty()).then_some(peers),
+        ..SwarmInfo::default()
+    }
+}

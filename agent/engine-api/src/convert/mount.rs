@@ -1,0 +1,267 @@
+//! Mounts, `-v` texts and `--tmpfs` options.
+
+use super::{Read, non_negative, signed, unsupported};
+use crate::http::Failure;
+use crate::wire::mount::{BindOptions, Mount, TmpfsOptions, VolumeOptions};
+use muster_types::container::{MountKind, MountSpec};
+
+/// Reads a mount of `--mount`.
+pub(crate) fn read(wire: Mount) -> Read<MountSpec> {
+    let kind = match wire.r#type.as_str() {
+        "bind" => MountKind::Bind,
+        "volume" | "" => MountKind::Volume,
+        "tmpfs" => MountKind::Tmpfs,
+        "npipe" | "cluster" | "image" => {
+            return Err(unsupported(&format!("mount type {:?}", wire.r#type)));
+        }
+        other => {
+            return Err(Failure::invalid(format!(
+                "invalid mount config for type {other:?}: mount type unknown"
+            )));
+        }
+    };
+    if wire.target.is_empty() {
+        return Err(Failure::invalid(
+            "invalid mount config: field Target must not be empty",
+        ));
+    }
+    if kind == MountKind::Bind && wire.source.is_empty() {
+        return Err(Failure::invalid(
+            "invalid mount config for type \"bind\": field Source must not be empty",
+        ));
+    }
+    check_options(kind, &wire)?;
+    let bind = wire.bind_options.unwrap_or_default();
+    let volume = wire.volume_options.unwrap_or_default();
+    let tmpfs = wire.tmpfs_options.unwrap_or_default();
+    if !volume.subpath.is_empty() {
+        return Err(unsupported("VolumeOptions.Subpath"));
+    }
+    if !tmpfs.options.is_empty() {
+        return Err(unsupported("TmpfsOptions.Options"));
+    }
+    Ok(MountSpec {
+        kind,
+        source: wire.source,
+        target: wire.target,
+        read_only: wire.read_only,
+        propagation: bind.propagation,
+        create_source: bind.create_mountpoint,
+        no_copy: volume.no_copy,
+        volume_labels: volume.labels,
+        tmpfs_bytes: non_negative("TmpfsOptions.SizeBytes", tmpfs.size_bytes)?,
+        tmpfs_mode: tmpfs.mode,
+    })
+}
+
+fn check_options(kind: MountKind, wire: &Mount) -> Read<()> {
+    let foreign = [
+        ("BindOptions", wire.bind_options.is_some(), MountKind::Bind),
+        ("VolumeOptions", wire.volume_options.is_some(), MountKind::Volume),
+        ("TmpfsOptions", wire.tmpfs_options.is_some(), MountKind::Tmpfs),
+    ];
+    match foreign.iter().find(|(_, given, of)| *given && *of != kind) {
+        Some((options, ..)) => Err(Failure::invalid(format!(
+            "invalid mount config for type {:?}: field {options} must not be specified",
+            name(kind)
+        ))),
+        None => Ok(()),
+    }
+}
+
+/// Docker's name of a kind.
+pub(crate) fn name(kind: MountKind) -> &'static str {
+    match kind {
+        MountKind::Bind => "bind",
+        MountKind::Volume => "volume",
+        MountKind::Tmpfs => "tmpfs",
+    }
+}
+
+/// Writes a mount.
+pub(crate) fn write(mount: &MountSpec) -> Mount {
+    let mut wire = Mount {
+        r#type: name(mount.kind).to_owned(),
+        source: mount.source.clone(),
+        target: mount.target.clone(),
+        read_only: mount.read_only,
+        ..Mount::default()
+    };
+    match mount.kind {
+        MountKind::Bind => {
+            let options = BindOptions {
+                propagation: mount.propagation.clone(),
+                create_mountpoint: mount.create_source,
+                ..BindOptions::default()
+            };
+            wire.bind_options = Some(options).filter(|options| *options != BindOptions::default());
+        }
+        MountKind::Volume => {
+            let options = VolumeOptions {
+                no_copy: mount.no_copy,
+                labels: mount.volume_labels.clone(),
+                ..VolumeOptions::default()
+            };
+            wire.volume_options = Some(options).filter(|options| *options != VolumeOptions::default());
+        }
+        MountKind::Tmpfs => {
+            let options = TmpfsOptions {
+                size_bytes: signed(mount.tmpfs_bytes),
+                mode: mount.tmpfs_mode,
+                ..TmpfsOptions::default()
+            };
+            wire.tmpfs_options = Some(options).filter(|options| *options != TmpfsOptions::default());
+        }
+    }
+    wire
+}
+
+/// Reads `[source:]target[:options]` of `-v`. A source with a leading slash is a path, else a volume's name.
+pub(crate) fn read_bind(text: &str) -> Read<MountSpec> {
+    let invalid = |why: &str| Failure::invalid(format!("invalid volume specification: '{text}': {why}"));
+    let parts: Vec<&str> = text.split(':').collect();
+    let (source, target, options) = match parts.as_slice() {
+        [target] => ("", *target, ""),
+        [source, target] => (*source, *target, ""),
+        [source, target, options] => (*source, *target, *options),
+        _ => return Err(invalid("too many colons")),
+    };
+    if !target.starts_with('/') {
+        return Err(invalid("mount path must be absolute"));
+    }
+    let kind = if source.starts_with('/') {
+        MountKind::Bind
+    } else {
+        MountKind::Volume
+    };
+    let mut mount = MountSpec {
+        kind,
+        source: source.to_owned(),
+        target: target.to_owned(),
+        create_source: kind == MountKind::Bind,
+        ..MountSpec::default()
+    };
+    for option in options.split(',').filter(|option| !option.is_empty()) {
+        match option {
+            "ro" => mount.read_only = true,
+            "rw" | "z" | "Z" | "cached" | "delegated" | "consistent" => {}
+            "nocopy" => mount.no_copy = true,
+            "shared" | "rshared" | "slave" | "rslave" | "private" | "rprivate" => {
+                option.clone_into(&mut mount.propagation);
+            }
+            other => return Err(invalid(&format!("invalid mode: {other}"))),
+        }
+    }
+    Ok(mount)
+}
+
+/// Reads the options of `--tmpfs target:options`.
+pub(crate) fn read_tmpfs(target: &str, options: &str) -> Read<MountSpec> {
+    let mut mount = MountSpec {
+        kind: MountKind::Tmpfs,
+        target: target.to_owned(),
+        ..MountSpec::default()
+    };
+    let invalid = |option: &str| Failure::invalid(format!("invalid tmpfs option {option:?} for {target}"));
+    for option in options.split(',').filter(|option| !option.is_empty()) {
+        match option.split_once('=') {
+            Some(("size", size)) => mount.tmpfs_bytes = bytes(size).ok_or_else(|| invalid(option))?,
+            Some(("mode", mode)) => {
+                mount.tmpfs_mode = u32::from_str_radix(mode, 8).map_err(|_| invalid(option))?;
+            }
+            None if option == "ro" => mount.read_only = true,
+            None if matches!(option, "rw" | "noexec" | "nosuid" | "nodev") => {}
+            _ => return Err(invalid(option)),
+        }
+    }
+    Ok(mount)
+}
+
+/// A size with an optional suffix k, m or g, as tmpfs reads it.
+fn bytes(text: &str) -> Option<u64> {
+    let (digits, unit) = match text.to_ascii_lowercase().strip_suffix(['k', 'm', 'g']) {
+        Some(digits) => (digits.to_owned(), text.chars().last()?.to_ascii_lowercase()),
+        None => (text.to_owned(), ' '),
+    };
+    let shift = match unit {
+        'k' => 10,
+        'm' => 20,
+        'g' => 30,
+        _ => 0,
+    };
+    digits.parse::<u64>().ok()?.checked_mul(1 << shift)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn binds_are_paths_or_volumes() {
+        let bind = read_bind("/a:/b:ro,rslave").unwrap();
+        assert_eq!(
+            (
+                bind.kind,
+                bind.read_only,
+                bind.create_source,
+                bind.propagation.as_str()
+            ),
+            (MountKind::Bind, true, true, "rslave")
+        );
+        assert_eq!(read_bind("data:/b").unwrap().kind, MountKind::Volume);
+        assert_eq!(read_bind("/only").unwrap().kind, MountKind::Volume);
+        for bad in ["", "a:b", "/a:/b:/c:d", "/a:/b:what"] {
+            assert_eq!(read_bind(bad).unwrap_err().status, 400, "{bad}");
+        }
+    }
+
+    #[test]
+    fn tmpfs_options_are_read() {
+        let mount = read_tmpfs("/t", "size=64m,mode=755,noexec").unwrap();
+        assert_eq!((mount.tmpfs_bytes, mount.tmpfs_mode), (64 << 20, 0o755));
+        assert!(read_tmpfs("/t", "size=x").is_err() && read_tmpfs("/t", "uid=1").is_err());
+    }
+
+    #[test]
+    fn options_of_another_kind_are_refused() {
+        let mount = Mount {
+            r#type: "tmpfs".into(),
+            target: "/t".into(),
+            bind_options: Some(BindOptions::default()),
+            ..Mount::default()
+        };
+        assert!(read(mount).unwrap_err().message.contains("BindOptions"));
+    }
+
+    #[test]
+    fn mounts_round_trip() {
+        let mounts = [
+            MountSpec {
+                kind: MountKind::Bind,
+                source: "/s".into(),
+                target: "/t".into(),
+                propagation: "rslave".into(),
+                create_source: true,
+                read_only: true,
+                ..MountSpec::default()
+            },
+            MountSpec {
+                kind: MountKind::Volume,
+                source: "v".into(),
+                target: "/t".into(),
+                no_copy: true,
+                ..MountSpec::default()
+            },
+            MountSpec {
+                kind: MountKind::Tmpfs,
+                target: "/t".into(),
+                tmpfs_bytes: 5,
+                tmpfs_mode: 0o700,
+                ..MountSpec::default()
+            },
+        ];
+        for mount in mounts {
+            assert_eq!(read(write(&mount)).unwrap(), mount);
+        }
+    }
+}

@@ -1,0 +1,201 @@
+//! The cluster's object.
+
+use super::{Read, container::time, duration, node, unsupported};
+use crate::backend::{InitRequest, JoinRequest};
+use crate::http::Failure;
+use crate::wire::ObjectVersion;
+use crate::wire::swarm as wire;
+use muster_types::{Cluster, ClusterSpec};
+use serde_json::json;
+use std::time::Duration;
+
+/// Docker's defaults that Muster has no setting for; they are reported so that clients can print them.
+const ELECTION_TICK: i64 = 10;
+const HEARTBEAT_TICK: i64 = 1;
+/// Shortest validity of node certificates, as in Docker.
+const CERTIFICATE_EXPIRY_MIN: Duration = Duration::from_secs(3600);
+
+/// Reads the body of `POST /swarm/init`.
+pub(crate) fn read_init(body: wire::InitBody) -> Read<InitRequest> {
+    if body.auto_lock_managers {
+        return Err(unsupported("autolock of managers"));
+    }
+    if !body.default_addr_pool.is_empty() {
+        return Err(unsupported("DefaultAddrPool"));
+    }
+    if body.data_path_port != 0 && !(1024..=49151).contains(&body.data_path_port) {
+        return Err(Failure::invalid(
+            "invalid data path port: it must be between 1024 and 49151",
+        ));
+    }
+    Ok(InitRequest {
+        listen_address: body.listen_addr,
+        advertise_address: body.advertise_addr,
+        data_path_address: body.data_path_addr,
+        data_path_port: body.data_path_port,
+        force_new_cluster: body.force_new_cluster,
+        spec: read_spec(body.spec)?,
+        availability: node::read_availability(&body.availability)?,
+    })
+}
+
+/// Reads the body of `POST /swarm/join`.
+pub(crate) fn read_join(body: wire::JoinBody) -> Read<JoinRequest> {
+    if body.remote_addrs.iter().all(String::is_empty) {
+        return Err(Failure::invalid("at least 1 RemoteAddr is required to join"));
+    }
+    let token = body
+        .join_token
+        .parse()
+        .map_err(|error| Failure::invalid(format!("{error}: copy it from \"docker swarm join-token\"")))?;
+    Ok(JoinRequest {
+        listen_address: body.listen_addr,
+        advertise_address: body.advertise_addr,
+        data_path_address: body.data_path_addr,
+        remote_addresses: body.remote_addrs,
+        token,
+        availability: node::read_availability(&body.availability)?,
+    })
+}
+
+/// Reads settings; what is zero or absent becomes its default.
+pub(crate) fn read_spec(wire: wire::Spec) -> Read<ClusterSpec> {
+    if wire.encryption_config.auto_lock_managers {
+        return Err(unsupported("autolock of managers"));
+    }
+    let ca = &wire.ca_config;
+    if !ca.external_cas.is_empty() || !ca.signing_ca_cert.is_empty() || !ca.signing_ca_key.is_empty() {
+        return Err(unsupported("a certificate authority of your own"));
+    }
+    if ca.force_rotate != 0 {
+        return Err(unsupported("rotating the root certificate"));
+    }
+    if wire.task_defaults.log_driver.is_some() {
+        return Err(unsupported("TaskDefaults.LogDriver"));
+    }
+    if !matches!(wire.name.as_str(), "" | "default") {
+        return Err(Failure::invalid(
+            "invalid Name: swarm spec must be named \"default\"",
+        ));
+    }
+    let defaults = ClusterSpec::default();
+    let or = |field: &str, nanoseconds: i64, default: Duration| match nanoseconds {
+        0 => Ok(default),
+        other => duration::read(field, other),
+    };
+    let certificate_expiry = or(
+        "CAConfig.NodeCertExpiry",
+        ca.node_cert_expiry,
+        defaults.certificate_expiry,
+    )?;
+    if certificate_expiry < CERTIFICATE_EXPIRY_MIN {
+        return Err(Failure::invalid("minimum certificate expiry time is: 1h0m0s"));
+    }
+    let number = |given: u64, default: u64| if given == 0 { default } else { given };
+    Ok(ClusterSpec {
+        name: defaults.name,
+        labels: wire.labels,
+        task_history_limit: wire
+            .orchestration
+            .task_history_retention_limit
+            .unwrap_or(defaults.task_history_limit),
+        heartbeat_period: or(
+            "Dispatcher.HeartbeatPeriod",
+            wire.dispatcher.heartbeat_period,
+            defaults.heartbeat_period,
+        )?,
+        snapshot_interval: number(wire.raft.snapshot_interval, defaults.snapshot_interval),
+        log_entries_kept: number(
+            wire.raft.log_entries_for_slow_followers,
+            defaults.log_entries_kept,
+        ),
+        certificate_expiry,
+    })
+}
+
+fn write_spec(spec: &ClusterSpec) -> wire::Spec {
+    wire::Spec {
+        name: spec.name.clone(),
+        labels: spec.labels.clone(),
+        orchestration: wire::Orchestration {
+            task_history_retention_limit: Some(spec.task_history_limit),
+        },
+        raft: wire::Raft {
+            snapshot_interval: spec.snapshot_interval,
+            keep_old_snapshots: 0,
+            log_entries_for_slow_followers: spec.log_entries_kept,
+            election_tick: ELECTION_TICK,
+            heartbeat_tick: HEARTBEAT_TICK,
+        },
+        dispatcher: wire::Dispatcher {
+            heartbeat_period: duration::write(spec.heartbeat_period),
+        },
+        ca_config: wire::CaConfig {
+            node_cert_expiry: duration::write(spec.certificate_expiry),
+            ..wire::CaConfig::default()
+        },
+        ..wire::Spec::default()
+    }
+}
+
+/// The cluster's object without its tokens.
+pub(crate) fn cluster_info(cluster: &Cluster) -> wire::ClusterInfo {
+    wire::ClusterInfo {
+        id: cluster.id.to_string(),
+        version: ObjectVersion {
+            index: cluster.meta.spec_version,
+        },
+        created_at: time(cluster.meta.created_at),
+        updated_at: time(cluster.meta.updated_at),
+        spec: write_spec(&cluster.spec),
+        tls_info: json!({"TrustRoot": cluster.root_ca.certificate_pem}),
+        root_rotation_in_progress: false,
+        default_addr_pool: vec!["10.0.0.0/8".to_owned()],
+        subnet_size: 24,
+        data_path_port: 4789,
+    }
+}
+
+/// Answer of `GET /swarm`.
+pub(crate) fn swarm(cluster: &Cluster) -> wire::Swarm {
+    wire::Swarm {
+        info: cluster_info(cluster),
+        join_tokens: wire::JoinTokens {
+            worker: cluster.join_tokens.worker.to_string(),
+            manager: cluster.join_tokens.controller.to_string(),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_round_trip() {
+        let spec = ClusterSpec {
+            labels: [("a".into(), "b".into())].into(),
+            task_history_limit: -1,
+            heartbeat_period: Duration::from_secs(7),
+            snapshot_interval: 3,
+            log_entries_kept: 4,
+            certificate_expiry: Duration::from_secs(7200),
+            ..ClusterSpec::default()
+        };
+        assert_eq!(read_spec(write_spec(&spec)).unwrap(), spec);
+        assert_eq!(read_spec(wire::Spec::default()).unwrap(), ClusterSpec::default());
+    }
+
+    #[test]
+    fn bad_settings_are_refused() {
+        let mut short = wire::Spec::default();
+        short.ca_config.node_cert_expiry = 1;
+        assert_eq!(read_spec(short).unwrap_err().status, 400);
+        let mut negative = wire::Spec::default();
+        negative.dispatcher.heartbeat_period = -1;
+        assert_eq!(read_spec(negative).unwrap_err().status, 400);
+        let mut locked = wire::Spec::default();
+        locked.encryption_config.auto_lock_managers = true;
+        assert_eq!(read_spec(locked).unwrap_err().status, 501);
+    }
+}

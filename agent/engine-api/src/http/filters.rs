@@ -1,0 +1,162 @@
+//! The `filters` parameter: for each key a set of accepted values.
+
+use super::{Failure, Query};
+use muster_types::service::Labels;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Parsed filters. Values of one key are alternatives (labels: all must hold), keys must all hold.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Filters(BTreeMap<String, BTreeSet<String>>);
+
+impl Filters {
+    /// Reads the parameter, as `{"key":{"value":true}}` or `{"key":["value"]}`, and refuses keys not in `known`.
+    pub fn parse(query: &Query, known: &[&str]) -> Result<Self, Failure> {
+        let Some(text) = query.get("filters") else {
+            return Ok(Self::default());
+        };
+        let filters =
+            Self::from_json(text).ok_or_else(|| Failure::invalid(format!("invalid filters {text:?}")))?;
+        match filters.0.keys().find(|key| !known.contains(&key.as_str())) {
+            Some(key) => Err(Failure::invalid(format!("invalid filter '{key}'"))),
+            None => Ok(filters),
+        }
+    }
+
+    fn from_json(text: &str) -> Option<Self> {
+        let object: BTreeMap<String, serde_json::Value> = serde_json::from_str(text).ok()?;
+        let mut filters = BTreeMap::new();
+        for (key, values) in object {
+            let values: BTreeSet<String> = match values {
+                serde_json::Value::Array(list) => list
+                    .into_iter()
+                    .map(|value| value.as_str().map(str::to_owned))
+                    .collect::<Option<_>>()?,
+                serde_json::Value::Object(set) => set
+                    .into_iter()
+                    .map(|(value, on)| on.as_bool().map(|on| (value, on)))
+                    .collect::<Option<Vec<_>>>()?
+                    .into_iter()
+                    .filter_map(|(value, on)| on.then_some(value))
+                    .collect(),
+                _ => return None,
+            };
+            filters.insert(key, values);
+        }
+        Some(Self(filters))
+    }
+
+    /// The values of a key.
+    pub fn values<'a>(&'a self, key: &str) -> impl Iterator<Item = &'a str> + Clone + use<'a> {
+        self.0.get(key).into_iter().flatten().map(String::as_str)
+    }
+
+    /// The key is there.
+    pub fn has(&self, key: &str) -> bool {
+        self.0.get(key).is_some_and(|values| !values.is_empty())
+    }
+
+    /// The key is absent, or one of its values is accepted.
+    pub fn any(&self, key: &str, accepts: impl Fn(&str) -> bool) -> bool {
+        !self.has(key) || self.values(key).any(accepts)
+    }
+
+    /// The key is absent, or one of its values equals `text`.
+    pub fn exact(&self, key: &str, text: &str) -> bool {
+        self.any(key, |value| value == text)
+    }
+
+    /// The key is absent, or `text` begins with one of its values.
+    pub fn prefix(&self, key: &str, text: &str) -> bool {
+        self.any(key, |value| text.starts_with(value))
+    }
+
+    /// The key is absent, or one of its values is part of `text`, as Docker's name filters match.
+    pub fn part(&self, key: &str, text: &str) -> bool {
+        self.any(key, |value| text.contains(value))
+    }
+
+    /// All `name` or `name=value` labels of the key are there.
+    pub fn labels(&self, key: &str, labels: &Labels) -> bool {
+        self.values(key).all(|wanted| match wanted.split_once('=') {
+            Some((name, value)) => labels.get(name).is_some_and(|found| found == value),
+            None => labels.contains_key(wanted),
+        })
+    }
+
+    /// The key's only value as a truth value.
+    pub fn truth(&self, key: &str) -> Result<Option<bool>, Failure> {
+        if !self.has(key) {
+            return Ok(None);
+        }
+        let values: BTreeSet<Option<bool>> = self
+            .values(key)
+            .map(|value| match value {
+                "true" | "1" => Some(true),
+                "false" | "0" => Some(false),
+                _ => None,
+            })
+            .collect();
+        match values.into_iter().collect::<Vec<_>>().as_slice() {
+            [Some(value)] => Ok(Some(*value)),
+            _ => Err(Failure::invalid(format!(
+                "invalid filter '{key}': true or false is expected"
+            ))),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(json: &str) -> Result<Filters, Failure> {
+        let query = Query::parse(Some(&format!("filters={json}")));
+        Filters::parse(&query, &["label", "name", "dangling"])
+    }
+
+    #[test]
+    fn both_forms_are_read() {
+        for json in [r#"{"name":{"a":true,"b":false}}"#, r#"{"name":["a"]}"#] {
+            let filters = parse(json).unwrap();
+            assert!(filters.exact("name", "a") && !filters.exact("name", "b"));
+            assert!(filters.exact("label", "anything"));
+        }
+    }
+
+    #[test]
+    fn labels_must_all_hold() {
+        let filters = parse(r#"{"label":["a","b=1"]}"#).unwrap();
+        let labels = |pairs: &[(&str, &str)]| {
+            pairs
+                .iter()
+                .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
+                .collect::<Labels>()
+        };
+        assert!(filters.labels("label", &labels(&[("a", "x"), ("b", "1")])));
+        assert!(!filters.labels("label", &labels(&[("a", "x"), ("b", "2")])));
+        assert!(!filters.labels("label", &labels(&[("b", "1")])));
+    }
+
+    #[test]
+    fn bad_filters_are_refused() {
+        for bad in [
+            "{",
+            "[]",
+            r#"{"name":1}"#,
+            r#"{"name":[1]}"#,
+            r#"{"unknown":["a"]}"#,
+        ] {
+            assert_eq!(parse(bad).unwrap_err().status, 400, "{bad}");
+        }
+        assert!(
+            parse(r#"{"dangling":["maybe"]}"#)
+                .unwrap()
+                .truth("dangling")
+                .is_err()
+        );
+        assert_eq!(
+            parse(r#"{"dangling":["1"]}"#).unwrap().truth("dangling"),
+            Ok(Some(true))
+        );
+    }
+}

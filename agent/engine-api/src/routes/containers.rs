@@ -1,0 +1,392 @@
+//! Containers, apart from streams and waiting.
+
+use crate::backend::{ContainerFilterHint, RemoveOptions, StopOptions};
+use crate::convert;
+use crate::http::{Call, Failure, Filters, Object, Reply, json, json_created, json_gated, status_only};
+use crate::wire::container::{CreateBody, Created};
+use hyper::StatusCode;
+use muster_types::container::{ContainerInfo, ContainerState};
+use serde_json::json as value;
+use std::sync::Arc;
+use std::time::Duration;
+
+const FILTERS: &[&str] = &[
+    "ancestor",
+    "before",
+    "exited",
+    "expose",
+    "health",
+    "id",
+    "is-task",
+    "label",
+    "label!",
+    "name",
+    "network",
+    "publish",
+    "since",
+    "status",
+    "volume",
+    "isolation",
+];
+
+/// `GET /containers/json`.
+pub(super) async fn list(call: Call) -> Reply {
+    let filters = Filters::parse(&call.query, FILTERS)?;
+    let limit: i64 = call.query.number("limit")?.unwrap_or(0);
+    check_filters(&filters)?;
+    let all = call.query.flag("all") || limit > 0 || filters.has("status") || filters.has("exited");
+    let hint = ContainerFilterHint {
+        running_only: !all && !filters.has("before") && !filters.has("since"),
+        size: call.query.flag("size"),
+    };
+    let containers = call.engine().container_list(hint).await?;
+    let created = |key: &'static str| position(&containers, &filters, key);
+    let (before, since) = (created("before")?, created("since")?);
+    let ancestors = ancestors(&call, &filters).await;
+    let chosen = containers
+        .iter()
+        .enumerate()
+        .filter(|(index, _)| before.is_none_or(|before| *index > before))
+        .filter(|(index, _)| since.is_none_or(|since| *index < since))
+        .map(|(_, container)| container)
+        .filter(|container| all || is_up(container))
+        .filter(|container| matches(container, &filters, &ancestors));
+    let most = usize::try_from(limit).ok().filter(|limit| *limit > 0);
+    let summaries: Vec<_> = chosen
+        .take(most.unwrap_or(usize::MAX))
+        .map(|container| convert::container::summary(container))
+        .collect();
+    json_gated(Object::Container, call.version, &summaries)
+}
+
+fn is_up(container: &ContainerInfo) -> bool {
+    matches!(
+        container.state,
+        ContainerState::Running | ContainerState::Paused | ContainerState::Restarting
+    )
+}
+
+fn check_filters(filters: &Filters) -> Result<(), Failure> {
+    const STATES: &[&str] = &[
+        "created",
+        "running",
+        "paused",
+        "restarting",
+        "removing",
+        "exited",
+        "dead",
+    ];
+    if let Some(bad) = filters.values("status").find(|state| !STATES.contains(state)) {
+        return Err(Failure::invalid(format!("invalid filter 'status={bad}'")));
+    }
+    if let Some(bad) = filters.values("exited").find(|code| code.parse::<i32>().is_err()) {
+        return Err(Failure::invalid(format!("invalid filter 'exited={bad}'")));
+    }
+    filters.truth("is-task").map(|_| ())
+}
+
+/// Where the container that a `before` or `since` filter names stands in the list (newest first).
+fn position(
+    containers: &[Arc<ContainerInfo>],
+    filters: &Filters,
+    key: &str,
+) -> Result<Option<usize>, Failure> {
+    let Some(reference) = filters.values(key).next() else {
+        return Ok(None);
+    };
+    let candidates = containers.iter().map(|container| crate::backend::Candidate {
+        id: container.id.as_str(),
+        name: &container.name,
+    });
+    crate::backend::resolve("container", reference, candidates)
+        .map(Some)
+        .map_err(|_| Failure::new(StatusCode::NOT_FOUND, format!("No such container: {reference}")))
+}
+
+/// Ids of the images that the `ancestor` filter names; unknown names match nothing.
+async fn ancestors(call: &Call, filters: &Filters) -> Vec<String> {
+    let mut ids = Vec::new();
+    for reference in filters.values("ancestor") {
+        if let Ok(image) = call.engine().image_inspect(reference).await {
+            ids.push(image.id.clone());
+        }
+    }
+    ids
+}
+
+fn matches(container: &ContainerInfo, filters: &Filters, ancestors: &[String]) -> bool {
+    let is_task = container.config.labels.contains_key("com.docker.swarm.task");
+    let health = container
+        .health
+        .as_ref()
+        .map_or("none", |health| health.status.as_str());
+    filters.prefix("id", container.id.as_str())
+        && filters.any("name", |name| name_matches(name, &container.name))
+        && filters.labels("label", &container.config.labels)
+        && !(filters.has("label!") && filters.labels("label!", &container.config.labels))
+        && filters.exact("status", container.state.name())
+        && filters.exact("health", health)
+        && filters.any("exited", |code| {
+            container.state == ContainerState::Exited && code.parse() == Ok(container.exit_code)
+        })
+        && (!filters.has("ancestor") || ancestors.contains(&container.image_id))
+        && filters
+            .truth("is-task")
+            .is_ok_and(|wanted| wanted.is_none_or(|wanted| wanted == is_task))
+        && filters.any("network", |network| {
+            container
+                .networks
+                .iter()
+                .any(|(name, place)| name == network || place.network_id.starts_with(network))
+        })
+        && filters.any("volume", |volume| {
+            container
+                .mounts
+                .iter()
+                .any(|mount| mount.name == volume || mount.target == volume)
+        })
+        && filters.any("publish", |port| {
+            container
+                .ports
+                .iter()
+                .any(|bound| port_matches(port, bound.host_port, bound.protocol))
+        })
+        && filters.any("expose", |port| {
+            container
+                .config
+                .exposed_ports
+                .iter()
+                .any(|exposed| exposed == port || exposed.split('/').next() == Some(port))
+        })
+}
+
+/// Docker matches names as regular expressions; anchors and plain parts cover what its clients send.
+fn name_matches(wanted: &str, name: &str) -> bool {
+    let (anchored_start, rest) = match wanted.strip_prefix('^') {
+        Some(rest) => (true, rest),
+        None => (false, wanted),
+    };
+    let (anchored_end, text) = match rest.strip_suffix('$') {
+        Some(text) => (true, text),
+        None => (false, rest),
+    };
+    let text = text.strip_prefix('/').unwrap_or(text);
+    match (anchored_start, anchored_end) {
+        (true, true) => name == text,
+        (true, false) => name.starts_with(text),
+        (false, true) => name.ends_with(text),
+        (false, false) => name.contains(text),
+    }
+}
+
+fn port_matches(wanted: &str, port: u16, protocol: muster_types::service::Protocol) -> bool {
+    let (range, wanted_protocol) = wanted.split_once('/').unwrap_or((wanted, "tcp"));
+    let (first, last) = range.split_once('-').unwrap_or((range, range));
+    let within = first.parse::<u16>().is_ok_and(|first| first <= port)
+        && last.parse::<u16>().is_ok_and(|last| port <= last);
+    within && protocol.to_string() == wanted_protocol
+}
+
+/// `POST /containers/create`.
+pub(super) async fn create(mut call: Call) -> Reply {
+    let body: CreateBody = call.body_of(Object::ContainerCreate).await?;
+    let config = convert::container_create::read(body)?;
+    let name = call
+        .query
+        .get("name")
+        .map(|name| name.trim_start_matches('/').to_owned());
+    if let Some(name) = &name {
+        check_name(name)?;
+    }
+    let created = call.engine().container_create(name.as_deref(), config).await?;
+    json_created(&Created {
+        id: created.id.to_string(),
+        warnings: created.warnings,
+    })
+}
+
+fn check_name(name: &str) -> Result<(), Failure> {
+    let mut bytes = name.bytes();
+    let valid = bytes.next().is_some_and(|b| b.is_ascii_alphanumeric())
+        && name.len() >= 2
+        && bytes.all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(&b));
+    if valid {
+        Ok(())
+    } else {
+        Err(Failure::invalid(format!(
+            "Invalid container name ({name}), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed"
+        )))
+    }
+}
+
+/// `GET /containers/{id}/json`.
+pub(super) async fn inspect(call: Call) -> Reply {
+    let size = call.query.flag("size");
+    let info = call.engine().container_inspect(call.reference(), size).await?;
+    json_gated(
+        Object::Container,
+        call.version,
+        &convert::container::inspect(&info),
+    )
+}
+
+fn no_content() -> Reply {
+    Ok(status_only(StatusCode::NO_CONTENT))
+}
+
+/// `POST /containers/{id}/start`.
+pub(super) async fn start(call: Call) -> Reply {
+    call.engine().container_start(call.reference()).await?;
+    no_content()
+}
+
+/// `POST /containers/{id}/stop`.
+pub(super) async fn stop(call: Call) -> Reply {
+    call.engine()
+        .container_stop(call.reference(), stop_options(&call)?)
+        .await?;
+    no_content()
+}
+
+/// `POST /containers/{id}/restart`.
+pub(super) async fn restart(call: Call) -> Reply {
+    call.engine()
+        .container_restart(call.reference(), stop_options(&call)?)
+        .await?;
+    no_content()
+}
+
+fn stop_options(call: &Call) -> Result<StopOptions, Failure> {
+    let seconds: Option<i64> = call.query.number("t")?;
+    // `signal` came with 1.42; older clients that send it are not understood, as in Docker.
+    let signal = call.query.get("signal").filter(|_| call.version.minor >= 42);
+    Ok(StopOptions {
+        signal: signal.map(str::to_owned),
+        grace: seconds.map(|seconds| u64::try_from(seconds).map_or(Duration::MAX, Duration::from_secs)),
+    })
+}
+
+/// `POST /containers/{id}/kill`.
+pub(super) async fn kill(call: Call) -> Reply {
+    let signal = call.query.get("signal").unwrap_or("SIGKILL");
+    call.engine().container_kill(call.reference(), signal).await?;
+    no_content()
+}
+
+/// `POST /containers/{id}/pause`.
+pub(super) async fn pause(call: Call) -> Reply {
+    call.engine().container_pause(call.reference()).await?;
+    no_content()
+}
+
+/// `POST /containers/{id}/unpause`.
+pub(super) async fn unpause(call: Call) -> Reply {
+    call.engine().container_unpause(call.reference()).await?;
+    no_content()
+}
+
+/// `POST /containers/{id}/rename`.
+pub(super) async fn rename(call: Call) -> Reply {
+    let name = call.query.get("name").unwrap_or_default().trim_start_matches('/');
+    if name.is_empty() {
+        return Err(Failure::invalid("Neither old nor new names may be empty"));
+    }
+    check_name(name)?;
+    call.engine().container_rename(call.reference(), name).await?;
+    no_content()
+}
+
+/// `POST /containers/{id}/resize`.
+pub(super) async fn resize(call: Call) -> Reply {
+    let (rows, columns) = terminal_size(&call)?;
+    call.engine()
+        .container_resize(call.reference(), rows, columns)
+        .await?;
+    Ok(status_only(StatusCode::OK))
+}
+
+/// The size that `h` and `w` give.
+pub(super) fn terminal_size(call: &Call) -> Result<(u16, u16), Failure> {
+    let side = |name: &str| {
+        call.query.number(name)?.ok_or_else(|| {
+            Failure::invalid(format!(
+                "parameter {name:?} is missing: a terminal has h rows and w columns"
+            ))
+        })
+    };
+    Ok((side("h")?, side("w")?))
+}
+
+/// `GET /containers/{id}/top`.
+pub(super) async fn top(call: Call) -> Reply {
+    let arguments = call.query.get("ps_args").unwrap_or("-ef");
+    let table = call.engine().container_top(call.reference(), arguments).await?;
+    json(&value!({"Titles": table.titles, "Processes": table.processes}))
+}
+
+/// `DELETE /containers/{id}`.
+pub(super) async fn remove(call: Call) -> Reply {
+    if call.query.flag("link") {
+        return Err(convert::unsupported("removing links"));
+    }
+    let options = RemoveOptions {
+        force: call.query.flag("force"),
+        volumes: call.query.flag("v"),
+    };
+    call.engine().container_remove(call.reference(), options).await?;
+    no_content()
+}
+
+/// `POST /containers/prune`: removes stopped containers.
+pub(super) async fn prune(call: Call) -> Reply {
+    let filters = Filters::parse(&call.query, &["label", "label!", "until"])?;
+    if filters.has("until") {
+        return Err(convert::unsupported("the filter 'until' of ContainerPrune"));
+    }
+    let hint = ContainerFilterHint {
+        running_only: false,
+        size: true,
+    };
+    let mut deleted = Vec::new();
+    let mut reclaimed = 0;
+    for container in call.engine().container_list(hint).await? {
+        let stopped = matches!(
+            container.state,
+            ContainerState::Exited | ContainerState::Created | ContainerState::Dead
+        );
+        if !stopped || !matches(&container, &filters, &[]) {
+            continue;
+        }
+        let removed = call
+            .engine()
+            .container_remove(container.id.as_str(), RemoveOptions::default())
+            .await;
+        // One that was started or removed meanwhile is simply not pruned.
+        if removed.is_ok() {
+            reclaimed += container.size_rw.unwrap_or(0);
+            deleted.push(container.id.to_string());
+        }
+    }
+    json(&value!({"ContainersDeleted": deleted, "SpaceReclaimed": reclaimed}))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_match_with_anchors() {
+        assert!(name_matches("eb", "web") && name_matches("^/web$", "web") && name_matches("^we", "web"));
+        assert!(!name_matches("^web$", "web2") && !name_matches("^eb", "web") && name_matches("b$", "web"));
+    }
+
+    #[test]
+    fn names_follow_dockers_rule() {
+        for good in ["web", "a1", "0.x-y_z"] {
+            assert!(check_name(good).is_ok(), "{good}");
+        }
+        for bad in ["", "a", "-a", "a/b", "a b", "ü1"] {
+            assert_eq!(check_name(bad).unwrap_err().status, 400, "{bad}");
+        }
+    }
+}

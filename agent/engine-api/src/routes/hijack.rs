@@ -1,0 +1,307 @@
+//! Attach and exec: the connection leaves HTTP and carries the process's streams both ways.
+
+use crate::backend::{AttachOptions, AttachSession, InputStream, OutputChunk, OutputStream, StreamKind};
+use crate::http::{Body, BoxError, Call, Failure, Reply, RequestBody, empty, lines};
+use bytes::{BufMut, Bytes, BytesMut};
+use futures::StreamExt;
+use hyper::header::{CONNECTION, CONTENT_TYPE, HeaderValue, UPGRADE};
+use hyper::upgrade::OnUpgrade;
+use hyper::{Request, Response, StatusCode};
+use hyper_util::rt::TokioIo;
+use std::io;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+
+/// Content type of streams in frames.
+pub(super) const MULTIPLEXED: &str = "application/vnd.docker.multiplexed-stream";
+/// Content type of raw streams.
+pub(super) const RAW: &str = "application/vnd.docker.raw-stream";
+/// First version that names streams in frames as such.
+const NAMES_MULTIPLEXED: u32 = 42;
+/// Bytes read from a client at once; the size of a pipe.
+const INPUT_BYTES: usize = 64 << 10;
+/// Ctrl-P Ctrl-Q, Docker's default.
+const DETACH_KEYS: &[u8] = &[0x10, 0x11];
+
+/// The content type of a process's streams.
+pub(super) fn content_type(call: &Call, tty: bool) -> &'static str {
+    if !tty && call.version.minor >= NAMES_MULTIPLEXED {
+        MULTIPLEXED
+    } else {
+        RAW
+    }
+}
+
+/// The client's wish to leave HTTP. It must be taken before the body is read, and used after.
+pub(super) struct Upgrade(Option<OnUpgrade>);
+
+impl Upgrade {
+    /// Takes the wish, if the request has it.
+    pub fn of(request: &mut Request<RequestBody>) -> Self {
+        let wanted = request.headers().contains_key(UPGRADE);
+        Self(wanted.then(|| hyper::upgrade::on(request)))
+    }
+}
+
+/// `POST /containers/{id}/attach`.
+pub(super) async fn container_attach(mut call: Call) -> Reply {
+    let upgrade = Upgrade::of(&mut call.request);
+    call.body_bytes().await?;
+    let options = AttachOptions {
+        stdin: call.query.flag("stdin"),
+        stdout: call.query.flag("stdout"),
+        stderr: call.query.flag("stderr"),
+        logs: call.query.flag("logs"),
+        stream: call.query.flag("stream"),
+    };
+    let keys = call.query.get("detachKeys").unwrap_or_default().to_owned();
+    detach_keys(&keys)?;
+    let session = call.engine().container_attach(call.reference(), options).await?;
+    answer(&call, upgrade, session, &keys)
+}
+
+/// Answers 101 and carries the session; without a wish to upgrade, 200 and output only.
+pub(super) fn answer(call: &Call, upgrade: Upgrade, session: AttachSession, keys: &str) -> Reply {
+    let content_type = content_type(call, session.tty);
+    let keys = detach_keys(keys)?;
+    let Some(upgraded) = upgrade.0 else {
+        return Ok(output_only(session, content_type));
+    };
+    let stopping = call.app.stopping.clone();
+    call.app.streams.spawn(async move {
+        let carried = async {
+            match upgraded.await {
+                Ok(connection) => carry(TokioIo::new(connection), session, keys).await,
+                Err(error) => tracing::debug!(%error, "the client did not upgrade"),
+            }
+        };
+        tokio::select! {
+            () = carried => {}
+            () = stopping.cancelled() => {}
+        }
+    });
+    let mut response = Response::new(empty());
+    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+    headers.insert(UPGRADE, HeaderValue::from_static("tcp"));
+    Ok(response)
+}
+
+/// Old clients do not ask for an upgrade. Their input, which follows the request outside HTTP, cannot be read; it
+/// stays open so that the process does not see its end.
+fn output_only(session: AttachSession, content_type: &'static str) -> Response<Body> {
+    let AttachSession { tty, output, input } = session;
+    let body = output.map(move |chunk| {
+        let _open = &input;
+        chunk.map(|chunk| framed(tty, &chunk)).map_err(BoxError::from)
+    });
+    lines(content_type, body)
+}
+
+/// Carries both directions until the output ends, the client detaches, or the connection breaks. The end of the
+/// client's input closes the process's input only.
+async fn carry<C: AsyncRead + AsyncWrite>(connection: C, session: AttachSession, keys: Vec<u8>) {
+    let (from_client, to_client) = tokio::io::split(connection);
+    let AttachSession { tty, output, input } = session;
+    let sending = send_output(to_client, output, tty);
+    tokio::pin!(sending);
+    let receiving = async {
+        match input {
+            Some(input) => receive_input(from_client, input, if tty { keys } else { Vec::new() }).await,
+            None => Received::Closed,
+        }
+    };
+    let ended = tokio::select! {
+        sent = &mut sending => sent,
+        received = receiving => match received {
+            Received::Detached => Ok(()),
+            Received::Closed => sending.await,
+        },
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "attached client is gone");
+    }
+}
+
+async fn send_output(
+    mut client: impl AsyncWrite + Unpin,
+    mut output: OutputStream,
+    tty: bool,
+) -> io::Result<()> {
+    while let Some(chunk) = output.next().await {
+        client.write_all(&framed(tty, &chunk?)).await?;
+        client.flush().await?;
+    }
+    client.shutdown().await
+}
+
+/// Why input ended.
+#[derive(Debug, PartialEq, Eq)]
+enum Received {
+    /// The client pressed the detach keys.
+    Detached,
+    /// The client closed its side, or the process its input.
+    Closed,
+}
+
+async fn receive_input(
+    mut client: impl AsyncRead + Unpin,
+    mut input: InputStream,
+    keys: Vec<u8>,
+) -> Received {
+    let mut scanner = DetachScanner { keys, matched: 0 };
+    let mut buffer = vec![0; INPUT_BYTES];
+    loop {
+        let count = match client.read(&mut buffer).await {
+            Ok(0) | Err(_) => break,
+            Ok(count) => count,
+        };
+        let scanned = scanner.scan(&buffer[..count]);
+        let written = async {
+            input.write_all(&scanned.pass).await?;
+            input.flush().await
+        };
+        let written = written.await;
+        if scanned.detach {
+            // The process keeps its input: detaching is not closing.
+            return Received::Detached;
+        }
+        if written.is_err() {
+            break;
+        }
+    }
+    // A process that is gone cannot be told; that is no error of the client.
+    if let Err(error) = input.shutdown().await {
+        tracing::debug!(%error, "cannot close the process's input");
+    }
+    Received::Closed
+}
+
+/// Finds the detach keys in input that comes in pieces. Keys that may be the beginning are held back.
+struct DetachScanner {
+    keys: Vec<u8>,
+    matched: usize,
+}
+
+/// What a piece of input means.
+#[derive(Debug, PartialEq, Eq)]
+struct Scanned {
+    /// For the process.
+    pass: Vec<u8>,
+    /// All keys were pressed.
+    detach: bool,
+}
+
+impl DetachScanner {
+    fn scan(&mut self, piece: &[u8]) -> Scanned {
+        let mut pass = Vec::with_capacity(piece.len());
+        for byte in piece {
+            if self.keys.get(self.matched) == Some(byte) {
+                self.matched += 1;
+                if self.matched == self.keys.len() {
+                    return Scanned { pass, detach: true };
+                }
+                continue;
+            }
+            pass.extend_from_slice(&self.keys[..self.matched]);
+            self.matched = usize::from(self.keys.len() > 1 && self.keys.first() == Some(byte));
+            if self.matched == 0 {
+                pass.push(*byte);
+            }
+        }
+        Scanned { pass, detach: false }
+    }
+}
+
+/// Reads keys such as `ctrl-p,ctrl-q` or `a`; empty means the default.
+fn detach_keys(text: &str) -> Result<Vec<u8>, Failure> {
+    if text.is_empty() {
+        return Ok(DETACH_KEYS.to_vec());
+    }
+    text.split(',')
+        .map(|key| match (key.strip_prefix("ctrl-"), key.as_bytes()) {
+            (Some(control), _) => match control.as_bytes() {
+                [letter @ b'a'..=b'z'] => Some(letter - b'a' + 1),
+                [symbol @ (b'@' | b'[' | b'\\' | b']' | b'^' | b'_')] => Some(symbol & 0x1f),
+                _ => None,
+            },
+            (None, [byte]) => Some(*byte),
+            _ => None,
+        })
+        .collect::<Option<_>>()
+        .ok_or_else(|| Failure::invalid(format!("Invalid escape keys ({text}) provided")))
+}
+
+/// A chunk as it is sent: raw with a terminal, else with Docker's 8-byte header.
+fn framed(tty: bool, chunk: &OutputChunk) -> Bytes {
+    if tty {
+        chunk.data.clone()
+    } else {
+        frame(chunk.stream, &chunk.data)
+    }
+}
+
+/// Stream number, three zeros, length in network order, bytes.
+pub(super) fn frame(stream: StreamKind, data: &[u8]) -> Bytes {
+    let number = match stream {
+        StreamKind::Stdin => 0,
+        StreamKind::Stdout => 1,
+        StreamKind::Stderr => 2,
+    };
+    let mut framed = BytesMut::with_capacity(8 + data.len());
+    framed.put_slice(&[number, 0, 0, 0]);
+    framed.put_u32(u32::try_from(data.len()).unwrap_or(u32::MAX));
+    framed.put_slice(data);
+    framed.freeze()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn scanner() -> DetachScanner {
+        DetachScanner {
+            keys: DETACH_KEYS.to_vec(),
+            matched: 0,
+        }
+    }
+
+    #[test]
+    fn detach_keys_are_found_across_pieces() {
+        let mut scanner = scanner();
+        let passed = |pass: &[u8]| Scanned {
+            pass: pass.to_vec(),
+            detach: false,
+        };
+        assert_eq!(scanner.scan(b"ab\x10"), passed(b"ab"));
+        assert_eq!(scanner.scan(b"c\x10\x10"), passed(b"\x10c\x10"));
+        assert!(scanner.scan(b"\x11rest").detach);
+    }
+
+    #[tokio::test]
+    async fn what_is_typed_before_the_detach_keys_arrives() {
+        let (mut typing, client) = tokio::io::duplex(64);
+        let (input, mut process) = tokio::io::duplex(64);
+        typing.write_all(b"last\x10\x11").await.unwrap();
+        let ended = receive_input(client, Box::new(input), DETACH_KEYS.to_vec()).await;
+        assert_eq!(ended, Received::Detached);
+        let mut arrived = Vec::new();
+        process.read_to_end(&mut arrived).await.unwrap();
+        assert_eq!(arrived, b"last");
+    }
+
+    #[test]
+    fn keys_are_read_as_docker_writes_them() {
+        assert_eq!(detach_keys("ctrl-p,ctrl-q"), Ok(vec![16, 17]));
+        assert_eq!(detach_keys("a,ctrl-["), Ok(vec![b'a', 27]));
+        for bad in ["ctrl-", "ab", "ctrl-P", "a,,b"] {
+            assert!(detach_keys(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn frames_have_dockers_header() {
+        assert_eq!(&frame(StreamKind::Stderr, b"hi")[..], b"\x02\0\0\0\0\0\0\x02hi");
+    }
+}

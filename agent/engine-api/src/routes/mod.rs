@@ -1,0 +1,22 @@
+//! The operations of the Engine API: one table, and one file of handlers per kind of object.
+
+mod containers;
+mod events;
+mod exec;
+mod hijack;
+mod images;
+mod logs;
+mod networks;
+mod nodes;
+mod operations;
+mod plugins;
+mod secrets;
+mod services;
+mod stats;
+mod swarm;
+mod system;
+mod tasks;
+mod volumes;
+mod wait;
+
+pub(crate) use operations::{Found, find};

@@ -1,0 +1,9 @@
+//! The whole server on a unix socket, over an engine and a cluster that live in memory: driven by raw requests and by
+//! the real docker CLI.
+
+mod cli;
+mod client;
+mod cluster;
+mod engine;
+mod requests;
+mod swarm_cli;

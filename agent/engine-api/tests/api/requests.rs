@@ -1,0 +1,258 @@
+//! Raw requests: headers, versions, errors, and answers that Docker's models can read.
+
+use crate::client::Running;
+use serde::de::DeserializeOwned;
+
+#[tokio::test]
+async fn ping_has_dockers_headers() {
+    let server = Running::start().await;
+    for method in ["GET", "HEAD"] {
+        let (status, head, body) = server.request(method, "/_ping", None).await;
+        assert_eq!(status, 200);
+        let head = head.to_lowercase();
+        for header in [
+            "server: muster/",
+            "api-version: 1.51",
+            "ostype: linux",
+            "docker-experimental: false",
+            "swarm: inactive",
+            "cache-control: no-cache",
+            "pragma: no-cache",
+        ] {
+            assert!(head.contains(header), "{header} in {head}");
+        }
+        assert_eq!(body, if method == "GET" { "OK" } else { "" });
+    }
+    server.request("POST", "/swarm/init", Some("{}")).await;
+    assert!(
+        server
+            .request("GET", "/_ping", None)
+            .await
+            .1
+            .to_lowercase()
+            .contains("swarm: active/manager")
+    );
+}
+
+#[tokio::test]
+async fn unknown_and_unbuilt_operations_say_so() {
+    let server = Running::start().await;
+    assert_eq!(
+        server.failure("GET", "/nope", None).await,
+        (404, "page not found".into())
+    );
+    assert_eq!(
+        server.failure("DELETE", "/info", None).await,
+        (404, "page not found".into())
+    );
+    assert_eq!(
+        server.failure("POST", "/v1.50/build", None).await,
+        (501, "ImageBuild is not implemented yet".into())
+    );
+    assert_eq!(
+        server.failure("POST", "/auth", Some("{}")).await,
+        (501, "SystemAuth is not implemented yet".into())
+    );
+}
+
+#[tokio::test]
+async fn malformed_requests_get_400_and_the_server_lives() {
+    let server = Running::start().await;
+    let deep = "[".repeat(100_000);
+    let huge = format!("{{\"Image\":\"{}\"}}", "x".repeat(5 << 20));
+    for (path, body) in [
+        ("/containers/create", "{"),
+        ("/containers/create", "[]"),
+        ("/containers/create", "{\"Image\": 5}"),
+        ("/containers/create", "{\"Image\":\"x\"} trailing"),
+        ("/containers/create", "{}"),
+        ("/containers/create", deep.as_str()),
+        ("/containers/create", huge.as_str()),
+        (
+            "/containers/create",
+            "{\"Image\":\"x\",\"HostConfig\":{\"Memory\":-5}}",
+        ),
+        (
+            "/containers/create",
+            "{\"Image\":\"x\",\"HostConfig\":{\"PortBindings\":{\"x\":[]}}}",
+        ),
+        ("/containers/create?name=a/b", "{\"Image\":\"whoami\"}"),
+        (
+            "/services/create",
+            "{\"Mode\":{\"Replicated\":{\"Replicas\":-1}}}",
+        ),
+        (
+            "/services/create",
+            "{\"TaskTemplate\":{\"RestartPolicy\":{\"Condition\":\"maybe\"}}}",
+        ),
+        ("/services/x/update", "{}"),
+        ("/swarm/join", "{\"RemoteAddrs\":[\"a\"],\"JoinToken\":\"bad\"}"),
+        ("/swarm/init", "{\"Availability\":\"sometimes\"}"),
+        ("/containers/x/wait?condition=never", ""),
+        ("/containers/x/resize?h=a&w=1", ""),
+        ("/v1.39/swarm/init", "{}"),
+        ("/v1.99/swarm/init", "{}"),
+        ("/v1..1/swarm/init", "{}"),
+    ] {
+        let (status, message) = server.failure("POST", path, Some(body)).await;
+        assert_eq!(status, 400, "{path}: {message}");
+        assert!(!message.is_empty(), "{path}");
+    }
+    for path in [
+        "/containers/json?filters={",
+        "/containers/json?filters={\"x\":[\"y\"]}",
+        "/containers/json?limit=many",
+        "/containers/x/logs",
+        "/events?since=yesterday",
+        "/tasks?filters={\"desired-state\":[\"happy\"]}",
+    ] {
+        assert_eq!(server.failure("GET", path, None).await.0, 400, "{path}");
+    }
+    assert!(server.raw(b"\x16\x03\x01 not http\r\n\r\n").await.contains("400"));
+    let plain = b"POST /containers/create HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: text/plain\r\nContent-Length: 2\r\n\r\n{}";
+    assert!(server.raw(plain).await.contains("must be 'application/json'"));
+    assert_eq!(server.request("GET", "/_ping", None).await.0, 200);
+}
+
+#[tokio::test]
+async fn cluster_calls_outside_a_cluster_get_dockers_words() {
+    let server = Running::start().await;
+    for path in [
+        "/swarm",
+        "/nodes",
+        "/services",
+        "/tasks",
+        "/secrets",
+        "/configs",
+        "/nodes/x",
+        "/services/x",
+    ] {
+        let (status, message) = server.failure("GET", path, None).await;
+        assert_eq!(status, 503, "{path}");
+        assert_eq!(
+            message,
+            "This node is not a swarm manager. Use \"docker swarm init\" or \"docker swarm join\" to connect this \
+             node to swarm and try again.",
+            "{path}"
+        );
+    }
+}
+
+async fn reads_as<T: DeserializeOwned>(server: &Running, path: &str) -> T {
+    let (status, _, body) = server.request("GET", path, None).await;
+    assert_eq!(status, 200, "{path}: {body}");
+    serde_json::from_str(&body).unwrap_or_else(|error| panic!("{path}: {error}: {body}"))
+}
+
+#[tokio::test]
+async fn answers_fit_dockers_models() {
+    use bollard_stubs::models as docker;
+    let server = Running::start().await;
+    server.request("POST", "/swarm/init", Some("{}")).await;
+    let body = r#"{"Image":"whoami","Cmd":["sleep"],"Labels":null,"Entrypoint":null,"HostConfig":{"PortBindings":{"80/tcp":[{"HostPort":"8080"}]},"RestartPolicy":{"Name":""},"Memory":8388608}}"#;
+    assert_eq!(
+        server
+            .request("POST", "/containers/create?name=web", Some(body))
+            .await
+            .0,
+        201
+    );
+    let spec = r#"{"Name":"web","TaskTemplate":{"ContainerSpec":{"Image":"whoami","Healthcheck":{"Test":["CMD","true"],"Interval":1000000000}}},"Mode":{"Replicated":{"Replicas":2}}}"#;
+    assert_eq!(
+        server.request("POST", "/services/create", Some(spec)).await.0,
+        201
+    );
+
+    let container: docker::ContainerInspectResponse = reads_as(&server, "/containers/web/json").await;
+    assert_eq!(container.name.as_deref(), Some("/web"));
+    assert_eq!(container.host_config.unwrap().memory, Some(8 << 20));
+    let list: Vec<docker::ContainerSummary> = reads_as(&server, "/containers/json?all=1").await;
+    assert_eq!(list[0].ports.as_ref().unwrap()[0].public_port, Some(8080));
+    let images: Vec<docker::ImageSummary> = reads_as(&server, "/images/json").await;
+    assert_eq!(images[0].containers, 1);
+    let image: docker::ImageInspect = reads_as(&server, "/images/whoami/json").await;
+    assert_eq!(image.os.as_deref(), Some("linux"));
+    let info: docker::SystemInfo = reads_as(&server, "/info").await;
+    assert_eq!(info.swarm.unwrap().nodes, Some(1));
+    let services: Vec<docker::Service> = reads_as(&server, "/services?status=true").await;
+    assert_eq!(
+        services[0].service_status.as_ref().unwrap().running_tasks,
+        Some(2)
+    );
+    let tasks: Vec<docker::Task> = reads_as(&server, "/tasks").await;
+    assert_eq!(tasks.len(), 2);
+    let nodes: Vec<docker::Node> = reads_as(&server, "/nodes").await;
+    assert!(nodes[0].manager_status.as_ref().unwrap().leader.unwrap());
+    let swarm: docker::Swarm = reads_as(&server, "/swarm").await;
+    assert!(
+        swarm
+            .join_tokens
+            .unwrap()
+            .manager
+            .unwrap()
+            .starts_with("SWMTKN-1-")
+    );
+    let networks: Vec<docker::Network> = reads_as(&server, "/networks").await;
+    assert_eq!(networks.len(), 3);
+    let (_, _, raw) = server.request("GET", "/services/web", None).await;
+    assert!(
+        raw.contains("\"Healthcheck\":{\"Test\":[\"CMD\",\"true\"]"),
+        "{raw}"
+    );
+    assert!(
+        !server
+            .request("GET", "/swarm", None)
+            .await
+            .2
+            .contains("secret key")
+    );
+}
+
+#[tokio::test]
+async fn fields_follow_the_clients_version() {
+    let server = Running::start().await;
+    let virtual_size = |body: &str| body.contains("VirtualSize");
+    assert!(virtual_size(
+        &server.request("GET", "/v1.43/images/json", None).await.2
+    ));
+    assert!(!virtual_size(
+        &server.request("GET", "/v1.44/images/json", None).await.2
+    ));
+    let (_, _, old) = server.request("GET", "/v1.50/images/json", None).await;
+    assert!(old.contains("\"Containers\":-1"), "{old}");
+}
+
+#[tokio::test]
+async fn stopping_ends_streams_and_removes_the_socket() {
+    let server = Running::start().await;
+    let body = r#"{"Image":"whoami","Cmd":["sleep"]}"#;
+    server
+        .request("POST", "/containers/create?name=web", Some(body))
+        .await;
+    server.request("POST", "/containers/web/start", None).await;
+    let mut streams = Vec::new();
+    for request in [
+        "GET /events HTTP/1.1\r\nHost: x\r\n\r\n",
+        "POST /containers/web/attach?stream=1&stdout=1 HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n",
+        "POST /containers/web/wait HTTP/1.1\r\nHost: x\r\n\r\n",
+    ] {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let mut stream = tokio::net::UnixStream::connect(&server.socket).await.unwrap();
+        stream.write_all(request.as_bytes()).await.unwrap();
+        // The head comes at once, before there is anything to say.
+        let mut first = [0; 12];
+        tokio::time::timeout(crate::client::DEADLINE, stream.read_exact(&mut first))
+            .await
+            .unwrap()
+            .unwrap();
+        assert!(first == *b"HTTP/1.1 200" || first == *b"HTTP/1.1 101");
+        streams.push(stream);
+    }
+    let started = std::time::Instant::now();
+    let socket = server.stop().await;
+    assert!(
+        started.elapsed() < std::time::Duration::from_secs(5),
+        "streams end at once"
+    );
+    assert!(!socket.exists());
+}

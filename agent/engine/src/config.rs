@@ -1,0 +1,84 @@
+//! Settings of the engine.
+
+use muster_network::Ipv4Net;
+use muster_runtime::Launcher;
+use muster_runtime::cgroup::CgroupRoot;
+use muster_types::service::{DnsSpec, Labels, LogDriver};
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+
+/// Settings of the engine. Start from [`EngineConfig::new`].
+#[derive(Debug)]
+pub struct EngineConfig {
+    /// Images, containers, volumes and metadata; survives a reboot.
+    pub data_dir: PathBuf,
+    /// Sockets and facts of running containers; must not survive a reboot.
+    pub run_dir: PathBuf,
+    /// Starts containers.
+    pub launcher: Launcher,
+    /// Where control groups are made; the launcher's.
+    pub cgroup: CgroupRoot,
+    /// The default bridge.
+    pub bridge: BridgeSettings,
+    /// The node's name, for `info`.
+    pub node_name: String,
+    /// The node's labels, for `info`.
+    pub labels: Labels,
+    /// Resolver settings of containers that have none of their own.
+    pub dns: DnsSpec,
+    /// Log driver of containers that name none.
+    pub log: LogDriver,
+    /// Where metrics are registered.
+    pub registry: prometheus::Registry,
+}
+
+/// Settings of the default bridge.
+#[derive(Debug, Clone)]
+pub struct BridgeSettings {
+    /// Name of its interface.
+    pub name: String,
+    /// Its subnet; the next free one of Docker's pool where the host has a route into it.
+    pub subnet: Ipv4Net,
+    /// Largest packet, or the kernel's default.
+    pub mtu: Option<u32>,
+    /// Name of the table in the packet filter.
+    pub table: String,
+}
+
+impl EngineConfig {
+    /// The default settings.
+    pub fn new(
+        data_dir: impl Into<PathBuf>,
+        run_dir: impl Into<PathBuf>,
+        launcher: Launcher,
+        cgroup: CgroupRoot,
+    ) -> Self {
+        Self {
+            data_dir: data_dir.into(),
+            run_dir: run_dir.into(),
+            launcher,
+            cgroup,
+            bridge: BridgeSettings::default(),
+            node_name: crate::host::host_name(),
+            labels: Labels::new(),
+            dns: DnsSpec::default(),
+            log: LogDriver {
+                name: "json-file".to_owned(),
+                options: Labels::new(),
+            },
+            registry: prometheus::Registry::new(),
+        }
+    }
+}
+
+impl Default for BridgeSettings {
+    fn default() -> Self {
+        let subnet = Ipv4Net::new(Ipv4Addr::new(172, 17, 0, 0), 16);
+        Self {
+            name: "muster0".to_owned(),
+            subnet: subnet.expect("16 is at most 32"),
+            mtu: None,
+            table: "muster".to_owned(),
+        }
+    }
+}

@@ -1,0 +1,62 @@
+//! What the engine says of a container.
+
+use super::Container;
+use crate::files;
+use crate::layout::Layout;
+use muster_types::container::{ContainerInfo, NetworkEndpoint, NetworkMode};
+use std::collections::BTreeMap;
+
+impl Container {
+    /// Everything about it but the size of its writable layer.
+    pub fn info(&self, layout: &Layout) -> ContainerInfo {
+        self.with(|cell| {
+            let record = &cell.record;
+            let run = cell.run.as_ref();
+            let endpoint = run.and_then(|run| run.endpoint.clone());
+            let in_files = |name: &str| layout.file(&record.id, name).to_string_lossy().into_owned();
+            ContainerInfo {
+                id: record.id.clone(),
+                name: record.name.clone(),
+                config: record.config.clone(),
+                image_id: record.image_id.clone(),
+                command: record.command.clone(),
+                env: record.env.clone(),
+                working_dir: record.working_dir.clone(),
+                user: record.user.clone(),
+                created: record.created,
+                state: record.phase.state(),
+                pid: run.map_or(0, |run| run.monitor.pid()),
+                exit_code: record.exit_code,
+                oom_killed: record.oom_killed,
+                error: record.error.clone(),
+                started_at: record.started_at,
+                finished_at: record.finished_at,
+                restart_count: record.restart_count,
+                health: cell.health.clone(),
+                networks: networks(&record.config.host.network, endpoint),
+                ports: run.map(|run| run.ports.clone()).unwrap_or_default(),
+                mounts: record.mounts.clone(),
+                log_path: layout.log(&record.id).to_string_lossy().into_owned(),
+                hostname_path: in_files(files::HOSTNAME),
+                hosts_path: in_files(files::HOSTS),
+                resolv_conf_path: in_files(files::RESOLV_CONF),
+                size_rw: None,
+            }
+        })
+    }
+}
+
+fn networks(mode: &NetworkMode, endpoint: Option<NetworkEndpoint>) -> BTreeMap<String, NetworkEndpoint> {
+    let name = match mode {
+        NetworkMode::Bridge => "bridge",
+        NetworkMode::Host => "host",
+        NetworkMode::None => "none",
+        NetworkMode::Named(name) => name,
+        NetworkMode::Container(_) => return BTreeMap::new(),
+    };
+    let mut endpoint = endpoint.unwrap_or_default();
+    if endpoint.network_id.is_empty() {
+        endpoint.network_id = crate::network::network_id(name);
+    }
+    BTreeMap::from([(name.to_owned(), endpoint)])
+}

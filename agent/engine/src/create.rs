@@ -1,0 +1,438 @@
+//! Making a container.
+
+use crate::clock;
+use crate::container::Container;
+use crate::engine::{Created, Inner};
+use crate::error::{Error, Result};
+use crate::files;
+use crate::image_config;
+use crate::layout::{make_directory, remove_directory};
+use crate::network;
+use crate::record::Record;
+use crate::signal;
+use crate::spec::{SecurityOptions, merged_environment, validate_resources};
+use crate::store::Table;
+use muster_types::container::{ContainerConfig, MountKind, MountPoint, MountSpec, NetworkMode};
+use muster_types::image::ImageConfig;
+use muster_types::{ContainerId, Timestamp};
+use rand::Rng;
+use std::path::{Component, Path};
+use std::sync::Arc;
+
+/// Most mounts of one container; more is a mistake.
+const MOUNTS_MAX: usize = 1024;
+
+fn random_id() -> ContainerId {
+    let mut bytes = [0; 32];
+    rand::rng().fill_bytes(&mut bytes);
+    ContainerId::from_bytes(bytes)
+}
+
+impl Inner {
+    pub(crate) async fn create(self: &Arc<Self>, name: &str, mut config: ContainerConfig) -> Result<Created> {
+        let mut warnings = self.check(&config)?;
+        let reference = config.image.clone();
+        let (image_id, image) = self
+            .blocking(move |inner| image_config::of(&inner.images, &reference))
+            .await?;
+        apply_image_labels(&mut config, &image);
+        let id = random_id();
+        let record = record(&id, config, image_id, &image)?;
+        if record.config.host.resources.oom_kill_disable && record.config.host.resources.memory_bytes == 0 {
+            warnings.push(
+                "OOM killer is disabled for the container, but no memory limit is set, this can result in the system \
+                 running out of resources."
+                    .to_owned(),
+            );
+        }
+        let name = self.containers().insert(&id, name, |name| {
+            let record = Record {
+                name: name.to_owned(),
+                ..record
+            };
+            Arc::new(Container::new(record, self.metrics.clone()))
+        })?;
+        let container = self.find(id.as_str())?;
+        // Nobody else may use it before it is whole.
+        let _owned = container.operation.lock().await;
+        if let Err(error) = self.furnish(&container, &image).await {
+            self.containers().remove(&id);
+            self.unfurnish(&container).await;
+            return Err(error);
+        }
+        self.container_event(&container, "create", &[]);
+        tracing::debug!(container = id.short(), name, "created");
+        Ok(Created { id, warnings })
+    }
+
+    /// Makes what a container has on disk.
+    async fn furnish(self: &Arc<Self>, container: &Arc<Container>, image: &ImageConfig) -> Result<()> {
+        let record = container.record();
+        let made = self.blocking(move |inner| {
+            make_directory(&inner.layout.container(&record.id))?;
+            inner.images.prepare(record.id.as_str(), &record.image_id)?;
+            Ok(())
+        });
+        made.await?;
+        self.make_mounts(container, image).await?;
+        let record = container.record();
+        self.store
+            .put(Table::Containers, record.id.as_str(), &record)
+            .await
+    }
+
+    async fn unfurnish(self: &Arc<Self>, container: &Arc<Container>) {
+        let record = container.record();
+        for volume in &record.anonymous_volumes {
+            if let Err(error) = self.volumes.remove(volume).await {
+                tracing::warn!(
+                    volume,
+                    error = error.chain(),
+                    "a volume of a failed create is left over"
+                );
+            }
+        }
+        let id = record.id.clone();
+        let cleared = self.blocking(move |inner| {
+            inner.images.release(id.as_str())?;
+            remove_directory(&inner.layout.container(&id))
+        });
+        if let Err(error) = cleared.await {
+            tracing::warn!(
+                container = record.id.short(),
+                error = error.chain(),
+                "a failed create left something"
+            );
+        }
+    }
+
+    /// Refuses at once what could never start; returns warnings.
+    fn check(&self, config: &ContainerConfig) -> Result<Vec<String>> {
+        if config.image.is_empty() {
+            return Err(Error::invalid("no image specified"));
+        }
+        validate_resources(&config.host.resources, &self.host.abilities)?;
+        SecurityOptions::parse(&config.host.security_opt)?;
+        network::shared_with(&config.host.network)?;
+        if config.host.auto_remove && config.host.restart != muster_types::container::EngineRestart::No {
+            return Err(Error::invalid(
+                "can't create 'AutoRemove' container with restart policy",
+            ));
+        }
+        if config.host.mounts.len() > MOUNTS_MAX {
+            return Err(Error::invalid(format!(
+                "a container can have {MOUNTS_MAX} mounts"
+            )));
+        }
+        if let Some(log) = &config.host.log {
+            crate::start::log_settings(log)?;
+        }
+        if !config.working_dir.is_empty() && !config.working_dir.starts_with('/') {
+            return Err(Error::invalid(format!(
+                "the working directory '{}' is invalid, it needs to be an absolute path",
+                config.working_dir
+            )));
+        }
+        let mut warnings = Vec::new();
+        if !matches!(config.host.network, NetworkMode::Host | NetworkMode::Container(_)) {
+            let resolver = files::host_resolver();
+            warnings.extend(
+                files::resolv_conf(&resolver, &self.dns_of(config), &config.host.network)
+                    .1
+                    .map(str::to_owned),
+            );
+        }
+        let resources = &config.host.resources;
+        if resources.memory_bytes > 0 && !self.host.abilities.swap {
+            warnings.push("Your kernel does not support swap limit capabilities or the cgroup is not mounted. Memory limited without swap.".to_owned());
+        }
+        Ok(warnings)
+    }
+
+    /// The resolver settings of a container: its own, else the engine's.
+    pub(crate) fn dns_of(&self, config: &ContainerConfig) -> muster_types::service::DnsSpec {
+        let own = &config.host.dns;
+        let pick = |own: &Vec<String>, engine: &Vec<String>| {
+            if own.is_empty() {
+                engine.clone()
+            } else {
+                own.clone()
+            }
+        };
+        muster_types::service::DnsSpec {
+            nameservers: pick(&own.nameservers, &self.dns.nameservers),
+            search: pick(&own.search, &self.dns.search),
+            options: pick(&own.options, &self.dns.options),
+        }
+    }
+
+    async fn make_mounts(self: &Arc<Self>, container: &Arc<Container>, image: &ImageConfig) -> Result<()> {
+        let config = container.with(|cell| cell.record.config.clone());
+        let mut wanted = config.host.mounts.clone();
+        for path in image.volumes.iter().chain(&config.volumes) {
+            if !wanted
+                .iter()
+                .any(|mount| mount.target.trim_end_matches('/') == path.trim_end_matches('/'))
+            {
+                wanted.push(MountSpec {
+                    kind: MountKind::Volume,
+                    target: path.clone(),
+                    ..MountSpec::default()
+                });
+            }
+        }
+        let mut fresh = Vec::new();
+        for spec in &wanted {
+            let target = checked_target(&spec.target)?;
+            let (point, is_new) = self.mount_point(container, spec, target).await?;
+            if is_new && !spec.no_copy {
+                fresh.push(point.clone());
+            }
+            container.with(|cell| {
+                if cell
+                    .record
+                    .mounts
+                    .iter()
+                    .any(|known| known.target == point.target)
+                {
+                    return Err(Error::invalid(format!("Duplicate mount point: {}", point.target)));
+                }
+                cell.record.mounts.push(point);
+                Ok(())
+            })?;
+        }
+        if fresh.is_empty() {
+            return Ok(());
+        }
+        let id = container.id.to_string();
+        self.blocking(move |inner| {
+            let rootfs = inner.images.mount(&id)?;
+            fresh
+                .iter()
+                .try_for_each(|point| crate::copy_up::fill(&rootfs, point))
+        })
+        .await
+    }
+
+    async fn mount_point(
+        self: &Arc<Self>,
+        container: &Arc<Container>,
+        spec: &MountSpec,
+        target: String,
+    ) -> Result<(MountPoint, bool)> {
+        let mut point = MountPoint {
+            kind: spec.kind,
+            name: String::new(),
+            source: spec.source.clone(),
+            target,
+            writable: !spec.read_only,
+            propagation: spec.propagation.clone(),
+        };
+        match spec.kind {
+            MountKind::Tmpfs => Ok((point, false)),
+            MountKind::Bind => {
+                check_bind_source(spec)?;
+                Ok((point, false))
+            }
+            MountKind::Volume => {
+                let anonymous = spec.source.is_empty();
+                let name = if anonymous {
+                    random_id().to_string()
+                } else {
+                    spec.source.clone()
+                };
+                let (volume, is_new) = self.volumes.ensure(&name, &spec.volume_labels, anonymous).await?;
+                if anonymous {
+                    container.with(|cell| cell.record.anonymous_volumes.push(name.clone()));
+                }
+                point.name = name;
+                point.source = volume.mountpoint.to_string_lossy().into_owned();
+                Ok((point, is_new))
+            }
+        }
+    }
+}
+
+fn apply_image_labels(config: &mut ContainerConfig, image: &ImageConfig) {
+    for (key, value) in &image.labels {
+        config.labels.entry(key.clone()).or_insert_with(|| value.clone());
+    }
+}
+
+/// The record of a container that is about to be made, with what the image says filled in.
+fn record(
+    id: &ContainerId,
+    config: ContainerConfig,
+    image_id: String,
+    image: &ImageConfig,
+) -> Result<Record> {
+    let mut command = config
+        .entrypoint
+        .clone()
+        .unwrap_or_else(|| image.entrypoint.clone());
+    match (&config.cmd, &config.entrypoint) {
+        (Some(cmd), _) => command.extend(cmd.iter().cloned()),
+        // A user's own entrypoint clears the image's command, as with Docker.
+        (None, Some(_)) => {}
+        (None, None) => command.extend(image.cmd.iter().cloned()),
+    }
+    if command.first().is_none_or(String::is_empty) {
+        return Err(Error::invalid("no command specified"));
+    }
+    let or_image = |own: &String, image: &String| {
+        if own.is_empty() {
+            image.clone()
+        } else {
+            own.clone()
+        }
+    };
+    let working_dir = or_image(&config.working_dir, &image.working_dir);
+    let stop_signal = or_image(
+        &config.stop_signal,
+        &image.stop_signal.clone().unwrap_or_default(),
+    );
+    let mut exposed_ports = image.exposed_ports.clone();
+    exposed_ports.extend(config.exposed_ports.iter().cloned());
+    exposed_ports.sort();
+    exposed_ports.dedup();
+    let host_name = match config.hostname.as_str() {
+        "" if config.host.uts_host || config.host.network == NetworkMode::Host => crate::host::host_name(),
+        "" => id.short().to_owned(),
+        name => name.to_owned(),
+    };
+    Ok(Record {
+        id: id.clone(),
+        name: String::new(),
+        image_id,
+        command,
+        env: merged_environment(&image.env, &config.env),
+        working_dir: if working_dir.is_empty() {
+            "/".to_owned()
+        } else {
+            working_dir
+        },
+        user: or_image(&config.user, &image.user),
+        host_name,
+        stop_signal: if stop_signal.is_empty() {
+            signal::TERM
+        } else {
+            signal::parse(&stop_signal)?
+        },
+        stop_grace: Record::grace_of(&config),
+        health: config.health.clone().or_else(|| image.health.clone()),
+        exposed_ports,
+        mounts: Vec::new(),
+        anonymous_volumes: Vec::new(),
+        created: clock::now(),
+        phase: Default::default(),
+        exit_code: 0,
+        oom_killed: false,
+        error: String::new(),
+        started_at: Timestamp::ZERO,
+        finished_at: Timestamp::ZERO,
+        restart_count: 0,
+        stopped_by_user: false,
+        config,
+    })
+}
+
+/// A mount's target in its plain form: absolute, without `..`, not the root.
+fn checked_target(target: &str) -> Result<String> {
+    let path = Path::new(target);
+    let refused = |why: &str| Error::invalid(format!("invalid mount path: '{target}' {why}"));
+    if !path.is_absolute() {
+        return Err(refused("mount path must be absolute"));
+    }
+    let mut plain = String::new();
+    for component in path.components() {
+        match component {
+            Component::RootDir | Component::CurDir => {}
+            Component::Normal(name) => {
+                plain.push('/');
+                plain.push_str(&name.to_string_lossy());
+            }
+            Component::ParentDir | Component::Prefix(_) => return Err(refused("must not contain '..'")),
+        }
+    }
+    if plain.is_empty() {
+        return Err(refused("destination can't be '/'"));
+    }
+    Ok(plain)
+}
+
+fn check_bind_source(spec: &MountSpec) -> Result<()> {
+    let source = Path::new(&spec.source);
+    if !source.is_absolute() {
+        return Err(Error::invalid(format!(
+            "invalid mount config for type \"bind\": invalid mount path: '{}' mount path must be absolute",
+            spec.source
+        )));
+    }
+    if source.exists() {
+        return Ok(());
+    }
+    if !spec.create_source {
+        return Err(Error::invalid(format!(
+            "invalid mount config for type \"bind\": bind source path does not exist: {}",
+            spec.source
+        )));
+    }
+    std::fs::create_dir_all(source)
+        .map_err(|error| Error::io(format!("make the bind source {}", spec.source), error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn image() -> ImageConfig {
+        ImageConfig {
+            entrypoint: vec!["/entry".into()],
+            cmd: vec!["default".into()],
+            user: "web".into(),
+            stop_signal: Some("SIGINT".into()),
+            ..ImageConfig::default()
+        }
+    }
+
+    fn command(entrypoint: Option<&[&str]>, cmd: Option<&[&str]>) -> Result<Vec<String>> {
+        let owned = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
+        let config = ContainerConfig {
+            entrypoint: entrypoint.map(owned),
+            cmd: cmd.map(owned),
+            ..ContainerConfig::default()
+        };
+        record(&random_id(), config, "sha256:x".into(), &image()).map(|record| record.command)
+    }
+
+    #[test]
+    fn entrypoint_and_command_combine_as_in_docker() {
+        assert_eq!(command(None, None).unwrap(), ["/entry", "default"]);
+        assert_eq!(command(None, Some(&["x"])).unwrap(), ["/entry", "x"]);
+        assert_eq!(command(Some(&["/own"]), None).unwrap(), ["/own"]);
+        assert_eq!(command(Some(&[]), Some(&["sh"])).unwrap(), ["sh"]);
+        assert!(command(Some(&[]), None).is_err());
+    }
+
+    #[test]
+    fn what_the_image_says_is_the_default() {
+        let made = record(
+            &random_id(),
+            ContainerConfig::default(),
+            "sha256:x".into(),
+            &image(),
+        )
+        .unwrap();
+        assert_eq!((made.user.as_str(), made.stop_signal), ("web", 2));
+        assert_eq!(made.working_dir, "/");
+        assert_eq!(made.host_name, made.id.short());
+    }
+
+    #[test]
+    fn mount_targets_are_plain_absolute_paths() {
+        assert_eq!(checked_target("/a//b/./c/").unwrap(), "/a/b/c");
+        for bad in ["", "a", "/", "/..", "/a/../b"] {
+            assert!(checked_target(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,278 @@
+//! What can go wrong in the engine, in the words that Docker's users know.
+
+use std::io;
+
+/// The engine's result.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// How a caller should treat an error; the Engine API maps it to a status code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ErrorKind {
+    /// The named object does not exist.
+    NotFound,
+    /// The object's state forbids it.
+    Conflict,
+    /// The request is wrong.
+    Invalid,
+    /// Nothing had to be done.
+    NotModified,
+    /// The engine stops, or waits for something that is away.
+    Unavailable,
+    /// It is not part of this engine.
+    NotImplemented,
+    /// The engine or its host failed.
+    Internal,
+}
+
+/// An operation of the engine failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// No container has this id, name or prefix.
+    #[error("No such container: {reference}")]
+    NoSuchContainer {
+        /// What the caller named.
+        reference: String,
+    },
+    /// A prefix fits several containers.
+    #[error("Multiple IDs found with provided prefix: {prefix}")]
+    AmbiguousPrefix {
+        /// What the caller named.
+        prefix: String,
+    },
+    /// The name is taken.
+    #[error(
+        "Conflict. The container name \"/{name}\" is already in use by container \"{id}\". \
+         You have to remove (or rename) that container to be able to reuse that name."
+    )]
+    NameInUse {
+        /// The name.
+        name: String,
+        /// Who has it.
+        id: String,
+    },
+    /// The name breaks the rules.
+    #[error("Invalid container name ({name}), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed")]
+    InvalidName {
+        /// The name.
+        name: String,
+    },
+    /// The configuration cannot be run.
+    #[error("{problem}")]
+    InvalidConfig {
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// The container's state forbids the operation.
+    #[error("{message}")]
+    WrongState {
+        /// Docker's sentence.
+        message: String,
+    },
+    /// The container already is what the caller wants.
+    #[error("{message}")]
+    NotModified {
+        /// Docker's sentence.
+        message: String,
+    },
+    /// No such exec session.
+    #[error("No such exec instance: {id}")]
+    NoSuchExec {
+        /// What the caller named.
+        id: String,
+    },
+    /// No such network.
+    #[error("network {name} not found")]
+    NoSuchNetwork {
+        /// What the caller named.
+        name: String,
+    },
+    /// A container's ports could not be published.
+    #[error("driver failed programming external connectivity on endpoint {name} ({id})")]
+    Endpoint {
+        /// The container.
+        name: String,
+        /// The endpoint.
+        id: String,
+        /// Why.
+        source: Box<muster_network::NetworkError>,
+    },
+    /// No such volume.
+    #[error("get {name}: no such volume")]
+    NoSuchVolume {
+        /// What the caller named.
+        name: String,
+    },
+    /// A volume is in use.
+    #[error("remove {name}: volume is in use - [{users}]")]
+    VolumeInUse {
+        /// The volume.
+        name: String,
+        /// The ids of its containers.
+        users: String,
+    },
+    /// The container could not be started; the code is what its run reports.
+    #[error("{message}")]
+    StartFailed {
+        /// 125, 126 or 127, as Docker has it.
+        code: i32,
+        /// Docker's sentence.
+        message: String,
+        /// Whether the request is to blame rather than the host.
+        invalid: bool,
+    },
+    /// No address of the network is free.
+    #[error("no available IPv4 addresses on network {network}; remove containers or choose a larger subnet")]
+    AddressesExhausted {
+        /// The network.
+        network: String,
+    },
+    /// The image store refused.
+    #[error(transparent)]
+    Image(Box<muster_images::Error>),
+    /// The network refused.
+    #[error(transparent)]
+    Network(Box<muster_network::NetworkError>),
+    /// The runtime refused.
+    #[error(transparent)]
+    Runtime(#[from] muster_runtime::RuntimeError),
+    /// A control group operation failed.
+    #[error("cannot {operation} the container")]
+    Cgroup {
+        /// What was attempted.
+        operation: &'static str,
+        /// Why it failed.
+        #[source]
+        source: Box<muster_runtime::cgroup::CgroupError>,
+    },
+    /// A killed container does not end.
+    #[error(
+        "container {id} did not end within {seconds} s after SIGKILL: a process of it waits for the kernel"
+    )]
+    Unkillable {
+        /// The container.
+        id: String,
+        /// How long it was waited for.
+        seconds: u64,
+    },
+    /// The metadata could not be read or written.
+    #[error("engine metadata: {operation}")]
+    Store {
+        /// What was attempted.
+        operation: &'static str,
+        /// Why it failed.
+        #[source]
+        source: Box<redb::Error>,
+    },
+    /// A metadata row is damaged.
+    #[error("engine metadata: the row {key} is damaged")]
+    DamagedRow {
+        /// Its key.
+        key: String,
+        /// Why it cannot be read.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// A file operation failed.
+    #[error("{operation}")]
+    Io {
+        /// What was attempted, with the path.
+        operation: String,
+        /// Why it failed.
+        #[source]
+        source: io::Error,
+    },
+    /// The engine is shutting down.
+    #[error("the engine is shutting down")]
+    ShuttingDown,
+    /// A thing that this engine does not do.
+    #[error("{what} is not supported")]
+    NotSupported {
+        /// What was asked for.
+        what: String,
+    },
+}
+
+impl Error {
+    /// How a caller should treat it.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::NoSuchContainer { .. }
+            | Self::NoSuchExec { .. }
+            | Self::NoSuchVolume { .. }
+            | Self::NoSuchNetwork { .. } => ErrorKind::NotFound,
+            Self::NameInUse { .. } | Self::WrongState { .. } | Self::VolumeInUse { .. } => {
+                ErrorKind::Conflict
+            }
+            Self::AmbiguousPrefix { .. } | Self::InvalidName { .. } | Self::InvalidConfig { .. } => {
+                ErrorKind::Invalid
+            }
+            Self::NotModified { .. } => ErrorKind::NotModified,
+            Self::StartFailed { invalid: true, .. } => ErrorKind::Invalid,
+            Self::Image(error) => image_kind(error),
+            Self::ShuttingDown => ErrorKind::Unavailable,
+            Self::NotSupported { .. } => ErrorKind::NotImplemented,
+            Self::StartFailed { .. }
+            | Self::AddressesExhausted { .. }
+            | Self::Network(_)
+            | Self::Endpoint { .. }
+            | Self::Runtime(_)
+            | Self::Cgroup { .. }
+            | Self::Unkillable { .. }
+            | Self::Store { .. }
+            | Self::DamagedRow { .. }
+            | Self::Io { .. } => ErrorKind::Internal,
+        }
+    }
+
+    /// The message with every cause behind it, on one line.
+    pub fn chain(&self) -> String {
+        let mut text = self.to_string();
+        let mut cause = std::error::Error::source(self);
+        while let Some(error) = cause {
+            text.push_str(": ");
+            text.push_str(&error.to_string());
+            cause = error.source();
+        }
+        text
+    }
+
+    pub(crate) fn io(operation: impl Into<String>, source: io::Error) -> Self {
+        Self::Io {
+            operation: operation.into(),
+            source,
+        }
+    }
+
+    pub(crate) fn invalid(problem: impl Into<String>) -> Self {
+        Self::InvalidConfig {
+            problem: problem.into(),
+        }
+    }
+
+    pub(crate) fn wrong_state(message: impl Into<String>) -> Self {
+        Self::WrongState {
+            message: message.into(),
+        }
+    }
+}
+
+impl From<muster_images::Error> for Error {
+    fn from(error: muster_images::Error) -> Self {
+        Self::Image(Box::new(error))
+    }
+}
+
+impl From<muster_network::NetworkError> for Error {
+    fn from(error: muster_network::NetworkError) -> Self {
+        Self::Network(Box::new(error))
+    }
+}
+
+fn image_kind(error: &muster_images::Error) -> ErrorKind {
+    match error.kind() {
+        muster_images::ErrorKind::NotFound => ErrorKind::NotFound,
+        muster_images::ErrorKind::Conflict => ErrorKind::Conflict,
+        muster_images::ErrorKind::Invalid => ErrorKind::Invalid,
+        _ => ErrorKind::Internal,
+    }
+}

@@ -1,0 +1,117 @@
+//! What an image says of its containers, in the domain's words.
+
+use crate::error::{Error, Result};
+use muster_images::{Image, ImageStore};
+use muster_types::Timestamp;
+use muster_types::container::HealthCheck;
+use muster_types::image::{ImageConfig, ImageSummary};
+use serde::Deserialize;
+use std::time::Duration;
+
+/// Docker's additions to the OCI configuration.
+#[derive(Debug, Default, Deserialize)]
+struct Additions {
+    #[serde(default)]
+    config: Option<DockerConfig>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+struct DockerConfig {
+    healthcheck: Option<DockerHealth>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+struct DockerHealth {
+    test: Option<Vec<String>>,
+    interval: i64,
+    timeout: i64,
+    start_period: i64,
+    start_interval: i64,
+    retries: i64,
+}
+
+/// The id and the defaults of an image. Blocks.
+pub(crate) fn of(images: &ImageStore, reference: &str) -> Result<(String, ImageConfig)> {
+    let image = images.resolve(reference)?;
+    let summary = summary(images, &image)?;
+    Ok((summary.id, summary.config))
+}
+
+/// An image as clients see it. Blocks.
+pub(crate) fn summary(images: &ImageStore, image: &Image) -> Result<ImageSummary> {
+    Ok(ImageSummary {
+        id: image.id.to_string(),
+        repo_tags: image.repo_tags.clone(),
+        repo_digests: image.repo_digests.clone(),
+        created: Timestamp::from_secs(image.created_unix_s),
+        size_bytes: image.size_bytes,
+        architecture: image.architecture.clone(),
+        os: image.os.clone(),
+        author: image.config.author().clone().unwrap_or_default(),
+        layers: image.diff_ids.iter().map(ToString::to_string).collect(),
+        config: config(image, health(images, image)?),
+    })
+}
+
+fn config(image: &Image, health: Option<HealthCheck>) -> ImageConfig {
+    let labels = image.labels.clone().into_iter().collect();
+    let Some(config) = image.config.config() else {
+        return ImageConfig {
+            labels,
+            health,
+            ..ImageConfig::default()
+        };
+    };
+    ImageConfig {
+        user: config.user().clone().unwrap_or_default(),
+        env: config.env().clone().unwrap_or_default(),
+        entrypoint: config.entrypoint().clone().unwrap_or_default(),
+        cmd: config.cmd().clone().unwrap_or_default(),
+        working_dir: config.working_dir().clone().unwrap_or_default(),
+        labels,
+        exposed_ports: config.exposed_ports().clone().unwrap_or_default(),
+        volumes: config.volumes().clone().unwrap_or_default(),
+        stop_signal: config.stop_signal().clone(),
+        stop_grace: None,
+        health,
+    }
+}
+
+fn health(images: &ImageStore, image: &Image) -> Result<Option<HealthCheck>> {
+    let bytes = images.config_bytes(&image.id)?;
+    parse_health(&bytes).map_err(|source| Error::DamagedRow {
+        key: image.id.to_string(),
+        source,
+    })
+}
+
+fn parse_health(config: &[u8]) -> serde_json::Result<Option<HealthCheck>> {
+    let additions: Additions = serde_json::from_slice(config)?;
+    let nanos = |value: i64| Duration::from_nanos(u64::try_from(value).unwrap_or_default());
+    let health = additions.config.and_then(|config| config.healthcheck);
+    Ok(health.map(|health| HealthCheck {
+        test: health.test.unwrap_or_default(),
+        interval: nanos(health.interval),
+        timeout: nanos(health.timeout),
+        retries: u64::try_from(health.retries).unwrap_or_default(),
+        start_period: nanos(health.start_period),
+        start_interval: nanos(health.start_interval),
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dockers_health_check_is_read() {
+        let config = br#"{"architecture":"amd64","config":{"Healthcheck":{"Test":["CMD","true"],"Interval":5000000000,"Retries":2}}}"#;
+        let health = parse_health(config).unwrap().unwrap();
+        assert_eq!(health.test, ["CMD", "true"]);
+        assert_eq!((health.interval, health.retries), (Duration::from_secs(5), 2));
+        assert!(parse_health(b"{\"config\":{}}").unwrap().is_none());
+        assert!(parse_health(b"{}").unwrap().is_none());
+    }
+}

@@ -1,0 +1,141 @@
+//! Where the engine keeps things on disk.
+
+use crate::error::{Error, Result};
+use muster_types::ContainerId;
+use std::fs;
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Paths below the data and the run directory.
+#[derive(Debug, Clone)]
+pub(crate) struct Layout {
+    data_dir: PathBuf,
+    run_dir: PathBuf,
+}
+
+impl Layout {
+    pub fn new(data_dir: &Path, run_dir: &Path) -> Self {
+        Self {
+            data_dir: data_dir.to_owned(),
+            run_dir: run_dir.to_owned(),
+        }
+    }
+
+    /// Makes the directories. Idempotent.
+    pub fn prepare(&self) -> Result<()> {
+        let directories = [
+            &self.data_dir,
+            &self.run_dir,
+            &self.containers(),
+            &self.volumes(),
+            &self.runs(),
+        ];
+        directories.into_iter().try_for_each(|path| make_directory(path))
+    }
+
+    pub fn data_dir(&self) -> &Path {
+        &self.data_dir
+    }
+
+    pub fn run_dir(&self) -> &Path {
+        &self.run_dir
+    }
+
+    pub fn images(&self) -> PathBuf {
+        self.data_dir.join("images")
+    }
+
+    pub fn metadata(&self) -> PathBuf {
+        self.data_dir.join("engine.redb")
+    }
+
+    pub fn volumes(&self) -> PathBuf {
+        self.data_dir.join("volumes")
+    }
+
+    pub fn containers(&self) -> PathBuf {
+        self.data_dir.join("containers")
+    }
+
+    /// What a container keeps across reboots: generated files, log, exit status.
+    pub fn container(&self, id: &ContainerId) -> PathBuf {
+        self.containers().join(id.as_str())
+    }
+
+    pub fn file(&self, id: &ContainerId, name: &str) -> PathBuf {
+        self.container(id).join(name)
+    }
+
+    pub fn log(&self, id: &ContainerId) -> PathBuf {
+        self.file(id, &format!("{id}-json.log"))
+    }
+
+    pub fn exit_file(&self, id: &ContainerId) -> PathBuf {
+        self.file(id, "exit.json")
+    }
+
+    pub fn runs(&self) -> PathBuf {
+        self.run_dir.join("containers")
+    }
+
+    /// What a running container has: its monitor's socket, and the engine's facts about the run.
+    pub fn run(&self, id: &ContainerId) -> PathBuf {
+        self.runs().join(id.as_str())
+    }
+
+    pub fn run_facts(&self, id: &ContainerId) -> PathBuf {
+        self.run(id).join("engine.json")
+    }
+}
+
+/// Makes a private directory and its parents. Idempotent.
+pub(crate) fn make_directory(path: &Path) -> Result<()> {
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o711)
+        .create(path)
+        .map_err(|error| Error::io(format!("make the directory {}", path.display()), error))
+}
+
+/// How often a directory is emptied again into which a monitor that is ending still put a file.
+const REMOVALS_MAX: u32 = 50;
+/// Wait before that.
+const REMOVE_AGAIN_AFTER: Duration = Duration::from_millis(2);
+
+/// Removes a directory with all that is in it. Idempotent. Blocking.
+pub(crate) fn remove_directory(path: &Path) -> Result<()> {
+    let mut removals = 0;
+    loop {
+        removals += 1;
+        match fs::remove_dir_all(path) {
+            Ok(()) => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty && removals < REMOVALS_MAX => {
+                std::thread::sleep(REMOVE_AGAIN_AFTER);
+            }
+            Err(error) => {
+                return Err(Error::io(
+                    format!("remove the directory {}", path.display()),
+                    error,
+                ));
+            }
+        }
+    }
+}
+
+/// Removes a file. Idempotent.
+pub(crate) fn remove_file(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(Error::io(format!("remove {}", path.display()), error))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Writes a file anew.
+pub(crate) fn write_file(path: &Path, content: impl AsRef<[u8]>) -> Result<()> {
+    fs::write(path, content).map_err(|error| Error::io(format!("write {}", path.display()), error))
+}

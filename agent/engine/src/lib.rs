@@ -1,0 +1,63 @@
+//! The local container engine, which `docker run` and tasks both use: containers, exec, logs, events, volumes.
+//!
+//! Must never: decide what the cluster wants, speak HTTP, or lose a running container because the daemon ended.
+//!
+//! Start reading at [`Engine`] (the operations in one list), then `phase` (a container's life), `start` and `ending`
+//! (how it comes and goes), `open` (what is found after a restart) and `spec` (what the runtime is asked for).
+//!
+//! What must survive what: rows in redb (`store`) and the container's directory survive everything; facts about a run
+//! (`start::RunFacts`) survive the daemon but not the host's boot; the monitor is the truth about what runs.
+
+mod attach;
+mod backoff;
+mod clock;
+mod config;
+mod container;
+mod copy_up;
+mod create;
+mod ending;
+mod engine;
+mod error;
+mod events;
+mod exec;
+mod files;
+mod health;
+mod host;
+mod image_config;
+mod image_ops;
+mod ipam;
+mod layout;
+mod log_feed;
+mod logs;
+mod metrics;
+mod names;
+mod network;
+mod observe;
+mod open;
+mod phase;
+mod record;
+mod remove;
+mod signal;
+mod spec;
+mod start;
+mod stop;
+mod store;
+mod user;
+mod volumes;
+mod wait;
+mod working_dir;
+
+pub use attach::{AttachSession, OutputChunk, OutputKind};
+pub use config::{BridgeSettings, EngineConfig};
+pub use engine::{Created, Engine, RemoveOptions, StopOptions};
+pub use error::{Error, ErrorKind, Result};
+pub use events::EventFeed;
+pub use exec::{ExecConfig, ExecInfo};
+pub use log_feed::LogSession;
+pub use logs::{LogEntry, LogQuery, LogStreamKind};
+pub use metrics::EngineMetrics;
+pub use muster_images::{HistoryEntry, LoadedImage, RemovedEvent};
+pub use muster_runtime::AttachRequest;
+pub use observe::{ContainerStats, EngineFacts, ProcessTable};
+pub use volumes::Volume;
+pub use wait::{WaitCondition, WaitResult};

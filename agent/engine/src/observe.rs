@@ -1,0 +1,276 @@
+//! Facts about the engine and its containers: info, counters, processes.
+
+use crate::clock;
+use crate::engine::Engine;
+use crate::error::{Error, Result};
+use crate::host;
+use crate::volumes::Volume;
+use muster_network::InterfaceStats;
+use muster_runtime::cgroup::{CgroupStats, CgroupVersion};
+use muster_types::Timestamp;
+use muster_types::container::ContainerState;
+use muster_types::service::Labels;
+use std::fs;
+
+/// Facts about the node and its engine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EngineFacts {
+    /// The engine's own id, kept over restarts.
+    pub id: String,
+    /// The node's name.
+    pub name: String,
+    /// The node's labels.
+    pub labels: Labels,
+    /// Data directory.
+    pub data_dir: String,
+    /// Kernel release.
+    pub kernel_version: String,
+    /// Distribution.
+    pub operating_system: String,
+    /// Its version.
+    pub os_version: String,
+    /// Processors.
+    pub cpus: u64,
+    /// Bytes of memory.
+    pub memory_bytes: u64,
+    /// 1 or 2.
+    pub cgroup_version: u8,
+    /// What confinement is in force.
+    pub security: Vec<String>,
+    /// What is missing.
+    pub warnings: Vec<String>,
+    /// Swap can be limited.
+    pub swap_limit: bool,
+    /// Packets are forwarded.
+    pub ip_forwarding: bool,
+    /// When the engine was opened.
+    pub started_at: Timestamp,
+    /// Containers, by state.
+    pub containers: Vec<(ContainerState, usize)>,
+    /// The default bridge's subnet in CIDR form, and its gateway.
+    pub bridge: (String, std::net::Ipv4Addr),
+}
+
+/// One reading of a container's counters.
+#[derive(Debug, Clone)]
+pub struct ContainerStats {
+    /// When it was read.
+    pub at: Timestamp,
+    /// What its control group counted; `None` when it does not run.
+    pub cgroup: Option<CgroupStats>,
+    /// Traffic by interface.
+    pub networks: Vec<(String, InterfaceStats)>,
+    /// Nanoseconds that all processors of the host spent.
+    pub host_cpu_ns: u64,
+    /// Processors of the host.
+    pub cpus: u64,
+    /// Bytes of the host's memory.
+    pub host_memory_bytes: u64,
+}
+
+/// Processes of a container as `ps -ef` prints them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProcessTable {
+    /// Column titles.
+    pub titles: Vec<String>,
+    /// Rows with as many cells.
+    pub processes: Vec<Vec<String>>,
+}
+
+impl Engine {
+    /// Facts about the node and its engine. Cheap.
+    pub fn info(&self) -> EngineFacts {
+        let inner = &self.inner;
+        let (operating_system, os_version) = host::distribution();
+        let abilities = &inner.host.abilities;
+        let mut warnings = Vec::new();
+        if !abilities.swap {
+            warnings.push("WARNING: No swap limit support".to_owned());
+        }
+        if !host::forwards_packets() {
+            warnings.push("WARNING: IPv4 forwarding is disabled".to_owned());
+        }
+        EngineFacts {
+            id: inner.identity.id.clone(),
+            name: inner.identity.name.clone(),
+            labels: inner.identity.labels.clone(),
+            data_dir: inner.layout.data_dir().to_string_lossy().into_owned(),
+            kernel_version: host::kernel_release(),
+            operating_system,
+            os_version,
+            cpus: abilities.cpus,
+            memory_bytes: host::memory_bytes(),
+            cgroup_version: match inner.cgroup.version() {
+                CgroupVersion::V1 => 1,
+                CgroupVersion::V2 => 2,
+            },
+            security: security(),
+            warnings,
+            swap_limit: abilities.swap,
+            ip_forwarding: host::forwards_packets(),
+            started_at: inner.identity.started_at,
+            containers: self.counts(),
+            bridge: (inner.networking.subnet(), inner.networking.gateway()),
+        }
+    }
+
+    /// One reading of a container's counters.
+    pub async fn stats(&self, reference: &str) -> Result<ContainerStats> {
+        let container = self.inner.find(reference)?;
+        let mut stats = ContainerStats {
+            at: clock::now(),
+            cgroup: None,
+            networks: Vec::new(),
+            host_cpu_ns: host::processor_time_ns(),
+            cpus: host::cpus(),
+            host_memory_bytes: host::memory_bytes(),
+        };
+        let Some(run) = container.run() else {
+            return Ok(stats);
+        };
+        let counted = self
+            .inner
+            .with_cgroup(&container, "measure", |group| group.stats())
+            .await;
+        match counted {
+            Ok(counted) => stats.cgroup = Some(counted),
+            // It ended meanwhile.
+            Err(_) if container.run().is_none() => return Ok(stats),
+            Err(error) => return Err(error),
+        }
+        if run.endpoint.is_some() {
+            let network = &self.inner.networking.network;
+            stats.networks = network
+                .interface_stats(container.id.as_str())
+                .await
+                .unwrap_or_default();
+        }
+        Ok(stats)
+    }
+
+    /// A container's processes. Of the arguments of `ps`, `-ef` is served.
+    pub async fn top(&self, reference: &str, arguments: &str) -> Result<ProcessTable> {
+        if !matches!(arguments.trim(), "" | "-ef" | "ef") {
+            return Err(Error::NotSupported {
+                what: format!("top with the ps arguments {arguments:?} (-ef is)"),
+            });
+        }
+        let container = self.inner.find(reference)?;
+        self.inner.running(&container)?;
+        let pids = self
+            .inner
+            .with_cgroup(&container, "list the processes of", |group| group.pids())
+            .await?;
+        let titles = ["UID", "PID", "PPID", "C", "STIME", "TTY", "TIME", "CMD"];
+        Ok(ProcessTable {
+            titles: titles.map(str::to_owned).to_vec(),
+            processes: pids.into_iter().filter_map(process_row).collect(),
+        })
+    }
+
+    /// All volumes.
+    pub fn volume_list(&self) -> Vec<Volume> {
+        self.inner.volumes.list()
+    }
+
+    /// Makes a volume, or returns the one with this name.
+    pub async fn volume_create(&self, name: &str, labels: Labels) -> Result<Volume> {
+        let (volume, _) = self.inner.volumes.ensure(name, &labels, false).await?;
+        Ok(volume)
+    }
+
+    /// Removes a volume that no container has. With `force` a missing one is no error.
+    pub async fn volume_remove(&self, name: &str, force: bool) -> Result<()> {
+        let inner = std::sync::Arc::clone(&self.inner);
+        let name = name.to_owned();
+        self.carry("volume_remove", async move {
+            match inner.remove_volume(&name).await {
+                Err(Error::NoSuchVolume { .. }) if force => Ok(()),
+                result => result,
+            }
+        })
+        .await
+    }
+
+    fn counts(&self) -> Vec<(ContainerState, usize)> {
+        let mut counts = std::collections::BTreeMap::new();
+        for container in self.inner.containers().all() {
+            *counts.entry(container.phase().state()).or_insert(0) += 1;
+        }
+        counts.into_iter().collect()
+    }
+}
+
+fn security() -> Vec<String> {
+    let mut options = vec!["name=seccomp,profile=builtin".to_owned()];
+    if fs::read_to_string("/sys/module/apparmor/parameters/enabled").is_ok_and(|text| text.starts_with('Y')) {
+        options.push("name=apparmor".to_owned());
+    }
+    if fs::exists("/sys/fs/selinux/enforce").unwrap_or(false) {
+        options.push("name=selinux".to_owned());
+    }
+    options.push("name=cgroupns".to_owned());
+    options
+}
+
+/// One process; `None` when it ended meanwhile.
+fn process_row(pid: i32) -> Option<Vec<String>> {
+    /// Ticks of /proc/PID/stat per second: fixed in the kernel's interface.
+    const TICKS_PER_SECOND: u64 = 100;
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let field = |name: &str| {
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        line.and_then(|text| text.split_whitespace().next())
+            .unwrap_or("?")
+            .to_owned()
+    };
+    // The name in parentheses may hold anything, so count from the last one.
+    let fields: Vec<&str> = stat.rsplit_once(") ")?.1.split(' ').collect();
+    let number = |index: usize| {
+        fields
+            .get(index)
+            .and_then(|text| text.parse::<u64>().ok())
+            .unwrap_or_default()
+    };
+    let seconds = (number(11) + number(12)) / TICKS_PER_SECOND;
+    let uptime = fs::read_to_string("/proc/uptime").unwrap_or_default();
+    let uptime = uptime
+        .split('.')
+        .next()
+        .and_then(|text| text.parse::<u64>().ok())
+        .unwrap_or_default();
+    let age = uptime.saturating_sub(number(19) / TICKS_PER_SECOND);
+    let started = clock::now()
+        .before(std::time::Duration::from_secs(age))
+        .to_string();
+    let command = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let command = String::from_utf8_lossy(&command)
+        .trim_end_matches('\0')
+        .replace('\0', " ");
+    Some(vec![
+        field("Uid"),
+        pid.to_string(),
+        field("PPid"),
+        "0".to_owned(),
+        started.get(11..16).unwrap_or_default().to_owned(),
+        if number(4) == 0 {
+            "?".to_owned()
+        } else {
+            format!("pts/{}", number(4) & 0xff)
+        },
+        format!(
+            "{:02}:{:02}:{:02}",
+            seconds / 3600,
+            seconds / 60 % 60,
+            seconds % 60
+        ),
+        if command.is_empty() {
+            format!("[{}]", field("Name"))
+        } else {
+            command
+        },
+    ])
+}

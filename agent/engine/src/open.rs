@@ -1,0 +1,408 @@
+//! Opening the engine: what an earlier one left is found again, settled or removed.
+
+use crate::config::EngineConfig;
+use crate::container::{Container, Ending, Run};
+use crate::ending::should_restart;
+use crate::engine::{Identity, Inner};
+use crate::error::{Error, Result};
+use crate::events::EventBus;
+use crate::host;
+use crate::layout::{self, Layout};
+use crate::metrics::EngineMetrics;
+use crate::names::Registry;
+use crate::network::Networking;
+use crate::phase::Phase;
+use crate::record::Record;
+use crate::spec::{HostAbilities, HostFacts, parse_host_limits};
+use crate::start::{RunFacts, STARTS_MAX};
+use crate::store::{Store, Table};
+use crate::volumes::Volumes;
+use crate::{clock, signal};
+use muster_images::ImageStore;
+use muster_runtime::cgroup::CgroupRoot;
+use muster_runtime::label::HostLabels;
+use muster_runtime::label::apparmor::{self, DefaultProfile};
+use muster_runtime::seccomp::{KernelVersion, Machine};
+use muster_runtime::{Monitor, RuntimeError, recover_lost};
+use muster_types::ContainerId;
+use muster_types::container::EngineRestart;
+use rand::Rng;
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// Key of the engine's own id.
+const ID_KEY: &str = "id";
+
+/// Opens the engine.
+pub(crate) async fn open(config: EngineConfig) -> Result<Arc<Inner>> {
+    let layout = Layout::new(&config.data_dir, &config.run_dir);
+    layout.prepare()?;
+    let metrics = EngineMetrics::register(&config.registry)?;
+    let for_stores = layout.clone();
+    let opened = tokio::task::spawn_blocking(move || {
+        let store = Store::open(&for_stores.metadata())?;
+        let volumes = Volumes::open(&for_stores, &store)?;
+        let images = ImageStore::open(&for_stores.images())?;
+        let records = store.all::<Record>(Table::Containers)?;
+        let id = store.get::<String>(Table::Engine, ID_KEY)?;
+        Ok::<_, Error>((store, volumes, images, records, id))
+    });
+    let (store, volumes, images, records, id) = opened.await.map_err(|_| Error::ShuttingDown)??;
+    let networking = Networking::open(&config.bridge, layout.run_dir()).await?;
+    let id = match id {
+        Some(id) => id,
+        None => new_identity(&store).await?,
+    };
+    let inner = Arc::new(Inner {
+        layout,
+        launcher: config.launcher,
+        host: host_facts(&config.cgroup)?,
+        cgroup: config.cgroup,
+        images,
+        networking,
+        store,
+        volumes,
+        events: EventBus::default(),
+        metrics,
+        identity: Identity {
+            id,
+            name: config.node_name,
+            labels: config.labels,
+            started_at: clock::now(),
+        },
+        dns: config.dns,
+        log: config.log,
+        starts: Semaphore::new(STARTS_MAX),
+        tasks: TaskTracker::new(),
+        stopping: CancellationToken::new(),
+        execs: Mutex::new(HashMap::new()),
+        containers: Mutex::new(Registry::default()),
+    });
+    for record in records {
+        inner.recover(record).await?;
+    }
+    inner.clear_orphans().await;
+    Ok(inner)
+}
+
+async fn new_identity(store: &Store) -> Result<String> {
+    let mut bytes = [0; 16];
+    rand::rng().fill_bytes(&mut bytes);
+    let id = hex::encode(bytes);
+    store.put(Table::Engine, ID_KEY, &id).await?;
+    Ok(id)
+}
+
+fn host_facts(cgroup: &CgroupRoot) -> Result<HostFacts> {
+    let features = cgroup.features();
+    let limits = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
+    Ok(HostFacts {
+        abilities: HostAbilities {
+            cpus: host::cpus(),
+            swap: features.swap,
+            swappiness: features.swappiness,
+            oom_kill_disable: features.oom_kill_disable,
+            memory_reservation: features.memory_reservation,
+            block_weight: features.block_weight,
+        },
+        capabilities: host::capability_set("CapBnd"),
+        machine: Machine::current(),
+        kernel: KernelVersion::current().map_err(|error| Error::invalid(error.to_string()))?,
+        apparmor_profile: default_apparmor_profile(),
+        limits: parse_host_limits(&limits),
+    })
+}
+
+/// Gets the default AppArmor profile into the kernel, where it runs AppArmor; otherwise containers run without one.
+fn default_apparmor_profile() -> Option<String> {
+    if !HostLabels::detect().apparmor {
+        return None;
+    }
+    match apparmor::load_default() {
+        Ok(DefaultProfile::Loaded) => Some(apparmor::DEFAULT_PROFILE.to_owned()),
+        Ok(DefaultProfile::Unavailable(reason)) => {
+            tracing::warn!(reason, "containers run without an AppArmor profile");
+            None
+        }
+        Err(error) => {
+            let error = muster_runtime::describe(&error);
+            tracing::warn!(error, "containers run without an AppArmor profile");
+            None
+        }
+    }
+}
+
+/// What an earlier engine left of a run.
+enum Left {
+    /// It runs on.
+    Running(Box<Run>),
+    /// It ended while nobody looked.
+    Ended(Ending),
+    /// A start that never happened.
+    NeverRan,
+    /// Nothing: it did not run.
+    Nothing,
+}
+
+impl Inner {
+    /// Takes a container over.
+    async fn recover(self: &Arc<Self>, mut record: Record) -> Result<()> {
+        let left = self.left_of(&record).await;
+        let was_live = record.phase.is_live() || matches!(record.phase, Phase::Restarting | Phase::Starting);
+        let removing = matches!(record.phase, Phase::Removing | Phase::Dead | Phase::Removed);
+        record.phase = match (&left, record.was_started()) {
+            (Left::Running(_), _) => Phase::Running,
+            (Left::Nothing | Left::NeverRan, false) => Phase::Created,
+            _ => Phase::Exited,
+        };
+        if let Left::Ended(ending) = &left {
+            record.exit_code = ending.code;
+            record.oom_killed = ending.oom_killed;
+            record.finished_at = ending.finished_at;
+            record.error.clone_from(&ending.error);
+        }
+        let (id, name) = (record.id.clone(), record.name.clone());
+        let broken = !self.layout.container(&id).exists();
+        let container = Arc::new(Container::new(record, self.metrics.clone()));
+        self.containers().insert(&id, &name, |_| Arc::clone(&container))?;
+        if (removing || broken) && !matches!(left, Left::Running(_)) {
+            return self.finish_removal(&container).await;
+        }
+        match left {
+            Left::Running(run) => self.rejoin(&container, *run).await,
+            Left::Ended(_) | Left::NeverRan => {
+                self.clear_run(&container, None).await;
+                self.settle(&container, true).await
+            }
+            Left::Nothing => self.settle(&container, was_live).await,
+        }
+    }
+
+    async fn left_of(self: &Arc<Self>, record: &Record) -> Left {
+        let was_live = record.phase.is_live();
+        let facts = std::fs::read(self.layout.run_facts(&record.id)).ok();
+        let facts: Option<RunFacts> = facts.and_then(|bytes| serde_json::from_slice(&bytes).ok());
+        let Some(facts) = facts.filter(|facts| facts.boot_id == host::boot_id()) else {
+            // The host was booted since, or the end was cleared away before it was recorded.
+            return if was_live {
+                Left::Ended(self.end_on_disk(record))
+            } else {
+                Left::Nothing
+            };
+        };
+        let state_dir = self.layout.run(&record.id);
+        match Monitor::connect(&state_dir).await {
+            Ok(monitor) => Left::Running(Box::new(Run {
+                endpoint: facts.endpoint,
+                ports: facts.ports,
+                process: facts.process,
+                monitor,
+            })),
+            Err(RuntimeError::Gone) => self.settled_end(record, was_live).await,
+            Err(error) => {
+                let error = muster_runtime::describe(&error);
+                tracing::error!(
+                    container = record.id.short(),
+                    error,
+                    "its monitor does not answer; it is given up"
+                );
+                self.settled_end(record, was_live).await
+            }
+        }
+    }
+
+    async fn settled_end(self: &Arc<Self>, record: &Record, was_live: bool) -> Left {
+        let state_dir = self.layout.run(&record.id);
+        let recovered = self.blocking(move |_| Ok(recover_lost(&state_dir)?)).await;
+        match recovered {
+            Ok(Some(status)) => Left::Ended(Ending::from(status)),
+            Ok(None) if was_live => Left::Ended(self.end_on_disk(record)),
+            Ok(None) => Left::NeverRan,
+            Err(error) => Left::Ended(Ending::lost(&error.chain())),
+        }
+    }
+
+    fn end_on_disk(&self, record: &Record) -> Ending {
+        match muster_runtime::read_exit_file(&self.layout.exit_file(&record.id)) {
+            Ok(Some(status)) => Ending::from(status),
+            Ok(None) | Err(_) => Ending::lost("the host was booted while it ran"),
+        }
+    }
+
+    /// A container that runs on.
+    async fn rejoin(self: &Arc<Self>, container: &Arc<Container>, run: Run) -> Result<()> {
+        if let Some(address) = run.endpoint.as_ref().and_then(|endpoint| endpoint.address) {
+            self.networking.claim(address);
+        }
+        let monitor = run.monitor.clone();
+        let record = container.with(|cell| {
+            cell.record.started_at = clock::from_runtime(monitor.started_at_ns());
+            cell.run = Some(run);
+            cell.record.clone()
+        });
+        // A start that was cut short may have left it held.
+        if let Err(error) = monitor.release().await {
+            tracing::warn!(
+                container = record.id.short(),
+                error = muster_runtime::describe(&error),
+                "cannot be released"
+            );
+        }
+        if self
+            .with_cgroup(container, "look at", |group| group.is_frozen())
+            .await
+            .unwrap_or(false)
+        {
+            container.with(|cell| cell.record.phase = Phase::Paused);
+        }
+        self.republish(&record).await;
+        self.watch_end(container, monitor);
+        self.watch_health(container);
+        Ok(())
+    }
+
+    /// The kernel keeps published ports, and opening the network reserves them again; this repairs what others took away.
+    async fn republish(&self, record: &Record) {
+        let Ok(container) = self.find(record.id.as_str()) else {
+            return;
+        };
+        let Some(run) = container.run().filter(|run| !run.ports.is_empty()) else {
+            return;
+        };
+        match self
+            .networking
+            .publish_again(record, run.endpoint.as_ref(), &run.ports)
+            .await
+        {
+            Ok(()) => {}
+            Err(error) => {
+                tracing::error!(
+                    container = record.id.short(),
+                    error = error.chain(),
+                    "its ports are not published"
+                );
+            }
+        }
+    }
+
+    /// A container that does not run: it is removed or started again where it says so.
+    async fn settle(self: &Arc<Self>, container: &Arc<Container>, ended_now: bool) -> Result<()> {
+        let record = container.record();
+        if record.config.host.auto_remove && record.phase == Phase::Exited {
+            let _owned = container.operation.lock().await;
+            self.remove_ended(container).await;
+            return Ok(());
+        }
+        if ended_now {
+            self.store
+                .put_behind(Table::Containers, record.id.as_str(), &record)
+                .await?;
+        }
+        let always = record.config.host.restart == EngineRestart::Always && record.was_started();
+        let unless_stopped =
+            record.config.host.restart == EngineRestart::UnlessStopped && record.was_started();
+        let wanted = always
+            || unless_stopped && !record.stopped_by_user
+            || ended_now && record.was_started() && should_restart(&record, record.exit_code);
+        if wanted {
+            container.with(|cell| cell.record.phase = Phase::Restarting);
+            self.restart_later(container, Duration::ZERO);
+        }
+        Ok(())
+    }
+
+    async fn finish_removal(self: &Arc<Self>, container: &Arc<Container>) -> Result<()> {
+        tracing::info!(
+            container = container.id.short(),
+            "a removal that was cut short is finished"
+        );
+        self.clear_run(container, None).await;
+        self.clear_away(container, true).await
+    }
+
+    /// Removes what belongs to no container: of starts, removals and creates that a crash cut short. Errors are logged,
+    /// and the next opening tries again.
+    async fn clear_orphans(self: &Arc<Self>) {
+        let containers = self.containers().all();
+        let known: HashSet<String> = containers
+            .iter()
+            .map(|container| container.id.to_string())
+            .collect();
+        let running: HashSet<String> = containers
+            .iter()
+            .filter(|container| container.phase().is_live())
+            .map(|container| container.id.to_string())
+            .collect();
+        self.kill_unknown_runs(&known).await;
+        let network = &self.networking.network;
+        let sandboxes = network.sandboxes().await.unwrap_or_default();
+        let published = network.published().await.unwrap_or_default();
+        let stale: HashSet<String> = sandboxes
+            .into_iter()
+            .chain(published.into_iter().map(|(id, _)| id))
+            .filter(|id| !running.contains(id))
+            .collect();
+        for id in stale.iter().filter_map(|id| ContainerId::parse(id)) {
+            self.networking.disconnect(&id, true, None).await;
+        }
+        let cleared = self
+            .blocking(move |inner| inner.clear_unknown_files(&known))
+            .await;
+        if let Err(error) = cleared {
+            tracing::warn!(error = error.chain(), "files of unknown containers are left over");
+        }
+    }
+
+    async fn kill_unknown_runs(self: &Arc<Self>, known: &HashSet<String>) {
+        for id in directory_names(&self.layout.runs()) {
+            let Some(id) = ContainerId::parse(&id).filter(|id| !known.contains(id.as_str())) else {
+                continue;
+            };
+            let state_dir = self.layout.run(&id);
+            if let Ok(monitor) = Monitor::connect(&state_dir).await {
+                tracing::warn!(
+                    container = id.short(),
+                    "a container that is not in the metadata is killed"
+                );
+                // It may end by itself meanwhile; what counts is that it ends.
+                let _ = monitor.signal(signal::KILL, true).await;
+                let _ = monitor.wait().await;
+            } else {
+                let for_recovery = state_dir.clone();
+                let _ = self.blocking(move |_| Ok(recover_lost(&for_recovery)?)).await;
+            }
+            if let Err(error) = layout::remove_directory(&state_dir) {
+                tracing::warn!(
+                    container = id.short(),
+                    error = error.chain(),
+                    "the run directory stays"
+                );
+            }
+        }
+    }
+
+    fn clear_unknown_files(&self, known: &HashSet<String>) -> Result<()> {
+        for id in self.images.prepared()? {
+            if ContainerId::parse(&id).is_some() && !known.contains(&id) {
+                self.images.release(&id)?;
+            }
+        }
+        for id in directory_names(&self.layout.containers()) {
+            if let Some(id) = ContainerId::parse(&id).filter(|id| !known.contains(id.as_str())) {
+                layout::remove_directory(&self.layout.container(&id))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn directory_names(path: &std::path::Path) -> Vec<String> {
+    let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
+    entries
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .collect()
+}

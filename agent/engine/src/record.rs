@@ -1,0 +1,75 @@
+//! What the engine keeps of a container across restarts of the daemon and of the host.
+
+use crate::phase::Phase;
+use muster_types::container::{ContainerConfig, HealthCheck, MountPoint};
+use muster_types::{ContainerId, Timestamp};
+use serde::{Deserialize, Serialize};
+use std::time::Duration;
+
+/// Wait between stop signal and SIGKILL where nobody says; Docker's.
+const STOP_GRACE_DEFAULT: Duration = Duration::from_secs(10);
+
+/// A container's durable record.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Record {
+    /// Identity.
+    pub id: ContainerId,
+    /// Name.
+    pub name: String,
+    /// What it was asked to be.
+    pub config: ContainerConfig,
+    /// The image's id.
+    pub image_id: String,
+    /// Path and arguments in effect.
+    pub command: Vec<String>,
+    /// Environment of image and configuration.
+    pub env: Vec<String>,
+    /// Working directory in effect.
+    pub working_dir: String,
+    /// User in effect.
+    pub user: String,
+    /// Host name in effect.
+    pub host_name: String,
+    /// Stop signal in effect.
+    pub stop_signal: i32,
+    /// Stop grace in effect.
+    pub stop_grace: Duration,
+    /// Health check in effect.
+    pub health: Option<HealthCheck>,
+    /// Exposed ports in effect, as `port/protocol`.
+    pub exposed_ports: Vec<String>,
+    /// Mounts in effect.
+    pub mounts: Vec<MountPoint>,
+    /// Volumes that were made for it without a name; they go with it when asked for.
+    pub anonymous_volumes: Vec<String>,
+    /// When it was made.
+    pub created: Timestamp,
+    /// Where it is. What it says of running is a hint only: the monitor knows.
+    pub phase: Phase,
+    /// Exit code of the last run.
+    pub exit_code: i32,
+    /// The kernel's OOM killer ended the last run.
+    pub oom_killed: bool,
+    /// Why the last start or run failed.
+    pub error: String,
+    /// Last start; zero when never.
+    pub started_at: Timestamp,
+    /// Last end; zero when never.
+    pub finished_at: Timestamp,
+    /// Restarts by the engine.
+    pub restart_count: u64,
+    /// A user stopped it, so that `unless-stopped` leaves it alone.
+    pub stopped_by_user: bool,
+}
+
+impl Record {
+    /// Stop grace of a configuration.
+    pub fn grace_of(config: &ContainerConfig) -> Duration {
+        config.stop_grace.unwrap_or(STOP_GRACE_DEFAULT)
+    }
+
+    /// Whether it was ever started.
+    pub fn was_started(&self) -> bool {
+        self.started_at != Timestamp::ZERO
+    }
+}

@@ -1,0 +1,121 @@
+//! Removing a container.
+
+use crate::container::Container;
+use crate::engine::{Inner, RemoveOptions};
+use crate::error::{Error, Result};
+use crate::layout::remove_directory;
+use crate::phase::{Phase, Step};
+use crate::store::Table;
+use std::sync::Arc;
+
+impl Inner {
+    pub(crate) async fn remove(
+        self: &Arc<Self>,
+        container: &Arc<Container>,
+        options: RemoveOptions,
+    ) -> Result<()> {
+        if options.force {
+            self.kill_and_wait(container).await?;
+        }
+        let _owned = container.operation.lock().await;
+        self.remove_owned(container, options).await
+    }
+
+    /// Removes a container. The caller holds its operation.
+    ///
+    /// Its directory goes first and its row last, without a sync: a row without a directory is what recovery finds of a
+    /// removal that a crash cut short, and it then removes the rest.
+    pub(crate) async fn remove_owned(
+        self: &Arc<Self>,
+        container: &Arc<Container>,
+        options: RemoveOptions,
+    ) -> Result<()> {
+        let (phase, name) = container.with(|cell| (cell.record.phase, cell.record.name.clone()));
+        match phase {
+            Phase::Removed => {
+                return Err(Error::NoSuchContainer {
+                    reference: container.id.to_string(),
+                });
+            }
+            Phase::Running | Phase::Paused | Phase::Restarting
+                if !(options.force && phase == Phase::Restarting) =>
+            {
+                let state = phase.state().name();
+                return Err(Error::wrong_state(format!(
+                    "cannot remove container \"/{name}\": container is {state}: stop the container before removing or \
+                     force remove"
+                )));
+            }
+            _ => {}
+        }
+        container.step(Step::Remove).map_err(|error| {
+            Error::wrong_state(format!(
+                "removal of container {} is already in progress: {error}",
+                container.id
+            ))
+        })?;
+        if let Err(error) = self.clear_away(container, options.volumes).await {
+            container.with(|cell| {
+                cell.record.error = error.chain();
+                // From `Removing`, which this removal holds, it is always legal.
+                let _ = cell.step(Step::FailRemove);
+            });
+            return Err(error);
+        }
+        self.container_event(container, "destroy", &[]);
+        // From `Removing` it is always legal; waiters for the removal wake up.
+        let _ = container.step(Step::Vanish);
+        Ok(())
+    }
+
+    /// Takes away everything of a container. Idempotent.
+    pub(crate) async fn clear_away(
+        self: &Arc<Self>,
+        container: &Arc<Container>,
+        volumes: bool,
+    ) -> Result<()> {
+        let record = container.record();
+        let id = record.id.clone();
+        self.blocking(move |inner| {
+            remove_directory(&inner.layout.container(&id))?;
+            remove_directory(&inner.layout.run(&id))?;
+            Ok(inner.images.release(id.as_str())?)
+        })
+        .await?;
+        if volumes {
+            for volume in &record.anonymous_volumes {
+                match self.remove_volume(volume).await {
+                    Ok(()) | Err(Error::NoSuchVolume { .. } | Error::VolumeInUse { .. }) => {}
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        self.containers().remove(&record.id);
+        self.forget_execs(&record.id);
+        self.store
+            .remove_behind(Table::Containers, record.id.as_str())
+            .await
+    }
+
+    /// Removes a volume that no container has.
+    pub(crate) async fn remove_volume(self: &Arc<Self>, name: &str) -> Result<()> {
+        let containers = self.containers().all();
+        let users: Vec<String> = containers
+            .iter()
+            .filter(|container| {
+                container.with(|cell| {
+                    cell.record.phase != Phase::Removing
+                        && cell.record.mounts.iter().any(|mount| mount.name == name)
+                })
+            })
+            .map(|container| container.id.to_string())
+            .collect();
+        if users.is_empty() {
+            return self.volumes.remove(name).await;
+        }
+        Err(Error::VolumeInUse {
+            name: name.to_owned(),
+            users: users.join(", "),
+        })
+    }
+}

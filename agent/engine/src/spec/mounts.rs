@@ -1,0 +1,163 @@
+//! Mounts of a container: the default ones, the user's, and the generated files.
+
+use super::SpecInput;
+use crate::error::{Error, Result};
+use muster_types::container::{MountKind, MountPoint, MountSpec};
+use oci_spec::runtime::{Mount, MountBuilder};
+
+/// Bytes of /dev/shm where the user does not say; Docker's.
+const SHM_BYTES_DEFAULT: u64 = 64 << 20;
+/// Mode of a tmpfs where the user does not say.
+const TMPFS_MODE_DEFAULT: u32 = 0o1777;
+
+const PROPAGATIONS: [&str; 6] = ["private", "rprivate", "slave", "rslave", "shared", "rshared"];
+
+/// Every mount, in the order in which they are made: a mount below another comes after it.
+pub fn of(input: &SpecInput<'_>) -> Result<Vec<Mount>> {
+    let mut mounts = defaults(input)?;
+    let covered = |target: &str| input.mounts.iter().any(|point| point.target == target);
+    mounts.retain(|mount| !covered(&mount.destination().to_string_lossy()));
+    for name in ["resolv.conf", "hostname", "hosts"] {
+        let target = format!("/etc/{name}");
+        if !covered(&target) {
+            let source = input.files.join(name);
+            mounts.push(mount(
+                &target,
+                "bind",
+                &source.to_string_lossy(),
+                &["rbind", "rprivate"],
+            )?);
+        }
+    }
+    for point in input.mounts {
+        mounts.push(users(point, &input.config.host.mounts)?);
+    }
+    // Stable, so that the order of equals stays the one above.
+    mounts.sort_by_key(|mount| mount.destination().components().count());
+    Ok(mounts)
+}
+
+fn defaults(input: &SpecInput<'_>) -> Result<Vec<Mount>> {
+    let host = &input.config.host;
+    let access = if host.privileged { "rw" } else { "ro" };
+    let shm = format!("size={}", host.shm_bytes.unwrap_or(SHM_BYTES_DEFAULT));
+    let hardened = ["nosuid", "noexec", "nodev"];
+    let with = |more: &str| {
+        hardened
+            .iter()
+            .copied()
+            .chain(more.split(','))
+            .map(str::to_owned)
+            .collect::<Vec<_>>()
+    };
+    let mut mounts = vec![
+        mount("/proc", "proc", "proc", &hardened)?,
+        mount(
+            "/dev",
+            "tmpfs",
+            "tmpfs",
+            &["nosuid", "strictatime", "mode=755", "size=65536k"],
+        )?,
+        mount(
+            "/dev/pts",
+            "devpts",
+            "devpts",
+            &[
+                "nosuid",
+                "noexec",
+                "newinstance",
+                "ptmxmode=0666",
+                "mode=0620",
+                "gid=5",
+            ],
+        )?,
+        mount("/sys", "sysfs", "sysfs", &refs(&with(access)))?,
+        mount(
+            "/sys/fs/cgroup",
+            "cgroup",
+            "cgroup",
+            &refs(&with(&format!("relatime,{access}"))),
+        )?,
+    ];
+    if host.ipc_host {
+        mounts.push(mount(
+            "/dev/mqueue",
+            "bind",
+            "/dev/mqueue",
+            &["rbind", "nosuid", "noexec", "nodev"],
+        )?);
+        mounts.push(mount(
+            "/dev/shm",
+            "bind",
+            "/dev/shm",
+            &["rbind", "nosuid", "noexec", "nodev"],
+        )?);
+        mounts.retain(|mount| {
+            let source = mount.source().as_deref();
+            mount.typ().as_deref() != Some("bind") || source.is_some_and(|source| source.exists())
+        });
+    } else {
+        mounts.push(mount("/dev/mqueue", "mqueue", "mqueue", &hardened)?);
+        mounts.push(mount(
+            "/dev/shm",
+            "tmpfs",
+            "shm",
+            &refs(&with(&format!("mode=1777,{shm}"))),
+        )?);
+    }
+    Ok(mounts)
+}
+
+fn users(point: &MountPoint, specs: &[MountSpec]) -> Result<Mount> {
+    match point.kind {
+        MountKind::Bind | MountKind::Volume => {
+            let access = if point.writable { "rw" } else { "ro" };
+            let propagation = match point.propagation.as_str() {
+                "" => "rprivate",
+                known if PROPAGATIONS.contains(&known) => known,
+                unknown => return Err(Error::invalid(format!("invalid propagation mode: {unknown}"))),
+            };
+            mount(
+                &point.target,
+                "bind",
+                &point.source,
+                &["rbind", access, propagation],
+            )
+        }
+        MountKind::Tmpfs => {
+            let spec = specs
+                .iter()
+                .find(|spec| spec.kind == MountKind::Tmpfs && spec.target == point.target);
+            let mode = spec.map_or(0, |spec| spec.tmpfs_mode);
+            let mode = if mode == 0 { TMPFS_MODE_DEFAULT } else { mode };
+            let bytes = spec.map_or(0, |spec| spec.tmpfs_bytes);
+            let access = if point.writable { "rw" } else { "ro" };
+            let mode = format!("mode={mode:o}");
+            let size = format!("size={bytes}");
+            let mut options = vec!["nosuid", "nodev", "noexec", access, mode.as_str()];
+            if bytes > 0 {
+                options.push(&size);
+            }
+            mount(&point.target, "tmpfs", "tmpfs", &options)
+        }
+    }
+}
+
+fn refs(options: &[String]) -> Vec<&str> {
+    options.iter().map(String::as_str).collect()
+}
+
+fn mount(target: &str, kind: &str, source: &str, options: &[&str]) -> Result<Mount> {
+    MountBuilder::default()
+        .destination(target)
+        .typ(kind)
+        .source(source)
+        .options(
+            options
+                .iter()
+                .map(|option| (*option).to_owned())
+                .collect::<Vec<_>>(),
+        )
+        .build()
+        .map_err(|error| Error::invalid(format!("invalid mount at {target}: {error}")))
+}

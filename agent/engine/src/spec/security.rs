@@ -1,0 +1,121 @@
+//! Confinement: security options, the system call filter, hidden and read-only paths.
+
+use super::{SpecInput, capabilities};
+use crate::error::{Error, Result};
+use muster_runtime::label::apparmor;
+use muster_runtime::seccomp::{DockerProfile, docker_default};
+use oci_spec::runtime::Linux;
+
+/// Paths that say too much about the host; Docker's.
+const MASKED: [&str; 12] = [
+    "/proc/asound",
+    "/proc/acpi",
+    "/proc/interrupts",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/sys/firmware",
+    "/sys/devices/virtual/powercap",
+];
+
+/// Paths through which the host could be changed; Docker's.
+const READ_ONLY: [&str; 5] = [
+    "/proc/bus",
+    "/proc/fs",
+    "/proc/irq",
+    "/proc/sys",
+    "/proc/sysrq-trigger",
+];
+
+/// Which system call filter a container gets.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+enum Filter {
+    #[default]
+    Default,
+    Unconfined,
+    /// A profile in Docker's JSON form.
+    Profile(String),
+}
+
+/// `--security-opt`, read.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct SecurityOptions {
+    /// Forbid gaining privileges through exec.
+    pub no_new_privileges: bool,
+    /// AppArmor profile asked for; `unconfined` is one.
+    pub apparmor: Option<String>,
+    filter: Filter,
+    /// `systempaths=unconfined`: hide nothing.
+    all_paths: bool,
+}
+
+impl SecurityOptions {
+    /// Reads options in both of Docker's forms, `key=value` and the old `key:value`.
+    pub fn parse(options: &[String]) -> Result<Self> {
+        let mut read = Self::default();
+        for option in options {
+            let refused = || Error::invalid(format!("invalid --security-opt: {option:?}"));
+            let (key, value) = match option.split_once('=').or_else(|| option.split_once(':')) {
+                Some((key, value)) => (key, Some(value)),
+                None => (option.as_str(), None),
+            };
+            match (key, value) {
+                ("no-new-privileges", None | Some("true")) => read.no_new_privileges = true,
+                ("no-new-privileges", Some("false")) => read.no_new_privileges = false,
+                ("seccomp", Some("unconfined")) => read.filter = Filter::Unconfined,
+                ("seccomp", Some("builtin" | "default")) => read.filter = Filter::Default,
+                ("seccomp", Some(profile)) => read.filter = Filter::Profile(profile.to_owned()),
+                ("apparmor", Some("")) => read.apparmor = None,
+                ("apparmor", Some(profile)) => read.apparmor = Some(profile.to_owned()),
+                ("label", Some("disable")) => {}
+                ("systempaths", Some("unconfined")) => read.all_paths = true,
+                _ => return Err(refused()),
+            }
+        }
+        if let Filter::Profile(json) = &read.filter {
+            DockerProfile::parse(json)
+                .map_err(|error| Error::invalid(format!("{error}; {option}", option = hint())))?;
+        }
+        Ok(read)
+    }
+
+    /// The AppArmor profile of a container: the one asked for, else the host's default unless it is privileged.
+    pub fn apparmor_in_effect(&self, host_default: Option<&str>, privileged: bool) -> Option<String> {
+        let default = host_default.map(|profile| if privileged { apparmor::UNCONFINED } else { profile });
+        self.apparmor.clone().or(default.map(str::to_owned))
+    }
+}
+
+fn hint() -> &'static str {
+    "give the profile's JSON, `unconfined`, or nothing for the default"
+}
+
+/// Sets filter and paths.
+pub fn confine(input: &SpecInput<'_>, options: &SecurityOptions, linux: &mut Linux) -> Result<()> {
+    let host = &input.config.host;
+    linux.set_masked_paths(None);
+    linux.set_readonly_paths(None);
+    linux.set_seccomp(None);
+    if host.privileged {
+        return Ok(());
+    }
+    if !options.all_paths {
+        linux.set_masked_paths(Some(MASKED.map(str::to_owned).to_vec()));
+        linux.set_readonly_paths(Some(READ_ONLY.map(str::to_owned).to_vec()));
+    }
+    let given = capabilities::effective_set(&host.cap_add, &host.cap_drop, false, input.host.capabilities)?;
+    let granted: Vec<_> = given.into_iter().collect();
+    let profile = match &options.filter {
+        Filter::Unconfined => return Ok(()),
+        Filter::Default => docker_default(&granted, input.host.machine, input.host.kernel),
+        Filter::Profile(json) => DockerProfile::parse(json)
+            .map_err(|error| Error::invalid(error.to_string()))?
+            .resolve(&granted, input.host.machine, input.host.kernel),
+    };
+    linux.set_seccomp(Some(profile));
+    Ok(())
+}

@@ -1,0 +1,452 @@
+//! Starting a container.
+
+use crate::clock;
+use crate::container::{Container, Run, WaitingClient};
+use crate::engine::Inner;
+use crate::error::{Error, Result};
+use crate::files;
+use crate::layout::{self, make_directory, write_file};
+use crate::logs;
+use crate::network;
+use crate::phase::{Phase, Step};
+use crate::record::Record;
+use crate::spec::{self, SpecInput};
+use crate::store::Table;
+use crate::user;
+use crate::working_dir;
+use muster_runtime::{LogConfig, Monitor, RuntimeError, StartRequest, Started};
+use muster_types::container::{NetworkEndpoint, NetworkMode, PortBinding};
+use muster_types::service::LogDriver;
+use oci_spec::runtime::{Process, Spec};
+use serde::{Deserialize, Serialize};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// Starts that are under way at once. A start is mostly work of the kernel on one processor; more at once only make
+/// each of them slower, and a burst of 100 would hold 100 half-made containers.
+pub(crate) const STARTS_MAX: usize = 8;
+/// Exit code of a container that could not be started for other reasons than its command; Docker's.
+const CODE_NOT_STARTED: i32 = 128;
+
+/// What a later daemon must know of a run. It lies in the run directory, so that it survives the daemon but not the
+/// host's boot, and costs no sync.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct RunFacts {
+    pub boot_id: String,
+    pub endpoint: Option<NetworkEndpoint>,
+    pub ports: Vec<PortBinding>,
+    pub process: Process,
+}
+
+/// What a start needs, made in parallel.
+struct Prepared {
+    rootfs: OwnedFd,
+    spec: Spec,
+}
+
+impl Inner {
+    /// Starts a container that a user asked for.
+    pub(crate) async fn start(self: &Arc<Self>, container: &Arc<Container>) -> Result<()> {
+        let _owned = container.operation.lock().await;
+        container.with(|cell| {
+            cell.backoff.reset();
+            cell.record.restart_count = 0;
+            cell.record.stopped_by_user = false;
+        });
+        self.start_owned(container).await
+    }
+
+    /// Starts a container. The caller holds its operation.
+    pub(crate) async fn start_owned(self: &Arc<Self>, container: &Arc<Container>) -> Result<()> {
+        match container.phase() {
+            Phase::Running => {
+                return Err(Error::NotModified {
+                    message: format!("Container {} is already started", container.id),
+                });
+            }
+            Phase::Paused => {
+                return Err(Error::wrong_state(
+                    "cannot start a paused container, try unpause instead",
+                ));
+            }
+            Phase::Removing | Phase::Dead | Phase::Removed => {
+                return Err(Error::wrong_state(
+                    "container is marked for removal and cannot be started",
+                ));
+            }
+            Phase::Created | Phase::Exited | Phase::Restarting | Phase::Starting => {}
+        }
+        container
+            .step(Step::Start)
+            .map_err(|error| Error::wrong_state(error.to_string()))?;
+        let Ok(_permit) = self.starts.acquire().await else {
+            return Err(Error::ShuttingDown);
+        };
+        match self.launch(container).await {
+            Ok((run, started_at_ns)) => {
+                self.began(container, run, started_at_ns).await;
+                Ok(())
+            }
+            Err(error) => Err(self.not_started(container, error).await),
+        }
+    }
+
+    async fn began(self: &Arc<Self>, container: &Arc<Container>, run: Run, started_at_ns: i128) {
+        let monitor = run.monitor.clone();
+        let (record, late_clients) = container.with(|cell| {
+            cell.run = Some(run);
+            cell.record.error.clear();
+            cell.record.exit_code = 0;
+            cell.record.oom_killed = false;
+            cell.record.started_at = clock::from_runtime(started_at_ns);
+            // From `Starting`, which this start holds, running is always legal.
+            let _ = cell.step(Step::Run);
+            (cell.record.clone(), std::mem::take(&mut cell.waiting_clients))
+        });
+        // They came while the start was under way, after the first ones were connected.
+        self.connect_clients(late_clients, &monitor).await;
+        self.container_event(container, "start", &[]);
+        self.watch_end(container, monitor);
+        self.watch_health(container);
+        if let Err(error) = self
+            .store
+            .put_behind(Table::Containers, record.id.as_str(), &record)
+            .await
+        {
+            tracing::error!(
+                container = record.id.short(),
+                error = error.chain(),
+                "the start is not recorded"
+            );
+        }
+    }
+
+    /// Records that a start failed, and returns the error as users see it.
+    async fn not_started(self: &Arc<Self>, container: &Arc<Container>, error: Error) -> Error {
+        let (code, message) = described(&error);
+        let (record, waiting) = container.with(|cell| {
+            cell.record.error.clone_from(&message);
+            cell.record.exit_code = code;
+            let step = if cell.record.was_started() {
+                Step::FailAgain
+            } else {
+                Step::FailFirst
+            };
+            // From `Starting`, which this start holds, both are legal.
+            let _ = cell.step(step);
+            (cell.record.clone(), std::mem::take(&mut cell.waiting_clients))
+        });
+        // Their sessions end with them.
+        drop(waiting);
+        if let Err(error) = self
+            .store
+            .put_behind(Table::Containers, record.id.as_str(), &record)
+            .await
+        {
+            tracing::error!(
+                container = record.id.short(),
+                error = error.chain(),
+                "a failed start is not recorded"
+            );
+        }
+        if record.config.host.auto_remove {
+            self.remove_ended(container).await;
+        }
+        match error {
+            Error::Endpoint { .. } | Error::NoSuchContainer { .. } | Error::InvalidConfig { .. } => error,
+            error => Error::StartFailed {
+                code,
+                message,
+                invalid: matches!(error, Error::Runtime(RuntimeError::Start { code: 126 | 127, .. })),
+            },
+        }
+    }
+
+    async fn launch(self: &Arc<Self>, container: &Arc<Container>) -> Result<(Run, i128)> {
+        let record = container.record();
+        let endpoint = self.networking.allocate(&record.config.host.network)?;
+        let launched = self.launch_at(container, &record, endpoint.clone()).await;
+        if launched.is_err() {
+            let published = !record.config.host.ports.is_empty() || record.config.host.publish_all;
+            self.networking
+                .disconnect(&record.id, published, endpoint.as_ref())
+                .await;
+            if let Err(error) = layout::remove_directory(&self.layout.run(&record.id)) {
+                tracing::warn!(
+                    container = record.id.short(),
+                    error = error.chain(),
+                    "a failed start left something"
+                );
+            }
+        }
+        launched
+    }
+
+    async fn launch_at(
+        self: &Arc<Self>,
+        container: &Arc<Container>,
+        record: &Record,
+        endpoint: Option<NetworkEndpoint>,
+    ) -> Result<(Run, i128)> {
+        let shared = self.shared_network(record)?;
+        let (for_prepare, address) = (record.clone(), endpoint.clone());
+        let prepared = self.blocking(move |inner| inner.prepare(&for_prepare, address.as_ref(), shared));
+        let connected = self.networking.connect(record, endpoint.as_ref());
+        let (prepared, netns) = tokio::join!(prepared, connected);
+        let (Prepared { rootfs, spec }, netns) = (prepared?, netns?);
+        let ports = self.networking.publish(record, endpoint.as_ref()).await?;
+        let process = spec.process().clone().unwrap_or_default();
+        self.write_facts(record, &endpoint, &ports, &process)?;
+        let waiting = container.with(|cell| std::mem::take(&mut cell.waiting_clients));
+        let request = StartRequest {
+            id: record.id.to_string(),
+            spec,
+            state_dir: self.layout.run(&record.id),
+            exit_file: self.layout.exit_file(&record.id),
+            log: self.log_config(record)?,
+            stdin_open: record.config.open_stdin,
+            stdin_once: record.config.stdin_once,
+            init: record.config.host.init,
+            rootfs: Some(rootfs),
+            netns,
+            cgroup_path: self.cgroup_path(record),
+            console_size: None,
+            hold: !waiting.is_empty(),
+        };
+        let started = self.launcher.start(request).await?;
+        self.release_held(waiting, &started).await?;
+        let run = Run {
+            monitor: started.monitor,
+            endpoint,
+            ports,
+            process,
+        };
+        Ok((run, started.started_at_ns))
+    }
+
+    /// Lets clients that came before the start see its first byte, then lets it run.
+    async fn release_held(self: &Arc<Self>, waiting: Vec<WaitingClient>, started: &Started) -> Result<()> {
+        if waiting.is_empty() {
+            return Ok(());
+        }
+        self.connect_clients(waiting, &started.monitor).await;
+        Ok(started.monitor.release().await?)
+    }
+
+    async fn connect_clients(self: &Arc<Self>, clients: Vec<WaitingClient>, monitor: &Monitor) {
+        for client in clients {
+            if let Err(error) = self.connect_client(monitor, client).await {
+                tracing::warn!(
+                    error = error.chain(),
+                    "a client could not be attached to a starting container"
+                );
+            }
+        }
+    }
+
+    /// Mounts the root file system, and says everything about the container to the runtime. Blocks.
+    fn prepare(
+        &self,
+        record: &Record,
+        endpoint: Option<&NetworkEndpoint>,
+        shared: Option<PathBuf>,
+    ) -> Result<Prepared> {
+        make_directory(&self.layout.run(&record.id))?;
+        // The last run's status must not be taken for this one's.
+        layout::remove_file(&self.layout.exit_file(&record.id))?;
+        let rootfs = self.images.mount(record.id.as_str())?;
+        working_dir::make(rootfs.as_fd(), &record.working_dir);
+        let user = user::resolve(rootfs.as_fd(), &record.user, &record.config.groups)?;
+        self.write_files(record, endpoint)?;
+        let spec = spec::build(&SpecInput {
+            config: &record.config,
+            command: &record.command,
+            env: &record.env,
+            working_dir: &record.working_dir,
+            host_name: &record.host_name,
+            user: &user,
+            mounts: &record.mounts,
+            files: &self.layout.container(&record.id),
+            network_of: shared,
+            host: &self.host,
+        })?;
+        Ok(Prepared { rootfs, spec })
+    }
+
+    fn write_files(&self, record: &Record, endpoint: Option<&NetworkEndpoint>) -> Result<()> {
+        let path = |name: &str| self.layout.file(&record.id, name);
+        let address = endpoint.and_then(|endpoint| endpoint.address);
+        let hosts = files::hosts(
+            &record.config,
+            &record.host_name,
+            address,
+            self.networking.gateway(),
+        );
+        let dns = self.dns_of(&record.config);
+        let (resolver, _) = files::resolv_conf(&files::host_resolver(), &dns, &record.config.host.network);
+        write_file(&path(files::HOSTS), hosts)?;
+        write_file(&path(files::HOSTNAME), files::hostname(&record.host_name))?;
+        write_file(&path(files::RESOLV_CONF), resolver)
+    }
+
+    fn write_facts(
+        &self,
+        record: &Record,
+        endpoint: &Option<NetworkEndpoint>,
+        ports: &[PortBinding],
+        process: &Process,
+    ) -> Result<()> {
+        let facts = RunFacts {
+            boot_id: crate::host::boot_id(),
+            endpoint: endpoint.clone(),
+            ports: ports.to_vec(),
+            process: process.clone(),
+        };
+        let encoded = serde_json::to_vec(&facts).map_err(|source| Error::DamagedRow {
+            key: record.id.to_string(),
+            source,
+        })?;
+        write_file(&self.layout.run_facts(&record.id), encoded)
+    }
+
+    /// The network namespace of the container whose network this one shares.
+    fn shared_network(&self, record: &Record) -> Result<Option<PathBuf>> {
+        let Some(reference) = network::shared_with(&record.config.host.network)? else {
+            return Ok(None);
+        };
+        let other = self.find(reference)?;
+        let Some(run) = other.run() else {
+            return Err(Error::wrong_state(format!(
+                "cannot join network of a non running container: {}",
+                other.id
+            )));
+        };
+        Ok(Some(PathBuf::from(format!("/proc/{}/ns/net", run.monitor.pid()))))
+    }
+
+    /// The container's control group below the launcher's root.
+    pub(crate) fn cgroup_path(&self, record: &Record) -> String {
+        match record.config.host.cgroup_parent.trim_matches('/') {
+            "" => self.cgroup.path_of(record.id.as_str()),
+            parent => format!("{parent}/{}", record.id),
+        }
+    }
+
+    fn log_config(&self, record: &Record) -> Result<Option<LogConfig>> {
+        let driver = record.config.host.log.as_ref().unwrap_or(&self.log);
+        let settings = log_settings(driver)?;
+        Ok(settings.map(|(max_bytes, max_files)| LogConfig {
+            path: self.layout.log(&record.id),
+            max_bytes,
+            max_files,
+        }))
+    }
+
+    /// Whether a container has a log that can be read.
+    pub(crate) fn has_log(&self, record: &Record) -> bool {
+        let driver = record.config.host.log.as_ref().unwrap_or(&self.log);
+        driver.name != "none"
+    }
+}
+
+/// Size and number of files of a log driver's settings; `None` for no log.
+pub(crate) fn log_settings(driver: &LogDriver) -> Result<Option<(Option<u64>, u32)>> {
+    match driver.name.as_str() {
+        "none" => return Ok(None),
+        "" | "json-file" | "local" => {}
+        other => {
+            return Err(Error::invalid(format!(
+                "logger: no log driver named '{other}' is registered; use json-file or none"
+            )));
+        }
+    }
+    let mut max_bytes = None;
+    let mut max_files = 1;
+    for (key, value) in &driver.options {
+        let refused = || Error::invalid(format!("invalid log option {key}={value}"));
+        match key.as_str() {
+            "max-size" if value == "-1" => max_bytes = None,
+            "max-size" => max_bytes = Some(parse_size(value).filter(|size| *size > 0).ok_or_else(refused)?),
+            "max-file" => {
+                let number = value.parse().ok();
+                max_files = number
+                    .filter(|number| (1..=logs::FILES_MAX).contains(number))
+                    .ok_or_else(refused)?;
+            }
+            // Attributes and compression change what is written, not what can be read back here.
+            "labels" | "labels-regex" | "env" | "env-regex" | "tag" | "compress" | "mode"
+            | "max-buffer-size" => {}
+            _ => {
+                return Err(Error::invalid(format!(
+                    "unknown log opt '{key}' for json-file log driver"
+                )));
+            }
+        }
+    }
+    Ok(Some((max_bytes, max_files)))
+}
+
+/// Reads `10m`, `512k`, `1g`, `4096`.
+fn parse_size(text: &str) -> Option<u64> {
+    let lower = text.to_ascii_lowercase();
+    let bare = lower.strip_suffix('b').unwrap_or(&lower);
+    let (digits, shift) = match bare.as_bytes().last()? {
+        b'k' => (&bare[..bare.len() - 1], 10),
+        b'm' => (&bare[..bare.len() - 1], 20),
+        b'g' => (&bare[..bare.len() - 1], 30),
+        _ => (bare, 0),
+    };
+    digits.parse::<u64>().ok()?.checked_mul(1 << shift)
+}
+
+/// The exit code and Docker's sentence for a start that failed.
+fn described(error: &Error) -> (i32, String) {
+    match error {
+        Error::Runtime(RuntimeError::Start { message, code }) => (*code, message.clone()),
+        other => (CODE_NOT_STARTED, other.chain()),
+    }
+}
+
+/// Bridges and the like have a network of their own; used by callers that only ask for ports.
+pub(crate) fn has_ports(record: &Record) -> bool {
+    let own_network = !matches!(record.config.host.network, NetworkMode::Host | NetworkMode::None);
+    own_network && (!record.config.host.ports.is_empty() || record.config.host.publish_all)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn driver(name: &str, options: &[(&str, &str)]) -> LogDriver {
+        LogDriver {
+            name: name.to_owned(),
+            options: options
+                .iter()
+                .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+                .collect(),
+        }
+    }
+
+    #[test]
+    fn log_settings_are_read() {
+        let settings = |options: &[(&str, &str)]| log_settings(&driver("json-file", options));
+        assert_eq!(settings(&[]).unwrap(), Some((None, 1)));
+        assert_eq!(
+            settings(&[("max-size", "10m"), ("max-file", "3")]).unwrap(),
+            Some((Some(10 << 20), 3))
+        );
+        assert_eq!(settings(&[("max-size", "1kb")]).unwrap(), Some((Some(1024), 1)));
+        assert_eq!(log_settings(&driver("none", &[])).unwrap(), None);
+        for bad in [
+            ("max-size", "x"),
+            ("max-size", "0"),
+            ("max-file", "0"),
+            ("max-file", "1000"),
+            ("colour", "red"),
+        ] {
+            assert!(settings(&[bad]).is_err(), "{bad:?}");
+        }
+        assert!(log_settings(&driver("syslog", &[])).is_err());
+    }
+}

@@ -1,0 +1,315 @@
+//! The engine's durable metadata, in redb.
+//!
+//! One thread owns all writes and commits everything that waits in one transaction, so that a burst of starts costs a
+//! few syncs, not one each. Only what must not be lost is waited for (a created container, a volume, a name): that a
+//! container started or ended is known from its monitor and its exit file, so those rows are written behind.
+
+use crate::error::{Error, Result};
+use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use tokio::sync::{mpsc, oneshot};
+
+/// Changes that may wait for a commit: more than a burst of 100 starts makes.
+const WAITING_MAX: usize = 1024;
+/// Changes in one transaction.
+const BATCH_MAX: usize = 256;
+/// Cache of the database: rows are a few KiB, and all live rows are in memory anyway.
+const CACHE_BYTES: usize = 1 << 20;
+
+/// A kind of row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Table {
+    /// Containers by id.
+    Containers,
+    /// Volumes by name.
+    Volumes,
+    /// Facts about the engine itself.
+    Engine,
+}
+
+impl Table {
+    const ALL: [Self; 3] = [Self::Containers, Self::Volumes, Self::Engine];
+
+    fn definition(self) -> TableDefinition<'static, &'static str, &'static [u8]> {
+        TableDefinition::new(match self {
+            Self::Containers => "containers",
+            Self::Volumes => "volumes",
+            Self::Engine => "engine",
+        })
+    }
+}
+
+struct Change {
+    table: Table,
+    key: String,
+    /// `None` removes the row.
+    value: Option<Vec<u8>>,
+    done: Option<oneshot::Sender<Result<()>>>,
+}
+
+/// A handle to the metadata.
+#[derive(Debug, Clone)]
+pub struct Store {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    database: Arc<Database>,
+    writer: Mutex<Option<Writer>>,
+}
+
+#[derive(Debug)]
+struct Writer {
+    changes: mpsc::Sender<Change>,
+    thread: JoinHandle<()>,
+}
+
+impl std::fmt::Debug for Change {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Change")
+            .field("table", &self.table)
+            .field("key", &self.key)
+            .finish_non_exhaustive()
+    }
+}
+
+fn failed<E: Into<redb::Error>>(operation: &'static str) -> impl FnOnce(E) -> Error {
+    move |source| Error::Store {
+        operation,
+        source: Box::new(source.into()),
+    }
+}
+
+impl Store {
+    /// Opens or makes the metadata at `path`. Blocks.
+    pub fn open(path: &Path) -> Result<Self> {
+        let database = Database::builder()
+            .set_cache_size(CACHE_BYTES)
+            .create(path)
+            .map_err(failed("open"))?;
+        let transaction = database.begin_write().map_err(failed("open"))?;
+        for table in Table::ALL {
+            transaction
+                .open_table(table.definition())
+                .map_err(failed("open"))?;
+        }
+        transaction.commit().map_err(failed("open"))?;
+        let database = Arc::new(database);
+        let (changes, waiting) = mpsc::channel(WAITING_MAX);
+        let owned = Arc::clone(&database);
+        let thread = std::thread::Builder::new()
+            .name("engine-store".to_owned())
+            .spawn(move || write_behind(&owned, waiting))
+            .map_err(|source| Error::io("start the metadata writer", source))?;
+        let writer = Mutex::new(Some(Writer { changes, thread }));
+        Ok(Self {
+            inner: Arc::new(Inner { database, writer }),
+        })
+    }
+
+    /// Every row of a table. Blocks.
+    pub fn all<T: DeserializeOwned>(&self, table: Table) -> Result<Vec<T>> {
+        let transaction = self.inner.database.begin_read().map_err(failed("read"))?;
+        let rows = transaction
+            .open_table(table.definition())
+            .map_err(failed("read"))?;
+        let mut all = Vec::new();
+        for row in rows.iter().map_err(failed("read"))? {
+            let (key, value) = row.map_err(failed("read"))?;
+            let decoded = serde_json::from_slice(value.value());
+            all.push(decoded.map_err(|source| Error::DamagedRow {
+                key: key.value().to_owned(),
+                source,
+            })?);
+        }
+        Ok(all)
+    }
+
+    /// One row. Blocks.
+    pub fn get<T: DeserializeOwned>(&self, table: Table, key: &str) -> Result<Option<T>> {
+        let transaction = self.inner.database.begin_read().map_err(failed("read"))?;
+        let rows = transaction
+            .open_table(table.definition())
+            .map_err(failed("read"))?;
+        let Some(row) = rows.get(key).map_err(failed("read"))? else {
+            return Ok(None);
+        };
+        let decoded = serde_json::from_slice(row.value());
+        decoded.map(Some).map_err(|source| Error::DamagedRow {
+            key: key.to_owned(),
+            source,
+        })
+    }
+
+    /// Writes a row and returns once it is durable.
+    pub async fn put<T: Serialize>(&self, table: Table, key: &str, row: &T) -> Result<()> {
+        self.durably(table, key, Some(encode(key, row)?)).await
+    }
+
+    /// Removes a row and returns once that is durable.
+    pub async fn remove(&self, table: Table, key: &str) -> Result<()> {
+        self.durably(table, key, None).await
+    }
+
+    /// Writes a row behind: it is durable a little later, in order with all other changes. A failure is logged.
+    pub async fn put_behind<T: Serialize>(&self, table: Table, key: &str, row: &T) -> Result<()> {
+        self.enqueue(table, key, Some(encode(key, row)?), None).await
+    }
+
+    /// Removes a row behind.
+    pub async fn remove_behind(&self, table: Table, key: &str) -> Result<()> {
+        self.enqueue(table, key, None, None).await
+    }
+
+    /// Commits what waits and ends the writer. Later changes are refused. Blocks.
+    pub fn close(&self) {
+        let writer = self
+            .inner
+            .writer
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        if let Some(Writer { changes, thread }) = writer {
+            drop(changes);
+            if thread.join().is_err() {
+                tracing::error!("the metadata writer panicked");
+            }
+        }
+    }
+
+    async fn durably(&self, table: Table, key: &str, value: Option<Vec<u8>>) -> Result<()> {
+        let (done, committed) = oneshot::channel();
+        self.enqueue(table, key, value, Some(done)).await?;
+        committed.await.unwrap_or(Err(Error::ShuttingDown))
+    }
+
+    async fn enqueue(
+        &self,
+        table: Table,
+        key: &str,
+        value: Option<Vec<u8>>,
+        done: Option<oneshot::Sender<Result<()>>>,
+    ) -> Result<()> {
+        let changes = {
+            let writer = self.inner.writer.lock().unwrap_or_else(PoisonError::into_inner);
+            writer.as_ref().map(|writer| writer.changes.clone())
+        };
+        let change = Change {
+            table,
+            key: key.to_owned(),
+            value,
+            done,
+        };
+        let Some(changes) = changes else {
+            return Err(Error::ShuttingDown);
+        };
+        changes.send(change).await.map_err(|_| Error::ShuttingDown)
+    }
+}
+
+fn encode<T: Serialize>(key: &str, row: &T) -> Result<Vec<u8>> {
+    serde_json::to_vec(row).map_err(|source| Error::DamagedRow {
+        key: key.to_owned(),
+        source,
+    })
+}
+
+fn write_behind(database: &Database, mut waiting: mpsc::Receiver<Change>) {
+    let mut batch = Vec::with_capacity(BATCH_MAX);
+    while let Some(first) = waiting.blocking_recv() {
+        batch.push(first);
+        while batch.len() < BATCH_MAX {
+            match waiting.try_recv() {
+                Ok(change) => batch.push(change),
+                Err(_) => break,
+            }
+        }
+        match commit(database, &batch) {
+            Ok(()) => answer(&mut batch, || Ok(())),
+            Err(_) if batch.len() > 1 => {
+                // One bad change must not take the others with it.
+                for change in batch.drain(..) {
+                    let outcome = commit(database, std::slice::from_ref(&change));
+                    answer(&mut vec![change], || outcome);
+                }
+            }
+            Err(error) => answer(&mut batch, || Err(error)),
+        }
+    }
+}
+
+fn answer(batch: &mut Vec<Change>, outcome: impl FnOnce() -> Result<()>) {
+    let mut outcome = Some(outcome());
+    for change in batch.drain(..) {
+        let result = outcome.take().unwrap_or(Ok(()));
+        match (change.done, result) {
+            // Nobody waits any more when the receiver is gone; the change is made all the same.
+            (Some(done), result) => drop(done.send(result)),
+            (None, Err(error)) => {
+                tracing::error!(
+                    key = change.key,
+                    error = error.chain(),
+                    "engine metadata was not written"
+                );
+            }
+            (None, Ok(())) => {}
+        }
+    }
+}
+
+fn commit(database: &Database, batch: &[Change]) -> Result<()> {
+    let transaction = database.begin_write().map_err(failed("write"))?;
+    for change in batch {
+        let mut table = transaction
+            .open_table(change.table.definition())
+            .map_err(failed("write"))?;
+        let key = change.key.as_str();
+        match &change.value {
+            Some(value) => drop(table.insert(key, value.as_slice()).map_err(failed("write"))?),
+            None => drop(table.remove(key).map_err(failed("write"))?),
+        }
+    }
+    transaction.commit().map_err(failed("commit"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn rows_survive_reopening() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("engine.redb");
+        let store = Store::open(&path).unwrap();
+        store.put(Table::Volumes, "a", &"first").await.unwrap();
+        for n in 0..600 {
+            store
+                .put_behind(Table::Containers, &format!("{n:03}"), &n)
+                .await
+                .unwrap();
+        }
+        store.remove_behind(Table::Containers, "000").await.unwrap();
+        store.close();
+        assert!(matches!(
+            store.put(Table::Volumes, "b", &"late").await,
+            Err(Error::ShuttingDown)
+        ));
+        drop(store);
+        let store = Store::open(&path).unwrap();
+        assert_eq!(
+            store.all::<u32>(Table::Containers).unwrap(),
+            (1..600).collect::<Vec<_>>()
+        );
+        assert_eq!(
+            store.get::<String>(Table::Volumes, "a").unwrap().as_deref(),
+            Some("first")
+        );
+        assert_eq!(store.get::<String>(Table::Volumes, "b").unwrap(), None);
+        store.close();
+    }
+}

@@ -1,0 +1,8 @@
+//! The engine with real containers. Needs root; each test has a network namespace, directories and control groups of
+//! its own.
+
+mod life;
+mod network;
+mod node;
+mod restart;
+mod streams;

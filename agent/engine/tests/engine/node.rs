@@ -1,0 +1,234 @@
+//! A node of its own for each test.
+
+use muster_engine::{Engine, EngineConfig, LogQuery, RemoveOptions};
+use muster_images::{ImageRecipe, RecipeSource};
+use muster_runtime::cgroup::CgroupRoot;
+use muster_runtime::{Launcher, LauncherConfig};
+use muster_types::container::{ContainerConfig, ContainerInfo, ContainerState};
+use std::future::Future;
+use std::io::Cursor;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+/// Longest wait for anything: far more than a busy machine needs.
+const DEADLINE: Duration = Duration::from_secs(60);
+/// The image's name.
+pub const IMAGE: &str = "box:latest";
+
+/// A node: directories, a network namespace, control groups.
+pub struct Node {
+    directory: tempfile::TempDir,
+    cgroup: CgroupRoot,
+    parent: String,
+}
+
+/// Runs a test on a node of its own.
+pub fn on_node<F: Future<Output = ()>>(test: impl FnOnce(Node) -> F) {
+    static NUMBER: AtomicU32 = AtomicU32::new(0);
+    // The test's thread gets a network of its own, and so do the threads and processes that it starts.
+    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).expect("tests run as root");
+    let parent = format!(
+        "muster-test-{}-{}",
+        std::process::id(),
+        NUMBER.fetch_add(1, Ordering::Relaxed)
+    );
+    let cgroup = CgroupRoot::detect()
+        .and_then(|root| root.with_parent(&parent))
+        .unwrap();
+    cgroup.prepare().unwrap();
+    let node = Node {
+        directory: tempfile::Builder::new()
+            .prefix("muster-engine-")
+            .tempdir()
+            .unwrap(),
+        cgroup,
+        parent,
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(test(node));
+}
+
+impl Node {
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    /// Opens the engine, as a daemon that starts does.
+    pub async fn open(&self) -> Engine {
+        let run_dir = self.path("run");
+        let mut launcher = LauncherConfig::new(&run_dir, self.cgroup.clone());
+        launcher.executable = env!("CARGO_BIN_EXE_muster-engine-launcher").into();
+        let launcher = Launcher::spawn(&launcher).unwrap();
+        let mut config = EngineConfig::new(self.path("data"), run_dir, launcher, self.cgroup.clone());
+        config.bridge.name = "mt0".to_owned();
+        config.bridge.subnet = "10.211.0.0/24".parse().unwrap();
+        Engine::open(config).await.unwrap()
+    }
+
+    /// Opens the engine with an image of a shell.
+    pub async fn open_with_image(&self) -> Engine {
+        let engine = self.open().await;
+        let mut recipe = ImageRecipe {
+            reference: IMAGE.to_owned(),
+            env: vec!["PATH=/bin".to_owned()],
+            ..ImageRecipe::default()
+        }
+        .with("bin", 0o755, RecipeSource::Directory)
+        .with(
+            "bin/busybox",
+            0o755,
+            RecipeSource::File("/usr/bin/busybox".into()),
+        )
+        .with("etc", 0o755, RecipeSource::Directory)
+        .with(
+            "etc/passwd",
+            0o644,
+            RecipeSource::Bytes(b"root:x:0:0::/root:/bin/sh\nweb:x:101:102::/srv:\n".to_vec()),
+        )
+        .with("tmp", 0o1777, RecipeSource::Directory)
+        .with("srv", 0o755, RecipeSource::Directory)
+        .with("srv/page", 0o644, RecipeSource::Bytes(b"from the image".to_vec()))
+        .with("bin/noexec", 0o644, RecipeSource::Bytes(b"text".to_vec()));
+        for applet in [
+            "sh", "true", "false", "sleep", "echo", "cat", "id", "hostname", "ip", "env", "nc", "ls", "wc",
+            "stat",
+        ] {
+            recipe = recipe.with(
+                &format!("bin/{applet}"),
+                0o755,
+                RecipeSource::Symlink("busybox".to_owned()),
+            );
+        }
+        let mut archive = Vec::new();
+        recipe.write(&mut archive).unwrap();
+        engine.image_load(Cursor::new(archive)).await.unwrap();
+        engine
+    }
+
+    /// Removes every container, closes the engine, and checks that nothing is left over.
+    pub async fn close(self, engine: Engine) {
+        for info in engine.list() {
+            let options = RemoveOptions {
+                force: true,
+                volumes: true,
+            };
+            let _ = engine.remove(info.id.as_str(), options).await;
+        }
+        until("nothing is left", || engine.list().is_empty()).await;
+        let left = |name: &str| names(&self.path(name));
+        until("all containers' directories are gone", || {
+            left("data/containers").is_empty()
+                && left("run/containers").is_empty()
+                && left("run/netns").is_empty()
+        })
+        .await;
+        engine.shutdown().await;
+    }
+
+    fn groups(&self) -> Vec<PathBuf> {
+        let top = Path::new("/sys/fs/cgroup");
+        let roots = names(top)
+            .into_iter()
+            .map(|name| top.join(name))
+            .chain([top.to_owned()]);
+        roots
+            .map(|root| root.join(&self.parent))
+            .filter(|group| group.is_dir())
+            .collect()
+    }
+}
+
+impl Drop for Node {
+    /// Leaves nothing behind, also when the test failed: processes, control groups, mounts.
+    fn drop(&mut self) {
+        let began = Instant::now();
+        for group in self.groups() {
+            while !cleared(&group) && began.elapsed() < DEADLINE {
+                std::thread::yield_now();
+            }
+        }
+        let pins = self.path("run/netns");
+        for name in names(&pins) {
+            let _ = nix::mount::umount2(&pins.join(name), nix::mount::MntFlags::MNT_DETACH);
+        }
+        let _ = nix::mount::umount2(&pins, nix::mount::MntFlags::MNT_DETACH);
+    }
+}
+
+/// Kills what is in a control group and those below it, and removes them; true once they are gone.
+fn cleared(group: &Path) -> bool {
+    for name in names(group) {
+        let below = group.join(name);
+        if below.is_dir() && !cleared(&below) {
+            return false;
+        }
+    }
+    let processes = std::fs::read_to_string(group.join("cgroup.procs")).unwrap_or_default();
+    for process in processes.lines().filter_map(|line| line.parse().ok()) {
+        let _ = nix::sys::signal::kill(
+            nix::unistd::Pid::from_raw(process),
+            nix::sys::signal::Signal::SIGKILL,
+        );
+    }
+    std::fs::remove_dir(group).is_ok() || !group.exists()
+}
+
+fn names(path: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
+    entries
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .collect()
+}
+
+/// Waits until something holds.
+pub async fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let began = Instant::now();
+    while !holds() {
+        assert!(began.elapsed() < DEADLINE, "waited in vain: {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// A container that runs a shell script.
+pub fn shell(script: &str) -> ContainerConfig {
+    ContainerConfig {
+        image: IMAGE.to_owned(),
+        cmd: Some(vec!["sh".to_owned(), "-c".to_owned(), script.to_owned()]),
+        ..ContainerConfig::default()
+    }
+}
+
+/// Creates and starts a container, waits for its end and returns its exit code with its output.
+pub async fn run(engine: &Engine, config: ContainerConfig) -> (i32, String) {
+    let created = engine.create(None, config).await.unwrap();
+    let id = created.id.as_str();
+    engine.start(id).await.unwrap();
+    let ended = engine.wait(id, Default::default()).unwrap().await.unwrap();
+    let output = output(engine, id, LogQuery::default()).await;
+    (ended.exit_code, output)
+}
+
+/// What a container logged.
+pub async fn output(engine: &Engine, reference: &str, query: LogQuery) -> String {
+    let mut session = engine.logs(reference, query).await.unwrap();
+    let mut text = String::new();
+    while let Some(entry) = session.entries.recv().await {
+        text.push_str(&String::from_utf8_lossy(&entry.unwrap().data));
+    }
+    text
+}
+
+/// A container's info.
+pub async fn info(engine: &Engine, reference: &str) -> ContainerInfo {
+    engine.inspect(reference, false).await.unwrap()
+}
+
+/// A container's state.
+pub async fn state(engine: &Engine, reference: &str) -> ContainerState {
+    info(engine, reference).await.state
+}

@@ -1,0 +1,138 @@
+//! Content-addressed files: written aside, hashed on the way, synced, then renamed into place.
+
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::path::Path;
+
+use tempfile::{NamedTempFile, TempPath};
+
+use crate::digest::{Digest, HashingReader};
+use crate::error::{ArchiveError, Error, Result};
+use crate::layout::{Layout, sync_directory};
+
+const COPY_BUFFER_BYTES: usize = 256 << 10;
+/// How many stray bytes beyond an announced size are read before refusing: one is enough to know.
+const EXCESS_BYTES: u64 = 1;
+
+/// A file in `tmp` whose digest is known; deleted unless it is stored.
+#[derive(Debug)]
+pub(crate) struct StagedBlob {
+    path: TempPath,
+    pub(crate) digest: Digest,
+    pub(crate) bytes: u64,
+}
+
+/// What a blob is announced to be.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Expected {
+    pub(crate) digest: Digest,
+    pub(crate) bytes: Option<u64>,
+}
+
+impl StagedBlob {
+    /// Writes everything that `reader` gives, at most `bytes_max`.
+    pub(crate) fn write(layout: &Layout, reader: impl Read, bytes_max: u64) -> Result<StagedBlob> {
+        let temporary = layout.temporary();
+        let failed = |error: io::Error| Error::io("write a blob in", &temporary, error);
+        let mut file = NamedTempFile::new_in(&temporary).map_err(failed)?;
+        let mut reader = HashingReader::new(reader.take(bytes_max.saturating_add(EXCESS_BYTES)));
+        let mut buffer = vec![0; COPY_BUFFER_BYTES];
+        loop {
+            match reader.read(&mut buffer) {
+                Ok(0) => break,
+                Ok(read) => file.write_all(&buffer[..read]).map_err(failed)?,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(ArchiveError::from_read(error).into()),
+            }
+        }
+        let (digest, bytes) = reader.finish();
+        if bytes > bytes_max {
+            return Err(ArchiveError::Limit {
+                what: "the size of a blob",
+                limit: bytes_max,
+            }
+            .into());
+        }
+        Ok(StagedBlob {
+            path: file.into_temp_path(),
+            digest,
+            bytes,
+        })
+    }
+
+    /// Refuses a blob that is not what was announced.
+    pub(crate) fn check(&self, expected: &Expected, what: impl Fn() -> String) -> Result<()> {
+        if let Some(bytes) = expected.bytes.filter(|bytes| *bytes != self.bytes) {
+            let mismatch = ArchiveError::SizeMismatch {
+                what: what(),
+                expected: bytes,
+                actual: self.bytes,
+            };
+            return Err(mismatch.into());
+        }
+        if expected.digest != self.digest {
+            let (expected, actual) = (expected.digest, self.digest);
+            return Err(ArchiveError::DigestMismatch {
+                what: what(),
+                expected,
+                actual,
+            }
+            .into());
+        }
+        Ok(())
+    }
+
+    /// The staged file.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Makes the blob part of the store. The caller pins its digest first.
+    pub(crate) fn store(self, layout: &Layout) -> Result<()> {
+        let place = layout.blob(&self.digest);
+        if place.exists() {
+            return Ok(());
+        }
+        let failed = |error: io::Error| Error::io("store blob", &place, error);
+        File::open(&self.path)
+            .and_then(|file| file.sync_all())
+            .map_err(failed)?;
+        self.path.persist(&place).map_err(|error| failed(error.error))?;
+        sync_directory(&layout.blobs())
+    }
+}
+
+/// Opens a stored blob for reading.
+pub(crate) fn open(layout: &Layout, digest: &Digest) -> Result<File> {
+    let path = layout.blob(digest);
+    File::open(&path).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => Error::NoSuchBlob { digest: *digest },
+        _ => Error::io("open blob", &path, error),
+    })
+}
+
+/// The size of a stored blob, `None` where there is none.
+pub(crate) fn size(layout: &Layout, digest: &Digest) -> Result<Option<u64>> {
+    let path = layout.blob(digest);
+    match fs::metadata(&path) {
+        Ok(metadata) => Ok(Some(metadata.len())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(Error::io("look at blob", &path, error)),
+    }
+}
+
+/// Reads a small file, refusing one over `bytes_max`.
+pub(crate) fn read_document(file: File, path: &Path, what: &'static str, bytes_max: u64) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    file.take(bytes_max + EXCESS_BYTES)
+        .read_to_end(&mut bytes)
+        .map_err(|e| Error::io("read", path, e))?;
+    if bytes.len() as u64 > bytes_max {
+        return Err(ArchiveError::Limit {
+            what,
+            limit: bytes_max,
+        }
+        .into());
+    }
+    Ok(bytes)
+}

@@ -1,0 +1,123 @@
+//! Collection of what nothing needs: blobs and layers that no record reaches and no lease pins.
+
+use std::collections::HashSet;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+
+use crate::digest::Digest;
+use crate::error::Result;
+use crate::layout::names;
+use crate::records::{Changes, ImageRecord, Lookup, Persist};
+use crate::store::ImageStore;
+
+/// What a collection removed.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Collected {
+    /// Chain ids of removed layers.
+    pub layers: Vec<Digest>,
+    /// Digests of removed blobs.
+    pub blobs: Vec<Digest>,
+    /// Bytes of files in the removed layers.
+    pub layer_bytes: u64,
+}
+
+impl ImageStore {
+    /// Removes every blob and layer that no image, container or lease needs.
+    pub fn collect_garbage(&self) -> Result<Collected> {
+        let layout = &self.inner.layout;
+        let collected = {
+            // Under the pins nothing unrecorded can become needed; under the change nothing recorded can.
+            let pins = self.inner.pins.hold();
+            let unneeded = |digest: &Digest| !pins.is_pinned(digest);
+            let collected = self.inner.records.change(Persist::Now, |changes| {
+                let mut collected = unneeded_layers(changes, &unneeded)?;
+                let needed: HashSet<Digest> = changes.images()?.iter().flat_map(ImageRecord::blobs).collect();
+                let stored = self.stored_blobs()?.into_iter();
+                collected.blobs = stored
+                    .filter(|digest| !needed.contains(digest) && unneeded(digest))
+                    .collect();
+                Ok(collected)
+            })?;
+            // The records are gone; directories without one are removed at the next open at the latest.
+            let layers = collected.layers.iter().map(|chain_id| layout.layer(chain_id));
+            let blobs = collected.blobs.iter().map(|digest| layout.blob(digest));
+            layers.chain(blobs).try_for_each(|path| layout.discard(&path))?;
+            collected
+        };
+        Ok(collected)
+    }
+
+    /// Collects after a failure, whose own error is what the caller needs to see.
+    pub(crate) fn collect_quietly(&self) {
+        if let Err(error) = self.collect_garbage() {
+            tracing::warn!(error = %error.full_message(), "could not collect unneeded image content");
+        }
+    }
+
+    /// Removes directories that no record names, and records whose directory is gone: what a crash can leave.
+    pub(crate) fn remove_unrecorded(&self) -> Result<()> {
+        let layout = &self.inner.layout;
+        self.inner.records.change(Persist::Now, |changes| {
+            for (key, _) in changes.layers()? {
+                if key
+                    .parse::<Digest>()
+                    .is_ok_and(|chain_id| !layout.layer(&chain_id).is_dir())
+                {
+                    tracing::error!(layer = %key, "a layer's directory is missing; load its image again");
+                    changes.remove_layer(&key)?;
+                }
+            }
+            for (container_id, _) in changes.snapshots()? {
+                if !layout.container(&container_id)?.is_dir() {
+                    changes.remove_snapshot(&container_id)?;
+                }
+            }
+            for name in names(&layout.layers())? {
+                let chain_id = std::str::from_utf8(&name)
+                    .ok()
+                    .and_then(|hex| Digest::from_hex(hex).ok());
+                let recorded = chain_id.map_or(Ok(None), |chain_id| changes.layer(&chain_id))?;
+                if recorded.is_none() {
+                    layout.discard(&layout.layers().join(OsStr::from_bytes(&name)))?;
+                }
+            }
+            for name in names(&layout.containers())? {
+                let recorded = std::str::from_utf8(&name).map_or(Ok(None), |id| changes.snapshot(id))?;
+                if recorded.is_none() {
+                    layout.discard(&layout.containers().join(OsStr::from_bytes(&name)))?;
+                }
+            }
+            Ok(())
+        })
+    }
+
+    fn stored_blobs(&self) -> Result<Vec<Digest>> {
+        let digest = |name: Vec<u8>| Digest::from_hex(std::str::from_utf8(&name).ok()?).ok();
+        Ok(names(&self.inner.layout.blobs())?
+            .into_iter()
+            .filter_map(digest)
+            .collect())
+    }
+}
+
+/// Takes the records of layers that no image, container or lease needs.
+fn unneeded_layers(changes: &Changes, unneeded: &dyn Fn(&Digest) -> bool) -> Result<Collected> {
+    let (images, snapshots) = (changes.images()?, changes.snapshots()?);
+    let of_images = images.iter().flat_map(|image| image.chain_ids.iter());
+    let of_snapshots = snapshots
+        .iter()
+        .flat_map(|(_, snapshot)| snapshot.chain_ids.iter());
+    let needed: HashSet<&Digest> = of_images.chain(of_snapshots).collect();
+    let mut collected = Collected::default();
+    for (key, layer) in changes.layers()? {
+        let Ok(chain_id) = key.parse::<Digest>() else {
+            continue;
+        };
+        if !needed.contains(&chain_id) && unneeded(&chain_id) {
+            changes.remove_layer(&key)?;
+            collected.layer_bytes += layer.content_bytes;
+            collected.layers.push(chain_id);
+        }
+    }
+    Ok(collected)
+}

@@ -1,0 +1,178 @@
+//! Exchange of images between nodes: manifests and blobs out by digest, and in again after verification.
+
+use std::fs::File;
+use std::io::Read;
+
+use crate::blobs::{self, Expected, StagedBlob};
+use crate::digest::{Digest, ImageId};
+use crate::error::{ArchiveError, Error, Result};
+use crate::limits::{DOCUMENT_BYTES_MAX, INDEX_DEPTH_MAX, LoadLimits};
+use crate::manifest::{Document, Manifest, choose};
+use crate::records::Lookup;
+use crate::reference::Reference;
+use crate::register::PlannedImage;
+use crate::store::{ImageStore, find};
+
+/// A blob that an image needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BlobDescriptor {
+    /// Its digest.
+    pub digest: Digest,
+    /// Its size, where the manifest gives it.
+    pub bytes: u64,
+}
+
+impl ImageStore {
+    /// Whether the blob is here, whole and verified.
+    pub fn has_blob(&self, digest: &Digest) -> Result<bool> {
+        Ok(blobs::size(&self.inner.layout, digest)?.is_some())
+    }
+
+    /// The blob's size, `None` where it is not here.
+    pub fn blob_size(&self, digest: &Digest) -> Result<Option<u64>> {
+        blobs::size(&self.inner.layout, digest)
+    }
+
+    /// Opens a blob for reading; it stays readable when it is collected meanwhile.
+    pub fn open_blob(&self, digest: &Digest) -> Result<File> {
+        blobs::open(&self.inner.layout, digest)
+    }
+
+    /// Stores what `reader` gives, if it is the blob announced. Hold a [`crate::Lease`] on the digest until
+    /// [`ImageStore::import_image`], or a collection may take it. `bytes`, where known, stops a longer stream early.
+    pub fn import_blob(&self, digest: &Digest, bytes: Option<u64>, reader: impl Read) -> Result<()> {
+        let bytes_max = bytes.unwrap_or(LoadLimits::default().archive_bytes_max);
+        let _lease = self.lease([*digest]);
+        let staged = StagedBlob::write(&self.inner.layout, reader, bytes_max)?;
+        staged.check(
+            &Expected {
+                digest: *digest,
+                bytes,
+            },
+            || "the blob".to_string(),
+        )?;
+        staged.store(&self.inner.layout)
+    }
+
+    /// The manifest of an image by name, id or manifest digest, for another node.
+    pub fn manifest(&self, reference_or_id: &str) -> Result<(Digest, Vec<u8>)> {
+        let digest = match reference_or_id.parse::<Digest>() {
+            Ok(digest) if self.names_manifest(&digest)? => digest,
+            _ => find(&self.inner.records.view()?, reference_or_id)?.manifests[0].digest,
+        };
+        Ok((digest, self.read_document(&digest)?))
+    }
+
+    /// The blobs that a stored manifest needs and that are not here yet: the configuration and layers.
+    pub fn missing_blobs(&self, manifest_digest: &Digest) -> Result<Vec<BlobDescriptor>> {
+        let (_, manifest) = self.read_manifest(manifest_digest)?;
+        let mut missing: Vec<BlobDescriptor> = Vec::new();
+        for needed in std::iter::once(&manifest.config).chain(&manifest.layers) {
+            let known = missing.iter().any(|blob| blob.digest == needed.digest);
+            if !known && !self.has_blob(&needed.digest)? {
+                missing.push(BlobDescriptor {
+                    digest: needed.digest,
+                    bytes: needed.size,
+                });
+            }
+        }
+        Ok(missing)
+    }
+
+    /// Makes an image of a manifest whose blobs have all been imported, and names it.
+    pub fn import_image(
+        &self,
+        manifest_digest: &Digest,
+        references: &[&str],
+        limits: &LoadLimits,
+    ) -> Result<ImageId> {
+        let mut lease = self.lease([*manifest_digest]);
+
+        let references = references
+            .iter()
+            .map(|text| name_for(text, manifest_digest))
+            .collect::<Result<_>>()?;
+        let (bytes, manifest) = self.read_manifest(manifest_digest)?;
+        lease.extend(
+            manifest
+                .layers
+                .iter()
+                .map(|layer| layer.digest)
+                .chain([manifest.config.digest]),
+        );
+        for needed in std::iter::once(&manifest.config).chain(&manifest.layers) {
+            let missing = || Error::NoSuchBlob {
+                digest: needed.digest,
+            };
+            let actual = self.blob_size(&needed.digest)?.ok_or_else(missing)?;
+            if actual != needed.size {
+                let what = format!("blob {}", needed.digest);
+                return Err(ArchiveError::SizeMismatch {
+                    what,
+                    expected: needed.size,
+                    actual,
+                }
+                .into());
+            }
+        }
+        let config = self.read_document(&manifest.config.digest)?;
+        let blobs = manifest.layers.iter().map(|layer| layer.digest).collect();
+        let image = PlannedImage::new(manifest.config.digest, &config, bytes, blobs, references)?;
+        lease.extend([image.manifest_digest]);
+        self.register(std::slice::from_ref(&image), limits, &mut lease)?;
+        Ok(image.id)
+    }
+
+    fn names_manifest(&self, digest: &Digest) -> Result<bool> {
+        let images = self.inner.records.view()?.images()?;
+        Ok(images
+            .iter()
+            .flat_map(|image| &image.manifests)
+            .any(|manifest| manifest.digest == *digest))
+    }
+
+    fn read_document(&self, digest: &Digest) -> Result<Vec<u8>> {
+        let path = self.inner.layout.blob(digest);
+        blobs::read_document(
+            self.open_blob(digest)?,
+            &path,
+            "the size of a manifest or configuration",
+            DOCUMENT_BYTES_MAX,
+        )
+    }
+
+    /// The image manifest at a digest, through indexes by platform.
+    fn read_manifest(&self, digest: &Digest) -> Result<(Vec<u8>, Manifest)> {
+        let mut digest = *digest;
+        for _ in 0..=INDEX_DEPTH_MAX {
+            let bytes = self.read_document(&digest)?;
+            match Document::parse(&bytes, &format!("manifest {digest}"))? {
+                Document::Manifest(manifest) => return Ok((bytes, manifest)),
+                Document::Index(entries) => digest = choose(&entries)?.digest,
+            }
+        }
+        Err(ArchiveError::Limit {
+            what: "the nesting of indexes",
+            limit: INDEX_DEPTH_MAX as u64,
+        }
+        .into())
+    }
+}
+
+/// The name that an imported image takes: a tag, or the repository at this very manifest.
+fn name_for(text: &str, manifest_digest: &Digest) -> Result<Reference> {
+    let reference = Reference::parse(text)?.with_default_tag();
+    match reference.digest() {
+        None => Ok(reference),
+        Some(digest) if digest == *manifest_digest => Ok(reference.at_digest(digest)),
+        Some(actual) => {
+            let expected = *manifest_digest;
+            Err(ArchiveError::DigestMismatch {
+                what: format!("reference {text}"),
+                expected,
+                actual,
+            }
+            .into())
+        }
+    }
+}

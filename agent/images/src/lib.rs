@@ -1,0 +1,64 @@
+//! Images of one node: a content store, the layers unpacked from it, and the root filesystems of containers.
+//!
+//! What it is for: loading images from archives and from other nodes, naming them as Docker does, and giving
+//! each container a writable overlay over its image's layers.
+//!
+//! What it must never do: trust a byte of an archive before its digest is checked, write outside a layer's own
+//! directory, leave anything behind after a failure, or delete what an image, a container or a lease still needs.
+//!
+//! Methods block; callers on an async runtime use a blocking thread.
+//!
+//! Start reading at [`store::ImageStore`], then `load.rs` (archive to plan), `register.rs` (plan to image),
+//! `unpack.rs` (one layer's entries onto disk) and `overlay.rs` (the mount).
+//!
+//! Invariants, referred to by name:
+//! * **verified before visible**: a blob is renamed into place only after its digest was computed and synced, a
+//!   layer only after its diff id matched the image's configuration and its files were synced.
+//! * **recorded means durable**: what the database names is on disk, synced before the record is committed.
+//! * **pinned or recorded**: deletion takes only what no record reaches and no lease pins.
+
+pub mod archive;
+mod blobs;
+mod collect;
+mod compression;
+pub mod digest;
+mod docker_archive;
+pub mod error;
+mod history;
+mod image;
+mod import;
+mod layer_path;
+mod layout;
+mod lease;
+pub mod limits;
+mod load;
+mod manifest;
+mod oci_layout;
+mod overlay;
+mod records;
+pub mod reference;
+mod register;
+mod removal;
+mod remove;
+mod snapshot;
+mod staging;
+pub mod store;
+mod tar_stream;
+mod trash;
+mod unpack;
+mod whiteout;
+
+pub use archive::{ImageRecipe, RecipeFile, RecipeSource};
+pub use collect::Collected;
+pub use digest::{Digest, ImageId};
+pub use error::{ArchiveError, Error, ErrorKind, Result};
+pub use history::HistoryEntry;
+pub use image::Image;
+pub use import::BlobDescriptor;
+pub use lease::Lease;
+pub use limits::LoadLimits;
+pub use load::LoadedImage;
+pub use reference::{Reference, ReferenceError};
+pub use remove::{ImageUser, RemoveOptions, RemovedEvent, UserState};
+pub use snapshot::RootfsSize;
+pub use store::{DiskUsage, ImageStore};

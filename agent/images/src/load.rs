@@ -1,0 +1,67 @@
+//! `docker load`: an archive becomes images, or an error and nothing.
+
+use std::io::Read;
+
+use crate::blobs::StagedBlob;
+use crate::digest::ImageId;
+use crate::error::{ArchiveError, Result};
+use crate::limits::{DOCUMENT_BYTES_MAX, LoadLimits};
+use crate::register::PlannedImage;
+use crate::staging::StagedArchive;
+use crate::store::ImageStore;
+use crate::{docker_archive, oci_layout};
+
+/// An image that a load brought, once per name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LoadedImage {
+    /// Its name as users write it; none for an image without one.
+    pub reference: Option<String>,
+    /// Its id.
+    pub id: ImageId,
+}
+
+impl ImageStore {
+    /// Loads all images of a docker archive or OCI layout, compressed or not; all or none.
+    pub fn load(&self, reader: impl Read, limits: &LoadLimits) -> Result<Vec<LoadedImage>> {
+        let loaded = self.load_images(reader, limits);
+        if loaded.is_err() {
+            // Its lease has ended: what it stored before it failed goes.
+            self.collect_quietly();
+        }
+        loaded
+    }
+
+    fn load_images(&self, reader: impl Read, limits: &LoadLimits) -> Result<Vec<LoadedImage>> {
+        let layout = &self.inner.layout;
+        let archive = StagedArchive::read(layout, reader, limits)?;
+        let images = if archive.contains(docker_archive::MANIFEST_NAME) {
+            docker_archive::plan(&archive)?
+        } else if archive.contains(oci_layout::INDEX_NAME) {
+            oci_layout::plan(&archive)?
+        } else {
+            return Err(ArchiveError::UnknownFormat.into());
+        };
+        let wanted: std::collections::HashSet<_> = images.iter().flat_map(PlannedImage::blobs).collect();
+        let mut lease = self.lease(wanted.iter().copied());
+        archive.store(layout, &|blob| wanted.contains(&blob.digest))?;
+        for image in &images {
+            StagedBlob::write(layout, image.manifest.as_slice(), DOCUMENT_BYTES_MAX)?.store(layout)?;
+        }
+        self.register(&images, limits, &mut lease)?;
+        Ok(images.iter().flat_map(loaded_images).collect())
+    }
+}
+
+fn loaded_images(image: &PlannedImage) -> Vec<LoadedImage> {
+    let named = |reference: &crate::reference::Reference| LoadedImage {
+        reference: Some(reference.familiar()),
+        id: image.id,
+    };
+    match image.references.is_empty() {
+        true => vec![LoadedImage {
+            reference: None,
+            id: image.id,
+        }],
+        false => image.references.iter().map(named).collect(),
+    }
+}

@@ -1,0 +1,302 @@
+//! The records of the store in redb: what exists, what it is called, and who needs it.
+
+use std::path::Path;
+
+use redb::{
+    Database, Durability, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction,
+};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::digest::{Digest, ImageId};
+use crate::error::{Error, Result};
+
+type Table = TableDefinition<'static, &'static str, &'static [u8]>;
+
+const IMAGES: Table = Table::new("images");
+const REFERENCES: Table = Table::new("references");
+const LAYERS: Table = Table::new("layers");
+const SNAPSHOTS: Table = Table::new("snapshots");
+const STORE: Table = Table::new("store");
+const FORMAT_KEY: &str = "format";
+/// Raised when records change in a way that older versions must not touch.
+const FORMAT: u64 = 1;
+/// Records of hundreds of images fit; the default of 1 GiB would let the cache outgrow the daemon.
+const CACHE_BYTES: usize = 2 << 20;
+
+/// An image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ImageRecord {
+    pub(crate) id: ImageId,
+    /// The manifests that lead to this image, the preferred one first.
+    pub(crate) manifests: Vec<ManifestRecord>,
+    pub(crate) diff_ids: Vec<Digest>,
+    pub(crate) chain_ids: Vec<Digest>,
+    /// Bytes of all files in all layers.
+    pub(crate) content_bytes: u64,
+}
+
+/// A manifest of an image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ManifestRecord {
+    pub(crate) digest: Digest,
+    /// The layers' blobs, lowest first.
+    pub(crate) layer_blobs: Vec<Digest>,
+}
+
+/// An unpacked layer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct LayerRecord {
+    pub(crate) diff_id: Digest,
+    /// Bytes of its files.
+    pub(crate) content_bytes: u64,
+}
+
+/// A container's root filesystem.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct SnapshotRecord {
+    pub(crate) image_id: ImageId,
+    /// Its layers stay while it exists, also when the image is removed.
+    pub(crate) chain_ids: Vec<Digest>,
+}
+
+impl ImageRecord {
+    /// Every blob that the image needs.
+    pub(crate) fn blobs(&self) -> impl Iterator<Item = Digest> + '_ {
+        let of_manifest = |m: &ManifestRecord| m.layer_blobs.clone().into_iter().chain([m.digest]);
+        self.manifests.iter().flat_map(of_manifest).chain([self.id])
+    }
+}
+
+/// The database.
+pub(crate) struct Records {
+    database: Database,
+}
+
+/// Whether a change must survive a power loss that follows it at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Persist {
+    Now,
+    /// With the next change that is persisted; opening the store repairs what its loss leaves.
+    Later,
+}
+
+impl Records {
+    pub(crate) fn open(path: &Path) -> Result<Records> {
+        let database = Database::builder()
+            .set_cache_size(CACHE_BYTES)
+            .create(path)
+            .map_err(|error| match error {
+                redb::DatabaseError::DatabaseAlreadyOpen => Error::StoreInUse {
+                    path: path.to_path_buf(),
+                },
+                error => Error::database("open the database", error),
+            })?;
+        let records = Records { database };
+        records.change(Persist::Now, |changes| {
+            for table in [IMAGES, REFERENCES, LAYERS, SNAPSHOTS] {
+                changes
+                    .0
+                    .open_table(table)
+                    .map_err(|error| Error::database("make a table", error))?;
+            }
+            match changes.get::<u64>(STORE, FORMAT_KEY)? {
+                Some(found) if found > FORMAT => Err(Error::NewerFormat { found, known: FORMAT }),
+                Some(_) => Ok(()),
+                None => changes.put(STORE, FORMAT_KEY, &FORMAT),
+            }
+        })?;
+        Ok(records)
+    }
+
+    /// A consistent view for reading.
+    pub(crate) fn view(&self) -> Result<View> {
+        self.database
+            .begin_read()
+            .map(View)
+            .map_err(|error| Error::database("begin reading", error))
+    }
+
+    /// Runs `change` and commits; an error takes everything back.
+    pub(crate) fn change<T>(
+        &self,
+        persist: Persist,
+        change: impl FnOnce(&Changes) -> Result<T>,
+    ) -> Result<T> {
+        let begin = |error| Error::database("begin a change", error);
+        let mut transaction = self.database.begin_write().map_err(begin)?;
+        if persist == Persist::Later {
+            transaction
+                .set_durability(Durability::None)
+                .map_err(|error| Error::database("begin a change", error))?;
+        }
+        let changes = Changes(transaction);
+        let result = change(&changes)?;
+        changes
+            .0
+            .commit()
+            .map_err(|error| Error::database("commit a change", error))?;
+        Ok(result)
+    }
+}
+
+/// Reading of records, the same inside and outside a change.
+pub(crate) trait Lookup {
+    fn value(&self, table: Table, key: &str) -> Result<Option<Vec<u8>>>;
+    fn values(&self, table: Table) -> Result<Vec<(String, Vec<u8>)>>;
+
+    fn get<T: DeserializeOwned>(&self, table: Table, key: &str) -> Result<Option<T>> {
+        self.value(table, key)?
+            .map(|bytes| parse(key, &bytes))
+            .transpose()
+    }
+
+    fn all<T: DeserializeOwned>(&self, table: Table) -> Result<Vec<(String, T)>> {
+        let parsed = |(key, bytes): (String, Vec<u8>)| parse(&key, &bytes).map(|value| (key, value));
+        self.values(table)?.into_iter().map(parsed).collect()
+    }
+
+    fn image(&self, id: &ImageId) -> Result<Option<ImageRecord>> {
+        self.get(IMAGES, &id.to_string())
+    }
+
+    fn images(&self) -> Result<Vec<ImageRecord>> {
+        Ok(self.all(IMAGES)?.into_iter().map(|(_, image)| image).collect())
+    }
+
+    /// The image that a full reference names.
+    fn reference(&self, reference: &str) -> Result<Option<ImageId>> {
+        self.get(REFERENCES, reference)
+    }
+
+    /// All full references with their images, in order of the reference.
+    fn references(&self) -> Result<Vec<(String, ImageId)>> {
+        self.all(REFERENCES)
+    }
+
+    fn layer(&self, chain_id: &Digest) -> Result<Option<LayerRecord>> {
+        self.get(LAYERS, &chain_id.to_string())
+    }
+
+    fn layers(&self) -> Result<Vec<(String, LayerRecord)>> {
+        self.all(LAYERS)
+    }
+
+    fn snapshot(&self, container_id: &str) -> Result<Option<SnapshotRecord>> {
+        self.get(SNAPSHOTS, container_id)
+    }
+
+    fn snapshots(&self) -> Result<Vec<(String, SnapshotRecord)>> {
+        self.all(SNAPSHOTS)
+    }
+}
+
+/// A consistent view of the records.
+pub(crate) struct View(ReadTransaction);
+
+/// A change that is not committed yet.
+pub(crate) struct Changes(WriteTransaction);
+
+impl Lookup for View {
+    fn value(&self, table: Table, key: &str) -> Result<Option<Vec<u8>>> {
+        one(&self.0.open_table(table).map_err(opening)?, key)
+    }
+
+    fn values(&self, table: Table) -> Result<Vec<(String, Vec<u8>)>> {
+        every(&self.0.open_table(table).map_err(opening)?)
+    }
+}
+
+impl Lookup for Changes {
+    fn value(&self, table: Table, key: &str) -> Result<Option<Vec<u8>>> {
+        one(&self.0.open_table(table).map_err(opening)?, key)
+    }
+
+    fn values(&self, table: Table) -> Result<Vec<(String, Vec<u8>)>> {
+        every(&self.0.open_table(table).map_err(opening)?)
+    }
+}
+
+impl Changes {
+    pub(crate) fn put_image(&self, image: &ImageRecord) -> Result<()> {
+        self.put(IMAGES, &image.id.to_string(), image)
+    }
+
+    pub(crate) fn remove_image(&self, id: &ImageId) -> Result<()> {
+        self.remove(IMAGES, &id.to_string())
+    }
+
+    pub(crate) fn put_reference(&self, reference: &str, id: &ImageId) -> Result<()> {
+        self.put(REFERENCES, reference, id)
+    }
+
+    pub(crate) fn remove_reference(&self, reference: &str) -> Result<()> {
+        self.remove(REFERENCES, reference)
+    }
+
+    pub(crate) fn put_layer(&self, chain_id: &Digest, layer: &LayerRecord) -> Result<()> {
+        self.put(LAYERS, &chain_id.to_string(), layer)
+    }
+
+    pub(crate) fn remove_layer(&self, chain_id: &str) -> Result<()> {
+        self.remove(LAYERS, chain_id)
+    }
+
+    pub(crate) fn put_snapshot(&self, container_id: &str, snapshot: &SnapshotRecord) -> Result<()> {
+        self.put(SNAPSHOTS, container_id, snapshot)
+    }
+
+    pub(crate) fn remove_snapshot(&self, container_id: &str) -> Result<()> {
+        self.remove(SNAPSHOTS, container_id)
+    }
+
+    fn put<T: Serialize>(&self, table: Table, key: &str, value: &T) -> Result<()> {
+        let bytes = serde_json::to_vec(value).map_err(|source| Error::Damaged {
+            what: key.to_string(),
+            source,
+        })?;
+        let mut table = self.0.open_table(table).map_err(opening)?;
+        table
+            .insert(key, bytes.as_slice())
+            .map_err(|error| Error::database("write a record", error))?;
+        Ok(())
+    }
+
+    fn remove(&self, table: Table, key: &str) -> Result<()> {
+        let mut table = self.0.open_table(table).map_err(opening)?;
+        table
+            .remove(key)
+            .map_err(|error| Error::database("remove a record", error))?;
+        Ok(())
+    }
+}
+
+fn opening(error: redb::TableError) -> Error {
+    Error::database("open a table", error)
+}
+
+fn reading(error: redb::StorageError) -> Error {
+    Error::database("read a record", error)
+}
+
+fn parse<T: DeserializeOwned>(key: &str, bytes: &[u8]) -> Result<T> {
+    serde_json::from_slice(bytes).map_err(|source| Error::Damaged {
+        what: format!("the record of {key}"),
+        source,
+    })
+}
+
+fn one(table: &impl ReadableTable<&'static str, &'static [u8]>, key: &str) -> Result<Option<Vec<u8>>> {
+    Ok(table
+        .get(key)
+        .map_err(reading)?
+        .map(|guard| guard.value().to_vec()))
+}
+
+fn every(table: &impl ReadableTable<&'static str, &'static [u8]>) -> Result<Vec<(String, Vec<u8>)>> {
+    let pair = |item: Result<(redb::AccessGuard<&'static str>, redb::AccessGuard<&'static [u8]>), _>| {
+        let (key, value) = item.map_err(reading)?;
+        Ok((key.value().to_string(), value.value().to_vec()))
+    };
+    table.iter().map_err(reading)?.map(pair).collect()
+}

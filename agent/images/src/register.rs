@@ -1,0 +1,319 @@
+//! From a plan to an image: unpacks what is missing, verifies it, makes it durable, then records it.
+
+use std::collections::HashSet;
+use std::io::BufReader;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::{Condvar, Mutex, PoisonError};
+
+use crate::blobs;
+use crate::compression::{ByteBudget, Compression, decompress};
+use crate::digest::{Digest, HashingReader, ImageId};
+use crate::error::{ArchiveError, Error, Result};
+use crate::layout::{Layout, sync_directory};
+use crate::lease::Lease;
+use crate::limits::{LoadLimits, MANIFESTS_PER_IMAGE_MAX};
+use crate::manifest::parse_config;
+use crate::records::{Changes, ImageRecord, LayerRecord, Lookup, ManifestRecord, Persist};
+use crate::reference::Reference;
+use crate::store::ImageStore;
+use crate::tar_stream::TarStream;
+use crate::unpack::{LayerWriter, open_directory};
+
+const BUFFER_BYTES: usize = 256 << 10;
+
+/// An image whose documents are checked and whose blobs are at hand.
+#[derive(Debug)]
+pub(crate) struct PlannedImage {
+    pub(crate) id: ImageId,
+    pub(crate) manifest: Vec<u8>,
+    pub(crate) manifest_digest: Digest,
+    /// One blob per diff id, lowest first.
+    pub(crate) layer_blobs: Vec<Digest>,
+    pub(crate) diff_ids: Vec<Digest>,
+    pub(crate) references: Vec<Reference>,
+}
+
+impl PlannedImage {
+    pub(crate) fn new(
+        id: ImageId,
+        config: &[u8],
+        manifest: Vec<u8>,
+        layer_blobs: Vec<Digest>,
+        references: Vec<Reference>,
+    ) -> Result<PlannedImage, ArchiveError> {
+        let (_, diff_ids) = parse_config(&id, config)?;
+        if diff_ids.len() != layer_blobs.len() {
+            let problem = format!("{} diff ids for {} layers", diff_ids.len(), layer_blobs.len());
+            return Err(ArchiveError::Inconsistent {
+                what: format!("configuration {id}"),
+                problem,
+            });
+        }
+        let manifest_digest = Digest::of(&manifest);
+        Ok(PlannedImage {
+            id,
+            manifest,
+            manifest_digest,
+            layer_blobs,
+            diff_ids,
+            references,
+        })
+    }
+
+    /// Every blob that the image needs.
+    pub(crate) fn blobs(&self) -> impl Iterator<Item = Digest> + '_ {
+        self.layer_blobs
+            .iter()
+            .copied()
+            .chain([self.id, self.manifest_digest])
+    }
+}
+
+/// Which layers are being unpacked: each by one load at a time.
+#[derive(Debug, Default)]
+pub(crate) struct LayerLocks {
+    taken: Mutex<HashSet<Digest>>,
+    freed: Condvar,
+}
+
+struct LayerLock<'a> {
+    locks: &'a LayerLocks,
+    chain_id: Digest,
+}
+
+impl LayerLocks {
+    /// Waits until nobody else unpacks this layer. Chains are trees and are locked from the root, so waits cannot
+    /// form a circle.
+    fn lock(&self, chain_id: Digest) -> LayerLock<'_> {
+        let taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut taken = self
+            .freed
+            .wait_while(taken, |taken| taken.contains(&chain_id))
+            .unwrap_or_else(PoisonError::into_inner);
+        taken.insert(chain_id);
+        LayerLock {
+            locks: self,
+            chain_id,
+        }
+    }
+}
+
+impl Drop for LayerLock<'_> {
+    fn drop(&mut self) {
+        self.locks
+            .taken
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&self.chain_id);
+        self.locks.freed.notify_all();
+    }
+}
+
+/// A layer in `tmp`; deleted unless it is moved into place.
+struct UnpackedLayer<'a> {
+    layout: &'a Layout,
+    path: PathBuf,
+    chain_id: Digest,
+    record: LayerRecord,
+}
+
+impl Drop for UnpackedLayer<'_> {
+    fn drop(&mut self) {
+        if let Err(error) = self.layout.discard(&self.path) {
+            tracing::warn!(path = %self.path.display(), error = %error.full_message(), "layer left in tmp");
+        }
+    }
+}
+
+/// What bounds an unpacking.
+#[derive(Clone, Copy)]
+pub(crate) struct UnpackBounds<'a> {
+    pub(crate) budget: &'a ByteBudget,
+    pub(crate) limits: &'a LoadLimits,
+}
+
+impl ImageStore {
+    /// Unpacks the layers of stored, pinned images and records them, all or none.
+    pub(crate) fn register(
+        &self,
+        images: &[PlannedImage],
+        limits: &LoadLimits,
+        lease: &mut Lease,
+    ) -> Result<()> {
+        let budget = ByteBudget::new("the unpacked size of the layers", limits.unpacked_bytes_max);
+        for image in images {
+            let chain_ids = Digest::chain_ids(&image.diff_ids);
+            lease.extend(chain_ids.iter().copied());
+            self.ensure_layers(
+                image,
+                &chain_ids,
+                UnpackBounds {
+                    budget: &budget,
+                    limits,
+                },
+            )?;
+        }
+        self.inner.records.change(Persist::Now, |changes| {
+            images.iter().try_for_each(|image| record_image(changes, image))
+        })
+    }
+
+    fn ensure_layers(
+        &self,
+        image: &PlannedImage,
+        chain_ids: &[Digest],
+        bounds: UnpackBounds<'_>,
+    ) -> Result<()> {
+        let _locks: Vec<LayerLock<'_>> = chain_ids
+            .iter()
+            .map(|id| self.inner.layer_locks.lock(*id))
+            .collect();
+        let layout = &self.inner.layout;
+        let view = self.inner.records.view()?;
+        let mut below: Vec<OwnedFd> = Vec::new();
+        let mut unpacked: Vec<UnpackedLayer<'_>> = Vec::new();
+        for (index, chain_id) in chain_ids.iter().enumerate() {
+            let path = match view.layer(chain_id)? {
+                Some(_) => layout.layer(chain_id),
+                None => {
+                    let blob = (image.layer_blobs[index], image.diff_ids[index]);
+                    let layer = unpack_layer(layout, *chain_id, blob, &below, bounds)?;
+                    unpacked.push(layer);
+                    unpacked[unpacked.len() - 1].path.clone()
+                }
+            };
+            below.insert(0, open_directory(&path)?);
+        }
+        match below.first() {
+            Some(top) if !unpacked.is_empty() => {
+                // One sync of the file system costs less than one per file.
+                rustix::fs::syncfs(top).map_err(|error| Error::io("sync", layout.root(), error))?;
+                self.adopt(&unpacked)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Moves synced layers into place and records them.
+    fn adopt(&self, unpacked: &[UnpackedLayer<'_>]) -> Result<()> {
+        let layout = &self.inner.layout;
+        for layer in unpacked {
+            let place = layout.layer(&layer.chain_id);
+            // What stands there without a record is from a change that failed to commit.
+            layout.discard(&place)?;
+            std::fs::rename(&layer.path, &place).map_err(|error| Error::io("store layer", &place, error))?;
+        }
+        sync_directory(&layout.layers())?;
+        self.inner.records.change(Persist::Now, |changes| {
+            unpacked
+                .iter()
+                .try_for_each(|layer| changes.put_layer(&layer.chain_id, &layer.record))
+        })
+    }
+}
+
+fn unpack_layer<'a>(
+    layout: &'a Layout,
+    chain_id: Digest,
+    (blob, diff_id): (Digest, Digest),
+    below: &[OwnedFd],
+    bounds: UnpackBounds<'_>,
+) -> Result<UnpackedLayer<'a>> {
+    let path = layout.temporary().join(format!("layer-{}", chain_id.hex()));
+    layout.discard(&path)?;
+    std::fs::create_dir(&path).map_err(|error| Error::io("make directory", &path, error))?;
+    let mut layer = UnpackedLayer {
+        layout,
+        path,
+        chain_id,
+        record: LayerRecord {
+            diff_id,
+            content_bytes: 0,
+        },
+    };
+    let in_layer = |error| match error {
+        Error::Archive(source) => ArchiveError::Layer {
+            digest: diff_id,
+            source: Box::new(source),
+        }
+        .into(),
+        error => error,
+    };
+    layer.record.content_bytes =
+        unpack_blob(layout, (blob, diff_id), &layer.path, below, bounds).map_err(in_layer)?;
+    Ok(layer)
+}
+
+/// Decompresses, hashes and unpacks a blob in one pass; returns the bytes of its files.
+fn unpack_blob(
+    layout: &Layout,
+    (blob, diff_id): (Digest, Digest),
+    directory: &Path,
+    below: &[OwnedFd],
+    bounds: UnpackBounds<'_>,
+) -> Result<u64> {
+    let file = blobs::open(layout, &blob)?;
+    let (compression, stream) = decompress(file, bounds.budget, bounds.limits)?;
+    let mut writer = LayerWriter::new(directory, below)?;
+    let entries_max = bounds.limits.layer_entries_max;
+    if compression == Compression::None && blob == diff_id {
+        // Stored blobs were verified when they were written, and here the blob is the layer.
+        let mut stream = TarStream::new(BufReader::with_capacity(BUFFER_BYTES, stream), entries_max);
+        writer.unpack(&mut stream)?;
+        stream.drain()?;
+    } else {
+        let hashing = BufReader::with_capacity(BUFFER_BYTES, HashingReader::new(stream));
+        let mut stream = TarStream::new(hashing, entries_max);
+        writer.unpack(&mut stream)?;
+        let (actual, _) = stream.drain()?.into_inner().finish();
+        if actual != diff_id {
+            let what = format!("the content of blob {blob}");
+            return Err(ArchiveError::DigestMismatch {
+                what,
+                expected: diff_id,
+                actual,
+            }
+            .into());
+        }
+    }
+    writer.finish().map(|(_, content_bytes)| content_bytes)
+}
+
+/// Records an image, or one more manifest of it, and points its references at it.
+fn record_image(changes: &Changes, image: &PlannedImage) -> Result<()> {
+    let chain_ids = Digest::chain_ids(&image.diff_ids);
+    let mut content_bytes = 0;
+    for chain_id in &chain_ids {
+        content_bytes += changes.layer(chain_id)?.map_or(0, |layer| layer.content_bytes);
+    }
+    let mut manifests = changes
+        .image(&image.id)?
+        .map(|known| known.manifests)
+        .unwrap_or_default();
+    if manifests
+        .iter()
+        .all(|manifest| manifest.digest != image.manifest_digest)
+    {
+        manifests.push(ManifestRecord {
+            digest: image.manifest_digest,
+            layer_blobs: image.layer_blobs.clone(),
+        });
+        // The first stays preferred, the oldest of the others goes.
+        if manifests.len() > MANIFESTS_PER_IMAGE_MAX {
+            manifests.remove(1);
+        }
+    }
+    let diff_ids = image.diff_ids.clone();
+    changes.put_image(&ImageRecord {
+        id: image.id,
+        manifests,
+        diff_ids,
+        chain_ids,
+        content_bytes,
+    })?;
+    image
+        .references
+        .iter()
+        .try_for_each(|reference| changes.put_reference(&reference.to_string(), &image.id))
+}

@@ -1,0 +1,180 @@
+//! An image travels from one node's store to another's by digests alone. Needs root.
+
+mod support;
+
+use std::io::Read;
+
+use muster_images::{Digest, Error, ErrorKind, ImageStore, LoadLimits};
+use serde_json::json;
+use support::*;
+
+/// Fetches as a node does: the manifest, then what it says is missing, then the image.
+fn fetch(from: &ImageStore, to: &ImageStore, manifest: &Digest, name: &str) -> Result<Digest, Error> {
+    let mut lease = vec![to.lease([*manifest])];
+    to.import_blob(manifest, None, from.open_blob(manifest)?)?;
+    for blob in to.missing_blobs(manifest)? {
+        lease.push(to.lease([blob.digest]));
+        to.import_blob(&blob.digest, Some(blob.bytes), from.open_blob(&blob.digest)?)?;
+    }
+    to.import_image(manifest, &[name], &LoadLimits::default())
+}
+
+#[test]
+fn an_image_loaded_on_one_node_runs_on_another() {
+    let (one, two) = (Fixture::new(), Fixture::new());
+    let (archive, id) = busybox("busybox:test");
+    one.load(&archive);
+    let (manifest, bytes) = one.store.manifest("busybox:test").unwrap();
+    assert_eq!(Digest::of(&bytes), manifest);
+    assert_eq!(one.store.manifest(&manifest.to_string()).unwrap().1, bytes);
+    let pinned = format!("busybox:test@{manifest}");
+    assert_eq!(fetch(&one.store, &two.store, &manifest, &pinned).unwrap(), id);
+    let image = two.store.resolve(&pinned).unwrap();
+    assert_eq!((image.id, image.manifest_digest), (id, manifest));
+    assert_eq!(image.repo_digests, [format!("busybox@{manifest}")]);
+    assert_eq!(two.rootfs("c", &pinned).read("etc/motd"), "hello\n");
+    // A third node can have it from the second.
+    let three = Fixture::new();
+    assert_eq!(
+        fetch(&two.store, &three.store, &manifest, "busybox:test").unwrap(),
+        id
+    );
+    assert_eq!(
+        three.store.resolve("busybox:test").unwrap().repo_tags,
+        ["busybox:test"]
+    );
+}
+
+#[test]
+fn the_manifest_of_a_docker_archive_depends_on_its_content_only() {
+    let layer = Layer::new().file("a", "1").finish();
+    let packed = gzip(&layer);
+    let manifest = |archive: &[u8]| {
+        let fixture = Fixture::new();
+        let id = fixture.load(archive)[0].id;
+        fixture.store.manifest(&id.to_string()).unwrap().0
+    };
+    let plain = manifest(&plain_archive("a:1", &[&layer]));
+    assert_eq!(plain, manifest(&gzip(&plain_archive("b:2", &[&layer]))));
+    assert_ne!(plain, manifest(&docker_archive("a:1", &[&layer], &[&packed])));
+}
+
+#[test]
+fn one_image_answers_to_all_its_manifests() {
+    let fixture = Fixture::new();
+    let layer = Layer::new().file("a", "1").finish();
+    let id = fixture.load(&plain_archive("a:1", &[&layer]))[0].id;
+    let first = fixture.store.manifest("a:1").unwrap().0;
+    let other = Fixture::new();
+    other.load(&docker_archive("a:1", &[&layer], &[&gzip(&layer)]));
+    let second = other.store.manifest("a:1").unwrap().0;
+    assert_eq!(
+        fetch(&other.store, &fixture.store, &second, &format!("b@{second}")).unwrap(),
+        id
+    );
+    for manifest in [first, second] {
+        assert_eq!(fixture.store.resolve(&format!("a@{manifest}")).unwrap().id, id);
+        assert!(fixture.store.missing_blobs(&manifest).unwrap().is_empty());
+    }
+    fixture.store.collect_garbage().unwrap();
+    let third = Fixture::new();
+    fetch(&fixture.store, &third.store, &second, "c:1").unwrap();
+}
+
+#[test]
+fn false_blobs_are_refused_and_leave_nothing() {
+    let fixture = Fixture::new();
+    let before = fixture.listing();
+    let digest = Digest::of(b"content");
+    for (bytes, content) in [
+        (Some(7), &b"CONTENT"[..]),
+        (Some(7), b"conten"),
+        (Some(7), b"content!"),
+        (None, b"other"),
+    ] {
+        let error = fixture.store.import_blob(&digest, bytes, content).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Invalid, "{}", error.full_message());
+    }
+    // A peer that never stops is cut off at the announced size.
+    let endless = fixture
+        .store
+        .import_blob(&digest, Some(7), std::io::repeat(b'x'))
+        .unwrap_err();
+    assert!(
+        endless.full_message().contains("limit of 7"),
+        "{}",
+        endless.full_message()
+    );
+    assert!(!fixture.store.has_blob(&digest).unwrap());
+    assert_eq!(fixture.listing(), before);
+    fixture
+        .store
+        .import_blob(&digest, Some(7), &b"content"[..])
+        .unwrap();
+    let mut content = String::new();
+    fixture
+        .store
+        .open_blob(&digest)
+        .unwrap()
+        .read_to_string(&mut content)
+        .unwrap();
+    assert_eq!(
+        (content.as_str(), fixture.store.blob_size(&digest).unwrap()),
+        ("content", Some(7))
+    );
+}
+
+#[test]
+fn leased_blobs_survive_a_collection_and_others_do_not() {
+    let fixture = Fixture::new();
+    let (leased, other) = (Digest::of(b"leased"), Digest::of(b"other"));
+    let lease = fixture.store.lease([leased]);
+    fixture.store.import_blob(&leased, None, &b"leased"[..]).unwrap();
+    fixture.store.import_blob(&other, None, &b"other"[..]).unwrap();
+    assert_eq!(fixture.store.collect_garbage().unwrap().blobs, [other]);
+    assert!(fixture.store.has_blob(&leased).unwrap() && !fixture.store.has_blob(&other).unwrap());
+    drop(lease);
+    assert_eq!(fixture.store.collect_garbage().unwrap().blobs, [leased]);
+}
+
+#[test]
+fn incomplete_and_false_images_are_refused() {
+    let (one, two) = (Fixture::new(), Fixture::new());
+    let layer = Layer::new().file("a", "1").finish();
+    one.load(&plain_archive("a:1", &[&layer]));
+    let (manifest, bytes) = one.store.manifest("a:1").unwrap();
+    let import =
+        |digest: &Digest, name: &str| two.store.import_image(digest, &[name], &LoadLimits::default());
+    assert!(matches!(import(&manifest, "a:1"), Err(Error::NoSuchBlob { .. })));
+    let _lease = two.store.lease([manifest]);
+    two.store.import_blob(&manifest, None, bytes.as_slice()).unwrap();
+    assert!(matches!(import(&manifest, "a:1"), Err(Error::NoSuchBlob { .. })));
+    assert_eq!(two.store.missing_blobs(&manifest).unwrap().len(), 2);
+
+    // A layer that is a stored blob, but not the one the configuration means.
+    let false_layer = Layer::new().file("a", "2").finish();
+    let descriptor =
+        |content: &[u8]| json!({"digest": Digest::of(content).to_string(), "size": content.len()});
+    let config = config(&[&layer]);
+    let false_manifest =
+        json!({"schemaVersion": 2, "config": descriptor(&config), "layers": [descriptor(&false_layer)]})
+            .to_string();
+    for content in [&config, &false_layer, &false_manifest.clone().into_bytes()] {
+        two.store
+            .import_blob(&Digest::of(content), None, content.as_slice())
+            .unwrap();
+    }
+    let error = import(&Digest::of(false_manifest.as_bytes()), "a:1").unwrap_err();
+    assert!(
+        error.full_message().contains("has digest"),
+        "{}",
+        error.full_message()
+    );
+    let elsewhere = format!("a@{}", Digest::of(b"elsewhere"));
+    assert_eq!(
+        import(&manifest, &elsewhere).unwrap_err().kind(),
+        ErrorKind::Invalid
+    );
+    assert!(two.store.list().unwrap().is_empty());
+    assert_eq!(two.store.disk_usage().unwrap().layers, 0);
+}

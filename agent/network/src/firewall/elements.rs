@@ -1,0 +1,184 @@
+//! What stands for a bridge or a published port in the table: elements of its sets and maps, and their reading back.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+
+use super::model::{BridgePolicy, Model, PortKey, Target};
+use super::ruleset::{BRIDGES, INTERNAL, MASQUERADED, PUBLISHED, PUBLISHED_ANY, SAME_BRIDGE};
+use crate::nft::{Change, Element, ElementData, Verdict};
+use crate::spec::Protocol;
+
+const ACCEPT: ElementData = ElementData::Verdict(Verdict::Accept);
+const DROP: ElementData = ElementData::Verdict(Verdict::Drop);
+
+/// Adds a bridge's elements.
+pub(super) fn with_bridge(name: &str, policy: BridgePolicy) -> Vec<Change> {
+    bridge_elements(name, policy)
+        .map(|(set, element)| Change::AddElements {
+            set,
+            elements: vec![element],
+        })
+        .collect()
+}
+
+/// Deletes a bridge's elements.
+pub(super) fn without_bridge(name: &str, policy: BridgePolicy) -> Vec<Change> {
+    bridge_elements(name, policy)
+        .map(|(set, element)| Change::DeleteElements {
+            set,
+            elements: vec![element],
+        })
+        .collect()
+}
+
+/// Adds the elements of published ports.
+pub(super) fn with_ports(ports: &[(PortKey, Target)]) -> Vec<Change> {
+    by_map(ports)
+        .into_iter()
+        .map(|(set, elements)| Change::AddElements { set, elements })
+        .collect()
+}
+
+/// Deletes the elements of published ports.
+pub(super) fn without_ports(ports: &[(PortKey, Target)]) -> Vec<Change> {
+    by_map(ports)
+        .into_iter()
+        .map(|(set, elements)| Change::DeleteElements { set, elements })
+        .collect()
+}
+
+/// Reads a model back through `elements`; what it cannot understand is left out.
+pub(super) fn read_model<E>(mut elements: impl FnMut(&str) -> Result<Vec<Element>, E>) -> Result<Model, E> {
+    let mut model = Model::default();
+    let masqueraded = elements(MASQUERADED)?;
+    let internal = elements(INTERNAL)?;
+    let same = elements(SAME_BRIDGE)?;
+    for bridge in elements(BRIDGES)? {
+        let Some(name) = name_of(&bridge.key) else {
+            continue;
+        };
+        let policy = BridgePolicy {
+            masquerade: masqueraded.iter().any(|element| element.key == bridge.key),
+            internal: internal.iter().any(|element| element.key == bridge.key),
+            between_containers: same
+                .iter()
+                .any(|element| element.key.starts_with(&bridge.key) && element.data == Some(ACCEPT)),
+        };
+        model.bridges.insert(name, policy);
+    }
+    model
+        .published
+        .extend(elements(PUBLISHED)?.iter().filter_map(published_port));
+    model
+        .published
+        .extend(elements(PUBLISHED_ANY)?.iter().filter_map(published_port));
+    Ok(model)
+}
+
+fn bridge_elements(name: &str, policy: BridgePolicy) -> impl Iterator<Item = (&'static str, Element)> {
+    let key = interface_key(name);
+    let member = |key: &[u8]| Element {
+        key: key.to_vec(),
+        data: None,
+        comment: None,
+    };
+    let within = if policy.between_containers { ACCEPT } else { DROP };
+    let mut elements = vec![
+        (BRIDGES, member(&key)),
+        (
+            SAME_BRIDGE,
+            Element {
+                key: key.repeat(2),
+                data: Some(within),
+                comment: None,
+            },
+        ),
+    ];
+    if policy.masquerade && !policy.internal {
+        elements.push((MASQUERADED, member(&key)));
+    }
+    if policy.internal {
+        elements.push((INTERNAL, member(&key)));
+    }
+    elements.into_iter()
+}
+
+fn interface_key(name: &str) -> [u8; 16] {
+    let mut key = [0; 16];
+    for (to, from) in key.iter_mut().take(15).zip(name.bytes()) {
+        *to = from;
+    }
+    key
+}
+
+fn name_of(key: &[u8]) -> Option<String> {
+    let end = key.iter().position(|byte| *byte == 0).unwrap_or(key.len());
+    String::from_utf8(key[..end].to_vec()).ok()
+}
+
+fn by_map(ports: &[(PortKey, Target)]) -> BTreeMap<&'static str, Vec<Element>> {
+    let mut maps: BTreeMap<&'static str, Vec<Element>> = BTreeMap::new();
+    for (key, target) in ports {
+        let map = if key.address.is_unspecified() {
+            PUBLISHED_ANY
+        } else {
+            PUBLISHED
+        };
+        maps.entry(map).or_default().push(port_element(key, target));
+    }
+    maps
+}
+
+/// Each part of a key fills four bytes, in network order from the left.
+fn port_element(key: &PortKey, target: &Target) -> Element {
+    let mut bytes = Vec::with_capacity(12);
+    if !key.address.is_unspecified() {
+        bytes.extend_from_slice(&key.address.octets());
+    }
+    bytes.extend_from_slice(&[key.protocol.number(), 0, 0, 0]);
+    bytes.extend_from_slice(&padded(key.port));
+    let data = [target.address.octets(), padded(target.port)].concat();
+    Element {
+        key: bytes,
+        data: Some(ElementData::Value(data)),
+        comment: Some(target.container_id.clone()),
+    }
+}
+
+fn published_port(element: &Element) -> Option<(PortKey, Target)> {
+    let (address, rest) = match element.key.len() {
+        12 => (ipv4(&element.key)?, &element.key[4..]),
+        8 => (Ipv4Addr::UNSPECIFIED, &element.key[..]),
+        _ => return None,
+    };
+    let Some(ElementData::Value(data)) = &element.data else {
+        return None;
+    };
+    let key = PortKey {
+        address,
+        protocol: Protocol::from_number(*rest.first()?)?,
+        port: port(rest.get(4..)?)?,
+    };
+    let container_id = element.comment.clone()?;
+    Some((
+        key,
+        Target {
+            address: ipv4(data)?,
+            port: port(data.get(4..)?)?,
+            container_id,
+        },
+    ))
+}
+
+fn padded(port: u16) -> [u8; 4] {
+    let [high, low] = port.to_be_bytes();
+    [high, low, 0, 0]
+}
+
+fn port(bytes: &[u8]) -> Option<u16> {
+    Some(u16::from_be_bytes(bytes.get(..2)?.try_into().ok()?))
+}
+
+fn ipv4(bytes: &[u8]) -> Option<Ipv4Addr> {
+    Some(<[u8; 4]>::try_from(bytes.get(..4)?).ok()?.into())
+}

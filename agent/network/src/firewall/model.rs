@@ -1,0 +1,41 @@
+//! What the packet filter should hold.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+
+use crate::spec::Protocol;
+
+/// Bridges and published ports of this node.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Model {
+    pub bridges: BTreeMap<String, BridgePolicy>,
+    pub published: BTreeMap<PortKey, Target>,
+}
+
+/// What the containers on a bridge may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct BridgePolicy {
+    /// Leave through the host under its address.
+    pub masquerade: bool,
+    /// Reach nothing but each other.
+    pub internal: bool,
+    /// Talk to each other.
+    pub between_containers: bool,
+}
+
+/// A port of the host. The key is ordered with the unspecified address first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct PortKey {
+    /// One of the host's addresses, or unspecified for all of them.
+    pub address: Ipv4Addr,
+    pub protocol: Protocol,
+    pub port: u16,
+}
+
+/// Where a published port leads.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Target {
+    pub address: Ipv4Addr,
+    pub port: u16,
+    pub container_id: String,
+}

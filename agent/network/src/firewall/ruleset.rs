@@ -1,0 +1,389 @@
+//! The table as changes: its sets and its fixed rules.
+//!
+//! ```text
+//! raw_prerouting   from a bridge to 127.0.0.0/8: drop   (route_localnet lets published ports reach the loopback's
+//!                                                        users, and must not let containers reach it)
+//! prerouting       to this host, not 127.0.0.0/8: publish
+//! output           to this host: publish
+//! publish          address.protocol.port in @published: dnat; protocol.port in @published_any: dnat
+//! postrouting      between ports of one bridge after dnat: masquerade   (else the answer would bypass the host)
+//!                  from no interface, not this host's own, to a bridge after dnat: masquerade   (turned round inside
+//!                                                        the bridge, with bridge-nf-call-iptables)
+//!                  from @masq_bridges to no bridge: masquerade
+//!                  from 127.0.0.0/8 to a bridge: masquerade
+//! forward          established: accept; within one bridge: as its element says; from @internal_bridges: drop;
+//!                  to a bridge: accept after dnat, else drop
+//! ```
+
+use super::elements::{with_bridge, with_ports};
+use super::model::Model;
+use crate::nft::{
+    Change, ConntrackKey, Expression, Header, Hook, HookPoint, MetaKey, Register, SetSpec, Translation,
+    ValueType, Verdict,
+};
+
+pub(super) const BRIDGES: &str = "bridges";
+pub(super) const MASQUERADED: &str = "masq_bridges";
+pub(super) const INTERNAL: &str = "internal_bridges";
+pub(super) const SAME_BRIDGE: &str = "same_bridge";
+pub(super) const PUBLISHED: &str = "published";
+pub(super) const PUBLISHED_ANY: &str = "published_any";
+
+const PUBLISH: &str = "publish";
+
+const PRIORITY_RAW: i32 = -300;
+const PRIORITY_DESTINATION_NAT: i32 = -100;
+const PRIORITY_FILTER: i32 = 0;
+const PRIORITY_SOURCE_NAT: i32 = 100;
+
+/// Bits of a connection's state and status (nf_conntrack_common.h).
+const ESTABLISHED_OR_RELATED: u32 = 0b110;
+const STATUS_DESTINATION_TRANSLATED: u32 = 0x20;
+/// Kind of an address that is one of this host's own (RTN_LOCAL).
+const KIND_LOCAL: u32 = 2;
+
+/// Kind of an address that is a neighbour's or further away (RTN_UNICAST).
+const KIND_UNICAST: u32 = 1;
+/// Bytes of an interface's name in a register (IFNAMSIZ).
+const INTERFACE_NAME_BYTES: usize = 16;
+
+const SOURCE_OFFSET: u32 = 12;
+const DESTINATION_OFFSET: u32 = 16;
+
+/// Replaces the table, which need not exist, by one that holds `model`.
+pub(super) fn whole(model: &Model) -> Vec<Change> {
+    let mut changes = vec![Change::AddTable, Change::DeleteTable, Change::AddTable];
+    changes.extend(sets().map(Change::AddSet));
+    changes.extend(chains());
+    changes.extend(rules());
+    for (name, policy) in &model.bridges {
+        changes.extend(with_bridge(name, *policy));
+    }
+    let ports: Vec<_> = model
+        .published
+        .iter()
+        .map(|(key, target)| (*key, target.clone()))
+        .collect();
+    changes.extend(with_ports(&ports));
+    changes
+}
+
+fn sets() -> impl Iterator<Item = SetSpec> {
+    use ValueType::{InterfaceName, Ipv4Address, Port, Protocol, Verdict};
+    let target = || Some(vec![Ipv4Address, Port]);
+    [
+        SetSpec {
+            name: BRIDGES,
+            key: vec![InterfaceName],
+            data: None,
+        },
+        SetSpec {
+            name: MASQUERADED,
+            key: vec![InterfaceName],
+            data: None,
+        },
+        SetSpec {
+            name: INTERNAL,
+            key: vec![InterfaceName],
+            data: None,
+        },
+        SetSpec {
+            name: SAME_BRIDGE,
+            key: vec![InterfaceName, InterfaceName],
+            data: Some(vec![Verdict]),
+        },
+        SetSpec {
+            name: PUBLISHED,
+            key: vec![Ipv4Address, Protocol, Port],
+            data: target(),
+        },
+        SetSpec {
+            name: PUBLISHED_ANY,
+            key: vec![Protocol, Port],
+            data: target(),
+        },
+    ]
+    .into_iter()
+}
+
+fn chains() -> impl Iterator<Item = Change> {
+    let hooked = |name, kind, point, priority| Change::AddChain {
+        name,
+        hook: Some(Hook {
+            kind,
+            point,
+            priority,
+        }),
+    };
+    [
+        Change::AddChain {
+            name: PUBLISH,
+            hook: None,
+        },
+        hooked("raw_prerouting", "filter", HookPoint::Prerouting, PRIORITY_RAW),
+        hooked(
+            "prerouting",
+            "nat",
+            HookPoint::Prerouting,
+            PRIORITY_DESTINATION_NAT,
+        ),
+        hooked("output", "nat", HookPoint::Output, PRIORITY_DESTINATION_NAT),
+        hooked("postrouting", "nat", HookPoint::Postrouting, PRIORITY_SOURCE_NAT),
+        hooked("forward", "filter", HookPoint::Forward, PRIORITY_FILTER),
+    ]
+    .into_iter()
+}
+
+fn rules() -> impl Iterator<Item = Change> {
+    let masquerade = || Expression::Translate(Translation::Masquerade);
+    let rule = |chain, parts: Vec<Vec<Expression>>| Change::AddRule {
+        chain,
+        expressions: parts.concat(),
+    };
+    [
+        rule(
+            "raw_prerouting",
+            vec![
+                from_any(BRIDGES),
+                loopback(DESTINATION_OFFSET),
+                verdict(Verdict::Drop),
+            ],
+        ),
+        rule(
+            "prerouting",
+            vec![loopback(DESTINATION_OFFSET), verdict(Verdict::Return)],
+        ),
+        rule(
+            "prerouting",
+            vec![to_this_host(), verdict(Verdict::Jump(PUBLISH))],
+        ),
+        rule("output", vec![to_this_host(), verdict(Verdict::Jump(PUBLISH))]),
+        rule(
+            PUBLISH,
+            vec![
+                destination_at(DESTINATION_OFFSET),
+                to_published(PUBLISHED, Register(1)),
+            ],
+        ),
+        rule(PUBLISH, vec![to_published(PUBLISHED_ANY, Register(0))]),
+        rule(
+            "postrouting",
+            vec![within_one_bridge(), translated(), vec![masquerade()]],
+        ),
+        rule(
+            "postrouting",
+            vec![
+                turned_round(),
+                to_bridge(Membership::Inside),
+                translated(),
+                vec![masquerade()],
+            ],
+        ),
+        rule(
+            "postrouting",
+            vec![
+                from_any(MASQUERADED),
+                to_bridge(Membership::Outside),
+                vec![masquerade()],
+            ],
+        ),
+        rule(
+            "postrouting",
+            vec![
+                loopback(SOURCE_OFFSET),
+                to_bridge(Membership::Inside),
+                vec![masquerade()],
+            ],
+        ),
+        rule("forward", vec![established(), verdict(Verdict::Accept)]),
+        rule("forward", vec![interfaces(), vec![obey(SAME_BRIDGE)]]),
+        rule("forward", vec![from_any(INTERNAL), verdict(Verdict::Drop)]),
+        rule(
+            "forward",
+            vec![
+                to_bridge(Membership::Inside),
+                translated(),
+                verdict(Verdict::Accept),
+            ],
+        ),
+        rule(
+            "forward",
+            vec![to_bridge(Membership::Inside), verdict(Verdict::Drop)],
+        ),
+    ]
+    .into_iter()
+}
+
+const FIRST: Register = Register(0);
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Membership {
+    Inside,
+    Outside,
+}
+
+fn verdict(verdict: Verdict) -> Vec<Expression> {
+    vec![Expression::Verdict(verdict)]
+}
+
+fn obey(map: &'static str) -> Expression {
+    Expression::Map {
+        map,
+        from: FIRST,
+        to: None,
+    }
+}
+
+fn from_any(set: &'static str) -> Vec<Expression> {
+    vec![
+        Expression::Meta {
+            key: MetaKey::InputInterfaceName,
+            to: FIRST,
+        },
+        Expression::Member {
+            set,
+            from: FIRST,
+            inverted: false,
+        },
+    ]
+}
+
+fn to_bridge(membership: Membership) -> Vec<Expression> {
+    vec![
+        Expression::Meta {
+            key: MetaKey::OutputInterfaceName,
+            to: FIRST,
+        },
+        Expression::Member {
+            set: BRIDGES,
+            from: FIRST,
+            inverted: membership == Membership::Outside,
+        },
+    ]
+}
+
+fn interfaces() -> Vec<Expression> {
+    vec![
+        Expression::Meta {
+            key: MetaKey::InputInterfaceName,
+            to: FIRST,
+        },
+        Expression::Meta {
+            key: MetaKey::OutputInterfaceName,
+            to: Register(4),
+        },
+    ]
+}
+
+fn within_one_bridge() -> Vec<Expression> {
+    let member = Expression::Member {
+        set: SAME_BRIDGE,
+        from: FIRST,
+        inverted: false,
+    };
+    [interfaces(), vec![member]].concat()
+}
+
+/// A packet that a bridge forwards by itself has no input interface at this point; neither has one of this host's own.
+fn turned_round() -> Vec<Expression> {
+    vec![
+        Expression::Meta {
+            key: MetaKey::InputInterfaceName,
+            to: FIRST,
+        },
+        Expression::Equal {
+            from: FIRST,
+            value: vec![0; INTERFACE_NAME_BYTES],
+        },
+        Expression::SourceKind { to: FIRST },
+        Expression::Equal {
+            from: FIRST,
+            value: KIND_UNICAST.to_ne_bytes().to_vec(),
+        },
+    ]
+}
+
+fn loopback(offset: u32) -> Vec<Expression> {
+    vec![
+        Expression::Payload {
+            header: Header::Network,
+            offset,
+            length: 1,
+            to: FIRST,
+        },
+        Expression::Equal {
+            from: FIRST,
+            value: vec![127],
+        },
+    ]
+}
+
+fn destination_at(offset: u32) -> Vec<Expression> {
+    vec![Expression::Payload {
+        header: Header::Network,
+        offset,
+        length: 4,
+        to: FIRST,
+    }]
+}
+
+/// Looks up protocol and port, behind what is in the registers already, and goes where the map says.
+fn to_published(map: &'static str, next: Register) -> Vec<Expression> {
+    vec![
+        Expression::Meta {
+            key: MetaKey::TransportProtocol,
+            to: next,
+        },
+        Expression::Payload {
+            header: Header::Transport,
+            offset: 2,
+            length: 2,
+            to: Register(next.0 + 1),
+        },
+        Expression::Map {
+            map,
+            from: FIRST,
+            to: Some(FIRST),
+        },
+        Expression::Translate(Translation::Destination {
+            address: FIRST,
+            port: Register(1),
+        }),
+    ]
+}
+
+fn to_this_host() -> Vec<Expression> {
+    vec![
+        Expression::DestinationKind { to: FIRST },
+        Expression::Equal {
+            from: FIRST,
+            value: KIND_LOCAL.to_ne_bytes().to_vec(),
+        },
+    ]
+}
+
+fn translated() -> Vec<Expression> {
+    vec![
+        Expression::Conntrack {
+            key: ConntrackKey::Status,
+            to: FIRST,
+        },
+        Expression::AnyBit {
+            from: FIRST,
+            bits: STATUS_DESTINATION_TRANSLATED,
+        },
+    ]
+}
+
+fn established() -> Vec<Expression> {
+    vec![
+        Expression::Conntrack {
+            key: ConntrackKey::State,
+            to: FIRST,
+        },
+        Expression::AnyBit {
+            from: FIRST,
+            bits: ESTABLISHED_OR_RELATED,
+        },
+    ]
+}

@@ -1,0 +1,36 @@
+//! Container networks of one node: bridges, sandboxes (network namespaces with their interfaces), published ports,
+//! and the topology of a lab's nodes.
+//!
+//! It performs network operations and decides nothing: addresses, names and hardware addresses are chosen by its
+//! callers. It must never touch links, tables or namespaces that it did not make. Everything is spoken to the kernel
+//! over netlink, in the network namespace in which [`Network::open`] is called; no program is run.
+//!
+//! Start reading at [`network`](Network), then `sandbox`, `firewall` and `namespace`.
+
+mod address;
+mod bridge;
+mod conntrack;
+mod error;
+mod firewall;
+mod links;
+mod namespace;
+mod netlink;
+mod network;
+mod nft;
+mod ports;
+mod publish;
+mod sandbox;
+mod spec;
+mod sysctl;
+mod topology;
+
+pub use address::{InvalidIpv4Net, InvalidMacAddress, Ipv4Net, MacAddress};
+pub use error::NetworkError;
+pub use links::InterfaceStats;
+pub use namespace::NamespaceError;
+pub use netlink::NetlinkError;
+pub use network::Network;
+pub use sandbox::Sandbox;
+pub use spec::{BridgeSpec, Interface, InvalidSpec, NetworkConfig, PortMapping, Protocol, SandboxSpec};
+pub use sysctl::SysctlError;
+pub use topology::{Topology, TopologyError};

@@ -1,0 +1,200 @@
+//! The crate's front: asynchronous operations on this node's network.
+
+use std::path::PathBuf;
+use std::sync::atomic::AtomicU32;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::bridge::Bridges;
+use crate::error::NetworkError;
+use crate::firewall::{Firewall, NetlinkTables};
+use crate::links::{InterfaceStats, Links};
+use crate::namespace::{self, Namespaces};
+use crate::ports::Reservations;
+use crate::sandbox::Sandbox;
+use crate::spec::{BridgeSpec, Interface, NetworkConfig, PortMapping, SandboxSpec};
+
+/// This node's network. Clones share it.
+///
+/// Every operation runs to its end on a thread of its own even if its future is dropped, so cancelling never leaves
+/// half of one behind. Operations are idempotent where they say so.
+#[derive(Clone)]
+pub struct Network {
+    inner: Arc<Inner>,
+}
+
+/// The blocking side. An operation that needs several locks takes them in the order of the fields.
+pub(crate) struct Inner {
+    pub(crate) pins: PathBuf,
+    pub(crate) bridges: Mutex<Bridges>,
+    pub(crate) reservations: Mutex<Reservations>,
+    pub(crate) firewall: Mutex<Firewall<NetlinkTables>>,
+    pub(crate) links: Mutex<Links>,
+    pub(crate) namespaces: Namespaces,
+    /// Makes names of interfaces differ from those of a sandbox that the kernel is still taking down.
+    pub(crate) next_interface: AtomicU32,
+}
+
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // What is guarded is replaced in single steps, so a panic elsewhere does not leave it broken.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Network {
+    /// Opens the network of the calling thread's namespace: finds what an earlier run left, repairs the packet filter
+    /// and takes published ports back into reservation.
+    pub async fn open(config: NetworkConfig) -> Result<Self, NetworkError> {
+        run(move || {
+            Inner::open(&config).map(|inner| Self {
+                inner: Arc::new(inner),
+            })
+        })
+        .await
+    }
+
+    /// Makes a bridge or changes it to be as specified; also turns IPv4 forwarding on. Idempotent.
+    pub async fn ensure_bridge(&self, spec: &BridgeSpec) -> Result<(), NetworkError> {
+        let spec = spec.clone();
+        self.run(move |inner| inner.ensure_bridge(&spec)).await
+    }
+
+    /// Removes a bridge and what it may do. Idempotent.
+    pub async fn remove_bridge(&self, name: &str) -> Result<(), NetworkError> {
+        let name = name.to_owned();
+        self.run(move |inner| inner.remove_bridge(&name)).await
+    }
+
+    /// Makes a container's network namespace with all of its interfaces up; on failure nothing is left.
+    pub async fn create_sandbox(&self, spec: &SandboxSpec) -> Result<Sandbox, NetworkError> {
+        let spec = spec.clone();
+        self.run(move |inner| inner.create_sandbox(&spec)).await
+    }
+
+    /// Opens the sandbox that was made earlier, also by a daemon that has ended since.
+    pub async fn open_sandbox(&self, container_id: &str) -> Result<Option<Sandbox>, NetworkError> {
+        let id = container_id.to_owned();
+        self.run(move |inner| inner.open_sandbox(&id)).await
+    }
+
+    /// Drops a sandbox; its links disappear in the background once no process is inside. Does not unpublish.
+    /// Idempotent.
+    pub async fn remove_sandbox(&self, container_id: &str) -> Result<(), NetworkError> {
+        let id = container_id.to_owned();
+        self.run(move |inner| inner.remove_sandbox(&id)).await
+    }
+
+    /// The containers that have a sandbox, for finding those that nobody wants any more.
+    pub async fn sandboxes(&self) -> Result<Vec<String>, NetworkError> {
+        self.run(Inner::sandboxes).await
+    }
+
+    /// Attaches a running container to one more bridge.
+    pub async fn attach(&self, container_id: &str, interface: &Interface) -> Result<(), NetworkError> {
+        let (id, interface) = (container_id.to_owned(), interface.clone());
+        self.run(move |inner| inner.attach(&id, &interface)).await
+    }
+
+    /// Takes an interface of a running container away. Idempotent; takes tens of milliseconds.
+    pub async fn detach(&self, container_id: &str, name: &str) -> Result<(), NetworkError> {
+        let (id, name) = (container_id.to_owned(), name.to_owned());
+        self.run(move |inner| inner.detach(&id, &name)).await
+    }
+
+    /// Opens ports of the host that lead into a container, all or none, in place of those it had. Returns them with
+    /// the host ports that were chosen. Idempotent: a port that the container has already is kept, also where any
+    /// port will do.
+    pub async fn publish(
+        &self,
+        container_id: &str,
+        ports: &[PortMapping],
+    ) -> Result<Vec<PortMapping>, NetworkError> {
+        let (id, ports) = (container_id.to_owned(), ports.to_vec());
+        self.run(move |inner| inner.publish(&id, &ports)).await
+    }
+
+    /// Closes all ports of a container. Idempotent.
+    pub async fn unpublish(&self, container_id: &str) -> Result<(), NetworkError> {
+        let id = container_id.to_owned();
+        self.run(move |inner| inner.unpublish(&id)).await
+    }
+
+    /// All published ports with their containers, those taken over from an earlier run included.
+    pub async fn published(&self) -> Result<Vec<(String, PortMapping)>, NetworkError> {
+        self.run(|inner| Ok(inner.published())).await
+    }
+
+    /// Traffic of each interface of a container, by the interface's name inside; the loopback is left out.
+    pub async fn interface_stats(
+        &self,
+        container_id: &str,
+    ) -> Result<Vec<(String, InterfaceStats)>, NetworkError> {
+        let id = container_id.to_owned();
+        self.run(move |inner| inner.interface_stats(&id)).await
+    }
+
+    /// Compares the packet filter with what it should hold and replaces it if others changed it; tells whether it did.
+    pub async fn repair(&self) -> Result<bool, NetworkError> {
+        self.run(Inner::repair).await
+    }
+
+    async fn run<R: Send + 'static>(
+        &self,
+        operation: impl FnOnce(&Inner) -> Result<R, NetworkError> + Send + 'static,
+    ) -> Result<R, NetworkError> {
+        let inner = Arc::clone(&self.inner);
+        run(move || operation(&inner)).await
+    }
+}
+
+async fn run<R: Send + 'static>(
+    operation: impl FnOnce() -> Result<R, NetworkError> + Send + 'static,
+) -> Result<R, NetworkError> {
+    tokio::task::spawn_blocking(operation)
+        .await
+        .map_err(|_| NetworkError::Interrupted)?
+}
+
+impl Inner {
+    fn open(config: &NetworkConfig) -> Result<Self, NetworkError> {
+        let pins = config.run_dir.join("netns");
+        namespace::prepare_pin_directory(&pins).map_err(|source| NetworkError::Pin {
+            operation: "prepare",
+            path: pins.clone(),
+            source,
+        })?;
+        let tables = NetlinkTables::open().map_err(NetworkError::firewall("open a socket"))?;
+        let firewall = Firewall::open(tables, config.table_prefix.clone())
+            .map_err(NetworkError::firewall("install our rules"))?;
+        let mut reservations = Reservations::default();
+        firewall
+            .model()
+            .published
+            .keys()
+            .for_each(|key| reservations.restore(*key));
+        let links = Links::open().map_err(NetworkError::link("open a socket for", "links"))?;
+        let inner = Self {
+            pins,
+            bridges: Mutex::default(),
+            reservations: Mutex::new(reservations),
+            firewall: Mutex::new(firewall),
+            links: Mutex::new(links),
+            namespaces: Namespaces::start(config.prepared_namespaces, config.sysctls.clone())?,
+            next_interface: AtomicU32::new(0),
+        };
+        inner.remove_stale_pins()?;
+        Ok(inner)
+    }
+
+    fn repair(&self) -> Result<bool, NetworkError> {
+        let mut firewall = lock(&self.firewall);
+        if firewall
+            .matches_kernel()
+            .map_err(NetworkError::firewall("read our elements"))?
+        {
+            return Ok(false);
+        }
+        firewall
+            .repair()
+            .map_err(NetworkError::firewall("replace our rules"))?;
+        Ok(true)
+    }
+}

@@ -1,0 +1,146 @@
+//! Published ports: reserved first, then redirected by the packet filter.
+
+use std::net::IpAddr;
+
+use crate::address::Ipv4Net;
+use crate::conntrack;
+use crate::error::NetworkError;
+use crate::firewall::{PortKey, Target};
+use crate::network::{Inner, lock};
+use crate::ports::Reservations;
+use crate::spec::{PortMapping, Protocol, check_container_id};
+
+type Port = (PortKey, Target);
+
+impl Inner {
+    pub(crate) fn publish(
+        &self,
+        container_id: &str,
+        mappings: &[PortMapping],
+    ) -> Result<Vec<PortMapping>, NetworkError> {
+        check_container_id(container_id)?;
+        let wanted = mappings
+            .iter()
+            .map(|mapping| {
+                let address = mapping.check()?;
+                Ok(PortKey {
+                    address,
+                    protocol: mapping.protocol,
+                    port: mapping.host_port,
+                })
+            })
+            .collect::<Result<Vec<_>, NetworkError>>()?;
+        let mut reservations = lock(&self.reservations);
+        let mut previous = self.ports_of(container_id);
+        let mut ports = Vec::with_capacity(mappings.len());
+        let mut reserved = Vec::new();
+        for (mapping, key) in mappings.iter().zip(wanted) {
+            let target = target_of(container_id, mapping);
+            if let Some(kept) = take_matching(&mut previous, key, &target) {
+                ports.push(kept);
+                continue;
+            }
+            match reservations.reserve(key) {
+                Ok(key) => {
+                    reserved.push((key, target.clone()));
+                    ports.push((key, target));
+                }
+                Err(error) => {
+                    reservations.release(&keys(&reserved));
+                    return Err(error);
+                }
+            }
+        }
+        if let Err(source) = lock(&self.firewall).publish(&ports) {
+            reservations.release(&keys(&reserved));
+            return Err(NetworkError::firewall("publish ports")(source));
+        }
+        self.close(&mut reservations, &previous)?;
+        self.forget_flows(&reserved);
+        Ok(ports.iter().map(mapping_of).collect())
+    }
+
+    pub(crate) fn unpublish(&self, container_id: &str) -> Result<(), NetworkError> {
+        check_container_id(container_id)?;
+        let mut reservations = lock(&self.reservations);
+        let ports = self.ports_of(container_id);
+        self.close(&mut reservations, &ports)
+    }
+
+    pub(crate) fn published(&self) -> Vec<(String, PortMapping)> {
+        let firewall = lock(&self.firewall);
+        let ports = firewall.model().published.iter();
+        ports
+            .map(|(key, target)| (target.container_id.clone(), mapping_of(&(*key, target.clone()))))
+            .collect()
+    }
+
+    /// The redirection goes first: a port that is free to others must not lead into a container.
+    fn close(&self, reservations: &mut Reservations, ports: &[Port]) -> Result<(), NetworkError> {
+        let keys = keys(ports);
+        lock(&self.firewall)
+            .unpublish(&keys)
+            .map_err(NetworkError::firewall("unpublish ports"))?;
+        self.forget_flows(ports);
+        reservations.release(&keys);
+        Ok(())
+    }
+
+    /// The ports are open or closed already; all that is lost without this is time until old flows run out.
+    fn forget_flows(&self, ports: &[Port]) {
+        if !ports.iter().any(|(key, _)| key.protocol == Protocol::Udp) {
+            return;
+        }
+        let own = lock(&self.links).addresses(None);
+        let forgotten = own.and_then(|own| {
+            let own: Vec<_> = own.iter().map(Ipv4Net::address).collect();
+            conntrack::forget_flows(ports, &own)
+        });
+        if let Err(error) = forgotten {
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "old UDP flows may keep their former direction"
+            );
+        }
+    }
+
+    fn ports_of(&self, container_id: &str) -> Vec<Port> {
+        let firewall = lock(&self.firewall);
+        let ports = firewall.model().published.iter();
+        ports
+            .filter(|(_, target)| target.container_id == container_id)
+            .map(|(key, target)| (*key, target.clone()))
+            .collect()
+    }
+}
+
+/// Takes the port that the container has already for the same purpose.
+fn take_matching(previous: &mut Vec<Port>, wanted: PortKey, target: &Target) -> Option<Port> {
+    let position = previous.iter().position(|(key, had)| {
+        let same_port = wanted.port == 0 || wanted.port == key.port;
+        had == target && same_port && wanted.address == key.address && wanted.protocol == key.protocol
+    })?;
+    Some(previous.swap_remove(position))
+}
+
+fn keys(ports: &[Port]) -> Vec<PortKey> {
+    ports.iter().map(|(key, _)| *key).collect()
+}
+
+fn target_of(container_id: &str, mapping: &PortMapping) -> Target {
+    Target {
+        address: mapping.container_ip,
+        port: mapping.container_port,
+        container_id: container_id.to_owned(),
+    }
+}
+
+fn mapping_of((key, target): &Port) -> PortMapping {
+    PortMapping {
+        host_ip: IpAddr::V4(key.address),
+        host_port: key.port,
+        protocol: key.protocol,
+        container_ip: target.address,
+        container_port: target.port,
+    }
+}

@@ -1,0 +1,447 @@
+//! The agent's decisions: assignments and observations in, actions out.
+
+use crate::report::{Report, Reporter};
+use crate::task_record::{Phase, Step, TaskRecord};
+use muster_types::service::Protocol;
+use muster_types::{AssignedTask, AssignmentSet, ContainerId, DesiredState, TaskId, TaskState, Timestamp};
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+/// How long a rebooted node looks for a controller before it runs its tasks again by itself.
+pub const REATTEMPT_AFTER: Duration = Duration::from_secs(10);
+
+/// An effect for the shell to perform. Every engine operation is answered by exactly one [`Observation`].
+#[derive(Debug, Clone, PartialEq)]
+pub enum Action {
+    /// Make image, network and container of this task.
+    Prepare(Box<AssignedTask>),
+    /// Start the container.
+    Start {
+        /// The task.
+        task: TaskId,
+        /// Its container.
+        container: ContainerId,
+    },
+    /// Stop the container: stop signal, grace, SIGKILL.
+    Stop {
+        /// The task.
+        task: TaskId,
+        /// Its container.
+        container: ContainerId,
+    },
+    /// Remove the container.
+    Remove {
+        /// The task.
+        task: TaskId,
+        /// Its container.
+        container: ContainerId,
+    },
+    /// Send these statuses over the session.
+    Report(Report),
+    /// Keep the assignment set and the records on disk.
+    Persist,
+}
+
+/// What the shell saw.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Observation {
+    /// Answer to [`Action::Prepare`].
+    Prepared {
+        /// The task.
+        task: TaskId,
+        /// Its container, or why there is none.
+        result: Result<ContainerId, String>,
+    },
+    /// Answer to [`Action::Start`].
+    Started {
+        /// The task.
+        task: TaskId,
+        /// What runs, or why it could not start.
+        result: Result<StartedContainer, String>,
+    },
+    /// A started container ended; also the answer to [`Action::Stop`].
+    Ended {
+        /// The task.
+        task: TaskId,
+        /// Exit code, when it ever ran.
+        exit_code: Option<i32>,
+        /// Why it ended, when the exit code does not say it.
+        error: Option<String>,
+    },
+    /// The health check passed for the first time, or failed for good.
+    Health {
+        /// The task.
+        task: TaskId,
+        /// It passed.
+        healthy: bool,
+    },
+    /// Answer to [`Action::Remove`]. The shell tries until the container is gone.
+    Removed {
+        /// The task.
+        task: TaskId,
+    },
+}
+
+/// A container that started.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct StartedContainer {
+    /// Process id of its first process.
+    pub pid: i32,
+    /// Host-mode ports, as (protocol, container port, host port).
+    pub ports: Vec<(Protocol, u16, u16)>,
+    /// It has a health check; it counts as running once that passes.
+    pub health_checked: bool,
+}
+
+/// A task's container as the engine found it when the daemon started.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Restored {
+    /// It runs.
+    Running {
+        /// Its container.
+        container: ContainerId,
+        /// First process.
+        pid: i32,
+    },
+    /// It was made, and never started.
+    Prepared(ContainerId),
+    /// It ended.
+    Ended {
+        /// Its container.
+        container: ContainerId,
+        /// Exit code.
+        exit_code: i32,
+        /// It ended with the machine.
+        by_reboot: bool,
+    },
+}
+
+/// The agent's state: the newest assignment set, one record per task, and the session's reports.
+#[derive(Debug, Default)]
+pub struct AgentCore {
+    set: AssignmentSet,
+    records: BTreeMap<TaskId, TaskRecord>,
+    reporter: Option<Reporter>,
+    started_at: Timestamp,
+    changed: bool,
+    /// Tasks whose containers were found and that the file on disk knew nothing of: it was written before they were
+    /// assigned. They run on until a set says what is to become of them.
+    unheard_of: BTreeSet<TaskId>,
+}
+
+impl AgentCore {
+    /// The state of a node whose daemon starts: what it had on disk, and what the engine found running.
+    pub fn restore(
+        set: AssignmentSet,
+        mut records: BTreeMap<TaskId, TaskRecord>,
+        found: BTreeMap<TaskId, Restored>,
+        now: Timestamp,
+    ) -> Self {
+        let unheard_of = found
+            .keys()
+            .filter(|task| !records.contains_key(task))
+            .copied()
+            .collect();
+        for (task, restored) in &found {
+            let record = records.entry(*task).or_insert_with(|| TaskRecord::accepted(now));
+            reconcile_found(record, restored, now);
+        }
+        for (task, record) in &mut records {
+            if !found.contains_key(task) {
+                reconcile_missing(record, now);
+            }
+        }
+        Self {
+            set,
+            records,
+            reporter: None,
+            started_at: now,
+            changed: true,
+            unheard_of,
+        }
+    }
+
+    /// The newest assignment set.
+    pub fn assignments(&self) -> &AssignmentSet {
+        &self.set
+    }
+
+    /// One record per task that something exists of.
+    pub fn records(&self) -> &BTreeMap<TaskId, TaskRecord> {
+        &self.records
+    }
+
+    /// A session with the leader began.
+    pub fn session_opened(&mut self) {
+        self.reporter = Some(Reporter::default());
+    }
+
+    /// The session ended. Nothing that runs is touched.
+    pub fn session_lost(&mut self) {
+        self.reporter = None;
+    }
+
+    /// Takes a newer assignment set; returns false and changes nothing when this one is not newer.
+    pub fn assign(&mut self, set: AssignmentSet, now: Timestamp) -> bool {
+        if set.age < self.set.age {
+            return false;
+        }
+        for task in &set.tasks {
+            let unknown = !self.records.contains_key(&task.id);
+            if unknown && !task.recorded.1.is_terminal() {
+                let mut record = TaskRecord::accepted(now);
+                record.status.attempt = task.recorded.0;
+                self.records.insert(task.id, record);
+            }
+            if let Some(record) = self.records.get_mut(&task.id)
+                && task.recorded.1 >= TaskState::Accepted
+            {
+                record.acknowledged = record.acknowledged.max(Some(task.recorded));
+            }
+        }
+        self.set = set;
+        self.unheard_of.clear();
+        self.changed = true;
+        true
+    }
+
+    /// The controllers committed a report of the live session.
+    pub fn report_acknowledged(&mut self, sequence: u64) {
+        if let Some(reporter) = &mut self.reporter {
+            reporter.acknowledged(sequence, &mut self.records);
+            self.changed = true;
+        }
+    }
+
+    /// Takes in what the shell saw. An observation of a task that is no longer known is ignored.
+    pub fn observe(&mut self, observation: Observation, now: Timestamp) {
+        self.changed = true;
+        match observation {
+            Observation::Prepared { task, result } => {
+                self.with(task, |record| match result {
+                    Ok(container) => record.prepared(container, now),
+                    Err(error) => record.prepare_failed(error, now),
+                });
+            }
+            Observation::Started { task, result } => {
+                self.with(task, |record| match result {
+                    Ok(started) => record.started(started.pid, started.ports, started.health_checked, now),
+                    Err(error) => record.ended(None, Some(error), now),
+                });
+            }
+            Observation::Ended {
+                task,
+                exit_code,
+                error,
+            } => {
+                self.with(task, |record| {
+                    if matches!(
+                        record.phase,
+                        Phase::Starting | Phase::AwaitingHealth | Phase::Running | Phase::Stopping
+                    ) {
+                        record.ended(exit_code, error, now);
+                    }
+                });
+            }
+            Observation::Health { task, healthy } => self.observe_health(task, healthy, now),
+            Observation::Removed { task } => self.forget(task),
+        }
+    }
+
+    /// Everything to do now. Call it after every input and at [`AgentCore::wake_at`].
+    pub fn tick(&mut self, now: Timestamp) -> Vec<Action> {
+        let mut actions = Vec::new();
+        self.reattempt(now);
+        self.step_tasks(&mut actions, now);
+        if std::mem::take(&mut self.changed) {
+            actions.push(Action::Persist);
+        }
+        if let Some(reporter) = &mut self.reporter
+            && let Some(report) = reporter.next(&self.records, now)
+        {
+            actions.push(Action::Report(report));
+        }
+        actions
+    }
+
+    /// When [`AgentCore::tick`] must be called again, if no input comes before.
+    pub fn wake_at(&self) -> Option<Timestamp> {
+        match &self.reporter {
+            Some(reporter) => reporter.next_at().filter(|_| reporter.has_news(&self.records)),
+            None => {
+                let waiting = self.records.values().any(|record| record.lost_by_reboot);
+                waiting.then(|| self.started_at.after(REATTEMPT_AFTER))
+            }
+        }
+    }
+
+    fn step_tasks(&mut self, actions: &mut Vec<Action>, now: Timestamp) {
+        let wanted: BTreeMap<TaskId, &AssignedTask> =
+            self.set.tasks.iter().map(|task| (task.id, task)).collect();
+        let mut gone = Vec::new();
+        for (id, record) in &mut self.records {
+            let task = wanted.get(id).copied();
+            if task.is_none() && self.unheard_of.contains(id) {
+                continue;
+            }
+            record.stop_requested |= task.is_none_or(|task| task.desired >= DesiredState::Shutdown);
+            if record.phase == Phase::Absent && record.stop_requested && task.is_some() {
+                record.ended(None, None, now);
+                self.changed = true;
+            }
+            match record.next_step(task) {
+                Some(Step::Forget) => gone.push(*id),
+                Some(step) => {
+                    self.changed = true;
+                    actions.extend(perform(*id, record, step, task, now));
+                }
+                None => {}
+            }
+        }
+        for id in gone {
+            self.forget(id);
+        }
+    }
+
+    fn observe_health(&mut self, task: TaskId, healthy: bool, now: Timestamp) {
+        self.with(task, |record| match (record.phase, healthy) {
+            (Phase::AwaitingHealth, true) => {
+                record.phase = Phase::Running;
+                record.advance(TaskState::Running, "started", None, now);
+            }
+            (Phase::AwaitingHealth | Phase::Running, false) => {
+                let error = Some("task: unhealthy container".to_owned());
+                record.advance(TaskState::Failed, "started", error, now);
+                record.stop_requested = true;
+            }
+            (
+                Phase::Absent
+                | Phase::Preparing
+                | Phase::Prepared
+                | Phase::Starting
+                | Phase::Running
+                | Phase::Stopping
+                | Phase::Ended
+                | Phase::Removing,
+                _,
+            ) => {}
+        });
+    }
+
+    fn reattempt(&mut self, now: Timestamp) {
+        if self.reporter.is_some() || now < self.started_at.after(REATTEMPT_AFTER) {
+            return;
+        }
+        for task in &self.set.tasks {
+            if let Some(record) = self.records.get_mut(&task.id)
+                && record.may_begin_attempt(task)
+            {
+                record.begin_attempt(now);
+                self.changed = true;
+            }
+        }
+    }
+
+    fn with(&mut self, task: TaskId, change: impl FnOnce(&mut TaskRecord)) {
+        if let Some(record) = self.records.get_mut(&task) {
+            change(record);
+        }
+    }
+
+    fn forget(&mut self, task: TaskId) {
+        self.records.remove(&task);
+        if let Some(reporter) = &mut self.reporter {
+            reporter.forget(&task);
+        }
+        self.changed = true;
+    }
+}
+
+/// Marks the operation as under way and names it for the shell.
+fn perform(
+    id: TaskId,
+    record: &mut TaskRecord,
+    step: Step,
+    task: Option<&AssignedTask>,
+    now: Timestamp,
+) -> Option<Action> {
+    let container = record.container().cloned();
+    match step {
+        Step::Prepare => {
+            let task = task?.clone();
+            record.phase = Phase::Preparing;
+            record.advance(TaskState::Preparing, "preparing", None, now);
+            Some(Action::Prepare(Box::new(task)))
+        }
+        Step::Start => {
+            record.phase = Phase::Starting;
+            record.advance(TaskState::Starting, "starting", None, now);
+            container.map(|container| Action::Start { task: id, container })
+        }
+        Step::Stop => {
+            record.phase = Phase::Stopping;
+            container.map(|container| Action::Stop { task: id, container })
+        }
+        Step::Remove => {
+            record.phase = Phase::Removing;
+            container.map(|container| Action::Remove { task: id, container })
+        }
+        Step::Forget => None,
+    }
+}
+
+/// Brings a record in line with what the engine found of its container.
+fn reconcile_found(record: &mut TaskRecord, restored: &Restored, now: Timestamp) {
+    match restored {
+        Restored::Running { container, pid } => {
+            if record.container() != Some(container) {
+                record.prepared(container.clone(), now);
+            }
+            let ports = record
+                .status
+                .container
+                .as_ref()
+                .map(|known| known.ports.clone())
+                .unwrap_or_default();
+            record.started(*pid, ports, false, now);
+        }
+        Restored::Prepared(container) => record.prepared(container.clone(), now),
+        Restored::Ended {
+            container,
+            exit_code,
+            by_reboot,
+        } => {
+            if record.container() != Some(container) {
+                record.prepared(container.clone(), now);
+            }
+            record.phase = Phase::Ended;
+            if !record.status.state.is_terminal() {
+                record.lost_by_reboot = *by_reboot;
+                let error = by_reboot.then(|| "task: the node restarted".to_owned());
+                record.ended(Some(*exit_code), error, now);
+            }
+        }
+    }
+}
+
+/// A record whose container the engine does not have.
+fn reconcile_missing(record: &mut TaskRecord, now: Timestamp) {
+    match record.phase {
+        // Making it had not finished; it is made again.
+        Phase::Absent | Phase::Preparing => {
+            record.phase = Phase::Absent;
+            record.status.container = None;
+        }
+        Phase::Prepared
+        | Phase::Starting
+        | Phase::AwaitingHealth
+        | Phase::Running
+        | Phase::Stopping
+        | Phase::Ended
+        | Phase::Removing => {
+            record.ended(None, Some("task: its container is gone".to_owned()), now);
+            record.status.container = None;
+            record.phase = Phase::Ended;
+        }
+    }
+}

@@ -1,0 +1,15 @@
+//! What this node should do next, decided as data: assignment sets, the state machine of each task, status reports.
+//!
+//! The crate is for the agent's decisions only. It must never touch the engine, a socket, a disk or a clock: time and
+//! observations come in as arguments, actions go out as values. Start reading at [`AgentCore`]; [`task_record`] holds
+//! the state machine of one task and [`report`] the coalescing of statuses.
+
+pub mod agent_core;
+pub mod report;
+pub mod task_record;
+
+pub use agent_core::{Action, AgentCore, Observation, Restored};
+pub use task_record::{Phase, TaskRecord};
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,313 @@
+use super::*;
+use crate::agent_core::StartedContainer;
+use muster_types::service::TaskTemplate;
+use muster_types::{AssignedTask, AssignmentAge, AssignmentSet, ContainerId, DesiredState, NodeId};
+use muster_types::{ServiceId, Slot, TaskId, TaskState, Timestamp};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+fn at(millis: i64) -> Timestamp {
+    Timestamp::from_millis(millis)
+}
+
+fn task(number: u128) -> AssignedTask {
+    AssignedTask {
+        id: TaskId::from_u128(number),
+        service: ServiceId::from_u128(1),
+        service_name: "web".to_owned(),
+        service_labels: BTreeMap::new(),
+        slot: Slot::Replica(1),
+        template_version: 1,
+        template: Arc::new(TaskTemplate::default()),
+        ports: Vec::new(),
+        desired: DesiredState::Running,
+        start_after: None,
+        recorded: (0, TaskState::Assigned),
+    }
+}
+
+fn set(index: u64, tasks: Vec<AssignedTask>) -> AssignmentSet {
+    AssignmentSet {
+        age: AssignmentAge {
+            incarnation: 0,
+            index,
+        },
+        node: NodeId::from_u128(1),
+        tasks,
+    }
+}
+
+fn container(number: u8) -> ContainerId {
+    ContainerId::from_bytes([number; 32])
+}
+
+fn state(core: &AgentCore, number: u128) -> TaskState {
+    core.records()[&TaskId::from_u128(number)].status.state
+}
+
+fn effects(actions: &[Action]) -> Vec<&'static str> {
+    actions
+        .iter()
+        .filter_map(|action| match action {
+            Action::Prepare(_) => Some("prepare"),
+            Action::Start { .. } => Some("start"),
+            Action::Stop { .. } => Some("stop"),
+            Action::Remove { .. } => Some("remove"),
+            Action::Report(_) | Action::Persist => None,
+        })
+        .collect()
+}
+
+fn running() -> AgentCore {
+    let mut core = AgentCore::default();
+    assert!(core.assign(set(1, vec![task(7)]), at(0)));
+    assert_eq!(effects(&core.tick(at(0))), ["prepare"]);
+    core.observe(
+        Observation::Prepared {
+            task: TaskId::from_u128(7),
+            result: Ok(container(1)),
+        },
+        at(1),
+    );
+    assert_eq!(effects(&core.tick(at(1))), ["start"]);
+    let started = StartedContainer {
+        pid: 42,
+        ..Default::default()
+    };
+    core.observe(
+        Observation::Started {
+            task: TaskId::from_u128(7),
+            result: Ok(started),
+        },
+        at(2),
+    );
+    assert_eq!(effects(&core.tick(at(2))), Vec::<&str>::new());
+    assert_eq!(state(&core, 7), TaskState::Running);
+    core
+}
+
+#[test]
+fn an_assigned_task_is_prepared_started_and_runs() {
+    running();
+}
+
+#[test]
+fn a_task_that_should_stop_is_stopped_and_kept_until_unassigned() {
+    let mut core = running();
+    let mut stopping = task(7);
+    stopping.desired = DesiredState::Shutdown;
+    core.assign(set(2, vec![stopping]), at(3));
+    assert_eq!(effects(&core.tick(at(3))), ["stop"]);
+    core.observe(
+        Observation::Ended {
+            task: TaskId::from_u128(7),
+            exit_code: Some(143),
+            error: None,
+        },
+        at(4),
+    );
+    assert_eq!(effects(&core.tick(at(4))), Vec::<&str>::new());
+    assert_eq!(state(&core, 7), TaskState::Shutdown);
+    core.assign(set(3, vec![]), at(5));
+    assert_eq!(effects(&core.tick(at(5))), ["remove"]);
+    core.observe(
+        Observation::Removed {
+            task: TaskId::from_u128(7),
+        },
+        at(6),
+    );
+    core.tick(at(6));
+    assert!(core.records().is_empty());
+}
+
+#[test]
+fn a_task_told_to_stop_before_it_began_ends_without_a_container() {
+    let mut core = AgentCore::default();
+    let mut stopped = task(7);
+    stopped.desired = DesiredState::Shutdown;
+    core.assign(set(1, vec![stopped]), at(0));
+    assert_eq!(effects(&core.tick(at(0))), Vec::<&str>::new());
+    assert_eq!(state(&core, 7), TaskState::Shutdown);
+}
+
+#[test]
+fn a_ready_task_waits_until_it_may_run() {
+    let mut core = AgentCore::default();
+    let mut ready = task(7);
+    ready.desired = DesiredState::Ready;
+    core.assign(set(1, vec![ready]), at(0));
+    core.tick(at(0));
+    core.observe(
+        Observation::Prepared {
+            task: TaskId::from_u128(7),
+            result: Ok(container(1)),
+        },
+        at(1),
+    );
+    assert_eq!(effects(&core.tick(at(1))), Vec::<&str>::new());
+    assert_eq!(state(&core, 7), TaskState::Ready);
+    core.assign(set(2, vec![task(7)]), at(2));
+    assert_eq!(effects(&core.tick(at(2))), ["start"]);
+}
+
+#[test]
+fn exits_become_complete_or_failed() {
+    for (code, expected) in [(0, TaskState::Complete), (3, TaskState::Failed)] {
+        let mut core = running();
+        core.observe(
+            Observation::Ended {
+                task: TaskId::from_u128(7),
+                exit_code: Some(code),
+                error: None,
+            },
+            at(3),
+        );
+        core.tick(at(3));
+        assert_eq!(state(&core, 7), expected);
+    }
+}
+
+#[test]
+fn a_failed_preparation_rejects_the_task() {
+    let mut core = AgentCore::default();
+    core.assign(set(1, vec![task(7)]), at(0));
+    core.tick(at(0));
+    let result = Err("No such image: web".to_owned());
+    core.observe(
+        Observation::Prepared {
+            task: TaskId::from_u128(7),
+            result,
+        },
+        at(1),
+    );
+    core.tick(at(1));
+    assert_eq!(state(&core, 7), TaskState::Rejected);
+}
+
+#[test]
+fn an_unhealthy_task_fails_and_is_stopped() {
+    let mut core = running();
+    core.observe(
+        Observation::Health {
+            task: TaskId::from_u128(7),
+            healthy: false,
+        },
+        at(3),
+    );
+    assert_eq!(state(&core, 7), TaskState::Failed);
+    assert_eq!(effects(&core.tick(at(3))), ["stop"]);
+}
+
+#[test]
+fn older_assignments_are_ignored() {
+    let mut core = running();
+    core.assign(set(5, vec![task(7)]), at(3));
+    assert!(!core.assign(set(4, vec![]), at(4)));
+    assert_eq!(effects(&core.tick(at(4))), Vec::<&str>::new());
+}
+
+#[test]
+fn reports_are_coalesced_and_repeated_in_a_new_session() {
+    let mut core = AgentCore::default();
+    core.session_opened();
+    core.assign(set(1, vec![task(7)]), at(0));
+    let reports = |actions: Vec<Action>| {
+        actions.into_iter().find_map(|action| match action {
+            Action::Report(report) => Some((report.sequence, report.statuses[0].1.state)),
+            _ => None,
+        })
+    };
+    assert_eq!(reports(core.tick(at(0))), Some((1, TaskState::Preparing)));
+    core.observe(
+        Observation::Prepared {
+            task: TaskId::from_u128(7),
+            result: Ok(container(1)),
+        },
+        at(10),
+    );
+    assert_eq!(reports(core.tick(at(10))), None);
+    assert_eq!(core.wake_at(), Some(at(100)));
+    let started = StartedContainer::default();
+    core.observe(
+        Observation::Started {
+            task: TaskId::from_u128(7),
+            result: Ok(started),
+        },
+        at(20),
+    );
+    assert_eq!(reports(core.tick(at(100))), Some((2, TaskState::Running)));
+    core.session_lost();
+    core.session_opened();
+    assert_eq!(reports(core.tick(at(101))), Some((1, TaskState::Running)));
+    core.report_acknowledged(1);
+    assert_eq!(reports(core.tick(at(300))), None);
+}
+
+#[test]
+fn after_a_reboot_without_controllers_tasks_run_again_as_a_higher_attempt() {
+    let before = running();
+    let found = BTreeMap::from([(
+        TaskId::from_u128(7),
+        Restored::Ended {
+            container: container(1),
+            exit_code: 137,
+            by_reboot: true,
+        },
+    )]);
+    let mut core = AgentCore::restore(
+        before.assignments().clone(),
+        before.records().clone(),
+        found,
+        at(1000),
+    );
+    assert_eq!(effects(&core.tick(at(1000))), Vec::<&str>::new());
+    assert_eq!(core.wake_at(), Some(at(11_000)));
+    assert_eq!(effects(&core.tick(at(11_000))), ["start"]);
+    assert_eq!(
+        core.records()[&TaskId::from_u128(7)].rank(),
+        (1, TaskState::Starting)
+    );
+}
+
+#[test]
+fn after_a_daemon_restart_running_tasks_go_on() {
+    let before = running();
+    let found = BTreeMap::from([(
+        TaskId::from_u128(7),
+        Restored::Running {
+            container: container(1),
+            pid: 42,
+        },
+    )]);
+    let mut core = AgentCore::restore(
+        before.assignments().clone(),
+        before.records().clone(),
+        found,
+        at(9),
+    );
+    assert_eq!(effects(&core.tick(at(9))), Vec::<&str>::new());
+    assert_eq!(state(&core, 7), TaskState::Running);
+}
+
+#[test]
+fn a_container_that_was_started_just_before_a_crash_runs_on_until_a_set_names_it() {
+    let found = BTreeMap::from([(
+        TaskId::from_u128(7),
+        Restored::Running {
+            container: container(1),
+            pid: 42,
+        },
+    )]);
+    // The file was written before the task was assigned.
+    let restored = |found: &BTreeMap<_, _>| {
+        AgentCore::restore(set(1, Vec::new()), BTreeMap::new(), found.clone(), at(0))
+    };
+    let mut kept = restored(&found);
+    assert!(effects(&kept.tick(at(0))).is_empty());
+    assert!(kept.assign(set(2, vec![task(7)]), at(1)));
+    assert!(effects(&kept.tick(at(1))).is_empty());
+    assert_eq!(state(&kept, 7), TaskState::Running);
+    let mut surplus = restored(&found);
+    assert!(surplus.assign(set(2, Vec::new()), at(1)));
+    assert_eq!(effects(&surplus.tick(at(1))), ["stop"]);
+}

@@ -1,0 +1,117 @@
+//! The container's namespaces and file system.
+
+use rustix::fs::Mode;
+use rustix::io::Errno;
+use rustix::mount::{MountPropagationFlags, MoveMountFlags, UnmountFlags};
+use std::os::fd::AsFd;
+
+use super::sync::{self, Failure, Message, Stage, fail};
+use super::{HostFiles, InitContext, mount_steps, rights};
+use crate::sys::{self, MountAttributes};
+
+/// Joins namespaces and builds the file system below the attached root.
+pub(super) fn build(context: &InitContext<'_>) -> Result<(), Failure> {
+    let plan = context.sandbox;
+    if let Some(netns) = context.netns {
+        fail(
+            Stage::JoinNamespace,
+            sys::join_namespaces(netns, libc::CLONE_NEWNET),
+        )?;
+    }
+    for (number, (namespace, kind)) in context.joined.iter().enumerate() {
+        // The process id namespace was chosen at the clone.
+        if *kind != libc::CLONE_NEWPID as u64 {
+            sys::join_namespaces(namespace.as_fd(), *kind as i32)
+                .map_err(|error| Failure::numbered(Stage::JoinNamespace, number + 1, error))?;
+        }
+    }
+    rustix::process::umask(Mode::empty());
+    let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
+    fail(Stage::Propagation, rustix::mount::mount_change(c"/", private))?;
+    fail(Stage::AttachRoot, attach_root(context))?;
+    if plan.loopback {
+        fail(Stage::Loopback, sys::bring_loopback_up())?;
+    }
+    let mut steps = mount_steps::Steps::new(context.root, context.binds);
+    for (number, step) in plan.steps.iter().enumerate() {
+        steps
+            .run(step)
+            .map_err(|error| Failure::numbered(Stage::Step, number, error))?;
+    }
+    if context.joins_group {
+        join_group(context)?;
+    }
+    if plan.new_cgroup_namespace {
+        fail(Stage::GroupNamespace, sys::unshare(libc::CLONE_NEWCGROUP))?;
+    }
+    for (number, step) in plan.late_steps.iter().enumerate() {
+        steps
+            .run(step)
+            .map_err(|error| Failure::numbered(Stage::LateStep, number, error))?;
+    }
+    Ok(())
+}
+
+fn attach_root(context: &InitContext<'_>) -> Result<(), Errno> {
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+    rustix::mount::move_mount(
+        context.root,
+        c"",
+        rustix::fs::CWD,
+        context.sandbox.attach_point.as_c_str(),
+        flags,
+    )
+}
+
+/// v1: joins the groups by writing to their files, which for itself costs a process no lock.
+fn join_group(context: &InitContext<'_>) -> Result<(), Failure> {
+    let files = match fail(Stage::JoinGroup, sync::receive(context.sync))? {
+        Message::Group(files) => files,
+        // The monitor ended or gave up: it says why itself.
+        _ => sys::exit_now(1),
+    };
+    for (number, file) in files.iter().flatten().enumerate() {
+        rights::write_all(file.as_fd(), b"0")
+            .map_err(|error| Failure::numbered(Stage::JoinGroup, number, error))?;
+    }
+    Ok(())
+}
+
+/// Makes the root file system the only one there is.
+pub(super) fn enter(context: &InitContext<'_>, host: &HostFiles) -> Result<(), Failure> {
+    let plan = context.sandbox;
+    if plan.root_readonly {
+        let readonly = MountAttributes {
+            set: libc::MOUNT_ATTR_RDONLY,
+            ..MountAttributes::default()
+        };
+        fail(
+            Stage::RootReadOnly,
+            sys::mount_setattr(context.root, false, readonly),
+        )?;
+    }
+    if let Some(name) = &plan.host_name {
+        fail(Stage::HostName, sys::set_host_name(name.to_bytes()))?;
+    }
+    if let Some(name) = &plan.domain_name {
+        fail(Stage::DomainName, sys::set_domain_name(name.to_bytes()))?;
+    }
+    for (number, (path, value)) in plan.sysctls.iter().enumerate() {
+        rights::write_proc(host.proc, path, value)
+            .map_err(|error| Failure::numbered(Stage::Sysctl, number, error))?;
+    }
+    fail(Stage::PivotRoot, pivot(context))
+}
+
+fn pivot(context: &InitContext<'_>) -> Result<(), Errno> {
+    rustix::process::fchdir(context.root)?;
+    // With the old root put onto the new one it is the topmost mount of ".", so the unmount takes it away again.
+    rustix::process::pivot_root(c".", c".")?;
+    rustix::mount::unmount(c".", UnmountFlags::DETACH)?;
+    rustix::process::chdir(c"/")?;
+    if let Some(propagation) = context.sandbox.root_propagation {
+        let flags = MountPropagationFlags::from_bits_retain(propagation as u32);
+        rustix::mount::mount_change(c"/", flags)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,72 @@
+//! The launcher process itself.
+
+use nix::unistd::ForkResult;
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use std::ffi::OsString;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use super::request;
+use crate::monitor::process as monitor;
+use crate::sys;
+
+/// Runs the launcher: the `launcher` subcommand, called from `main` before anything else. Its requests come in over
+/// standard input. Ends when the daemon does; never returns.
+pub fn launcher_main(arguments: &[OsString]) -> ! {
+    if !arguments.is_empty() {
+        sys::exit_now(2);
+    }
+    match take_socket() {
+        Ok(socket) => {
+            sys::release_code();
+            serve(socket.as_fd())
+        }
+        Err(_) => sys::exit_now(1),
+    }
+}
+
+/// Standard input is the socket; the numbers 0 to 2 then become /dev/null, for what is forked later.
+fn take_socket() -> Result<OwnedFd, Errno> {
+    let _ = rustix::process::setsid();
+    let _ = rustix::thread::set_name(c"muster-launcher");
+    sys::reset_signals();
+    sys::ignore_children();
+    let [input, ..] = sys::standard_streams();
+    let socket = rustix::io::fcntl_dupfd_cloexec(input, 3)?;
+    let null = rustix::fs::open(c"/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
+    for stream in 0..3 {
+        sys::duplicate_to(std::os::fd::AsRawFd::as_raw_fd(&null), stream)?;
+    }
+    sys::close_at_exec_from(3)?;
+    Ok(socket)
+}
+
+fn serve(socket: BorrowedFd<'_>) -> ! {
+    loop {
+        let input = match request::receive(socket) {
+            Ok(Some(input)) => input,
+            Ok(None) => sys::exit_now(0),
+            // A malformed request: its reply socket was closed, which tells the daemon.
+            Err(Errno::PROTO) => continue,
+            Err(_) => sys::exit_now(1),
+        };
+        // SAFETY: the launcher has one thread, so the child may allocate and lock as it likes.
+        match unsafe { nix::unistd::fork() } {
+            Ok(ForkResult::Child) => {
+                // SAFETY: this is the child's copy of the socket, which nothing else in it uses.
+                unsafe { close_inherited(socket) };
+                sys::reset_signals();
+                monitor::run(input)
+            }
+            Ok(ForkResult::Parent { .. }) => {}
+            Err(error) => monitor::refuse(input, Errno::from_raw_os_error(error as i32)),
+        }
+    }
+}
+
+/// # Safety
+/// Nothing may use the socket afterwards.
+unsafe fn close_inherited(socket: BorrowedFd<'_>) {
+    // SAFETY: our caller gives the descriptor up.
+    let _ = unsafe { libc::close(std::os::fd::AsRawFd::as_raw_fd(&socket)) };
+}

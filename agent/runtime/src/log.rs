@@ -1,0 +1,257 @@
+//! The output log: Docker's json-file format, rotated by size.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use crate::exit::wall_clock_ns;
+use crate::start::LogConfig;
+
+/// Longer lines are split, as Docker does; a part without a line end says that more follows.
+const PART_BYTES_MAX: usize = 16 << 10;
+
+/// Where a line came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum LogStream {
+    Stdout,
+    Stderr,
+}
+
+impl LogStream {
+    fn name(self) -> &'static str {
+        match self {
+            LogStream::Stdout => "stdout",
+            LogStream::Stderr => "stderr",
+        }
+    }
+}
+
+/// Writes a container's output. A full disk loses lines, never the container: failed writes are counted and go on.
+#[derive(Debug)]
+pub(crate) struct LogWriter {
+    config: LogConfig,
+    file: File,
+    size: u64,
+    /// Unfinished lines of both streams.
+    pending: [Vec<u8>; 2],
+    encoded: Vec<u8>,
+    /// Writes that failed since the last good one.
+    failures: u64,
+}
+
+impl LogWriter {
+    /// Opens the log, behind what an earlier run wrote.
+    pub(crate) fn open(config: LogConfig) -> io::Result<LogWriter> {
+        let file = append_to(&config.path)?;
+        let size = file.metadata()?.len();
+        Ok(LogWriter {
+            config,
+            file,
+            size,
+            pending: Default::default(),
+            encoded: Vec::new(),
+            failures: 0,
+        })
+    }
+
+    /// Takes output; whole lines are written at once, a rest waits for its end.
+    pub(crate) fn append(&mut self, stream: LogStream, mut bytes: &[u8]) {
+        let time = Timestamp::now();
+        while let Some(end) = bytes.iter().position(|byte| *byte == b'\n') {
+            let (line, rest) = bytes.split_at(end + 1);
+            self.extend(stream, line, &time);
+            self.finish_line(stream, &time);
+            bytes = rest;
+        }
+        self.extend(stream, bytes, &time);
+        self.write_out();
+    }
+
+    /// Writes unfinished lines, at the end of the output.
+    pub(crate) fn finish(&mut self) {
+        let time = Timestamp::now();
+        for stream in [LogStream::Stdout, LogStream::Stderr] {
+            self.finish_line(stream, &time);
+        }
+        self.write_out();
+        self.pending = Default::default();
+    }
+
+    /// Adds bytes without a line end before their last one; full parts go out.
+    fn extend(&mut self, stream: LogStream, mut bytes: &[u8], time: &Timestamp) {
+        loop {
+            let pending = &mut self.pending[stream as usize];
+            let line_end = usize::from(bytes.ends_with(b"\n"));
+            let room = PART_BYTES_MAX - pending.len();
+            if bytes.len() - line_end <= room {
+                pending.extend_from_slice(bytes);
+                return;
+            }
+            let (part, rest) = bytes.split_at(room);
+            pending.extend_from_slice(part);
+            self.finish_line(stream, time);
+            bytes = rest;
+        }
+    }
+
+    fn finish_line(&mut self, stream: LogStream, time: &Timestamp) {
+        let line = &mut self.pending[stream as usize];
+        if line.is_empty() {
+            return;
+        }
+        encode(&mut self.encoded, stream, line, time);
+        line.clear();
+        if self.encoded.len() >= 4 * PART_BYTES_MAX {
+            self.write_out();
+        }
+    }
+
+    fn write_out(&mut self) {
+        if self.encoded.is_empty() {
+            return;
+        }
+        let length = self.encoded.len() as u64;
+        let full = self
+            .config
+            .max_bytes
+            .is_some_and(|limit| self.size > 0 && self.size + length > limit);
+        let written = if full { self.rotate() } else { Ok(()) };
+        match written.and_then(|()| self.file.write_all(&self.encoded)) {
+            Ok(()) => {
+                self.size += length;
+                self.failures = 0;
+            }
+            Err(_) => self.failures += 1,
+        }
+        self.encoded.clear();
+        // A burst of long lines must not keep its memory for the container's life.
+        self.encoded.shrink_to(PART_BYTES_MAX);
+    }
+
+    /// Renames every file one further and starts a new one. The oldest is dropped.
+    fn rotate(&mut self) -> io::Result<()> {
+        let path = &self.config.path;
+        for number in (1..self.config.max_files.saturating_sub(1)).rev() {
+            rename_if_present(&numbered(path, number), &numbered(path, number + 1))?;
+        }
+        if self.config.max_files > 1 {
+            rename_if_present(path, &numbered(path, 1))?;
+            self.file = append_to(path)?;
+        } else {
+            self.file.set_len(0)?;
+        }
+        self.size = 0;
+        Ok(())
+    }
+}
+
+fn append_to(path: &Path) -> io::Result<File> {
+    use std::os::unix::fs::OpenOptionsExt;
+    OpenOptions::new()
+        .append(true)
+        .create(true)
+        .mode(0o640)
+        .open(path)
+}
+
+fn rename_if_present(from: &Path, to: &Path) -> io::Result<()> {
+    match std::fs::rename(from, to) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+fn numbered(path: &Path, number: u32) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(format!(".{number}"));
+    PathBuf::from(name)
+}
+
+/// Appends one line of the log.
+fn encode(buffer: &mut Vec<u8>, stream: LogStream, line: &[u8], time: &Timestamp) {
+    buffer.extend_from_slice(b"{\"log\":\"");
+    for chunk in line.utf8_chunks() {
+        chunk.valid().bytes().for_each(|byte| escape(buffer, byte));
+        if !chunk.invalid().is_empty() {
+            buffer.extend_from_slice("\u{fffd}".as_bytes());
+        }
+    }
+    buffer.extend_from_slice(b"\",\"stream\":\"");
+    buffer.extend_from_slice(stream.name().as_bytes());
+    buffer.extend_from_slice(b"\",\"time\":\"");
+    buffer.extend_from_slice(&time.text);
+    buffer.extend_from_slice(b"\"}\n");
+}
+
+fn escape(buffer: &mut Vec<u8>, byte: u8) {
+    const HEX: &[u8; 16] = b"0123456789abcdef";
+    match byte {
+        b'"' | b'\\' => buffer.extend_from_slice(&[b'\\', byte]),
+        b'\n' => buffer.extend_from_slice(b"\\n"),
+        b'\r' => buffer.extend_from_slice(b"\\r"),
+        b'\t' => buffer.extend_from_slice(b"\\t"),
+        // As Go's encoder: what could end a script element is escaped too.
+        0..0x20 | b'<' | b'>' | b'&' | 0x7f => {
+            let (high, low) = (HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]);
+            buffer.extend_from_slice(&[b'\\', b'u', b'0', b'0', high, low]);
+        }
+        _ => buffer.push(byte),
+    }
+}
+
+/// The time of a piece of output, as RFC 3339 with nanoseconds.
+struct Timestamp {
+    text: [u8; 30],
+}
+
+impl Timestamp {
+    fn now() -> Timestamp {
+        Self::at(u64::try_from(wall_clock_ns()).unwrap_or(0))
+    }
+
+    fn at(unix_ns: u64) -> Timestamp {
+        const NS_PER_SECOND: u64 = 1_000_000_000;
+        let (seconds, fraction) = (unix_ns / NS_PER_SECOND, unix_ns % NS_PER_SECOND);
+        let (year, month, day) = civil_date(seconds / 86_400);
+        let second_of_day = seconds % 86_400;
+        let mut text = *b"0000-00-00T00:00:00.000000000Z";
+        let fields = [
+            (0..4, year),
+            (5..7, month),
+            (8..10, day),
+            (11..13, second_of_day / 3600),
+            (14..16, second_of_day / 60 % 60),
+            (17..19, second_of_day % 60),
+            (20..29, fraction),
+        ];
+        for (range, mut value) in fields {
+            for digit in text[range].iter_mut().rev() {
+                *digit = b'0' + (value % 10) as u8;
+                value /= 10;
+            }
+        }
+        Timestamp { text }
+    }
+}
+
+/// Year, month and day of a day since 1970, in the Gregorian calendar. Years start in March here, so that the leap day
+/// is the last one of a year.
+fn civil_date(day_since_1970: u64) -> (u64, u64, u64) {
+    const DAYS_FROM_0000_03_01: u64 = 719_468;
+    const DAYS_PER_ERA: u64 = 146_097;
+    let days = day_since_1970 + DAYS_FROM_0000_03_01;
+    let (era, day_of_era) = (days / DAYS_PER_ERA, days % DAYS_PER_ERA);
+    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month_from_march = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
+    let month = if month_from_march < 10 {
+        month_from_march + 3
+    } else {
+        month_from_march - 9
+    };
+    (era * 400 + year_of_era + u64::from(month <= 2), month, day)
+}
+
+#[cfg(test)]
+mod tests;

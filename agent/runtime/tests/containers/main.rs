@@ -1,0 +1,8 @@
+//! Containers on the running kernel, through launcher and monitor. They need root, and leave nothing behind.
+
+mod escapes;
+mod execs;
+mod lifecycle;
+mod streams;
+mod support;
+mod survival;

@@ -1,0 +1,361 @@
+//! One service as the passes see and change it, before the changes become a changeset.
+
+use crate::Pending;
+use muster_scheduler::Constraints;
+use muster_state::{ClusterState, TemplateRevision};
+use muster_types::service::{PublishedPort, UpdateStatus};
+use muster_types::{
+    DesiredState, IdSource, Meta, NodeId, NodeState, Reason, Service, ServiceId, Slot, Task, TaskId,
+    TaskState, TaskStatus, Timestamp,
+};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+/// Position of a task within its draft.
+pub(crate) type TaskIndex = usize;
+
+/// One service with all its tasks. Passes read and change it in turn; what differs in the end is the changeset.
+pub(crate) struct Draft<'a> {
+    pub(crate) state: &'a ClusterState,
+    pub(crate) now: Timestamp,
+    ids: &'a mut dyn IdSource,
+    pub(crate) service: Arc<Service>,
+    pub(crate) revision: Arc<TemplateRevision>,
+    pub(crate) constraints: Constraints,
+    pub(crate) tasks: Vec<TaskDraft>,
+    /// Tasks by slot, oldest first.
+    pub(crate) slots: BTreeMap<Slot, Vec<TaskIndex>>,
+    /// How each older revision compares with the current one.
+    relations: BTreeMap<u64, Relation>,
+    pub(crate) update: Option<UpdateStatus>,
+    pub(crate) allocated_ports: Vec<PublishedPort>,
+    /// Return to the previous spec, with this message.
+    pub(crate) rollback: Option<String>,
+    pub(crate) dropped_templates: Vec<u64>,
+    pub(crate) drop_service: bool,
+    /// Nodes whose spec and status a placement relied on.
+    pub(crate) relied_on: BTreeSet<NodeId>,
+    budget: usize,
+    spent: usize,
+    /// The budget ended before the passes did.
+    pub(crate) unfinished: bool,
+    pub(crate) wake_at: Option<Timestamp>,
+    /// Why some tasks have no node, and how many.
+    pub(crate) unplaced: Option<(usize, String)>,
+}
+
+/// A task as it is stored and as it shall be.
+pub(crate) struct TaskDraft {
+    /// `None`: made by this draft.
+    pub(crate) stored: Option<Arc<Task>>,
+    pub(crate) row: Arc<Task>,
+    pub(crate) removed: bool,
+    charged: bool,
+}
+
+/// How an older template revision compares with the current one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Relation {
+    Same,
+    /// Up to date on nodes that satisfy the current constraints.
+    OnlyConstraints,
+    Different,
+}
+
+/// Changes that touching a stored task may cost: control and status.
+const TOUCH_COST: usize = 2;
+
+impl<'a> Draft<'a> {
+    /// The service as it is; `None` when it does not exist.
+    pub(crate) fn new(
+        state: &'a ClusterState,
+        id: ServiceId,
+        now: Timestamp,
+        budget: usize,
+        ids: &'a mut dyn IdSource,
+    ) -> Option<Self> {
+        let service = state.service(id)?.clone();
+        let revision = state.template(id, service.template_version)?.clone();
+        let mut tasks: Vec<TaskDraft> = state
+            .tasks_of_service(id)
+            .map(|task| TaskDraft {
+                stored: Some(task.clone()),
+                row: task.clone(),
+                removed: false,
+                charged: false,
+            })
+            .collect();
+        tasks.sort_by_key(|task| (task.row.slot, task.row.meta.created_at, task.row.id));
+        let mut slots: BTreeMap<Slot, Vec<TaskIndex>> = BTreeMap::new();
+        for (index, task) in tasks.iter().enumerate() {
+            slots.entry(task.row.slot).or_default().push(index);
+        }
+        let relations = state
+            .templates_of(id)
+            .map(|(version, older)| (version, relation(older, &revision)))
+            .collect();
+        Some(Self {
+            state,
+            now,
+            ids,
+            update: service.update.clone(),
+            allocated_ports: service.allocated_ports.clone(),
+            constraints: Constraints::of(&revision.template.placement),
+            service,
+            revision,
+            tasks,
+            slots,
+            relations,
+            rollback: None,
+            dropped_templates: Vec::new(),
+            drop_service: false,
+            relied_on: BTreeSet::new(),
+            // The service's own row may change too.
+            budget: budget.saturating_sub(1),
+            spent: 0,
+            unfinished: false,
+            wake_at: None,
+            unplaced: None,
+        })
+    }
+
+    /// The task as it shall be.
+    pub(crate) fn task(&self, index: TaskIndex) -> &Task {
+        &self.tasks[index].row
+    }
+
+    /// Tasks that are not removed, in slot order.
+    pub(crate) fn indexes(&self) -> Vec<TaskIndex> {
+        (0..self.tasks.len())
+            .filter(|index| !self.tasks[*index].removed)
+            .collect()
+    }
+
+    /// Tasks of a slot that are not removed, oldest first.
+    pub(crate) fn in_slot(&self, slot: Slot) -> impl Iterator<Item = TaskIndex> {
+        let indexes = self.slots.get(&slot).map_or(&[][..], Vec::as_slice);
+        indexes
+            .iter()
+            .copied()
+            .filter(|index| !self.tasks[*index].removed)
+    }
+
+    /// Every slot that has a record.
+    pub(crate) fn slot_list(&self) -> Vec<Slot> {
+        self.slots.keys().copied().collect()
+    }
+
+    /// The controller wants the task to run.
+    pub(crate) fn is_wanted(&self, index: TaskIndex) -> bool {
+        !self.tasks[index].removed && self.task(index).wants_to_run()
+    }
+
+    /// The slot's newest task that is wanted.
+    pub(crate) fn wanted_in(&self, slot: Slot) -> Option<TaskIndex> {
+        self.in_slot(slot).filter(|index| self.is_wanted(*index)).last()
+    }
+
+    /// The task runs what the service says now.
+    pub(crate) fn is_current(&self, index: TaskIndex) -> bool {
+        let task = self.task(index);
+        if task.template_version == self.service.template_version {
+            return true;
+        }
+        match self.relations.get(&task.template_version) {
+            Some(Relation::Same) => true,
+            Some(Relation::OnlyConstraints) => task
+                .node
+                .and_then(|node| self.state.node(node))
+                .is_some_and(|node| muster_scheduler::filter::misfit(&self.constraints, node).is_none()),
+            Some(Relation::Different) | None => false,
+        }
+    }
+
+    /// The slot's restart policy let its last task end, and the service still says the same.
+    pub(crate) fn is_finished(&self, slot: Slot) -> bool {
+        self.in_slot(slot).last().is_some_and(|index| {
+            let task = self.task(index);
+            task.reason == Reason::RestartPolicyEnds && self.is_current(index)
+        })
+    }
+
+    /// The task still runs although it shall not, on a node that can say when it stopped.
+    pub(crate) fn is_stopping(&self, index: TaskIndex) -> bool {
+        let task = self.task(index);
+        !task.wants_to_run()
+            && !task.is_terminal()
+            && task.node.is_some_and(|node| self.absence(node).is_none())
+    }
+
+    /// The task is recorded as ended. What this draft decides must be recorded before the record may go.
+    pub(crate) fn was_over(&self, index: TaskIndex) -> bool {
+        let stored = self.tasks[index].stored.as_ref();
+        stored.is_some_and(|task| task.is_terminal())
+    }
+
+    /// Why tasks on the node cannot be expected to run, if so.
+    pub(crate) fn absence(&self, id: NodeId) -> Option<Reason> {
+        match self.state.node(id).map(|node| node.status.state) {
+            None => Some(Reason::NodeRemoved { node: id }),
+            Some(NodeState::Down | NodeState::Disconnected) => Some(Reason::NodeDown { node: id }),
+            Some(NodeState::Ready | NodeState::Unknown) => None,
+        }
+    }
+
+    /// Whether `changes` more fit the budget; notes it when they do not.
+    pub(crate) fn has_room(&mut self, changes: usize) -> bool {
+        let fits = self.spent + changes <= self.budget;
+        self.unfinished |= !fits;
+        fits
+    }
+
+    /// Whether touching this task fits the budget.
+    pub(crate) fn has_room_for(&mut self, index: TaskIndex) -> bool {
+        let cost = if self.tasks[index].charged { 0 } else { TOUCH_COST };
+        self.has_room(cost)
+    }
+
+    /// Counts a change of something else than a task.
+    pub(crate) fn charge(&mut self) {
+        self.spent += 1;
+    }
+
+    /// Wants something else of a task, never less than before.
+    pub(crate) fn set_desired(&mut self, index: TaskIndex, desired: DesiredState, reason: Reason) {
+        if self.task(index).desired >= desired {
+            return;
+        }
+        let row = self.touch(index);
+        row.desired = desired;
+        row.reason = reason;
+    }
+
+    /// Says something about a task that its agent cannot say.
+    pub(crate) fn set_status(
+        &mut self,
+        index: TaskIndex,
+        state: TaskState,
+        message: &str,
+        error: Option<String>,
+    ) {
+        let now = self.now;
+        let before = &self.task(index).status;
+        if (before.state, before.message.as_str(), &before.error) == (state, message, &error) {
+            return;
+        }
+        let row = self.touch(index);
+        row.status.state = state;
+        row.status.at = now;
+        row.status.message = message.to_owned();
+        row.status.error = error;
+    }
+
+    /// Gives a task its node.
+    pub(crate) fn assign(&mut self, index: TaskIndex, node: NodeId) {
+        self.relied_on.insert(node);
+        self.touch(index).node = Some(node);
+        let message = Reason::Placed.to_string();
+        self.set_status(index, TaskState::Assigned, &message, None);
+    }
+
+    /// Makes a task. Without a `start_after` it starts at once, or when the tasks before it in its slot stopped.
+    pub(crate) fn create(&mut self, slot: Slot, start_after: Option<Timestamp>, reason: Reason) -> TaskIndex {
+        let waits = start_after.is_some()
+            || self
+                .in_slot(slot)
+                .collect::<Vec<_>>()
+                .into_iter()
+                .any(|index| self.is_stopping(index));
+        let desired = if waits {
+            DesiredState::Ready
+        } else {
+            DesiredState::Running
+        };
+        let id = TaskId::from_u128(self.ids.next_u128());
+        let row = Task {
+            id,
+            meta: Meta {
+                created_at: self.now,
+                updated_at: self.now,
+                observed_at: self.now,
+                ..Meta::default()
+            },
+            service: self.service.id,
+            slot,
+            template_version: self.service.template_version,
+            node: None,
+            desired,
+            start_after,
+            reason,
+            status: TaskStatus {
+                attempt: 0,
+                state: TaskState::Pending,
+                at: self.now,
+                message: "waiting for a node".to_owned(),
+                error: None,
+                container: None,
+            },
+        };
+        self.spent += 1;
+        self.tasks.push(TaskDraft {
+            stored: None,
+            row: Arc::new(row),
+            removed: false,
+            charged: true,
+        });
+        let index = self.tasks.len() - 1;
+        self.slots.entry(slot).or_default().push(index);
+        index
+    }
+
+    /// Forgets a task's record.
+    pub(crate) fn remove(&mut self, index: TaskIndex) {
+        let task = &mut self.tasks[index];
+        if !task.charged {
+            task.charged = true;
+            self.spent += 1;
+        }
+        task.removed = true;
+    }
+
+    /// Looks at the service again at this time, if it is still to come.
+    pub(crate) fn wake(&mut self, at: Timestamp) {
+        if at > self.now {
+            self.wake_at = Some(self.wake_at.map_or(at, |before| before.min(at)));
+        }
+    }
+
+    /// What the plan says about tasks without a node.
+    pub(crate) fn pending(&self) -> Option<Pending> {
+        let (tasks, causes) = self.unplaced.clone()?;
+        Some(Pending {
+            service: self.service.id,
+            tasks,
+            reason: Reason::NoSuitableNode { causes },
+        })
+    }
+
+    fn touch(&mut self, index: TaskIndex) -> &mut Task {
+        let task = &mut self.tasks[index];
+        if !task.charged {
+            task.charged = true;
+            self.spent += TOUCH_COST;
+        }
+        Arc::make_mut(&mut task.row)
+    }
+}
+
+fn relation(older: &TemplateRevision, current: &TemplateRevision) -> Relation {
+    if older == current {
+        return Relation::Same;
+    }
+    let mut relaxed = older.template.as_ref().clone();
+    relaxed
+        .placement
+        .constraints
+        .clone_from(&current.template.placement.constraints);
+    match relaxed == *current.template && older.ports == current.ports {
+        true => Relation::OnlyConstraints,
+        false => Relation::Different,
+    }
+}

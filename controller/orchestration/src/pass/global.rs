@@ -1,0 +1,101 @@
+//! A global service has one task on every node that fits.
+
+use super::replicated::reason_to_fill;
+use crate::draft::Draft;
+use muster_scheduler::filter;
+use muster_types::node::Availability;
+use muster_types::service::ServiceMode;
+use muster_types::{DesiredState, Node, NodeId, NodeState, Reason, Slot};
+
+/// Gives every fitting node its task, and takes tasks from nodes that do not fit.
+pub(super) fn keep_one_per_node(draft: &mut Draft<'_>) {
+    if draft.service.spec.mode != ServiceMode::Global || draft.service.removing {
+        return;
+    }
+    let nodes: Vec<NodeId> = draft
+        .state
+        .nodes()
+        .filter(|node| takes_new_tasks(node) && fits(draft, node))
+        .map(|node| node.id)
+        .collect();
+    for node in &nodes {
+        let slot = Slot::Node(*node);
+        if draft.wanted_in(slot).is_some() || draft.is_finished(slot) {
+            continue;
+        }
+        if !draft.has_room(1) {
+            return;
+        }
+        let reason = match reason_to_fill(draft, slot) {
+            // The node is back.
+            Reason::NodeDown { .. } | Reason::NodeDrained { .. } => Reason::MissingOnNode,
+            reason => reason,
+        };
+        draft.create(slot, None, reason);
+    }
+    leave_unfit(draft);
+}
+
+/// Whether an update may replace the task of this slot: a paused or absent node keeps the one that it has.
+pub(super) fn may_be_replaced(draft: &Draft<'_>, slot: Slot) -> bool {
+    match slot {
+        Slot::Replica(_) => true,
+        Slot::Node(id) => {
+            let node = draft.state.node(id);
+            node.is_some_and(|node| takes_new_tasks(node) && fits(draft, node))
+        }
+    }
+}
+
+fn takes_new_tasks(node: &Node) -> bool {
+    node.status.state == NodeState::Ready && node.spec.availability == Availability::Active
+}
+
+fn fits(draft: &Draft<'_>, node: &Node) -> bool {
+    let platforms = &draft.revision.template.placement.platforms;
+    let platform = &node.description.platform;
+    filter::misfit(&draft.constraints, node).is_none()
+        && (platforms.is_empty() || platforms.iter().any(|wanted| filter::runs(platform, wanted)))
+}
+
+/// Tasks that were never placed leave nodes that will not take them; records of nodes that are gone, or of another
+/// mode, serve nobody.
+fn leave_unfit(draft: &mut Draft<'_>) {
+    for index in draft.indexes() {
+        let task = draft.task(index);
+        let (desired, reason) = match task.slot {
+            Slot::Replica(_) => (DesiredState::Remove, Reason::SurplusReplica),
+            Slot::Node(id) => match (draft.state.node(id), task.node) {
+                (None, _) => (DesiredState::Remove, Reason::NodeRemoved { node: id }),
+                (Some(node), None) => match cannot_wait_for(draft, node) {
+                    Some(reason) => (DesiredState::Shutdown, reason),
+                    None => continue,
+                },
+                // The template that it should be updated to does not want the node.
+                (Some(node), Some(_))
+                    if !draft.is_current(index) && takes_new_tasks(node) && !fits(draft, node) =>
+                {
+                    (DesiredState::Shutdown, Reason::NodeNoLongerFits { node: id })
+                }
+                (Some(_), Some(_)) => continue,
+            },
+        };
+        if !draft.has_room_for(index) {
+            return;
+        }
+        draft.set_desired(index, desired, reason);
+    }
+}
+
+fn cannot_wait_for(draft: &Draft<'_>, node: &Node) -> Option<Reason> {
+    let id = node.id;
+    if let Some(absence) = draft.absence(id) {
+        return Some(absence);
+    }
+    match node.spec.availability {
+        Availability::Drain => Some(Reason::NodeDrained { node: id }),
+        Availability::Active | Availability::Pause => {
+            (!fits(draft, node)).then_some(Reason::NodeNoLongerFits { node: id })
+        }
+    }
+}

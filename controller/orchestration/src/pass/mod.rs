@@ -1,0 +1,39 @@
+//! The passes over one service, each a rule of its own.
+
+mod global;
+mod liveness;
+mod placement;
+mod ports;
+mod reaping;
+mod removal;
+mod replicated;
+mod restart;
+mod start;
+mod update;
+
+use crate::draft::Draft;
+
+/// One rule: looks at the draft and changes it.
+type Pass = fn(&mut Draft<'_>);
+
+/// Every pass, in the order in which they run. Earlier passes say which tasks are no longer wanted, the middle ones
+/// which are missing, the last ones where they go and which records nobody needs.
+pub(crate) const PASSES: &[(&str, Pass)] = &[
+    ("removal", removal::remove_tasks_of_removed_service),
+    ("liveness", liveness::leave_nodes),
+    ("restart", restart::follow_ended_tasks),
+    ("update", update::replace_stale_tasks),
+    ("replicated", replicated::keep_replicas),
+    ("global", global::keep_one_per_node),
+    ("start", start::let_tasks_run),
+    ("ports", ports::allocate_ports),
+    ("placement", placement::place_tasks),
+    ("reaping", reaping::forget_records),
+];
+
+/// Runs every pass over the draft.
+pub(crate) fn run(draft: &mut Draft<'_>) {
+    for (_, pass) in PASSES {
+        pass(draft);
+    }
+}

@@ -1,0 +1,135 @@
+//! Tasks without a node get one, or say why not.
+
+use crate::draft::{Draft, TaskIndex};
+use muster_scheduler::place::FAILURE_WINDOW;
+use muster_scheduler::{Group, NodeView, Placements, place};
+use muster_state::load::host_ports;
+use muster_types::{Node, NodeId, Reason, Slot, Task, TaskState};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// Places the tasks that are wanted and have no node, those of one revision together.
+pub(super) fn place_tasks(draft: &mut Draft<'_>) {
+    let mut groups: BTreeMap<(u64, Option<NodeId>), Vec<TaskIndex>> = BTreeMap::new();
+    for index in draft.indexes() {
+        let task = draft.task(index);
+        if draft.is_wanted(index) && task.node.is_none() && !task.is_terminal() {
+            let own_node = match task.slot {
+                Slot::Node(node) => Some(node),
+                Slot::Replica(_) => None,
+            };
+            groups
+                .entry((task.template_version, own_node))
+                .or_default()
+                .push(index);
+        }
+    }
+    if groups.is_empty() {
+        return;
+    }
+    let mut views = node_views(draft);
+    for ((version, own_node), tasks) in groups {
+        let Some(group) = group(draft, version, &tasks) else {
+            continue;
+        };
+        note_failures(draft, version, &mut views);
+        let placements = match own_node {
+            None => place(&group, &mut views),
+            Some(node) => {
+                let position = views.iter().position(|view| view.id() == node);
+                place(&group, position.map_or(&mut [], |at| &mut views[at..=at]))
+            }
+        };
+        note(draft, &tasks, &placements);
+    }
+}
+
+/// Every node with what all services take of it. Resources and ports are taken until a task is seen to stop; rank and
+/// the limit per node count the tasks that shall run, as in Swarm.
+fn node_views(draft: &Draft<'_>) -> Vec<NodeView> {
+    let mut shall_run: BTreeMap<NodeId, u64> = BTreeMap::new();
+    let mut stored: BTreeMap<NodeId, u64> = BTreeMap::new();
+    for task in &draft.tasks {
+        let running = |task: &Task| task.node.filter(|_| task.wants_to_run() && !task.is_terminal());
+        if let Some(node) = running(&task.row) {
+            *shall_run.entry(node).or_default() += 1;
+        }
+        if let Some(node) = task.stored.as_deref().and_then(running) {
+            *stored.entry(node).or_default() += 1;
+        }
+    }
+    let count = |counts: &BTreeMap<NodeId, u64>, id| counts.get(&id).copied().unwrap_or(0);
+    let view = |node: &Arc<Node>| {
+        let load = draft.state.load(node.id);
+        let service_tasks = count(&shall_run, node.id);
+        let others = load.wanted.saturating_sub(count(&stored, node.id));
+        NodeView {
+            free: load.free(node.description.resources),
+            ports: load.ports.keys().copied().collect(),
+            tasks: others + service_tasks,
+            service_tasks,
+            failures: 0,
+            node: node.clone(),
+        }
+    };
+    draft.state.nodes().map(view).collect()
+}
+
+/// Counts the revision's recent failures on each node.
+fn note_failures(draft: &Draft<'_>, version: u64, views: &mut [NodeView]) {
+    let since = draft.now.before(FAILURE_WINDOW);
+    let mut failures: BTreeMap<NodeId, u64> = BTreeMap::new();
+    for index in draft.indexes() {
+        let task = draft.task(index);
+        let failed = matches!(task.status.state, TaskState::Failed | TaskState::Rejected)
+            && task.template_version == version
+            && task.meta.observed_at >= since;
+        if let Some(node) = task.node.filter(|_| failed) {
+            *failures.entry(node).or_default() += 1;
+        }
+    }
+    for view in views {
+        view.failures = failures.get(&view.id()).copied().unwrap_or(0);
+    }
+}
+
+fn group(draft: &Draft<'_>, version: u64, tasks: &[TaskIndex]) -> Option<Group> {
+    let revision = draft.state.template(draft.service.id, version)?;
+    Some(Group {
+        template: revision.template.clone(),
+        ports: host_ports(&revision.ports).collect(),
+        tasks: tasks.iter().map(|index| draft.task(*index).id).collect(),
+    })
+}
+
+/// Writes placements into the draft. The scheduler keeps the order of tasks, so placed ones come first.
+fn note(draft: &mut Draft<'_>, tasks: &[TaskIndex], placements: &Placements) {
+    let (placed, unplaced) = tasks.split_at(placements.placed.len());
+    for (index, (task, node)) in placed.iter().zip(&placements.placed) {
+        debug_assert_eq!(
+            draft.task(*index).id,
+            *task,
+            "the scheduler keeps the order of tasks"
+        );
+        if !draft.has_room_for(*index) {
+            return;
+        }
+        draft.assign(*index, *node);
+    }
+    let Some(explanation) = &placements.explanation else {
+        return;
+    };
+    let causes = explanation.to_string();
+    let reason = Reason::NoSuitableNode {
+        causes: causes.clone(),
+    };
+    let before = draft.unplaced.take().map_or(0, |(count, _)| count);
+    draft.unplaced = Some((before + unplaced.len(), causes));
+    for index in unplaced {
+        if !draft.has_room_for(*index) {
+            return;
+        }
+        let message = "pending task scheduling";
+        draft.set_status(*index, TaskState::Pending, message, Some(reason.to_string()));
+    }
+}

@@ -1,0 +1,67 @@
+//! What follows a task that ended by itself.
+
+use crate::draft::{Draft, TaskIndex};
+use muster_types::service::{RestartCondition, RestartPolicy};
+use muster_types::{DesiredState, Reason, Slot, TaskState};
+
+/// Follows each ended task by a new one in its slot, or notes that the restart policy lets it end.
+pub(super) fn follow_ended_tasks(draft: &mut Draft<'_>) {
+    if draft.service.removing {
+        return;
+    }
+    for index in draft.indexes() {
+        if !draft.is_wanted(index) || !draft.task(index).is_terminal() {
+            continue;
+        }
+        if !draft.has_room(3) {
+            return;
+        }
+        let slot = draft.task(index).slot;
+        let served = draft
+            .in_slot(slot)
+            .any(|other| other != index && draft.is_wanted(other) && !draft.task(other).is_terminal());
+        if served && !draft.is_current(index) {
+            // Start-first: the stale task ended before its successor ran.
+            draft.set_desired(index, DesiredState::Shutdown, Reason::OutOfDate);
+        } else if may_restart(draft, index, slot) {
+            let delay = draft.revision.template.restart.delay;
+            let start_after = (!delay.is_zero()).then(|| draft.now.after(delay));
+            let of = draft.task(index).id;
+            let next = draft.create(slot, start_after, Reason::Restart { of });
+            let by = draft.task(next).id;
+            draft.set_desired(index, DesiredState::Shutdown, Reason::Replaced { by });
+        } else {
+            draft.set_desired(index, DesiredState::Shutdown, Reason::RestartPolicyEnds);
+        }
+    }
+}
+
+fn may_restart(draft: &Draft<'_>, index: TaskIndex, slot: Slot) -> bool {
+    // A task of an older revision is followed by the first task of the current one.
+    if !draft.is_current(index) {
+        return true;
+    }
+    let policy = draft.revision.template.restart;
+    let condition = match policy.condition {
+        RestartCondition::None => false,
+        RestartCondition::OnFailure => draft.task(index).status.state != TaskState::Complete,
+        RestartCondition::Any => true,
+    };
+    condition && (policy.attempts_max == 0 || restarts(draft, slot, &policy) < policy.attempts_max)
+}
+
+/// Restarts of the slot within the window: its kept records that ended by themselves and were replaced for it.
+fn restarts(draft: &Draft<'_>, slot: Slot, policy: &RestartPolicy) -> u64 {
+    let since = (!policy.window.is_zero()).then(|| draft.now.before(policy.window));
+    let replaced = draft.in_slot(slot).filter(|index| {
+        let task = draft.task(*index);
+        draft.is_current(*index)
+            && matches!(task.reason, Reason::Replaced { .. })
+            && matches!(
+                task.status.state,
+                TaskState::Complete | TaskState::Failed | TaskState::Rejected
+            )
+            && since.is_none_or(|since| task.meta.observed_at >= since)
+    });
+    replaced.count() as u64
+}

@@ -1,0 +1,167 @@
+//! Writes that users and nodes ask the cluster for, and their answers. They travel between controllers as MessagePack.
+
+use muster_types::{Availability, ClusterSpec, NodeId, NodeRole, NodeSpec, RaftId, ServiceId, ServiceSpec};
+use serde::{Deserialize, Serialize};
+
+/// One write. Object ids are those of the request, so that a retry makes nothing twice.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum ControlRequest {
+    /// Make a service; its id is the request's.
+    CreateService {
+        /// What to run.
+        spec: Box<ServiceSpec>,
+    },
+    /// Change a service.
+    UpdateService {
+        /// Which.
+        id: ServiceId,
+        /// Spec version that the change was made from.
+        version: u64,
+        /// The change.
+        change: ServiceChange,
+    },
+    /// Remove a service.
+    RemoveService {
+        /// Which.
+        id: ServiceId,
+    },
+    /// Change what is wanted of a node.
+    UpdateNode {
+        /// Which.
+        id: NodeId,
+        /// Spec version that the change was made from.
+        version: u64,
+        /// The new spec.
+        spec: NodeSpec,
+    },
+    /// Remove a node's record.
+    RemoveNode {
+        /// Which.
+        id: NodeId,
+        /// Also when it is not down.
+        force: bool,
+    },
+    /// Change the cluster's settings and tokens.
+    UpdateCluster {
+        /// Spec version that the change was made from.
+        version: u64,
+        /// The new settings.
+        spec: Box<ClusterSpec>,
+        /// Make a new worker token.
+        rotate_worker: bool,
+        /// Make a new controller token.
+        rotate_controller: bool,
+    },
+    /// Make a node record for a node that has a token; its id is the request's.
+    JoinNode {
+        /// What its token grants.
+        role: NodeRole,
+        /// Whether it takes tasks.
+        availability: Availability,
+    },
+    /// Give a controller node a Raft id; it becomes a learner next.
+    JoinRaft {
+        /// The node.
+        node: NodeId,
+        /// Where the other controllers reach it.
+        address: String,
+    },
+}
+
+/// A change of a service.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum ServiceChange {
+    /// Replace the spec.
+    Spec(Box<ServiceSpec>),
+    /// Swap the spec and the previous one.
+    RollBack,
+}
+
+/// A write was committed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ControlReply {
+    /// Nothing more to say.
+    Done,
+    /// A service was made.
+    ServiceCreated {
+        /// Its id.
+        id: ServiceId,
+    },
+    /// A node record was made.
+    NodeJoined {
+        /// Its id.
+        id: NodeId,
+    },
+    /// A Raft id was given out.
+    RaftJoined {
+        /// The caller's new Raft id.
+        raft_id: RaftId,
+        /// The members that it will hear of, with their addresses.
+        members: Vec<(RaftId, String)>,
+    },
+}
+
+/// A write was not committed, or nobody knows.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+pub enum ControlError {
+    /// This controller does not lead; another one does.
+    #[error("this controller does not lead the cluster")]
+    NotLeader {
+        /// The leader's address, where it is known.
+        leader: Option<String>,
+    },
+    /// There is no leader.
+    #[error(
+        "The swarm does not have a leader. It's possible that too few managers are online. Make sure more than half of \
+         the managers are online."
+    )]
+    NoLeader,
+    /// The time was not enough to learn whether it was committed.
+    #[error(
+        "the outcome of the request is unknown: it may or may not have been committed; look before trying again"
+    )]
+    OutcomeUnknown,
+    /// Too much is under way.
+    #[error("the controller is busy; try again")]
+    Busy,
+    /// Refused.
+    #[error("{message}")]
+    Refused {
+        /// Why, for programs.
+        kind: RefusalKind,
+        /// Why, for people.
+        message: String,
+    },
+}
+
+/// Why a write was refused, for programs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RefusalKind {
+    /// The object does not exist.
+    NotFound,
+    /// A name is in use, or the object's state forbids it.
+    Conflict,
+    /// The request is wrong.
+    Invalid,
+    /// The version is stale.
+    OutOfSequence,
+    /// Not now: quorum would be lost, a change is under way.
+    Unavailable,
+    /// A defect.
+    Internal,
+}
+
+impl ControlError {
+    /// A refusal.
+    pub fn refused(kind: RefusalKind, message: impl Into<String>) -> Self {
+        Self::Refused {
+            kind,
+            message: message.into(),
+        }
+    }
+
+    /// An object that does not exist, in Docker's words.
+    pub fn not_found(kind: &str, id: impl std::fmt::Display) -> Self {
+        Self::refused(RefusalKind::NotFound, format!("{kind} {id} not found"))
+    }
+}

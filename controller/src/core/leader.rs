@@ -1,0 +1,576 @@
+//! What only a leader does, in one scope that starts and stops as a whole: leases, sessions, reconcile, membership,
+//! assignments.
+
+use super::dispatch::{Dispatch, node_view};
+use super::io::{Input, Now, Output};
+use super::proposals::Origin;
+use super::reads::Reader;
+use super::{Controller, OBSERVED_MAX};
+use crate::leases::Leases;
+use crate::membership::{Member, Step, next_step};
+use muster_consensus::MembershipChange;
+use muster_orchestration::{Dirty, reconcile};
+use muster_state::{Change, Changeset, Reporter, Touched};
+use muster_types::node::ControllerMember;
+use muster_types::{
+    NodeDescription, NodeId, NodeState, RaftId, Reason, SessionId, TaskId, TaskStatus, Timestamp,
+};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// First wait after a reconcile's changeset was not taken; doubled up to [`RECONCILE_AGAIN_MAX`].
+const RECONCILE_AGAIN_MIN: Duration = Duration::from_millis(10);
+/// Longest such wait.
+const RECONCILE_AGAIN_MAX: Duration = Duration::from_secs(1);
+
+/// One leadership.
+pub(super) struct Leader {
+    /// Its term; every effect of the scope carries it.
+    pub(super) term: u64,
+    /// All that was committed before the term is applied: the state is complete, and the scope acts.
+    pub(super) ready: bool,
+    pub(super) leases: Leases,
+    pub(super) membership_changing: bool,
+    dispatch: Dispatch,
+    opening: BTreeMap<NodeId, SessionId>,
+    clock: (Timestamp, Duration),
+    dirty: Dirty,
+    /// Reconciles whose changesets were not taken, one after the other.
+    undone: u32,
+    /// The next reconcile waits until then, after such a one.
+    reconcile_from: Duration,
+    assignments_due: BTreeSet<NodeId>,
+    views_due: bool,
+}
+
+impl Leader {
+    pub(super) fn new(term: u64) -> Self {
+        Self {
+            term,
+            ready: false,
+            leases: Leases::new([], Duration::from_secs(1), Duration::ZERO),
+            membership_changing: false,
+            dispatch: Dispatch::default(),
+            opening: BTreeMap::new(),
+            clock: (Timestamp::ZERO, Duration::ZERO),
+            dirty: Dirty::everything(),
+            undone: 0,
+            reconcile_from: Duration::ZERO,
+            assignments_due: BTreeSet::new(),
+            views_due: false,
+        }
+    }
+
+    /// Cluster time: from the last applied value (or the wall clock, when that is later) on by monotonic elapsed time.
+    pub(super) fn cluster_time(&self, now: Now) -> Timestamp {
+        self.clock.0.after(now.elapsed.saturating_sub(self.clock.1))
+    }
+
+    /// Notes which rows an applied entry changed.
+    pub(super) fn touched(&mut self, touched: Touched) {
+        self.assignments_due.extend(touched.assignments.iter().copied());
+        self.views_due |= touched.cluster || !touched.nodes.is_empty();
+        self.dirty.touch(&touched);
+    }
+
+    /// A reconcile's changeset was not taken: the next one looks at everything, after a wait that grows, so that one
+    /// which can never be taken does not fill the log.
+    pub(super) fn decide_anew(&mut self, now: Now) {
+        self.dirty = Dirty::everything();
+        let wait = RECONCILE_AGAIN_MIN * (1 << self.undone.min(16));
+        self.reconcile_from = now.elapsed + wait.min(RECONCILE_AGAIN_MAX);
+        self.undone = self.undone.saturating_add(1);
+    }
+
+    /// A reconcile's changeset was taken.
+    pub(super) fn decided(&mut self) {
+        self.undone = 0;
+    }
+
+    fn reconcile_due(&self, now: Now) -> bool {
+        now.elapsed >= self.reconcile_from && self.dirty.is_due(self.cluster_time(now))
+    }
+
+    /// Until the next decision that waits for time alone.
+    pub(super) fn wakes_in(&self, now: Now) -> Option<Duration> {
+        let waits = self.reconcile_from.saturating_sub(now.elapsed);
+        let due = self.dirty.wake_at().map(|at| at.since(self.cluster_time(now)));
+        due.map(|due| due.max(waits))
+    }
+}
+
+impl Controller {
+    /// The scope acts from the moment that everything committed before its term is applied.
+    pub(super) fn ready_to_lead(&mut self, now: Now) {
+        let waiting = self.leader.as_mut().filter(|leader| !leader.ready);
+        let Some(leader) = waiting.filter(|_| self.raft.status().leader_ready) else {
+            return;
+        };
+        let period = self
+            .state
+            .cluster()
+            .map_or(Duration::from_secs(1), |cluster| cluster.spec.heartbeat_period);
+        let ready = self
+            .state
+            .nodes()
+            .filter(|node| node.status.state == NodeState::Ready)
+            .map(|node| node.id);
+        leader.leases = Leases::new(ready, period, now.elapsed);
+        leader.clock = (self.state.time().max(now.wall), now.elapsed);
+        leader.ready = true;
+        leader.views_due = true;
+    }
+
+    /// Ends the scope: every session is told to find the new leader.
+    pub(super) fn stop_leading(&mut self) {
+        let Some(leader) = self.leader.take() else { return };
+        let address = self.raft.role().leader.and_then(|id| self.address_of(RaftId(id)));
+        let opening = leader.opening.iter().map(|(node, session)| (*node, *session));
+        for (node, session) in leader.leases.sessions().chain(opening) {
+            self.outputs.push(Output::SessionEnded {
+                node,
+                session,
+                leader: address.clone(),
+            });
+        }
+    }
+
+    /// Input of an agent.
+    pub(super) fn handle_agent(&mut self, input: Input, now: Now) {
+        match input {
+            Input::SessionOpen {
+                node,
+                session,
+                description,
+                address,
+            } => {
+                self.open_session(node, session, *description, address, now);
+            }
+            Input::SessionLost { node, session } => {
+                if let Some(leader) = &mut self.leader {
+                    leader.leases.lost(node, session);
+                    leader.dispatch.close(node, session);
+                }
+            }
+            Input::Farewell {
+                node,
+                session,
+                restarting,
+            } => {
+                if let Some(leader) = &mut self.leader {
+                    leader.leases.farewell(node, session, restarting, now.elapsed);
+                    leader.dispatch.close(node, session);
+                }
+            }
+            Input::Heartbeat { token, node, session } => {
+                let accepted = self
+                    .leader
+                    .as_mut()
+                    .is_some_and(|leader| leader.leases.renew(node, session, now.elapsed));
+                self.outputs.push(Output::HeartbeatTaken { token, accepted });
+            }
+            Input::Status {
+                node,
+                session,
+                sequence,
+                statuses,
+            } => {
+                self.take_statuses(node, session, sequence, statuses, now);
+            }
+            Input::Tick
+            | Input::Raft { .. }
+            | Input::Unreachable(_)
+            | Input::Chunk { .. }
+            | Input::ChunkUnavailable(_)
+            | Input::ServeChunk { .. }
+            | Input::Write { .. }
+            | Input::Read { .. }
+            | Input::StepDown => {}
+        }
+    }
+
+    fn open_session(
+        &mut self,
+        node: NodeId,
+        session: SessionId,
+        description: NodeDescription,
+        address: String,
+        now: Now,
+    ) {
+        let record = self.state.node(node).cloned();
+        let (Some(record), true) = (record, self.is_leading()) else {
+            let leader = self.raft.role().leader.and_then(|id| self.address_of(RaftId(id)));
+            self.outputs.push(Output::SessionEnded {
+                node,
+                session,
+                leader,
+            });
+            return;
+        };
+        let mut changes = vec![Change::NodeStatus {
+            node,
+            state: NodeState::Ready,
+            message: String::new(),
+            address,
+        }];
+        if *record.description != description {
+            changes.push(Change::NodeDescription {
+                node,
+                description: Arc::new(description),
+            });
+        }
+        let changeset = Changeset::new(Reason::SessionOpened, changes);
+        if self
+            .propose(changeset, Origin::Session { node, session }, now)
+            .is_err()
+        {
+            self.outputs.push(Output::SessionEnded {
+                node,
+                session,
+                leader: None,
+            });
+            return;
+        }
+        let Some(leader) = &mut self.leader else { return };
+        // The lease counts from now, so that the node cannot be called down while its first entry is on its way.
+        let replaced = leader.leases.session(node);
+        leader.leases.open(node, session, now.elapsed);
+        leader.opening.insert(node, session);
+        if let Some(old) = replaced {
+            leader.dispatch.close(node, old);
+            self.outputs.push(Output::SessionEnded {
+                node,
+                session: old,
+                leader: None,
+            });
+        }
+    }
+
+    /// The session's first entry is committed: it is live.
+    pub(super) fn session_committed(&mut self, node: NodeId, session: SessionId) {
+        let known = self.state.node(node).is_some();
+        let Some(leader) = &mut self.leader else { return };
+        if leader.opening.get(&node) == Some(&session) {
+            leader.opening.remove(&node);
+        }
+        if !known || leader.leases.session(node) != Some(session) {
+            self.outputs.push(Output::SessionEnded {
+                node,
+                session,
+                leader: None,
+            });
+            return;
+        }
+        leader.dispatch.open(node, session);
+        leader.assignments_due.insert(node);
+        leader.views_due = true;
+        let heartbeat_period = leader.leases.period();
+        self.outputs.push(Output::SessionOpened {
+            node,
+            session,
+            heartbeat_period,
+        });
+    }
+
+    /// A session cannot go on.
+    pub(super) fn end_session(&mut self, node: NodeId, session: SessionId) {
+        if let Some(leader) = &mut self.leader {
+            leader.leases.lost(node, session);
+            leader.dispatch.close(node, session);
+            if leader.opening.get(&node) == Some(&session) {
+                leader.opening.remove(&node);
+            }
+        }
+        self.outputs.push(Output::SessionEnded {
+            node,
+            session,
+            leader: None,
+        });
+    }
+
+    /// Statuses count only over the node's live session, and only for its own tasks.
+    fn take_statuses(
+        &mut self,
+        node: NodeId,
+        session: SessionId,
+        sequence: u64,
+        statuses: Vec<(TaskId, TaskStatus)>,
+        now: Now,
+    ) {
+        let live = self
+            .leader
+            .as_ref()
+            .is_some_and(|leader| leader.leases.session(node) == Some(session));
+        if !live {
+            self.outputs.push(Output::SessionEnded {
+                node,
+                session,
+                leader: None,
+            });
+            return;
+        }
+        // One changeset is applied whole or not at all, so what cannot apply is left out here.
+        let changes: Vec<Change> = statuses
+            .into_iter()
+            .filter(|(task, status)| self.status_applies(node, *task, status))
+            .map(|(task, status)| Change::TaskStatus {
+                task,
+                reporter: Reporter::Agent(node),
+                status,
+            })
+            .collect();
+        if changes.is_empty() {
+            self.outputs.push(Output::StatusCommitted { session, sequence });
+            return;
+        }
+        let origin = Origin::Status {
+            node,
+            session,
+            sequence,
+        };
+        if self
+            .propose(Changeset::new(Reason::AgentReport, changes), origin, now)
+            .is_err()
+        {
+            self.end_session(node, session);
+        }
+    }
+
+    fn status_applies(&self, node: NodeId, task: TaskId, status: &TaskStatus) -> bool {
+        use muster_types::task::{Actor, may_transition};
+        self.state.task(task).is_some_and(|known| {
+            let (from, to) = (
+                (known.status.attempt, known.status.state),
+                (status.attempt, status.state),
+            );
+            known.node == Some(node) && may_transition(Actor::Agent, from, to)
+        })
+    }
+
+    /// A leader's duties of one round.
+    pub(super) fn lead(&mut self, now: Now) {
+        self.ready_to_lead(now);
+        if !self.is_leading() {
+            return;
+        }
+        self.keep_leases(now);
+        self.mark_down(now);
+        self.change_membership(now);
+        self.reconcile(now);
+    }
+
+    fn keep_leases(&mut self, now: Now) {
+        let period = self.state.cluster().map(|cluster| cluster.spec.heartbeat_period);
+        let Some(leader) = &mut self.leader else { return };
+        if let Some(period) = period {
+            leader.leases.set_period(period);
+        }
+        leader.leases.awake(now.elapsed);
+        if leader.leases.any_overdue(now.elapsed) && !self.reads.confirming_leases() {
+            self.reads.add(Reader::Leases, now.elapsed);
+        }
+    }
+
+    /// Leadership held at some time after `since`: leases that ended before are over.
+    pub(super) fn expire_leases(&mut self, since: Duration, now: Now) {
+        let Some(leader) = self.leader.as_mut().filter(|leader| leader.ready) else {
+            return;
+        };
+        let sessions: BTreeMap<NodeId, SessionId> = leader.leases.sessions().collect();
+        let expired = leader.leases.expire(since);
+        for node in &expired {
+            tracing::info!(%node, "lease expired");
+            if let Some(session) = sessions.get(node) {
+                self.end_session(*node, *session);
+            }
+        }
+        if !expired.is_empty() {
+            self.mark_down(now);
+        }
+    }
+
+    /// A node that is recorded as ready and holds no lease is down.
+    fn mark_down(&mut self, now: Now) {
+        let Some(leader) = self.leader.as_ref() else {
+            return;
+        };
+        if self.proposals.on_duty() {
+            return;
+        }
+        let lapsed = self
+            .state
+            .nodes()
+            .filter(|node| node.status.state == NodeState::Ready && !leader.leases.holds(node.id));
+        let changes: Vec<Change> = lapsed
+            .map(|node| Change::NodeStatus {
+                node: node.id,
+                state: NodeState::Down,
+                message: "heartbeat failure".to_owned(),
+                address: node.status.address.clone(),
+            })
+            .collect();
+        if !changes.is_empty() {
+            // A refusal means that leadership is over, or that the next tick tries again.
+            let _ = self.propose(Changeset::new(Reason::SessionEnded, changes), Origin::Duty, now);
+        }
+    }
+
+    fn change_membership(&mut self, now: Now) {
+        let status = self.raft.status();
+        let busy = status.membership_changing || status.transferring_to.is_some() || self.proposals.on_duty();
+        if busy
+            || self
+                .leader
+                .as_ref()
+                .is_none_or(|leader| leader.membership_changing)
+        {
+            return;
+        }
+        let members: Vec<Member> = self
+            .state
+            .nodes()
+            .filter_map(|node| {
+                let member = node.controller.as_ref()?;
+                let (raft_id, recorded_voter) = (member.raft_id, member.voter);
+                Some(Member {
+                    node: node.id,
+                    raft_id,
+                    wanted: node.spec.role,
+                    recorded_voter,
+                })
+            })
+            .collect();
+        let Some(step) = next_step(&self.group_of(&status), &members) else {
+            return;
+        };
+        tracing::info!(?step, "changing the Raft group");
+        match step {
+            Step::AddLearner(id) => self.propose_membership(MembershipChange::AddLearner(id.0)),
+            Step::Promote(id) => self.propose_membership(MembershipChange::Promote(id.0)),
+            Step::Remove(id) => self.propose_membership(MembershipChange::Remove(id.0)),
+            Step::TransferLeadership(id) => {
+                if let Err(error) = self.raft.transfer_leader(id.0) {
+                    tracing::debug!(error = %error, "leadership is not handed over yet");
+                }
+            }
+            Step::RecordVoter(node) => self.record_member(node, true, now),
+            Step::RecordGone(node) => self.record_member(node, false, now),
+        }
+    }
+
+    fn propose_membership(&mut self, change: MembershipChange) {
+        match self.raft.propose_membership(change, bytes::Bytes::new()) {
+            Ok(_) => {
+                if let Some(leader) = &mut self.leader {
+                    leader.membership_changing = true;
+                }
+            }
+            // It is decided anew at the next round.
+            Err(error) => tracing::debug!(error = %error, ?change, "a membership change has to wait"),
+        }
+    }
+
+    fn record_member(&mut self, node: NodeId, votes: bool, now: Now) {
+        let Some(record) = self.state.node(node) else {
+            return;
+        };
+        let member = record.controller.clone().filter(|_| votes);
+        let member = member.map(|member| ControllerMember {
+            voter: true,
+            ..member
+        });
+        let change = Change::NodeController { node, member };
+        let changeset = Changeset::new(Reason::NodeJoined, vec![change]);
+        // A refusal means that leadership is over, or that the next round tries again.
+        let _ = self.propose(changeset, Origin::Duty, now);
+    }
+
+    /// One reconcile at a time: the next one is decided on the state that this one leads to.
+    fn reconcile(&mut self, now: Now) {
+        let Some(leader) = self.leader.as_mut() else {
+            return;
+        };
+        let time = leader.cluster_time(now);
+        if self.proposals.reconciling() || !leader.reconcile_due(now) {
+            return;
+        }
+        let dirty = std::mem::take(&mut leader.dirty);
+        let plan = reconcile(&self.state, &dirty, time, self.ids.as_mut());
+        leader.dirty = plan.leftover;
+        if self.observed.reconciles.len() < OBSERVED_MAX {
+            let changes = plan.changesets.iter().map(|changeset| changeset.changes.len());
+            self.observed.reconciles.push(changes.sum());
+        }
+        for changeset in plan.changesets {
+            if let Err(error) = self.propose(changeset, Origin::Reconcile, now) {
+                tracing::debug!(error = %error, "a reconcile changeset was not proposed");
+                if let Some(leader) = &mut self.leader {
+                    leader.decide_anew(now);
+                }
+                return;
+            }
+        }
+    }
+
+    /// Sends to the sessions what they do not have yet.
+    pub(super) fn dispatch(&mut self) {
+        let Some(leader) = self.leader.as_mut().filter(|leader| leader.ready) else {
+            return;
+        };
+        for node in std::mem::take(&mut leader.assignments_due) {
+            if let Some((session, set)) = leader.dispatch.assignments(&self.state, node) {
+                self.outputs.push(Output::Assign {
+                    session,
+                    set: Box::new(set),
+                });
+            }
+        }
+        if std::mem::take(&mut leader.views_due) {
+            for node in leader.dispatch.nodes() {
+                if self.state.node(node).is_none() {
+                    // Removed: its session ends at once.
+                    let session = leader.dispatch.forget(node);
+                    leader.leases.remove(node);
+                    self.outputs.extend(session.map(|session| Output::SessionEnded {
+                        node,
+                        session,
+                        leader: None,
+                    }));
+                    continue;
+                }
+                if let Some((session, view)) = leader.dispatch.view(node, &node_view(&self.state, node)) {
+                    self.outputs.push(Output::View {
+                        session,
+                        view: Box::new(view),
+                    });
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reconcile_that_is_never_taken_waits_longer_each_time() {
+        let mut leader = Leader::new(1);
+        let at = |elapsed| Now {
+            elapsed,
+            wall: Timestamp::ZERO,
+        };
+        let mut now = Duration::ZERO;
+        assert!(leader.reconcile_due(at(now)));
+        for wait in [10, 20, 40, 80, 160, 320, 640, 1000, 1000].map(Duration::from_millis) {
+            leader.decide_anew(at(now));
+            assert!(!leader.reconcile_due(at(now)));
+            now += wait;
+            assert!(leader.reconcile_due(at(now)), "after {wait:?}");
+        }
+        leader.decided();
+        leader.decide_anew(at(now));
+        assert!(leader.reconcile_due(at(now + RECONCILE_AGAIN_MIN)));
+    }
+}

@@ -1,0 +1,463 @@
+//! From a write to the changeset that carries it out: decided on committed state, checked again by preconditions.
+
+use crate::control::{ControlError, ControlReply, ControlRequest, RefusalKind, ServiceChange};
+use crate::membership::{Group, may_leave};
+use muster_state::{
+    Change, Changeset, ClusterState, ObjectKey, Part, Precondition, Rejection, service_update,
+};
+use muster_types::node::ControllerMember;
+use muster_types::service::PublishMode;
+use muster_types::{
+    ClusterSpec, IdSource, JoinToken, Node, NodeDescription, NodeId, NodeRole, NodeSpec, NodeState, Problems,
+    RaftId, Reason, RequestId, ServiceId, ServiceSpec, validate,
+};
+use std::sync::Arc;
+
+/// What a write leads to.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Decision {
+    /// Propose this.
+    Propose(Box<Changeset>),
+    /// Nothing is left to do.
+    Answer(ControlReply),
+}
+
+/// Decides a write.
+pub fn decide(
+    state: &ClusterState,
+    id: RequestId,
+    request: &ControlRequest,
+    group: &Group,
+    ids: &mut dyn IdSource,
+) -> Result<Decision, ControlError> {
+    if state.request_outcome(id).is_some() {
+        return Ok(Decision::Answer(reply(state, id, request)));
+    }
+    let changeset = match request {
+        ControlRequest::CreateService { spec } => create_service(state, id, spec)?,
+        ControlRequest::UpdateService { id, version, change } => {
+            update_service(state, *id, *version, change)?
+        }
+        ControlRequest::RemoveService { id } => {
+            known_service(state, *id)?;
+            Changeset::new(
+                Reason::UserRequest,
+                vec![Change::ServiceRemoving { service: *id }],
+            )
+        }
+        ControlRequest::UpdateNode { id, version, spec } => update_node(state, *id, *version, spec, group)?,
+        ControlRequest::RemoveNode { id, force } => remove_node(state, *id, *force)?,
+        ControlRequest::UpdateCluster {
+            version,
+            spec,
+            rotate_worker,
+            rotate_controller,
+        } => {
+            let rotate = (*rotate_worker, *rotate_controller);
+            update_cluster(state, *version, spec, rotate, ids)?
+        }
+        ControlRequest::JoinNode { role, availability } => {
+            let node = NodeId::from_u128(id.as_u128());
+            let spec = NodeSpec {
+                role: *role,
+                availability: *availability,
+                ..NodeSpec::default()
+            };
+            let description = Arc::new(NodeDescription::default());
+            Changeset::new(
+                Reason::NodeJoined,
+                vec![Change::NodeCreate {
+                    node,
+                    spec,
+                    description,
+                }],
+            )
+        }
+        ControlRequest::JoinRaft { node, address } => join_raft(state, *node, address)?,
+    };
+    Ok(Decision::Propose(Box::new(changeset.for_request(id))))
+}
+
+/// The answer to a write that was applied.
+pub fn reply(state: &ClusterState, id: RequestId, request: &ControlRequest) -> ControlReply {
+    match request {
+        ControlRequest::CreateService { .. } => ControlReply::ServiceCreated {
+            id: ServiceId::from_u128(id.as_u128()),
+        },
+        ControlRequest::JoinNode { .. } => ControlReply::NodeJoined {
+            id: NodeId::from_u128(id.as_u128()),
+        },
+        ControlRequest::JoinRaft { node, .. } => raft_joined(state, *node),
+        ControlRequest::UpdateService { .. }
+        | ControlRequest::RemoveService { .. }
+        | ControlRequest::UpdateNode { .. }
+        | ControlRequest::RemoveNode { .. }
+        | ControlRequest::UpdateCluster { .. } => ControlReply::Done,
+    }
+}
+
+/// A rejected changeset in the words of the API.
+pub fn rejected(rejection: &Rejection) -> ControlError {
+    let kind = match rejection {
+        Rejection::OutOfSequence { .. } => RefusalKind::OutOfSequence,
+        Rejection::NotFound { .. } => RefusalKind::NotFound,
+        Rejection::AlreadyExists { .. }
+        | Rejection::NameConflict { .. }
+        | Rejection::InUse { .. }
+        | Rejection::Removing { .. }
+        | Rejection::RaftIdReused { .. } => RefusalKind::Conflict,
+        Rejection::Rename | Rejection::NodeRemoved { .. } | Rejection::PortInUse { .. } => {
+            RefusalKind::Invalid
+        }
+        Rejection::IllegalTransition { .. }
+        | Rejection::NotTheTasksNode { .. }
+        | Rejection::DesiredMovesBack { .. }
+        | Rejection::NodeChange { .. }
+        | Rejection::NoNode { .. }
+        | Rejection::NotStopped { .. }
+        | Rejection::MovesBack { .. } => RefusalKind::Internal,
+    };
+    ControlError::refused(kind, rejection.to_string())
+}
+
+fn invalid(problems: &Problems) -> ControlError {
+    let texts: Vec<&str> = problems
+        .0
+        .iter()
+        .map(|problem| problem.message.as_str())
+        .collect();
+    ControlError::refused(RefusalKind::Invalid, texts.join("; "))
+}
+
+fn known_service(state: &ClusterState, id: ServiceId) -> Result<&Arc<muster_types::Service>, ControlError> {
+    let service = state.service(id).filter(|service| !service.removing);
+    service.ok_or_else(|| ControlError::not_found("service", id))
+}
+
+fn known_node(state: &ClusterState, id: NodeId) -> Result<&Arc<Node>, ControlError> {
+    state.node(id).ok_or_else(|| ControlError::not_found("node", id))
+}
+
+fn create_service(
+    state: &ClusterState,
+    id: RequestId,
+    spec: &ServiceSpec,
+) -> Result<Changeset, ControlError> {
+    validate::service_spec(spec).map_err(|problems| invalid(&problems))?;
+    if state.service_by_name(&spec.name).is_some() {
+        let name = spec.name.clone();
+        return Err(rejected(&Rejection::NameConflict { name }));
+    }
+    check_ports(state, None, spec)?;
+    let service = ServiceId::from_u128(id.as_u128());
+    let change = Change::ServiceCreate {
+        service,
+        spec: Arc::new(spec.clone()),
+    };
+    Ok(Changeset::new(Reason::UserRequest, vec![change])
+        .when(Precondition::ServiceNameFree(spec.name.clone())))
+}
+
+fn update_service(
+    state: &ClusterState,
+    id: ServiceId,
+    version: u64,
+    change: &ServiceChange,
+) -> Result<Changeset, ControlError> {
+    let service = known_service(state, id)?;
+    let change = match change {
+        ServiceChange::Spec(spec) => {
+            validate::service_spec(spec).map_err(|problems| invalid(&problems))?;
+            if spec.name != service.spec.name {
+                return Err(rejected(&Rejection::Rename));
+            }
+            if std::mem::discriminant(&spec.mode) != std::mem::discriminant(&service.spec.mode) {
+                return Err(ControlError::refused(
+                    RefusalKind::Invalid,
+                    "service mode change is not allowed",
+                ));
+            }
+            check_ports(state, Some(id), spec)?;
+            service_update::update(service, Arc::new((**spec).clone()))
+        }
+        ServiceChange::RollBack => service_update::rollback(service, state.time()).ok_or_else(|| {
+            ControlError::refused(
+                RefusalKind::Invalid,
+                format!("service {id} does not have a previous spec"),
+            )
+        })?,
+    };
+    let object = ObjectKey::Service(id);
+    let precondition = Precondition::Version {
+        object,
+        part: Part::Spec,
+        version,
+    };
+    Ok(Changeset::new(Reason::UserRequest, vec![change]).when(precondition))
+}
+
+/// A port that is published on every node belongs to one service.
+fn check_ports(state: &ClusterState, own: Option<ServiceId>, spec: &ServiceSpec) -> Result<(), ControlError> {
+    let wanted = spec
+        .ports
+        .iter()
+        .filter(|port| port.mode == PublishMode::Ingress && port.published_port != 0);
+    for port in wanted {
+        let taken = state
+            .services()
+            .filter(|other| Some(other.id) != own && !other.removing)
+            .find(|other| {
+                let theirs = other.spec.ports.iter().chain(&other.allocated_ports);
+                theirs.into_iter().any(|their| {
+                    their.mode == PublishMode::Ingress
+                        && their.protocol == port.protocol
+                        && their.published_port == port.published_port
+                })
+            });
+        if let Some(other) = taken {
+            return Err(ControlError::refused(
+                RefusalKind::Invalid,
+                format!(
+                    "port '{}' is already in use by service '{}' ({}) as an ingress port",
+                    port.published_port, other.spec.name, other.id
+                ),
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn update_node(
+    state: &ClusterState,
+    id: NodeId,
+    version: u64,
+    spec: &NodeSpec,
+    group: &Group,
+) -> Result<Changeset, ControlError> {
+    let node = known_node(state, id)?;
+    let mut others = Vec::new();
+    if node.spec.role == NodeRole::Controller && spec.role == NodeRole::Worker {
+        let last = crate::membership::QuorumError::LastController;
+        let controllers = state
+            .nodes()
+            .filter(|other| other.id != id && other.spec.role == NodeRole::Controller);
+        // They must still be what they are when this applies: another demotion may be on its way.
+        others.extend(controllers.map(|other| spec_unchanged(other.id, other.meta.spec_version)));
+        if others.is_empty() {
+            return Err(ControlError::refused(RefusalKind::Invalid, last.to_string()));
+        }
+        if let Some(member) = &node.controller {
+            may_leave(group, member.raft_id)
+                .map_err(|error| ControlError::refused(RefusalKind::Unavailable, error.to_string()))?;
+        }
+    }
+    let change = Change::NodeSpec {
+        node: id,
+        spec: spec.clone(),
+    };
+    let changeset = Changeset::new(Reason::UserRequest, vec![change]).when(spec_unchanged(id, version));
+    Ok(others.into_iter().fold(changeset, Changeset::when))
+}
+
+fn spec_unchanged(node: NodeId, version: u64) -> Precondition {
+    Precondition::Version {
+        object: ObjectKey::Node(node),
+        part: Part::Spec,
+        version,
+    }
+}
+
+fn remove_node(state: &ClusterState, id: NodeId, force: bool) -> Result<Changeset, ControlError> {
+    let node = known_node(state, id)?;
+    if node.spec.role == NodeRole::Controller || node.controller.is_some() {
+        return Err(ControlError::refused(
+            RefusalKind::Invalid,
+            format!(
+                "node {id} is a cluster manager and is a member of the raft cluster. It must be demoted to worker before removal"
+            ),
+        ));
+    }
+    if !force && node.status.state == NodeState::Ready {
+        return Err(ControlError::refused(
+            RefusalKind::Invalid,
+            format!("node {id} is not down and can't be removed"),
+        ));
+    }
+    // A promotion may be on its way.
+    let still_worker = Precondition::Version {
+        object: ObjectKey::Node(id),
+        part: Part::Control,
+        version: node.meta.control_version,
+    };
+    let change = Change::NodeRemove { node: id };
+    Ok(Changeset::new(Reason::UserRequest, vec![change])
+        .when(spec_unchanged(id, node.meta.spec_version))
+        .when(still_worker))
+}
+
+fn update_cluster(
+    state: &ClusterState,
+    version: u64,
+    spec: &ClusterSpec,
+    (rotate_worker, rotate_controller): (bool, bool),
+    ids: &mut dyn IdSource,
+) -> Result<Changeset, ControlError> {
+    let cluster = state
+        .cluster()
+        .ok_or_else(|| ControlError::refused(RefusalKind::NotFound, "no cluster"))?;
+    check_cluster_spec(spec)?;
+    let mut tokens = cluster.join_tokens.clone();
+    let mut fresh = |token: &mut JoinToken| token.secret = ids.next_u128();
+    if rotate_worker {
+        fresh(&mut tokens.worker);
+    }
+    if rotate_controller {
+        fresh(&mut tokens.controller);
+    }
+    let mut changes = vec![Change::ClusterSpec(spec.clone())];
+    if rotate_worker || rotate_controller {
+        changes.push(Change::ClusterTokens(tokens));
+    }
+    let precondition = Precondition::Version {
+        object: ObjectKey::Cluster,
+        part: Part::Spec,
+        version,
+    };
+    Ok(Changeset::new(Reason::UserRequest, changes).when(precondition))
+}
+
+/// Checks settings that a user gave.
+pub fn check_cluster_spec(spec: &ClusterSpec) -> Result<(), ControlError> {
+    let refuse = |message: &str| Err(ControlError::refused(RefusalKind::Invalid, message));
+    if spec.name != "default" {
+        return refuse("swarm spec must be named \"default\"");
+    }
+    if spec.heartbeat_period < std::time::Duration::from_millis(100) {
+        return refuse("heartbeat period must be at least 100 ms");
+    }
+    if spec.certificate_expiry < std::time::Duration::from_secs(3600) {
+        return refuse("minimum certificate expiry time is 1h0m0s");
+    }
+    if spec.snapshot_interval == 0 {
+        return refuse("the snapshot interval must be at least one log entry");
+    }
+    Ok(())
+}
+
+/// A fresh Raft id every time: a controller that asks has no log under an earlier one.
+fn join_raft(state: &ClusterState, node: NodeId, address: &str) -> Result<Changeset, ControlError> {
+    let record = known_node(state, node)?;
+    let cluster = state
+        .cluster()
+        .ok_or_else(|| ControlError::refused(RefusalKind::NotFound, "no cluster"))?;
+    if record.spec.role != NodeRole::Controller {
+        return Err(ControlError::refused(
+            RefusalKind::Invalid,
+            format!("node {node} is not to be a controller"),
+        ));
+    }
+    if address.parse::<std::net::SocketAddr>().is_err() {
+        return Err(ControlError::refused(
+            RefusalKind::Invalid,
+            format!("{address:?} is not an IP address with port"),
+        ));
+    }
+    let raft_id = RaftId(cluster.next_raft_id);
+    let member = Some(ControllerMember {
+        raft_id,
+        address: address.to_owned(),
+        voter: false,
+    });
+    let control = |object, version| Precondition::Version {
+        object,
+        part: Part::Control,
+        version,
+    };
+    let changeset = Changeset::new(Reason::NodeJoined, vec![Change::NodeController { node, member }])
+        .when(control(ObjectKey::Cluster, cluster.meta.control_version))
+        .when(control(ObjectKey::Node(node), record.meta.control_version));
+    Ok(changeset)
+}
+
+fn raft_joined(state: &ClusterState, node: NodeId) -> ControlReply {
+    let members = state.nodes().filter_map(|node| node.controller.as_ref());
+    let own = state
+        .node(node)
+        .and_then(|node| node.controller.as_ref())
+        .map(|member| member.raft_id);
+    ControlReply::RaftJoined {
+        raft_id: own.unwrap_or(RaftId(0)),
+        members: members
+            .map(|member| (member.raft_id, member.address.clone()))
+            .collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sample::{node, spec, state};
+    use muster_state::{Entry, Outcome};
+    use muster_types::Timestamp;
+
+    struct NoIds;
+
+    impl IdSource for NoIds {
+        fn next_u128(&mut self) -> u128 {
+            unreachable!("these writes draw no ids")
+        }
+    }
+
+    fn group() -> Group {
+        let both = [1, 2].into_iter().collect::<std::collections::BTreeSet<u64>>();
+        Group {
+            leader: 1,
+            voters: both.clone(),
+            caught_up: both.clone(),
+            reachable: both,
+            ..Group::default()
+        }
+    }
+
+    fn decided(state: &ClusterState, request: u128, write: &ControlRequest) -> Changeset {
+        let id = RequestId::from_u128(request);
+        match decide(state, id, write, &group(), &mut NoIds) {
+            Ok(Decision::Propose(changeset)) => *changeset,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn role_update(state: &ClusterState, number: u128, role: NodeRole) -> ControlRequest {
+        ControlRequest::UpdateNode {
+            id: node(number),
+            version: state.node(node(number)).unwrap().meta.spec_version,
+            spec: spec(role),
+        }
+    }
+
+    fn outcome(state: &mut ClusterState, changeset: Changeset) -> Outcome {
+        let entry = Entry::new(Timestamp(2), changeset);
+        state.apply(state.index() + 1, &entry).outcome
+    }
+
+    #[test]
+    fn demotions_that_cross_leave_a_controller() {
+        let mut state = state();
+        let demotions =
+            [1, 2].map(|number| decided(&state, number, &role_update(&state, number, NodeRole::Worker)));
+        let [first, second] = demotions.map(|demotion| outcome(&mut state, demotion));
+        assert!(matches!(first, Outcome::Applied), "{first:?}");
+        assert!(matches!(second, Outcome::Rejected(_)), "{second:?}");
+    }
+
+    #[test]
+    fn a_worker_that_is_being_promoted_is_not_removed() {
+        let mut state = state();
+        let id = node(3);
+        let removal = decided(&state, 1, &ControlRequest::RemoveNode { id, force: true });
+        let promotion = decided(&state, 2, &role_update(&state, 3, NodeRole::Controller));
+        assert!(matches!(outcome(&mut state, promotion), Outcome::Applied));
+        assert!(matches!(outcome(&mut state, removal), Outcome::Rejected(_)));
+        assert!(state.node(id).is_some());
+    }
+}

@@ -1,0 +1,226 @@
+//! Sessions of agents.
+
+use super::controller;
+use crate::core::io::{Input, NodeView};
+use crate::shell::authorize::{Authority, authorize, remote_address, role_of};
+use crate::shell::handle::{ControllerHandle, ControllerSlot, SessionMessage};
+use muster_proto::dispatcher::agent_message::Message as FromAgent;
+use muster_proto::dispatcher::controller_message::Message as FromController;
+use muster_proto::dispatcher::dispatcher_client::DispatcherClient;
+use muster_proto::dispatcher::dispatcher_server::Dispatcher;
+use muster_proto::dispatcher::{
+    AgentMessage, Assignments, ClusterView, ControllerMessage, HeartbeatReply, HeartbeatRequest, Peer,
+    Redirect, StatusAcknowledged, Welcome,
+};
+use muster_proto::pack::{pack, unpack};
+use muster_types::{NodeDescription, NodeId, NodeRole, SessionId};
+use std::pin::Pin;
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio_stream::Stream;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+/// An agent that has not said hello by then is dropped.
+const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
+/// Messages on their way to one agent.
+const OUTGOING_QUEUE: usize = 16;
+
+/// Largest description of a node, labels included: it is replicated to every controller.
+const DESCRIPTION_BYTES_MAX: usize = 64 * 1024;
+
+/// The dispatcher service.
+pub struct DispatcherService(pub ControllerSlot);
+
+type Messages = Pin<Box<dyn Stream<Item = Result<ControllerMessage, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl Dispatcher for DispatcherService {
+    type SessionStream = Messages;
+
+    async fn session(&self, request: Request<Streaming<AgentMessage>>) -> Result<Response<Messages>, Status> {
+        let handle = controller(&self.0)?;
+        let identity = authorize(&request, &handle.state(), Authority::Node)?;
+        let address = remote_address(&request)
+            .map(|address| address.ip().to_string())
+            .unwrap_or_default();
+        if !handle.is_leading() {
+            let leader = handle.leader_address().unwrap_or_default();
+            let redirect = message(FromController::Redirect(Redirect { leader }));
+            return Ok(Response::new(Box::pin(tokio_stream::once(Ok(redirect)))));
+        }
+        let mut incoming = request.into_inner();
+        let hello = tokio::time::timeout(HELLO_TIMEOUT, incoming.message()).await;
+        let hello = hello.map_err(|_| Status::deadline_exceeded("no hello"))??;
+        let Some(FromAgent::Hello(hello)) = hello.and_then(|message| message.message) else {
+            return Err(Status::invalid_argument("a session begins with hello"));
+        };
+        if hello.description.len() > DESCRIPTION_BYTES_MAX {
+            return Err(Status::invalid_argument(format!(
+                "the node's description has {} bytes; at most {DESCRIPTION_BYTES_MAX} are taken: use fewer labels",
+                hello.description.len()
+            )));
+        }
+        let description: NodeDescription =
+            unpack(&hello.description).map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let session = SessionId::from_u128(rand::random());
+        let messages = handle
+            .open_session(identity.node, session, description, address)
+            .await;
+        let (sender, receiver) = mpsc::channel(OUTGOING_QUEUE);
+        // The stream's end ends the task: tonic drops the receiver, and the queue from the core is closed with it.
+        tokio::spawn(serve_session(
+            handle,
+            identity.node,
+            session,
+            incoming,
+            messages,
+            sender,
+        ));
+        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+    }
+
+    async fn heartbeat(
+        &self,
+        request: Request<HeartbeatRequest>,
+    ) -> Result<Response<HeartbeatReply>, Status> {
+        let handle = controller(&self.0)?;
+        let identity = authorize(&request, &handle.state(), Authority::Node)?;
+        let beat = request.into_inner();
+        let node: NodeId = beat
+            .node
+            .parse()
+            .map_err(|_| Status::invalid_argument("a malformed node id"))?;
+        // Controllers pass on what their own agents' certificates proved to them.
+        if node != identity.node && role_of(identity, &handle.state())? != NodeRole::Controller {
+            return Err(Status::permission_denied("a heartbeat of another node"));
+        }
+        if let Some(leader) = handle.leader_address().filter(|_| identity.node == node) {
+            return forward_heartbeat(&handle, &leader, beat).await;
+        }
+        let session: [u8; 16] = beat
+            .session
+            .as_ref()
+            .try_into()
+            .map_err(|_| Status::invalid_argument("a malformed session id"))?;
+        let session = SessionId::from_u128(u128::from_be_bytes(session));
+        if !handle.is_leading() {
+            return Err(Status::unavailable("no leader is known"));
+        }
+        let accepted = handle.heartbeat(node, session).await;
+        Ok(Response::new(HeartbeatReply { accepted }))
+    }
+}
+
+async fn forward_heartbeat(
+    handle: &ControllerHandle,
+    leader: &str,
+    beat: HeartbeatRequest,
+) -> Result<Response<HeartbeatReply>, Status> {
+    DispatcherClient::new(handle.0.dialer.controller(leader))
+        .heartbeat(beat)
+        .await
+}
+
+/// Carries messages both ways until either side ends.
+async fn serve_session(
+    handle: ControllerHandle,
+    node: NodeId,
+    session: SessionId,
+    mut incoming: Streaming<AgentMessage>,
+    mut messages: mpsc::Receiver<SessionMessage>,
+    sender: mpsc::Sender<Result<ControllerMessage, Status>>,
+) {
+    loop {
+        tokio::select! {
+            message = messages.recv() => {
+                let Some(message) = message else { break };
+                let last = matches!(message, SessionMessage::Ended(_));
+                let Some(wire) = to_wire(session, message) else { break };
+                if sender.send(Ok(wire)).await.is_err() || last {
+                    break;
+                }
+            }
+            message = incoming.message() => {
+                let Ok(Some(message)) = message else { break };
+                if !from_agent(&handle, node, session, message).await {
+                    break;
+                }
+            }
+        }
+    }
+    handle.close_session(node, session).await;
+}
+
+/// Takes in an agent's message; false when the session cannot go on.
+async fn from_agent(
+    handle: &ControllerHandle,
+    node: NodeId,
+    session: SessionId,
+    message: AgentMessage,
+) -> bool {
+    match message.message {
+        Some(FromAgent::Status(report)) => match unpack(&report.statuses) {
+            Ok(statuses) => handle.status(node, session, report.sequence, statuses).await,
+            Err(error) => {
+                tracing::warn!(%node, error = %error, "a status report cannot be read");
+                return false;
+            }
+        },
+        Some(FromAgent::Farewell(farewell)) => {
+            handle
+                .send(Input::Farewell {
+                    node,
+                    session,
+                    restarting: farewell.restarting,
+                })
+                .await;
+            // The end of the session tells the agent that its farewell was heard.
+            return false;
+        }
+        // A second hello, or a message of a newer agent: nothing to do.
+        Some(FromAgent::Hello(_)) | None => {}
+    }
+    true
+}
+
+fn to_wire(session: SessionId, from_core: SessionMessage) -> Option<ControllerMessage> {
+    Some(message(match from_core {
+        SessionMessage::Opened { heartbeat_period } => FromController::Welcome(Welcome {
+            session: session.as_u128().to_be_bytes().to_vec().into(),
+            heartbeat_period_ms: u64::try_from(heartbeat_period.as_millis()).unwrap_or(u64::MAX),
+        }),
+        SessionMessage::Assign(set) => match pack(&*set) {
+            Ok(set) => FromController::Assignments(Assignments { set }),
+            Err(error) => {
+                tracing::error!(error = %error, "an assignment set cannot be encoded");
+                return None;
+            }
+        },
+        SessionMessage::View(view) => FromController::View(wire_view(*view)),
+        SessionMessage::StatusCommitted(sequence) => {
+            FromController::Acknowledged(StatusAcknowledged { sequence })
+        }
+        SessionMessage::Ended(leader) => FromController::Redirect(Redirect {
+            leader: leader.unwrap_or_default(),
+        }),
+    }))
+}
+
+fn wire_view(view: NodeView) -> ClusterView {
+    let peers = view.peers.into_iter().map(|(node, address)| Peer {
+        node: node.to_string(),
+        address,
+    });
+    ClusterView {
+        controllers: view.controllers,
+        controller: view.controller,
+        peers: peers.collect(),
+    }
+}
+
+fn message(message: FromController) -> ControllerMessage {
+    ControllerMessage {
+        message: Some(message),
+    }
+}

@@ -1,0 +1,191 @@
+//! Changes of service rows and template revisions.
+
+use crate::state::TemplateRevision;
+use crate::{Change, ClusterState, ObjectKey, PreviousSpec, Rejection, Revision, Touched};
+use muster_types::service::{PublishMode, PublishedPort, ServiceSpec, UpdateStatus};
+use muster_types::{Service, ServiceId};
+use std::sync::Arc;
+
+impl ClusterState {
+    pub(super) fn apply_service(&mut self, change: &Change, touched: &mut Touched) -> Result<(), Rejection> {
+        match change {
+            Change::ServiceCreate { service, spec } => {
+                touched.services.insert(*service);
+                self.create_service(*service, spec)
+            }
+            Change::ServiceSpec {
+                service,
+                spec,
+                previous,
+                revision,
+                update,
+            } => {
+                touched.services.insert(*service);
+                self.update_service(*service, spec, (*previous, *revision), update)
+            }
+            Change::ServiceControl {
+                service,
+                update,
+                allocated_ports,
+            } => {
+                touched.services.insert(*service);
+                let mut row = self.service_row(*service)?;
+                if row.allocated_ports != *allocated_ports {
+                    self.check_ports_free(*service, allocated_ports)?;
+                }
+                row.update = update.clone();
+                row.allocated_ports = allocated_ports.clone();
+                row.meta.control_version = self.index;
+                self.put_service(row);
+                Ok(())
+            }
+            Change::ServiceRemoving { service } => {
+                touched.services.insert(*service);
+                let mut row = self.live_service_row(*service)?;
+                row.removing = true;
+                row.meta.spec_version = self.index;
+                row.meta.updated_at = self.time;
+                self.put_service(row);
+                Ok(())
+            }
+            Change::ServiceRemove { service } => {
+                touched.services.insert(*service);
+                self.remove_service(*service)
+            }
+            Change::TemplateRemove { service, version } => self.remove_template(*service, *version),
+            other => unreachable!("apply_change sends only changes of services here, not {other:?}"),
+        }
+    }
+
+    fn service_row(&self, id: ServiceId) -> Result<Service, Rejection> {
+        let object = ObjectKey::Service(id);
+        self.services
+            .get(&id)
+            .map(|service| Service::clone(service))
+            .ok_or(Rejection::NotFound { object })
+    }
+
+    fn live_service_row(&self, id: ServiceId) -> Result<Service, Rejection> {
+        let row = self.service_row(id)?;
+        let object = ObjectKey::Service(id);
+        if row.removing {
+            return Err(Rejection::Removing { object });
+        }
+        Ok(row)
+    }
+
+    /// The named invariant that no port is given out twice, for ports that every node publishes: whether the service
+    /// may have these.
+    pub fn check_ports_free(&self, id: ServiceId, ports: &[PublishedPort]) -> Result<(), Rejection> {
+        for wanted in ports.iter().filter(|port| is_fixed_ingress(port)) {
+            let holder = self.services.values().find(|other| {
+                let taken = |port: &PublishedPort| {
+                    is_fixed_ingress(port)
+                        && (port.protocol, port.published_port) == (wanted.protocol, wanted.published_port)
+                };
+                other.id != id
+                    && !other.removing
+                    && (other.allocated_ports.iter().any(taken) || other.spec.ports.iter().any(taken))
+            });
+            if let Some(other) = holder {
+                return Err(Rejection::PortInUse {
+                    port: wanted.published_port,
+                    service: other.id,
+                    name: other.spec.name.clone(),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    fn create_service(&mut self, id: ServiceId, spec: &Arc<ServiceSpec>) -> Result<(), Rejection> {
+        self.check_name_free(&spec.name)?;
+        self.check_ports_free(id, &spec.ports)?;
+        let object = ObjectKey::Service(id);
+        if self.services.contains_key(&id) {
+            return Err(Rejection::AlreadyExists { object });
+        }
+        self.put_template(id, spec);
+        self.put_service(Service {
+            id,
+            meta: self.new_meta(),
+            spec: spec.clone(),
+            previous_spec: None,
+            template_version: self.index,
+            update: None,
+            allocated_ports: Vec::new(),
+            removing: false,
+        });
+        Ok(())
+    }
+
+    fn update_service(
+        &mut self,
+        id: ServiceId,
+        spec: &Arc<ServiceSpec>,
+        (previous, revision): (PreviousSpec, Revision),
+        update: &Option<UpdateStatus>,
+    ) -> Result<(), Rejection> {
+        let mut row = self.live_service_row(id)?;
+        if row.spec.name != spec.name {
+            return Err(Rejection::Rename);
+        }
+        self.check_ports_free(id, &spec.ports)?;
+        row.previous_spec = match previous {
+            PreviousSpec::Replaced => Some(row.spec.clone()),
+            PreviousSpec::Nothing => None,
+        };
+        row.spec = spec.clone();
+        row.update = update.clone();
+        row.meta.spec_version = self.index;
+        row.meta.updated_at = self.time;
+        if revision == Revision::New {
+            row.template_version = self.index;
+            self.put_template(id, spec);
+        }
+        self.put_service(row);
+        Ok(())
+    }
+
+    fn put_template(&mut self, id: ServiceId, spec: &ServiceSpec) {
+        let revision = TemplateRevision {
+            template: Arc::new(spec.template.clone()),
+            ports: spec.ports.clone(),
+        };
+        self.templates.insert((id, self.index), Arc::new(revision));
+    }
+
+    fn remove_service(&mut self, id: ServiceId) -> Result<(), Rejection> {
+        let object = ObjectKey::Service(id);
+        self.service_row(id)?;
+        if self.tasks_of_service(id).next().is_some() {
+            return Err(Rejection::InUse { object });
+        }
+        let versions: Vec<u64> = self.templates_of(id).map(|(version, _)| version).collect();
+        for version in versions {
+            self.templates.remove(&(id, version));
+        }
+        self.take_service(id);
+        Ok(())
+    }
+
+    fn remove_template(&mut self, id: ServiceId, version: u64) -> Result<(), Rejection> {
+        let object = ObjectKey::Template(id, version);
+        let current = self.service_row(id)?.template_version == version;
+        if current
+            || self
+                .tasks_of_service(id)
+                .any(|task| task.template_version == version)
+        {
+            return Err(Rejection::InUse { object });
+        }
+        match self.templates.remove(&(id, version)) {
+            Some(_) => Ok(()),
+            None => Err(Rejection::NotFound { object }),
+        }
+    }
+}
+
+fn is_fixed_ingress(port: &PublishedPort) -> bool {
+    port.mode == PublishMode::Ingress && port.published_port != 0
+}

@@ -1,0 +1,143 @@
+//! The bytes of a log entry: one format byte, then MessagePack with field names.
+
+use crate::Changeset;
+use muster_types::Timestamp;
+use serde::{Deserialize, Serialize};
+
+/// The highest feature level whose entries this binary can apply.
+pub const SUPPORTED_FEATURE_LEVEL: u32 = 1;
+
+/// First byte of an entry: MessagePack with named fields.
+const FORMAT_NAMED: u8 = 1;
+
+/// What one log entry carries.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Entry {
+    /// Cluster time of the decision.
+    pub time: Timestamp,
+    /// The feature level that is needed to apply it.
+    pub feature_level: u32,
+    /// What changes.
+    pub changeset: Changeset,
+}
+
+/// Why bytes are not an entry that this binary can apply. The controller must stop: it never skips one.
+#[derive(Debug, thiserror::Error)]
+pub enum EntryError {
+    /// There are no bytes.
+    #[error("the log entry is empty")]
+    Empty,
+    /// The format byte is unknown.
+    #[error("log entry format {found} is unknown to this version of Muster; install a newer one")]
+    UnknownFormat {
+        /// The byte.
+        found: u8,
+    },
+    /// The entry needs a newer binary.
+    #[error(
+        "a log entry needs feature level {found}, this version of Muster has {SUPPORTED_FEATURE_LEVEL}; install a newer one"
+    )]
+    NewerFeatureLevel {
+        /// The level it needs.
+        found: u32,
+    },
+    /// The bytes do not read as an entry.
+    #[error("cannot read a log entry")]
+    Malformed(#[source] rmp_serde::decode::Error),
+    /// The entry cannot be written.
+    #[error("cannot write a log entry")]
+    Unwritable(#[source] rmp_serde::encode::Error),
+}
+
+impl Entry {
+    /// An entry of the lowest feature level.
+    pub fn new(time: Timestamp, changeset: Changeset) -> Self {
+        Self {
+            time,
+            feature_level: 1,
+            changeset,
+        }
+    }
+
+    /// The bytes for the log.
+    pub fn encode(&self) -> Result<Vec<u8>, EntryError> {
+        let mut bytes = vec![FORMAT_NAMED];
+        rmp_serde::encode::write_named(&mut bytes, self).map_err(EntryError::Unwritable)?;
+        Ok(bytes)
+    }
+
+    /// Reads bytes from the log.
+    pub fn decode(bytes: &[u8]) -> Result<Self, EntryError> {
+        let (format, body) = bytes.split_first().ok_or(EntryError::Empty)?;
+        if *format != FORMAT_NAMED {
+            return Err(EntryError::UnknownFormat { found: *format });
+        }
+        // The level is read on its own first: what a newer level contains may not parse at all.
+        let Level { feature_level } = rmp_serde::from_slice(body).map_err(EntryError::Malformed)?;
+        if feature_level > SUPPORTED_FEATURE_LEVEL {
+            return Err(EntryError::NewerFeatureLevel { found: feature_level });
+        }
+        rmp_serde::from_slice(body).map_err(EntryError::Malformed)
+    }
+}
+
+#[derive(Deserialize)]
+struct Level {
+    feature_level: u32,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Change;
+    use muster_types::{NodeId, Reason};
+
+    fn entry() -> Entry {
+        let node = NodeId::from_u128(7);
+        Entry::new(
+            Timestamp::from_secs(9),
+            Changeset::new(Reason::UserRequest, vec![Change::NodeRemove { node }]),
+        )
+    }
+
+    #[test]
+    fn entries_round_trip() {
+        let bytes = entry().encode().unwrap();
+        assert_eq!(Entry::decode(&bytes).unwrap(), entry());
+    }
+
+    #[test]
+    fn what_is_not_understood_is_an_error() {
+        assert!(matches!(Entry::decode(&[]), Err(EntryError::Empty)));
+        assert!(matches!(
+            Entry::decode(&[9, 1]),
+            Err(EntryError::UnknownFormat { found: 9 })
+        ));
+        let bytes = entry().encode().unwrap();
+        assert!(matches!(
+            Entry::decode(&bytes[..bytes.len() - 1]),
+            Err(EntryError::Malformed(_))
+        ));
+    }
+
+    #[test]
+    fn a_newer_level_is_named_even_when_its_changes_do_not_parse() {
+        #[derive(Serialize)]
+        struct Newer {
+            time: Timestamp,
+            feature_level: u32,
+            changeset: &'static str,
+        }
+        let mut bytes = vec![FORMAT_NAMED];
+        let newer = Newer {
+            time: Timestamp::ZERO,
+            feature_level: 2,
+            changeset: "something else",
+        };
+        rmp_serde::encode::write_named(&mut bytes, &newer).unwrap();
+        assert!(matches!(
+            Entry::decode(&bytes),
+            Err(EntryError::NewerFeatureLevel { found: 2 })
+        ));
+    }
+}

@@ -1,0 +1,43 @@
+//! Names of replicated objects and of their separately versioned parts.
+
+use muster_types::{NodeId, ServiceId, TaskId};
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+/// One replicated object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum ObjectKey {
+    /// The cluster's own object.
+    Cluster,
+    /// A node.
+    Node(NodeId),
+    /// A service.
+    Service(ServiceId),
+    /// A revision of a service's task template.
+    Template(ServiceId, u64),
+    /// A task.
+    Task(TaskId),
+}
+
+impl fmt::Display for ObjectKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Cluster => f.write_str("cluster"),
+            Self::Node(id) => write!(f, "node {id}"),
+            Self::Service(id) => write!(f, "service {id}"),
+            Self::Template(service, version) => write!(f, "template {version} of service {service}"),
+            Self::Task(id) => write!(f, "task {id}"),
+        }
+    }
+}
+
+/// The part of an object that has a version of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Part {
+    /// What the user wants.
+    Spec,
+    /// What the controller decided.
+    Control,
+    /// What was observed.
+    Status,
+}

@@ -1,0 +1,38 @@
+//! Which rows an entry changed, so that nobody has to look at all of them.
+
+use muster_types::{NodeId, ServiceId, TaskId};
+use std::collections::BTreeSet;
+
+/// Which rows an entry changed. An optimisation only: looking at more never changes a decision.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Touched {
+    /// The cluster's own row.
+    pub cluster: bool,
+    /// Node rows.
+    pub nodes: BTreeSet<NodeId>,
+    /// Service rows, and services of which a task changed.
+    pub services: BTreeSet<ServiceId>,
+    /// Task rows.
+    pub tasks: BTreeSet<TaskId>,
+    /// Nodes whose assignment set changed: a task came, went or has a new desired state.
+    pub assignments: BTreeSet<NodeId>,
+    /// Some node's load changed, so that a waiting task may fit, or wait for another cause.
+    pub loads: bool,
+}
+
+impl Touched {
+    /// Nothing changed.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Adds what another entry changed.
+    pub fn merge(&mut self, other: Self) {
+        self.cluster |= other.cluster;
+        self.nodes.extend(other.nodes);
+        self.services.extend(other.services);
+        self.tasks.extend(other.tasks);
+        self.assignments.extend(other.assignments);
+        self.loads |= other.loads;
+    }
+}

@@ -1,0 +1,422 @@
+//! The vocabulary of the local engine: what a container is asked to be, and what it is.
+
+use crate::service::{DnsSpec, Labels, LogDriver, Protocol};
+use crate::{ContainerId, Timestamp};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
+
+/// What a container is asked to be: the union of the Engine API's `Config` and `HostConfig`.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ContainerConfig {
+    /// Image reference as the user wrote it.
+    pub image: String,
+    /// Replaces the image's entrypoint when `Some`; `Some(empty)` clears it.
+    pub entrypoint: Option<Vec<String>>,
+    /// Replaces the image's command when `Some`.
+    pub cmd: Option<Vec<String>>,
+    /// `KEY=value` entries added to the image's; `KEY` alone removes.
+    pub env: Vec<String>,
+    /// Working directory; the image's when empty.
+    pub working_dir: String,
+    /// `user[:group]`; the image's when empty.
+    pub user: String,
+    /// Additional groups.
+    pub groups: Vec<String>,
+    /// Host name; the short id when empty.
+    pub hostname: String,
+    /// Domain name.
+    pub domainname: String,
+    /// Labels.
+    pub labels: Labels,
+    /// Terminal.
+    pub tty: bool,
+    /// Keep standard input open without a client.
+    pub open_stdin: bool,
+    /// Close standard input after the first client leaves.
+    pub stdin_once: bool,
+    /// What the creating client meant to attach: (stdin, stdout, stderr); reported back only.
+    pub attach: (bool, bool, bool),
+    /// Stop signal; the image's, else SIGTERM, when empty.
+    pub stop_signal: String,
+    /// Wait between the stop signal and SIGKILL; 10 s when `None`.
+    pub stop_grace: Option<Duration>,
+    /// Health check; the image's when `None`.
+    pub health: Option<HealthCheck>,
+    /// `port/protocol` entries beside the image's.
+    pub exposed_ports: Vec<String>,
+    /// Anonymous volume paths beside the image's.
+    pub volumes: Vec<String>,
+    /// Everything that ties it to the host.
+    pub host: HostConfig,
+}
+
+/// What ties a container to its host.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct HostConfig {
+    /// Remove it when it ends.
+    pub auto_remove: bool,
+    /// Run an init process as pid 1.
+    pub init: bool,
+    /// Restart by the engine itself (never for tasks).
+    pub restart: EngineRestart,
+    /// Network.
+    pub network: NetworkMode,
+    /// Host ports to publish.
+    pub ports: Vec<PortBinding>,
+    /// Publish every exposed port on an ephemeral host port.
+    pub publish_all: bool,
+    /// Mounts (both `Binds` and `Mounts`).
+    pub mounts: Vec<MountSpec>,
+    /// Limits.
+    pub resources: ContainerResources,
+    /// All capabilities, all devices, no confinement.
+    pub privileged: bool,
+    /// Capabilities added to the default set.
+    pub cap_add: Vec<String>,
+    /// Capabilities removed from the default set.
+    pub cap_drop: Vec<String>,
+    /// `no-new-privileges`, `seccomp=unconfined`, `seccomp=<profile JSON>`, `apparmor=…`, `label=…`.
+    pub security_opt: Vec<String>,
+    /// Mount the root file system read-only.
+    pub read_only: bool,
+    /// Entries of the hosts file, as `name:address`.
+    pub extra_hosts: Vec<String>,
+    /// Resolver settings.
+    pub dns: DnsSpec,
+    /// Namespaced kernel parameters.
+    pub sysctls: BTreeMap<String, String>,
+    /// Resource limits of the processes.
+    pub ulimits: Vec<Ulimit>,
+    /// Bytes of /dev/shm; 64 MiB when `None`.
+    pub shm_bytes: Option<u64>,
+    /// Share of the host's pid namespace.
+    pub pid_host: bool,
+    /// Share of the host's ipc namespace.
+    pub ipc_host: bool,
+    /// Share of the host's uts namespace.
+    pub uts_host: bool,
+    /// OOM killer preference.
+    pub oom_score_adj: i64,
+    /// Log driver; the node's default when `None`.
+    pub log: Option<LogDriver>,
+    /// Devices.
+    pub devices: Vec<DeviceMapping>,
+    /// Parent cgroup; the engine's own when empty.
+    pub cgroup_parent: String,
+    /// Runtime annotations.
+    pub annotations: Labels,
+}
+
+/// Limits of a container; zero means none.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ContainerResources {
+    /// Billionths of a CPU.
+    pub nano_cpus: u64,
+    /// Relative weight (v1 shares).
+    pub cpu_shares: u64,
+    /// CFS period in microseconds.
+    pub cpu_period_us: u64,
+    /// CFS quota in microseconds; negative means none.
+    pub cpu_quota_us: i64,
+    /// CPUs allowed.
+    pub cpuset_cpus: String,
+    /// Memory nodes allowed.
+    pub cpuset_mems: String,
+    /// Hard limit in bytes.
+    pub memory_bytes: u64,
+    /// Soft limit in bytes.
+    pub memory_reservation_bytes: u64,
+    /// Memory plus swap in bytes; -1 means unlimited swap.
+    pub memory_swap_bytes: i64,
+    /// Swappiness, 0 to 100.
+    pub memory_swappiness: Option<u64>,
+    /// Disable the OOM killer.
+    pub oom_kill_disable: bool,
+    /// Most processes; 0 or negative means none.
+    pub pids: i64,
+    /// Block I/O weight, 10 to 1000.
+    pub blkio_weight: u16,
+}
+
+/// Restart of a container by its engine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum EngineRestart {
+    /// Never.
+    #[default]
+    No,
+    /// Always.
+    Always,
+    /// Always, unless a user stopped it.
+    UnlessStopped,
+    /// After a failure, at most this often (0: no limit).
+    OnFailure {
+        /// Most restarts.
+        retries_max: u64,
+    },
+}
+
+/// The container's network.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum NetworkMode {
+    /// The default bridge.
+    #[default]
+    Bridge,
+    /// The host's own.
+    Host,
+    /// Loopback only.
+    None,
+    /// Another container's.
+    Container(String),
+    /// A named network.
+    Named(String),
+}
+
+/// A port to publish on the host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PortBinding {
+    /// Port of the container.
+    pub container_port: u16,
+    /// Transport protocol.
+    pub protocol: Protocol,
+    /// Host address; every address when `None`.
+    pub host_ip: Option<IpAddr>,
+    /// Host port, or the first of a range; 0 lets the engine choose.
+    pub host_port: u16,
+    /// Last host port of the range that the engine chooses from; 0 where there is no range.
+    #[serde(default)]
+    pub host_port_last: u16,
+}
+
+/// A mount.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct MountSpec {
+    /// Kind.
+    pub kind: MountKind,
+    /// Host path, or volume name; empty for tmpfs and anonymous volumes.
+    pub source: String,
+    /// Path in the container.
+    pub target: String,
+    /// Read-only.
+    pub read_only: bool,
+    /// Bind propagation, for example `rprivate`.
+    pub propagation: String,
+    /// Bind: create the source when missing (`-v` does, `--mount` does not).
+    pub create_source: bool,
+    /// Volume: do not copy the image's content into a new volume.
+    pub no_copy: bool,
+    /// Volume labels, when it is made for this mount.
+    pub volume_labels: Labels,
+    /// Tmpfs size in bytes; 0 means the kernel's default.
+    pub tmpfs_bytes: u64,
+    /// Tmpfs mode; 1777 when 0.
+    pub tmpfs_mode: u32,
+}
+
+/// Kind of a mount.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum MountKind {
+    /// A path of the host.
+    #[default]
+    Bind,
+    /// A volume.
+    Volume,
+    /// Memory.
+    Tmpfs,
+}
+
+/// A resource limit of processes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ulimit {
+    /// Name without `RLIMIT_`, lower case.
+    pub name: String,
+    /// Soft limit; -1 means unlimited.
+    pub soft: i64,
+    /// Hard limit; -1 means unlimited.
+    pub hard: i64,
+}
+
+/// A device of the host made visible.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceMapping {
+    /// Path on the host.
+    pub host_path: String,
+    /// Path in the container.
+    pub container_path: String,
+    /// Some of `rwm`.
+    pub permissions: String,
+}
+
+/// A health check.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct HealthCheck {
+    /// `["NONE"]`, `["CMD", …]` or `["CMD-SHELL", command]`.
+    pub test: Vec<String>,
+    /// Wait between probes; 30 s when zero.
+    pub interval: Duration,
+    /// Longest probe; 30 s when zero.
+    pub timeout: Duration,
+    /// Failures in a row until unhealthy; 3 when zero.
+    pub retries: u64,
+    /// Start-up time in which failures do not count.
+    pub start_period: Duration,
+    /// Wait between probes during start-up; 5 s when zero.
+    pub start_interval: Duration,
+}
+
+/// State of a container, in Docker's words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ContainerState {
+    /// Made, never started.
+    #[default]
+    Created,
+    /// Running.
+    Running,
+    /// Frozen.
+    Paused,
+    /// Ended; the engine is about to start it again.
+    Restarting,
+    /// Being removed.
+    Removing,
+    /// Ended.
+    Exited,
+    /// Could not be removed.
+    Dead,
+}
+
+impl ContainerState {
+    /// Lower-case name as the Engine API writes it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Created => "created",
+            Self::Running => "running",
+            Self::Paused => "paused",
+            Self::Restarting => "restarting",
+            Self::Removing => "removing",
+            Self::Exited => "exited",
+            Self::Dead => "dead",
+        }
+    }
+}
+
+/// What a container is.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ContainerInfo {
+    /// Identity.
+    pub id: ContainerId,
+    /// Name without a slash.
+    pub name: String,
+    /// What it was asked to be.
+    pub config: ContainerConfig,
+    /// The image's id.
+    pub image_id: String,
+    /// What it executes: path and arguments.
+    pub command: Vec<String>,
+    /// The whole environment.
+    pub env: Vec<String>,
+    /// Working directory in effect.
+    pub working_dir: String,
+    /// User in effect.
+    pub user: String,
+    /// When it was made.
+    pub created: Timestamp,
+    /// State.
+    pub state: ContainerState,
+    /// Process id of its first process; 0 when it does not run.
+    pub pid: i32,
+    /// Exit code of the last run; 0 before.
+    pub exit_code: i32,
+    /// The kernel's OOM killer ended the last run.
+    pub oom_killed: bool,
+    /// Why the last start or run failed; empty when it did not.
+    pub error: String,
+    /// Last start; zero when never.
+    pub started_at: Timestamp,
+    /// Last end; zero when never.
+    pub finished_at: Timestamp,
+    /// Restarts by the engine.
+    pub restart_count: u64,
+    /// Health, where it is checked.
+    pub health: Option<HealthState>,
+    /// Networks by name.
+    pub networks: BTreeMap<String, NetworkEndpoint>,
+    /// Published ports in effect.
+    pub ports: Vec<PortBinding>,
+    /// Mounts in effect.
+    pub mounts: Vec<MountPoint>,
+    /// Path of its log.
+    pub log_path: String,
+    /// Paths of its generated files.
+    pub hostname_path: String,
+    /// Path of its hosts file.
+    pub hosts_path: String,
+    /// Path of its resolver configuration.
+    pub resolv_conf_path: String,
+    /// Bytes of its writable layer, when asked for.
+    pub size_rw: Option<u64>,
+}
+
+/// Health of a container.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct HealthState {
+    /// `starting`, `healthy` or `unhealthy`.
+    pub status: String,
+    /// Failures in a row.
+    pub failing_streak: u64,
+    /// The last probes, oldest first.
+    pub log: Vec<HealthProbe>,
+}
+
+/// One run of a health check.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HealthProbe {
+    /// Began.
+    pub start: Timestamp,
+    /// Ended.
+    pub end: Timestamp,
+    /// Exit code.
+    pub exit_code: i32,
+    /// Output, at most 4096 bytes.
+    pub output: String,
+}
+
+/// A container's place in a network.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct NetworkEndpoint {
+    /// The network's id.
+    pub network_id: String,
+    /// Address; `None` when not running.
+    pub address: Option<Ipv4Addr>,
+    /// Prefix length of the address.
+    pub prefix_len: u8,
+    /// Gateway.
+    pub gateway: Option<Ipv4Addr>,
+    /// Hardware address.
+    pub mac: String,
+    /// Further names.
+    pub aliases: Vec<String>,
+}
+
+/// A mount in effect.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MountPoint {
+    /// Kind.
+    pub kind: MountKind,
+    /// Volume name, for volumes.
+    pub name: String,
+    /// Path on the host.
+    pub source: String,
+    /// Path in the container.
+    pub target: String,
+    /// Writable.
+    pub writable: bool,
+    /// Propagation.
+    pub propagation: String,
+}

@@ -1,0 +1,34 @@
+//! The domain vocabulary of Muster: typed ids, timestamps, specs and statuses, task states with the table of
+//! who may make which transition, and validation that returns every problem at once.
+//!
+//! This crate must never read a clock, draw randomness or do I/O. Start reading at [`service`], [`task`] and
+//! [`node`]; [`container`] holds the vocabulary of the local engine.
+
+pub mod assignment;
+pub mod cluster;
+pub mod constraint;
+pub mod container;
+pub mod event;
+pub mod id;
+pub mod image;
+pub mod meta;
+pub mod node;
+pub mod reason;
+pub mod resources;
+pub mod service;
+pub mod task;
+pub mod time;
+pub mod validate;
+
+pub use assignment::{AssignedTask, AssignmentAge, AssignmentSet};
+pub use cluster::{Cluster, ClusterSpec, JoinToken, JoinTokens, RootCa};
+pub use constraint::{Constraint, ConstraintError};
+pub use id::{ClusterId, ContainerId, IdSource, NodeId, RaftId, RequestId, ServiceId, SessionId, TaskId};
+pub use meta::Meta;
+pub use node::{Availability, Node, NodeDescription, NodeRole, NodeSpec, NodeState, NodeStatus};
+pub use reason::Reason;
+pub use resources::Resources;
+pub use service::{Service, ServiceMode, ServiceSpec, TaskTemplate};
+pub use task::{DesiredState, Slot, Task, TaskState, TaskStatus};
+pub use time::Timestamp;
+pub use validate::{Problem, Problems};

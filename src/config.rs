@@ -1,0 +1,463 @@
+//! Settings of the node daemon: a TOML file and flags for the same settings, checked at once at start.
+
+use anyhow::Context;
+use muster_types::Problems;
+use serde::Deserialize;
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+/// Default settings file; it need not exist.
+pub const CONFIG_FILE: &str = "/etc/muster/muster.toml";
+/// Where the Engine API listens by default.
+pub const DEFAULT_SOCKET: &str = "unix:///run/muster/docker.sock";
+/// Port of the cluster server, as Swarm's.
+pub const CLUSTER_PORT: u16 = 2377;
+
+/// Flags of `muster daemon`. A flag that is given wins over the file.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct DaemonFlags {
+    /// Settings file (TOML) [default: /etc/muster/muster.toml, if it exists]
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Directory for images, containers and cluster state [default: /var/lib/muster]
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// Directory for sockets and what does not survive a reboot [default: /run/muster]
+    #[arg(long, value_name = "DIR")]
+    pub run_dir: Option<PathBuf>,
+    /// Where the Engine API listens: unix:///path or tcp://address:port; may be given several times
+    #[arg(short = 'H', long = "host", value_name = "URL")]
+    pub hosts: Vec<String>,
+    /// Require client certificates signed by --tlscacert on TCP
+    #[arg(long)]
+    pub tlsverify: bool,
+    /// Certificate authority of clients
+    #[arg(long, value_name = "FILE")]
+    pub tlscacert: Option<PathBuf>,
+    /// Certificate of the TCP server
+    #[arg(long, value_name = "FILE")]
+    pub tlscert: Option<PathBuf>,
+    /// Key of the TCP server
+    #[arg(long, value_name = "FILE")]
+    pub tlskey: Option<PathBuf>,
+    /// Serve TCP without TLS; on loopback addresses only, and not to browsers
+    #[arg(long)]
+    pub insecure_loopback: bool,
+    /// Name of the node [default: the host name]
+    #[arg(long, value_name = "NAME")]
+    pub node_name: Option<String>,
+    /// Address of the cluster server [default: 0.0.0.0:2377]
+    #[arg(long, value_name = "ADDRESS")]
+    pub listen_addr: Option<String>,
+    /// Address that other nodes reach this one at [default: that of the interface with the default route]
+    #[arg(long, value_name = "ADDRESS")]
+    pub advertise_addr: Option<String>,
+    /// Label of the node, key=value; may be given several times
+    #[arg(long = "label", value_name = "KEY=VALUE")]
+    pub labels: Vec<String>,
+    /// Address of the metrics server (Prometheus text), for example 127.0.0.1:9323
+    #[arg(long, value_name = "ADDRESS")]
+    pub metrics_addr: Option<String>,
+    /// Least severe log level: error, warn, info, debug or trace [default: info]
+    #[arg(long, value_name = "LEVEL")]
+    pub log_level: Option<String>,
+    /// Log format: text or json [default: text]
+    #[arg(long, value_name = "FORMAT")]
+    pub log_format: Option<String>,
+    /// Parent of the containers' cgroups [default: /muster]
+    #[arg(long, value_name = "PATH")]
+    pub cgroup_parent: Option<String>,
+    /// Subnet of the default bridge [default: 172.17.0.0/16, or the next free one]
+    #[arg(long, value_name = "CIDR")]
+    pub bridge_subnet: Option<String>,
+}
+
+/// The settings file. Keys are the flags' names.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+struct ConfigFile {
+    data_dir: Option<PathBuf>,
+    run_dir: Option<PathBuf>,
+    hosts: Vec<String>,
+    tlsverify: bool,
+    tlscacert: Option<PathBuf>,
+    tlscert: Option<PathBuf>,
+    tlskey: Option<PathBuf>,
+    insecure_loopback: bool,
+    node_name: Option<String>,
+    listen_addr: Option<String>,
+    advertise_addr: Option<String>,
+    labels: Vec<String>,
+    metrics_addr: Option<String>,
+    log_level: Option<String>,
+    log_format: Option<String>,
+    cgroup_parent: Option<String>,
+    bridge_subnet: Option<String>,
+}
+
+/// Checked settings.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DaemonConfig {
+    /// Images, containers, cluster state.
+    pub data_dir: PathBuf,
+    /// Sockets and what does not survive a reboot.
+    pub run_dir: PathBuf,
+    /// Where the Engine API listens.
+    pub hosts: Vec<ApiHost>,
+    /// Files of the TCP server.
+    pub tls: Option<TlsFiles>,
+    /// Name of the node.
+    pub node_name: Option<String>,
+    /// Address of the cluster server.
+    pub listen_addr: SocketAddr,
+    /// Address told to other nodes; without one it is found at init or join.
+    pub advertise_addr: Option<SocketAddr>,
+    /// Labels of the node.
+    pub labels: BTreeMap<String, String>,
+    /// Address of the metrics server.
+    pub metrics_addr: Option<SocketAddr>,
+    /// Log level.
+    pub log_level: tracing::Level,
+    /// Log format.
+    pub log_format: LogFormat,
+    /// Parent of the containers' cgroups, without a leading slash.
+    pub cgroup_parent: String,
+    /// Subnet of the default bridge.
+    pub bridge_subnet: Option<String>,
+}
+
+/// One listener of the Engine API.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ApiHost {
+    /// A unix socket.
+    Unix(PathBuf),
+    /// TCP; with client certificates, or insecure on loopback.
+    Tcp(SocketAddr),
+}
+
+/// Certificate files of the TCP server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// Authority of clients.
+    pub authority: PathBuf,
+    /// Server certificate.
+    pub certificate: PathBuf,
+    /// Server key.
+    pub key: PathBuf,
+}
+
+/// Format of the daemon's own log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Reads the file, lays the flags over it and checks everything; the error lists every problem.
+pub fn load(flags: DaemonFlags) -> anyhow::Result<DaemonConfig> {
+    let file = match &flags.config {
+        Some(path) => read_file(path)?,
+        None if Path::new(CONFIG_FILE).exists() => read_file(Path::new(CONFIG_FILE))?,
+        None => ConfigFile::default(),
+    };
+    check(merge(flags, file)).map_err(|problems| {
+        let lines: Vec<String> = problems
+            .0
+            .iter()
+            .map(|p| format!("  {}: {}", p.field, p.message))
+            .collect();
+        anyhow::anyhow!("the settings cannot be used:\n{}", lines.join("\n"))
+    })
+}
+
+fn read_file(path: &Path) -> anyhow::Result<ConfigFile> {
+    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    toml::from_str(&text).with_context(|| format!("{} is not a settings file", path.display()))
+}
+
+fn merge(flags: DaemonFlags, file: ConfigFile) -> ConfigFile {
+    let list = |flag: Vec<String>, file: Vec<String>| if flag.is_empty() { file } else { flag };
+    ConfigFile {
+        data_dir: flags.data_dir.or(file.data_dir),
+        run_dir: flags.run_dir.or(file.run_dir),
+        hosts: list(flags.hosts, file.hosts),
+        tlsverify: flags.tlsverify || file.tlsverify,
+        tlscacert: flags.tlscacert.or(file.tlscacert),
+        tlscert: flags.tlscert.or(file.tlscert),
+        tlskey: flags.tlskey.or(file.tlskey),
+        insecure_loopback: flags.insecure_loopback || file.insecure_loopback,
+        node_name: flags.node_name.or(file.node_name),
+        listen_addr: flags.listen_addr.or(file.listen_addr),
+        advertise_addr: flags.advertise_addr.or(file.advertise_addr),
+        labels: list(flags.labels, file.labels),
+        metrics_addr: flags.metrics_addr.or(file.metrics_addr),
+        log_level: flags.log_level.or(file.log_level),
+        log_format: flags.log_format.or(file.log_format),
+        cgroup_parent: flags.cgroup_parent.or(file.cgroup_parent),
+        bridge_subnet: flags.bridge_subnet.or(file.bridge_subnet),
+    }
+}
+
+fn check(raw: ConfigFile) -> Result<DaemonConfig, Problems> {
+    let mut problems = Problems::default();
+    let data_dir = directory("data-dir", raw.data_dir.clone(), "/var/lib/muster", &mut problems);
+    let run_dir = directory("run-dir", raw.run_dir.clone(), "/run/muster", &mut problems);
+    let tls = tls_files(&raw, &mut problems);
+    let hosts = hosts(&raw, tls.is_some(), &mut problems);
+    let listen_addr = raw.listen_addr.as_deref().unwrap_or("0.0.0.0");
+    let listen_addr = address("listen-addr", listen_addr, CLUSTER_PORT, &mut problems);
+    let advertise_addr = raw
+        .advertise_addr
+        .as_deref()
+        .and_then(|text| address("advertise-addr", text, CLUSTER_PORT, &mut problems));
+    if advertise_addr.is_some_and(|address| address.ip().is_unspecified()) {
+        problems.add(
+            "advertise-addr",
+            "other nodes cannot reach an unspecified address; name one of this host",
+        );
+    }
+    let metrics_addr = raw
+        .metrics_addr
+        .as_deref()
+        .and_then(|text| address("metrics-addr", text, 9323, &mut problems));
+    let labels = labels(&raw.labels, &mut problems);
+    let log_level = raw
+        .log_level
+        .as_deref()
+        .unwrap_or("info")
+        .parse()
+        .unwrap_or_else(|_| {
+            problems.add("log-level", "use error, warn, info, debug or trace");
+            tracing::Level::INFO
+        });
+    let log_format = match raw.log_format.as_deref().unwrap_or("text") {
+        "json" => LogFormat::Json,
+        "text" => LogFormat::Text,
+        other => {
+            problems.add("log-format", format!("{other:?} is neither text nor json"));
+            LogFormat::Text
+        }
+    };
+    let cgroup_parent = raw
+        .cgroup_parent
+        .as_deref()
+        .unwrap_or("/muster")
+        .trim_matches('/')
+        .to_owned();
+    if cgroup_parent
+        .split('/')
+        .any(|part| part.is_empty() || part == "." || part == "..")
+    {
+        problems.add(
+            "cgroup-parent",
+            "use a path such as /muster, without . and .. in it",
+        );
+    }
+    if raw
+        .node_name
+        .as_deref()
+        .is_some_and(|name| name.is_empty() || name.len() > 255)
+    {
+        problems.add("node-name", "use 1 to 255 characters");
+    }
+    problems.into_result()?;
+    Ok(DaemonConfig {
+        data_dir,
+        run_dir,
+        hosts,
+        tls,
+        node_name: raw.node_name,
+        listen_addr: listen_addr.expect("a bad address was a problem"),
+        advertise_addr,
+        labels,
+        metrics_addr,
+        log_level,
+        log_format,
+        cgroup_parent,
+        bridge_subnet: raw.bridge_subnet,
+    })
+}
+
+fn directory(field: &str, given: Option<PathBuf>, default: &str, problems: &mut Problems) -> PathBuf {
+    let path = given.unwrap_or_else(|| PathBuf::from(default));
+    if !path.is_absolute() {
+        problems.add(field, format!("{} must be an absolute path", path.display()));
+    }
+    path
+}
+
+/// Reads `address`, `address:port` or `:port`. Names are not resolved: a cluster's addresses must not depend on DNS.
+fn address(field: &str, text: &str, port: u16, problems: &mut Problems) -> Option<SocketAddr> {
+    let read = text
+        .parse::<SocketAddr>()
+        .ok()
+        .or_else(|| {
+            text.parse::<std::net::IpAddr>()
+                .ok()
+                .map(|ip| SocketAddr::new(ip, port))
+        })
+        .or_else(|| {
+            format!("0.0.0.0{text}")
+                .parse()
+                .ok()
+                .filter(|_| text.starts_with(':'))
+        });
+    if read.is_none() {
+        problems.add(
+            field,
+            format!("{text:?} is not an IP address with an optional port"),
+        );
+    }
+    read
+}
+
+fn hosts(raw: &ConfigFile, tls: bool, problems: &mut Problems) -> Vec<ApiHost> {
+    let default = [match &raw.run_dir {
+        Some(run_dir) => format!("unix://{}/docker.sock", run_dir.display()),
+        None => DEFAULT_SOCKET.to_owned(),
+    }];
+    let given = if raw.hosts.is_empty() {
+        &default[..]
+    } else {
+        &raw.hosts[..]
+    };
+    let mut hosts = Vec::new();
+    for text in given {
+        if let Some(path) = text.strip_prefix("unix://") {
+            if path.starts_with('/') {
+                hosts.push(ApiHost::Unix(PathBuf::from(path)));
+            } else {
+                problems.add("host", format!("{text:?}: the socket's path must be absolute"));
+            }
+        } else if let Some(rest) = text.strip_prefix("tcp://") {
+            let port = if tls { 2376 } else { 2375 };
+            if let Some(address) = address("host", rest, port, problems) {
+                if !tls && !raw.insecure_loopback {
+                    problems.add(
+                        "host",
+                        format!("{text:?}: TCP needs --tlsverify with --tlscacert, --tlscert and --tlskey"),
+                    );
+                } else if !tls && !address.ip().is_loopback() {
+                    problems.add(
+                        "host",
+                        format!("{text:?}: without TLS only loopback addresses are served"),
+                    );
+                }
+                hosts.push(ApiHost::Tcp(address));
+            }
+        } else {
+            problems.add(
+                "host",
+                format!("{text:?}: use unix:///path or tcp://address:port"),
+            );
+        }
+    }
+    hosts
+}
+
+fn tls_files(raw: &ConfigFile, problems: &mut Problems) -> Option<TlsFiles> {
+    let files = (&raw.tlscacert, &raw.tlscert, &raw.tlskey);
+    match (raw.tlsverify, files) {
+        (true, (Some(authority), Some(certificate), Some(key))) => {
+            for file in [authority, certificate, key] {
+                if !file.is_file() {
+                    problems.add("tlsverify", format!("{} is not a file", file.display()));
+                }
+            }
+            let (authority, certificate, key) = (authority.clone(), certificate.clone(), key.clone());
+            Some(TlsFiles {
+                authority,
+                certificate,
+                key,
+            })
+        }
+        (true, _) => {
+            problems.add("tlsverify", "needs tlscacert, tlscert and tlskey");
+            None
+        }
+        (false, (None, None, None)) => None,
+        (false, _) => {
+            problems.add(
+                "tlsverify",
+                "certificates are given, but not tlsverify: clients would not be checked",
+            );
+            None
+        }
+    }
+}
+
+fn labels(given: &[String], problems: &mut Problems) -> BTreeMap<String, String> {
+    let mut labels = BTreeMap::new();
+    for text in given {
+        match text.split_once('=') {
+            Some((key, value)) if !key.is_empty() => {
+                if labels.insert(key.to_owned(), value.to_owned()).is_some() {
+                    problems.add("label", format!("{key:?} is given twice"));
+                }
+            }
+            _ => problems.add("label", format!("{text:?} is not key=value")),
+        }
+    }
+    labels
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_are_valid() {
+        let config = check(ConfigFile::default()).unwrap();
+        assert_eq!(
+            config.hosts,
+            [ApiHost::Unix(PathBuf::from("/run/muster/docker.sock"))]
+        );
+        assert_eq!(config.listen_addr, "0.0.0.0:2377".parse().unwrap());
+        assert_eq!(config.cgroup_parent, "muster");
+    }
+
+    #[test]
+    fn every_problem_is_printed_at_once() {
+        let raw = ConfigFile {
+            data_dir: Some("relative".into()),
+            hosts: vec!["http://x".into(), "tcp://0.0.0.0:1".into()],
+            labels: vec!["novalue".into()],
+            log_level: Some("loud".into()),
+            advertise_addr: Some("example.org".into()),
+            ..Default::default()
+        };
+        let problems = check(raw).unwrap_err();
+        let fields: Vec<&str> = problems.0.iter().map(|problem| problem.field.as_str()).collect();
+        assert_eq!(
+            fields,
+            ["data-dir", "host", "host", "advertise-addr", "label", "log-level"]
+        );
+    }
+
+    #[test]
+    fn plain_tcp_is_for_loopback_only() {
+        let plain = |host: &str| ConfigFile {
+            hosts: vec![host.into()],
+            insecure_loopback: true,
+            ..Default::default()
+        };
+        assert!(check(plain("tcp://127.0.0.1:2375")).is_ok());
+        assert!(check(plain("tcp://10.0.0.1:2375")).is_err());
+    }
+
+    #[test]
+    fn flags_win_over_the_file() {
+        let file: ConfigFile = toml::from_str("node-name = \"a\"\nlabels = [\"x=1\"]").unwrap();
+        let flags = DaemonFlags {
+            node_name: Some("b".into()),
+            ..Default::default()
+        };
+        let merged = merge(flags, file);
+        assert_eq!(merged.node_name.as_deref(), Some("b"));
+        assert_eq!(merged.labels, ["x=1"]);
+        assert!(toml::from_str::<ConfigFile>("unknown-key = 1").is_err());
+    }
+}

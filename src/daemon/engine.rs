@@ -1,0 +1,606 @@
+//! The engine behind the Engine API's trait: nothing but conversions.
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use futures::{StreamExt, TryStreamExt};
+use muster_engine::{self as own, Engine};
+use muster_engine_api::backend::{
+    AttachOptions, AttachSession, BackendError, BlockIo, ContainerCreated, ContainerFilterHint,
+    ContainerStats, CpuStats, EngineInfo, ErrorKind, EventStream, ExecConfig, ExecInfo, ImageLayer,
+    InputStream, InterfaceStats, LoadedImage, LocalEngine, LogEntry, LogOptions, LogSession, LogStream,
+    MemoryStats, NetworkInfo, OutputChunk, OutputStream, PidsStats, ProcessTable, RemoveOptions,
+    RemovedImage, Result, StopOptions, StreamKind, UploadStream, VolumeInfo, VolumeRequest, WaitCondition,
+    WaitResult,
+};
+use muster_types::container::{ContainerConfig, ContainerInfo};
+use muster_types::image::ImageSummary;
+use muster_types::{ContainerId, Timestamp};
+use std::collections::BTreeMap;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use tokio::io::AsyncWrite;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::io::{StreamReader, SyncIoBridge};
+use tokio_util::sync::PollSender;
+
+/// The engine as the Engine API sees it.
+pub struct EngineBackend {
+    engine: Engine,
+}
+
+impl EngineBackend {
+    /// Wraps the engine.
+    pub fn new(engine: Engine) -> Self {
+        Self { engine }
+    }
+}
+
+fn failed(error: own::Error) -> BackendError {
+    let kind = match error.kind() {
+        own::ErrorKind::NotFound => ErrorKind::NotFound,
+        own::ErrorKind::Conflict => ErrorKind::Conflict,
+        own::ErrorKind::Invalid => ErrorKind::Invalid,
+        own::ErrorKind::NotModified => ErrorKind::NotModified,
+        own::ErrorKind::Unavailable => ErrorKind::Unavailable,
+        own::ErrorKind::NotImplemented => ErrorKind::NotImplemented,
+        own::ErrorKind::Internal => ErrorKind::Internal,
+    };
+    BackendError {
+        kind,
+        message: error.chain(),
+    }
+}
+
+fn stop_options(options: StopOptions) -> own::StopOptions {
+    own::StopOptions {
+        signal: options.signal,
+        grace: options.grace,
+    }
+}
+
+fn attach_session(session: own::AttachSession) -> AttachSession {
+    let output = ReceiverStream::new(session.output).map(|piece| match piece {
+        Ok(chunk) => Ok(OutputChunk {
+            stream: match chunk.stream {
+                own::OutputKind::Stdout => StreamKind::Stdout,
+                own::OutputKind::Stderr => StreamKind::Stderr,
+            },
+            data: chunk.data,
+        }),
+        Err(error) => Err(io::Error::other(error.chain())),
+    });
+    let input = session
+        .input
+        .map(|sender| Box::new(InputWriter::new(sender)) as InputStream);
+    AttachSession {
+        tty: session.tty,
+        output: output.boxed(),
+        input,
+    }
+}
+
+fn log_session(session: own::LogSession) -> LogSession {
+    let entries = ReceiverStream::new(session.entries).map(|entry| match entry {
+        Ok(entry) => Ok(LogEntry {
+            stream: match entry.stream {
+                own::LogStreamKind::Stdout => StreamKind::Stdout,
+                own::LogStreamKind::Stderr => StreamKind::Stderr,
+            },
+            at: entry.at,
+            data: entry.data,
+        }),
+        Err(error) => Err(failed(error)),
+    });
+    LogSession {
+        tty: session.tty,
+        entries: entries.boxed(),
+    }
+}
+
+fn log_query(options: LogOptions) -> own::LogQuery {
+    own::LogQuery {
+        stdout: options.stdout,
+        stderr: options.stderr,
+        follow: options.follow,
+        since: options.since,
+        until: options.until,
+        tail: options.tail,
+    }
+}
+
+/// What was logged, as output.
+fn logged(entries: LogStream) -> OutputStream {
+    entries
+        .map_ok(|entry| OutputChunk {
+            stream: entry.stream,
+            data: entry.data,
+        })
+        .map_err(|error| io::Error::other(error.message))
+        .boxed()
+}
+
+fn exec_config(config: ExecConfig) -> own::ExecConfig {
+    own::ExecConfig {
+        command: config.command,
+        env: config.env,
+        working_dir: config.working_dir,
+        user: config.user,
+        tty: config.tty,
+        privileged: config.privileged,
+        stdin: config.stdin,
+        stdout: config.stdout,
+        stderr: config.stderr,
+        size: config.size,
+        detach_keys: config.detach_keys,
+    }
+}
+
+fn exec_info(info: own::ExecInfo) -> ExecInfo {
+    let config = info.config;
+    ExecInfo {
+        id: info.id,
+        container: info.container,
+        config: ExecConfig {
+            command: config.command,
+            env: config.env,
+            working_dir: config.working_dir,
+            user: config.user,
+            tty: config.tty,
+            privileged: config.privileged,
+            stdin: config.stdin,
+            stdout: config.stdout,
+            stderr: config.stderr,
+            size: config.size,
+            detach_keys: config.detach_keys,
+        },
+        running: info.running,
+        exit_code: info.exit_code,
+        pid: info.pid,
+    }
+}
+
+fn volume(volume: own::Volume) -> VolumeInfo {
+    VolumeInfo {
+        name: volume.name,
+        driver: "local".to_owned(),
+        mountpoint: volume.mountpoint.display().to_string(),
+        created: volume.created,
+        labels: volume.labels,
+        options: BTreeMap::new(),
+    }
+}
+
+fn container_stats(stats: own::ContainerStats) -> ContainerStats {
+    let cgroup = stats.cgroup.unwrap_or_default();
+    let mut block_io: BTreeMap<(u64, u64), BlockIo> = BTreeMap::new();
+    for count in &cgroup.blkio.service_bytes {
+        let (major, minor) = (count.major, count.minor);
+        let device = block_io.entry((major, minor)).or_insert_with(|| BlockIo {
+            major,
+            minor,
+            ..BlockIo::default()
+        });
+        match count.operation.to_ascii_lowercase().as_str() {
+            "read" => device.read_bytes += count.value,
+            "write" => device.write_bytes += count.value,
+            _ => {}
+        }
+    }
+    let networks = stats.networks.into_iter().map(|(name, interface)| {
+        let interface = InterfaceStats {
+            rx_bytes: interface.rx_bytes,
+            rx_packets: interface.rx_packets,
+            rx_errors: interface.rx_errors,
+            rx_dropped: interface.rx_dropped,
+            tx_bytes: interface.tx_bytes,
+            tx_packets: interface.tx_packets,
+            tx_errors: interface.tx_errors,
+            tx_dropped: interface.tx_dropped,
+        };
+        (name, interface)
+    });
+    ContainerStats {
+        at: stats.at,
+        cpu: CpuStats {
+            total_ns: cgroup.cpu.usage_ns,
+            user_ns: cgroup.cpu.user_ns,
+            kernel_ns: cgroup.cpu.system_ns,
+            host_ns: stats.host_cpu_ns,
+            cpus: u32::try_from(stats.cpus).unwrap_or(u32::MAX),
+            periods: cgroup.cpu.periods,
+            throttled_periods: cgroup.cpu.throttled_periods,
+            throttled_ns: cgroup.cpu.throttled_ns,
+        },
+        memory: MemoryStats {
+            usage_bytes: cgroup.memory.usage_bytes,
+            usage_bytes_max: cgroup.memory.usage_bytes_max,
+            limit_bytes: cgroup
+                .memory
+                .limit_bytes
+                .unwrap_or(stats.host_memory_bytes)
+                .min(stats.host_memory_bytes),
+            failures: cgroup.memory.limit_hits,
+            detail: cgroup.memory.detail,
+        },
+        pids: PidsStats {
+            current: cgroup.pids.current,
+            limit: cgroup.pids.limit.unwrap_or(0),
+        },
+        block_io: block_io.into_values().collect(),
+        networks: networks.collect(),
+    }
+}
+
+/// Standard input as a writer: dropping or shutting it down closes the process's standard input.
+struct InputWriter {
+    sender: PollSender<Bytes>,
+}
+
+impl InputWriter {
+    fn new(sender: mpsc::Sender<Bytes>) -> Self {
+        Self {
+            sender: PollSender::new(sender),
+        }
+    }
+}
+
+fn closed<T>(_: T) -> io::Error {
+    io::Error::new(io::ErrorKind::BrokenPipe, "the process closed its input")
+}
+
+impl AsyncWrite for InputWriter {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match self.sender.poll_reserve(cx) {
+            Poll::Ready(Ok(())) => {
+                self.sender
+                    .send_item(Bytes::copy_from_slice(bytes))
+                    .map_err(closed)?;
+                Poll::Ready(Ok(bytes.len()))
+            }
+            Poll::Ready(Err(error)) => Poll::Ready(Err(closed(error))),
+            Poll::Pending => Poll::Pending,
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.sender.close();
+        Poll::Ready(Ok(()))
+    }
+}
+
+#[async_trait]
+impl LocalEngine for EngineBackend {
+    async fn info(&self) -> Result<EngineInfo> {
+        let facts = self.engine.info();
+        Ok(EngineInfo {
+            id: facts.id,
+            name: facts.name,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            commit: option_env!("MUSTER_COMMIT").unwrap_or_default().to_owned(),
+            data_dir: facts.data_dir,
+            storage_driver: "overlayfs".to_owned(),
+            kernel_version: facts.kernel_version,
+            operating_system: facts.operating_system,
+            os_version: facts.os_version,
+            architecture: std::env::consts::ARCH.to_owned(),
+            cpus: facts.cpus,
+            memory_bytes: facts.memory_bytes,
+            labels: facts.labels,
+            cgroup_version: facts.cgroup_version,
+            security: facts.security,
+            warnings: facts.warnings,
+            swap_limit: facts.swap_limit,
+            ip_forwarding: facts.ip_forwarding,
+            started_at: facts.started_at,
+        })
+    }
+
+    async fn events(&self, since: Option<Timestamp>, until: Option<Timestamp>) -> Result<EventStream> {
+        let feed = self.engine.events(since);
+        let events = futures::stream::unfold(feed, |mut feed| async move {
+            let event = feed.next().await?;
+            Some((event, feed))
+        });
+        // Events that are remembered come at once; what is later than `until` does not count.
+        let events = events
+            .take_while(move |event| std::future::ready(until.is_none_or(|until| event.at <= until)))
+            .take_until(crate::node::events::reached(until));
+        Ok(events.map(Ok).boxed())
+    }
+
+    async fn container_create(
+        &self,
+        name: Option<&str>,
+        config: ContainerConfig,
+    ) -> Result<ContainerCreated> {
+        let created = self.engine.create(name, config).await.map_err(failed)?;
+        Ok(ContainerCreated {
+            id: created.id,
+            warnings: created.warnings,
+        })
+    }
+
+    async fn container_start(&self, reference: &str) -> Result<()> {
+        self.engine.start(reference).await.map_err(failed)
+    }
+
+    async fn container_stop(&self, reference: &str, options: StopOptions) -> Result<()> {
+        self.engine
+            .stop(reference, stop_options(options))
+            .await
+            .map_err(failed)
+    }
+
+    async fn container_restart(&self, reference: &str, options: StopOptions) -> Result<()> {
+        self.engine
+            .restart(reference, stop_options(options))
+            .await
+            .map_err(failed)
+    }
+
+    async fn container_kill(&self, reference: &str, signal: &str) -> Result<()> {
+        self.engine.kill(reference, signal).await.map_err(failed)
+    }
+
+    async fn container_pause(&self, reference: &str) -> Result<()> {
+        self.engine.pause(reference).await.map_err(failed)
+    }
+
+    async fn container_unpause(&self, reference: &str) -> Result<()> {
+        self.engine.unpause(reference).await.map_err(failed)
+    }
+
+    async fn container_rename(&self, reference: &str, name: &str) -> Result<()> {
+        self.engine.rename(reference, name).await.map_err(failed)
+    }
+
+    async fn container_remove(&self, reference: &str, options: RemoveOptions) -> Result<()> {
+        let options = own::RemoveOptions {
+            force: options.force,
+            volumes: options.volumes,
+        };
+        self.engine.remove(reference, options).await.map_err(failed)
+    }
+
+    async fn container_wait(
+        &self,
+        reference: &str,
+        condition: WaitCondition,
+    ) -> Result<BoxFuture<'static, Result<WaitResult>>> {
+        let condition = match condition {
+            WaitCondition::NotRunning => own::WaitCondition::NotRunning,
+            WaitCondition::NextExit => own::WaitCondition::NextExit,
+            WaitCondition::Removed => own::WaitCondition::Removed,
+        };
+        let wait = self.engine.wait(reference, condition).map_err(failed)?;
+        Ok(Box::pin(async move {
+            let result = wait.await.map_err(failed)?;
+            Ok(WaitResult {
+                exit_code: result.exit_code,
+                error: result.error,
+            })
+        }))
+    }
+
+    async fn container_list(&self, _hint: ContainerFilterHint) -> Result<Vec<Arc<ContainerInfo>>> {
+        Ok(self.engine.list().into_iter().map(Arc::new).collect())
+    }
+
+    async fn container_inspect(&self, reference: &str, size: bool) -> Result<Arc<ContainerInfo>> {
+        self.engine
+            .inspect(reference, size)
+            .await
+            .map(Arc::new)
+            .map_err(failed)
+    }
+
+    async fn container_top(&self, reference: &str, arguments: &str) -> Result<ProcessTable> {
+        let table = self.engine.top(reference, arguments).await.map_err(failed)?;
+        Ok(ProcessTable {
+            titles: table.titles,
+            processes: table.processes,
+        })
+    }
+
+    async fn container_stats(&self, reference: &str) -> Result<ContainerStats> {
+        self.engine
+            .stats(reference)
+            .await
+            .map(container_stats)
+            .map_err(failed)
+    }
+
+    async fn container_attach(&self, reference: &str, options: AttachOptions) -> Result<AttachSession> {
+        let AttachOptions {
+            stdin,
+            stdout,
+            stderr,
+            logs,
+            stream,
+        } = options;
+        let earlier = match logs {
+            true => {
+                let query = own::LogQuery {
+                    stdout,
+                    stderr,
+                    ..own::LogQuery::default()
+                };
+                Some(log_session(
+                    self.engine.logs(reference, query).await.map_err(failed)?,
+                ))
+            }
+            false => None,
+        };
+        if !stream {
+            let (tty, entries) = earlier.map_or((false, futures::stream::empty().boxed()), |log| {
+                (log.tty, log.entries)
+            });
+            return Ok(AttachSession {
+                tty,
+                output: logged(entries),
+                input: None,
+            });
+        }
+        let request = own::AttachRequest {
+            stdin,
+            stdout,
+            stderr,
+        };
+        let mut session = attach_session(self.engine.attach(reference, request).await.map_err(failed)?);
+        if let Some(earlier) = earlier {
+            session.output = logged(earlier.entries).chain(session.output).boxed();
+        }
+        Ok(session)
+    }
+
+    async fn container_logs(&self, reference: &str, options: LogOptions) -> Result<LogSession> {
+        self.engine
+            .logs(reference, log_query(options))
+            .await
+            .map(log_session)
+            .map_err(failed)
+    }
+
+    async fn container_resize(&self, reference: &str, rows: u16, columns: u16) -> Result<()> {
+        self.engine.resize(reference, rows, columns).await.map_err(failed)
+    }
+
+    async fn exec_create(&self, container: &str, config: ExecConfig) -> Result<String> {
+        self.engine
+            .exec_create(container, exec_config(config))
+            .await
+            .map_err(failed)
+    }
+
+    async fn exec_start(
+        &self,
+        id: &str,
+        attach: bool,
+        size: Option<(u16, u16)>,
+    ) -> Result<Option<AttachSession>> {
+        let session = self.engine.exec_start(id, attach, size).await.map_err(failed)?;
+        Ok(session.map(attach_session))
+    }
+
+    async fn exec_inspect(&self, id: &str) -> Result<ExecInfo> {
+        self.engine.exec_inspect(id).map(exec_info).map_err(failed)
+    }
+
+    async fn exec_resize(&self, id: &str, rows: u16, columns: u16) -> Result<()> {
+        self.engine.exec_resize(id, rows, columns).await.map_err(failed)
+    }
+
+    async fn image_load(&self, archive: UploadStream) -> Result<Vec<LoadedImage>> {
+        let reader = SyncIoBridge::new(StreamReader::new(archive));
+        let loaded = self.engine.image_load(reader).await.map_err(failed)?;
+        let images = loaded.into_iter().map(|image| LoadedImage {
+            reference: image.reference,
+            id: image.id.to_string(),
+        });
+        Ok(images.collect())
+    }
+
+    async fn image_list(&self) -> Result<Vec<Arc<ImageSummary>>> {
+        let images = self.engine.image_list().await.map_err(failed)?;
+        Ok(images.into_iter().map(Arc::new).collect())
+    }
+
+    async fn image_inspect(&self, reference: &str) -> Result<Arc<ImageSummary>> {
+        self.engine
+            .image_inspect(reference)
+            .await
+            .map(Arc::new)
+            .map_err(failed)
+    }
+
+    async fn image_history(&self, reference: &str) -> Result<Vec<ImageLayer>> {
+        let steps = self.engine.image_history(reference).await.map_err(failed)?;
+        let layers = steps.into_iter().map(|step| ImageLayer {
+            id: step.id,
+            created: Timestamp::from_secs(step.created_unix_s),
+            created_by: step.created_by,
+            size_bytes: step.size_bytes,
+            comment: step.comment,
+            tags: step.tags,
+        });
+        Ok(layers.collect())
+    }
+
+    async fn image_tag(&self, reference: &str, target: &str) -> Result<()> {
+        self.engine.image_tag(reference, target).await.map_err(failed)
+    }
+
+    async fn image_remove(&self, reference: &str, force: bool) -> Result<Vec<RemovedImage>> {
+        let removed = self.engine.image_remove(reference, force).await.map_err(failed)?;
+        let removed = removed.into_iter().map(|event| match event {
+            own::RemovedEvent::Untagged(name) => RemovedImage::Untagged(name),
+            own::RemovedEvent::Deleted(id) => RemovedImage::Deleted(id),
+        });
+        Ok(removed.collect())
+    }
+
+    async fn network_list(&self) -> Result<Vec<NetworkInfo>> {
+        let facts = self.engine.info();
+        let (subnet, gateway) = facts.bridge;
+        let built_in = |name: &str, driver: &str| NetworkInfo {
+            id: network_id(&facts.id, name),
+            name: name.to_owned(),
+            driver: driver.to_owned(),
+            created: facts.started_at,
+            ..NetworkInfo::default()
+        };
+        let bridge = NetworkInfo {
+            subnets: vec![(subnet, Some(gateway))],
+            ..built_in("bridge", "bridge")
+        };
+        Ok(vec![bridge, built_in("host", "host"), built_in("none", "null")])
+    }
+
+    async fn volume_list(&self) -> Result<Vec<VolumeInfo>> {
+        Ok(self.engine.volume_list().into_iter().map(volume).collect())
+    }
+
+    async fn volume_create(&self, request: VolumeRequest) -> Result<VolumeInfo> {
+        if !matches!(request.driver.as_str(), "" | "local") {
+            let driver = &request.driver;
+            return Err(BackendError::not_found(format!(
+                "create {}: plugin {driver:?} not found",
+                request.name
+            )));
+        }
+        if !request.options.is_empty() {
+            return Err(BackendError::not_implemented(
+                "options of local volumes are not implemented yet",
+            ));
+        }
+        let name = match request.name.is_empty() {
+            true => ContainerId::from_bytes(rand::random()).to_string(),
+            false => request.name,
+        };
+        self.engine
+            .volume_create(&name, request.labels)
+            .await
+            .map(volume)
+            .map_err(failed)
+    }
+
+    async fn volume_remove(&self, name: &str, force: bool) -> Result<()> {
+        self.engine.volume_remove(name, force).await.map_err(failed)
+    }
+}
+
+/// A built-in network's id: 64 hexadecimal characters, the same over restarts.
+fn network_id(engine: &str, name: &str) -> String {
+    let digest = ring::digest::digest(&ring::digest::SHA256, format!("{engine}/{name}").as_bytes());
+    let mut bytes = [0; 32];
+    bytes.copy_from_slice(digest.as_ref());
+    ContainerId::from_bytes(bytes).to_string()
+}

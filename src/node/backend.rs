@@ -1,0 +1,444 @@
+//! The cluster as the Engine API sees it, from this node.
+
+use super::host::{NodeHost, Standing};
+use super::member::Member;
+use super::{address, events, task_logs};
+use async_trait::async_trait;
+use muster_controller::control::{
+    ControlError, ControlReply, ControlRequest, RefusalKind, ServiceChange as Change,
+};
+use muster_controller::core::io::ReadView;
+use muster_controller::core::requests::check_cluster_spec;
+use muster_controller::shell::ControllerHandle;
+use muster_engine_api::backend::{
+    BackendError, Candidate, ClusterBackend, ControllerReach, ControllerView, EventStream, InitRequest,
+    JoinRequest, LocalSwarm, LocalSwarmState, LogOptions, LogSelection, NOT_PART, NodeView, RemoteController,
+    Result, ServiceChange, ServiceCreated, ServiceView, TaskCounts, TaskLogStream, TaskSelection, TaskView,
+    TokenRotation, resolve,
+};
+use muster_state::ClusterState;
+use muster_types::service::PublishMode;
+use muster_types::{
+    Cluster, ClusterSpec, Node, NodeId, NodeSpec, NodeState, RequestId, Service, ServiceId, ServiceMode,
+    ServiceSpec, Task, TaskState, Timestamp,
+};
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+/// Connects the Engine API to this node's membership.
+pub struct NodeBackend {
+    host: Arc<NodeHost>,
+    listen: SocketAddr,
+    advertise: Option<SocketAddr>,
+}
+
+impl NodeBackend {
+    /// `listen` and `advertise` are what the daemon was told; requests may say otherwise.
+    pub fn new(host: Arc<NodeHost>, listen: SocketAddr, advertise: Option<SocketAddr>) -> Self {
+        Self {
+            host,
+            listen,
+            advertise,
+        }
+    }
+
+    fn member(&self) -> Result<Arc<Member>> {
+        match self.host.standing() {
+            Standing::Active(member) => Ok(member),
+            Standing::Error(error) => Err(BackendError::unavailable(format!(
+                "this node could not come back to its swarm: {error}; restart the daemon, or leave with \"docker swarm leave --force\""
+            ))),
+            Standing::Inactive | Standing::Pending => Err(BackendError::no_swarm()),
+        }
+    }
+
+    fn controller(&self) -> Result<ControllerHandle> {
+        self.member()?
+            .controller()
+            .ok_or_else(BackendError::not_controller)
+    }
+
+    async fn read(&self) -> Result<Box<ReadView>> {
+        self.controller()?.read().await.map_err(from_control)
+    }
+
+    async fn write(&self, request: ControlRequest) -> Result<ControlReply> {
+        let id = RequestId::from_u128(rand::random());
+        self.controller()?.write(id, request).await.map_err(from_control)
+    }
+
+    fn listen_address(&self, given: &str) -> Result<SocketAddr> {
+        if given.is_empty() {
+            return Ok(self.listen);
+        }
+        address::read(given, self.listen.port()).map_err(BackendError::invalid)
+    }
+
+    fn advertise_address(&self, given: &str, listen: SocketAddr) -> Result<SocketAddr> {
+        match self.advertise {
+            Some(own) if given.is_empty() => Ok(own),
+            Some(_) | None => address::advertise(given, listen).map_err(BackendError::invalid),
+        }
+    }
+}
+
+fn from_control(error: ControlError) -> BackendError {
+    match error {
+        ControlError::NoLeader | ControlError::NotLeader { .. } => BackendError::no_leader(),
+        ControlError::OutcomeUnknown | ControlError::Busy => BackendError::unavailable(error.to_string()),
+        ControlError::Refused { kind, message } => match kind {
+            RefusalKind::NotFound => BackendError::not_found(message),
+            RefusalKind::Conflict => {
+                BackendError::conflict(format!("rpc error: code = AlreadyExists desc = {message}"))
+            }
+            RefusalKind::Invalid => {
+                BackendError::invalid(format!("rpc error: code = InvalidArgument desc = {message}"))
+            }
+            RefusalKind::OutOfSequence => BackendError::out_of_sequence(),
+            RefusalKind::Unavailable => {
+                BackendError::invalid(format!("rpc error: code = FailedPrecondition desc = {message}"))
+            }
+            RefusalKind::Internal => BackendError::internal(message),
+        },
+    }
+}
+
+fn failed(error: anyhow::Error) -> BackendError {
+    BackendError::unavailable(format!("{error:#}"))
+}
+
+/// What the node's network cannot do yet is refused, never ignored.
+fn check_supported(spec: &ServiceSpec) -> Result<()> {
+    if let Some(port) = spec.ports.iter().find(|port| port.mode == PublishMode::Ingress) {
+        return Err(BackendError::not_implemented(format!(
+            "port {} cannot be published on every node: ingress mode is not implemented yet; publish it with mode=host",
+            port.target_port
+        )));
+    }
+    let own = ["bridge", "host", "none"];
+    if let Some(network) = spec
+        .template
+        .networks
+        .iter()
+        .find(|network| !own.contains(&network.target.as_str()))
+    {
+        return Err(BackendError::not_implemented(format!(
+            "network {} cannot be attached: services can use the networks bridge, host and none for now",
+            network.target
+        )));
+    }
+    Ok(())
+}
+
+fn node_view(view: &ReadView, node: &Arc<Node>) -> NodeView {
+    let controller = node.controller.as_ref().map(|member| ControllerView {
+        leader: view.leader == Some(member.raft_id),
+        reach: match &view.reachable {
+            Some(reachable) if reachable.contains(&member.raft_id) => ControllerReach::Reachable,
+            Some(_) => ControllerReach::Unreachable,
+            // A follower knows only by leases who is heard of.
+            None if node.status.state == NodeState::Ready => ControllerReach::Reachable,
+            None => ControllerReach::Unreachable,
+        },
+        address: member.address.clone(),
+    });
+    NodeView {
+        node: (**node).clone(),
+        controller,
+    }
+}
+
+fn service_view(state: &ClusterState, service: &Arc<Service>, counts: bool) -> ServiceView {
+    let counts = counts.then(|| {
+        let (mut running, mut wanted) = (0, 0);
+        for task in state
+            .tasks_of_service(service.id)
+            .filter(|task| task.wants_to_run())
+        {
+            wanted += 1;
+            running += u64::from(task.status.state == TaskState::Running);
+        }
+        let desired = match service.spec.mode {
+            ServiceMode::Replicated { replicas } => replicas,
+            // One task on every node that fits: those are the tasks that exist.
+            ServiceMode::Global => wanted,
+        };
+        TaskCounts { running, desired }
+    });
+    ServiceView {
+        service: (**service).clone(),
+        counts,
+    }
+}
+
+fn task_view(state: &ClusterState, task: &Arc<Task>) -> Option<TaskView> {
+    let revision = state.template(task.service, task.template_version)?;
+    let service = state.service(task.service);
+    Some(TaskView {
+        task: (**task).clone(),
+        template: revision.template.clone(),
+        service_name: service
+            .map(|service| service.spec.name.clone())
+            .unwrap_or_default(),
+        up_to_date: service.is_some_and(|service| service.template_version == task.template_version),
+    })
+}
+
+#[async_trait]
+impl ClusterBackend for NodeBackend {
+    fn local(&self) -> LocalSwarm {
+        let mut local = LocalSwarm::default();
+        match self.host.standing() {
+            Standing::Inactive => {}
+            Standing::Pending => local.state = LocalSwarmState::Pending,
+            Standing::Error(error) => {
+                local.state = LocalSwarmState::Error;
+                local.error = error;
+            }
+            Standing::Active(member) => {
+                local.state = LocalSwarmState::Active;
+                local.node_id = Some(member.node());
+                local.node_address = member.advertise_ip();
+                if let Some(handle) = member.controller() {
+                    local.controller = true;
+                    let members = handle.members().borrow().members.clone();
+                    let remote = members.into_iter();
+                    local.controllers = remote
+                        .map(|(_, node, address)| RemoteController { node, address })
+                        .collect();
+                } else {
+                    let addresses = member.controllers().into_iter();
+                    local.controllers = addresses
+                        .map(|address| RemoteController {
+                            node: member.node_at(&address),
+                            address,
+                        })
+                        .collect();
+                }
+            }
+        }
+        local
+    }
+
+    async fn swarm_init(&self, request: InitRequest) -> Result<NodeId> {
+        if request.force_new_cluster {
+            return Err(BackendError::not_implemented(
+                "--force-new-cluster is not implemented yet",
+            ));
+        }
+        if !matches!(self.host.standing(), Standing::Inactive) {
+            return Err(BackendError::unavailable(
+                muster_engine_api::backend::ALREADY_MEMBER,
+            ));
+        }
+        check_cluster_spec(&request.spec).map_err(from_control)?;
+        let listen = self.listen_address(&request.listen_address)?;
+        let advertise = self.advertise_address(&request.advertise_address, listen)?;
+        self.host
+            .init(listen, advertise, request.spec, request.availability)
+            .await
+            .map_err(failed)
+    }
+
+    async fn swarm_join(&self, request: JoinRequest) -> Result<()> {
+        if !matches!(self.host.standing(), Standing::Inactive) {
+            return Err(BackendError::unavailable(
+                muster_engine_api::backend::ALREADY_MEMBER,
+            ));
+        }
+        let listen = self.listen_address(&request.listen_address)?;
+        let advertise = self.advertise_address(&request.advertise_address, listen)?;
+        let remotes: Result<Vec<String>> = request
+            .remote_addresses
+            .iter()
+            .map(|remote| {
+                let read =
+                    address::read(remote, crate::config::CLUSTER_PORT).map_err(BackendError::invalid)?;
+                Ok(read.to_string())
+            })
+            .collect();
+        self.host
+            .join(listen, advertise, remotes?, request.token, request.availability)
+            .await
+            .map_err(failed)
+    }
+
+    async fn swarm_leave(&self, force: bool) -> Result<()> {
+        match self.host.standing() {
+            Standing::Inactive => return Err(BackendError::unavailable(NOT_PART)),
+            Standing::Active(member) if member.controller().is_some() && !force => {
+                let controllers = member.controllers().len();
+                let consequence = match controllers {
+                    0 | 1 => "Removing the last manager erases all current state of the swarm.".to_owned(),
+                    count => format!(
+                        "Removing this node leaves {} managers out of {count}. Without a Raft quorum your swarm will be inaccessible.",
+                        count - 1
+                    ),
+                };
+                return Err(BackendError::unavailable(format!(
+                    "You are attempting to leave the swarm on a node that is participating as a manager. {consequence} \
+                     The only way to restore a swarm that has lost consensus is to reinitialize it with \
+                     `--force-new-cluster`. Use `--force` to suppress this message."
+                )));
+            }
+            Standing::Active(_) | Standing::Pending | Standing::Error(_) => {}
+        }
+        self.host.leave().await.map_err(failed)
+    }
+
+    async fn swarm_inspect(&self) -> Result<Cluster> {
+        let view = self.read().await?;
+        view.state
+            .cluster()
+            .map(|cluster| (**cluster).clone())
+            .ok_or_else(BackendError::no_swarm)
+    }
+
+    async fn swarm_update(&self, version: u64, spec: ClusterSpec, rotation: TokenRotation) -> Result<()> {
+        let (rotate_worker, rotate_controller) = (rotation.worker, rotation.controller);
+        let spec = Box::new(spec);
+        self.write(ControlRequest::UpdateCluster {
+            version,
+            spec,
+            rotate_worker,
+            rotate_controller,
+        })
+        .await?;
+        Ok(())
+    }
+
+    async fn node_list(&self) -> Result<Vec<NodeView>> {
+        let view = self.read().await?;
+        Ok(view.state.nodes().map(|node| node_view(&view, node)).collect())
+    }
+
+    async fn node_inspect(&self, reference: &str) -> Result<NodeView> {
+        let view = self.read().await?;
+        let nodes: Vec<(String, &Arc<Node>)> = view
+            .state
+            .nodes()
+            .map(|node| (node.id.to_string(), node))
+            .collect();
+        let candidates = nodes.iter().map(|(id, node)| {
+            let name = if node.spec.name.is_empty() {
+                &node.description.hostname
+            } else {
+                &node.spec.name
+            };
+            Candidate { id, name }
+        });
+        let found = resolve("node", reference, candidates)?;
+        Ok(node_view(&view, nodes[found].1))
+    }
+
+    async fn node_update(&self, id: NodeId, version: u64, spec: NodeSpec) -> Result<()> {
+        self.write(ControlRequest::UpdateNode { id, version, spec })
+            .await?;
+        Ok(())
+    }
+
+    async fn node_remove(&self, id: NodeId, force: bool) -> Result<()> {
+        self.write(ControlRequest::RemoveNode { id, force }).await?;
+        Ok(())
+    }
+
+    async fn service_create(&self, spec: ServiceSpec) -> Result<ServiceCreated> {
+        check_supported(&spec)?;
+        match self
+            .write(ControlRequest::CreateService { spec: Box::new(spec) })
+            .await?
+        {
+            ControlReply::ServiceCreated { id } => Ok(ServiceCreated {
+                id,
+                warnings: Vec::new(),
+            }),
+            other => Err(BackendError::internal(format!("an unexpected answer: {other:?}"))),
+        }
+    }
+
+    async fn service_list(&self, counts: bool) -> Result<Vec<ServiceView>> {
+        let view = self.read().await?;
+        let live = view.state.services().filter(|service| !service.removing);
+        Ok(live
+            .map(|service| service_view(&view.state, service, counts))
+            .collect())
+    }
+
+    async fn service_inspect(&self, reference: &str) -> Result<Service> {
+        let view = self.read().await?;
+        let services: Vec<(String, &Arc<Service>)> = view
+            .state
+            .services()
+            .filter(|service| !service.removing)
+            .map(|service| (service.id.to_string(), service))
+            .collect();
+        let candidates = services.iter().map(|(id, service)| Candidate {
+            id,
+            name: &service.spec.name,
+        });
+        let found = resolve("service", reference, candidates)?;
+        Ok((**services[found].1).clone())
+    }
+
+    async fn service_update(
+        &self,
+        id: ServiceId,
+        version: u64,
+        change: ServiceChange,
+    ) -> Result<Vec<String>> {
+        let change = match change {
+            ServiceChange::Spec(spec) => {
+                check_supported(&spec)?;
+                Change::Spec(spec)
+            }
+            ServiceChange::RollBack => Change::RollBack,
+        };
+        self.write(ControlRequest::UpdateService { id, version, change })
+            .await?;
+        Ok(Vec::new())
+    }
+
+    async fn service_remove(&self, id: ServiceId) -> Result<()> {
+        self.write(ControlRequest::RemoveService { id }).await?;
+        Ok(())
+    }
+
+    async fn task_list(&self, selection: TaskSelection) -> Result<Vec<TaskView>> {
+        let view = self.read().await?;
+        let state = &view.state;
+        let wanted = |task: &&Arc<Task>| {
+            let service = selection.services.is_empty() || selection.services.contains(&task.service);
+            let node =
+                selection.nodes.is_empty() || task.node.is_some_and(|node| selection.nodes.contains(&node));
+            service && node
+        };
+        Ok(state
+            .tasks()
+            .filter(wanted)
+            .filter_map(|task| task_view(state, task))
+            .collect())
+    }
+
+    async fn task_inspect(&self, reference: &str) -> Result<TaskView> {
+        let view = self.read().await?;
+        let tasks: Vec<(String, &Arc<Task>)> = view
+            .state
+            .tasks()
+            .map(|task| (task.id.to_string(), task))
+            .collect();
+        let candidates = tasks.iter().map(|(id, _)| Candidate { id, name: "" });
+        let found = resolve("task", reference, candidates)?;
+        let gone = || BackendError::not_found(format!("task {reference} not found"));
+        task_view(&view.state, tasks[found].1).ok_or_else(gone)
+    }
+
+    async fn task_logs(&self, selection: LogSelection, options: LogOptions) -> Result<TaskLogStream> {
+        let member = self.member()?;
+        let view = self.read().await?;
+        Ok(task_logs::merged(&member, &view.state, &selection, &options))
+    }
+
+    async fn events(&self, _since: Option<Timestamp>, until: Option<Timestamp>) -> Result<EventStream> {
+        Ok(events::stream(self.host.clone(), until))
+    }
+}

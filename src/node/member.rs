@@ -1,0 +1,280 @@
+//! What runs because this node is a member: cluster server, agent, and a controller where the role asks for one.
+
+use super::files::{Credentials, Membership, NodeFiles};
+use super::join::{self, RaftMembership};
+use super::server::{self, ClusterServer};
+use super::service::PeerService;
+use super::tasks::EngineTasks;
+use anyhow::Context;
+use arc_swap::ArcSwapOption;
+use muster_agent::agent::{Agent, AgentConfig, AgentView, Stop};
+use muster_agent::task_engine::TaskEngine;
+use muster_consensus::{KeyRing, NodeConfig, RealDisk};
+use muster_controller::core::io::Members;
+use muster_controller::metrics::ControllerMetrics;
+use muster_controller::shell::{ControllerConfig, ControllerHandle, ControllerSlot, Running, start};
+use muster_proto::transport::{Dialer, NodeCertificate};
+use muster_state::ClusterState;
+use muster_types::{NodeDescription, NodeId};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use tokio::sync::{Mutex, oneshot, watch};
+use tokio::task::JoinHandle;
+
+/// What a member needs of its daemon.
+#[derive(Clone)]
+pub struct MemberContext {
+    /// The node's files.
+    pub files: NodeFiles,
+    /// Runs tasks.
+    pub tasks: Arc<EngineTasks>,
+    /// Serves blobs and logs to other nodes.
+    pub peers: PeerService,
+    /// What the node says of itself, apart from its address.
+    pub description: NodeDescription,
+    /// Figures of its controller.
+    pub metrics: ControllerMetrics,
+}
+
+/// An active membership.
+pub struct Member {
+    pub(super) context: MemberContext,
+    pub(super) membership: Mutex<Membership>,
+    pub(super) advertise: SocketAddr,
+    pub(super) certificate: Arc<NodeCertificate>,
+    pub(super) dialer: Dialer,
+    pub(super) slot: ControllerSlot,
+    pub(super) view: watch::Receiver<AgentView>,
+    controller: Mutex<Option<ControllerRun>>,
+    stop_agent: watch::Sender<Stop>,
+    agent: Mutex<Option<JoinHandle<()>>>,
+    server: Mutex<Option<ClusterServer>>,
+}
+
+struct ControllerRun {
+    running: Option<Running>,
+    failed: watch::Receiver<Option<String>>,
+    watcher: JoinHandle<()>,
+}
+
+impl Member {
+    /// Starts everything. `bootstrap` is the first state of a new cluster.
+    pub async fn start(
+        context: MemberContext,
+        membership: Membership,
+        credentials: &Credentials,
+        bootstrap: Option<ClusterState>,
+    ) -> anyhow::Result<Arc<Self>> {
+        let certificate = NodeCertificate::new(
+            &credentials.root_pem,
+            &credentials.certificate_pem,
+            &credentials.key_pem,
+        )?;
+        let dialer = Dialer::new(&certificate)?;
+        let slot: ControllerSlot = Arc::new(ArcSwapOption::empty());
+        let mut description = context.description.clone();
+        description.advertise_address = membership.advertise.to_string();
+        let config = AgentConfig {
+            node: membership.node,
+            directory: context.files.directory().to_owned(),
+            dialer: dialer.clone(),
+            controllers: membership.controllers.clone(),
+            description,
+        };
+        let (agent, view) = Agent::restore(config, context.tasks.clone() as Arc<dyn TaskEngine>).await?;
+        let (stop_agent, stopped) = watch::channel(Stop::No);
+        context.peers.enter_cluster(certificate.identity(), view.clone());
+        context.tasks.enter_cluster(membership.node, dialer.clone());
+        let server = server::serve(
+            membership.listen,
+            &certificate,
+            slot.clone(),
+            context.peers.clone(),
+        )?;
+        let (raft_id, advertise) = (membership.raft_id, membership.advertise);
+        let member = Arc::new(Self {
+            context,
+            membership: Mutex::new(membership),
+            advertise,
+            certificate,
+            dialer,
+            slot,
+            view,
+            controller: Mutex::new(None),
+            stop_agent,
+            agent: Mutex::new(None),
+            server: Mutex::new(Some(server)),
+        });
+        if raft_id.is_some() {
+            member.start_controller(None, bootstrap).await?;
+        }
+        *member.agent.lock().await = Some(tokio::spawn(agent.run(stopped)));
+        Ok(member)
+    }
+
+    /// This node's id.
+    pub fn node(&self) -> NodeId {
+        self.certificate.identity().node
+    }
+
+    /// The controller of this node, when there is one.
+    pub fn controller(&self) -> Option<ControllerHandle> {
+        self.slot.load_full().map(|handle| (*handle).clone())
+    }
+
+    /// Controllers that this node knows.
+    pub fn controllers(&self) -> Vec<String> {
+        self.view.borrow().controllers.clone()
+    }
+
+    /// The address that the node advertises, without its port.
+    pub fn advertise_ip(&self) -> String {
+        self.advertise.ip().to_string()
+    }
+
+    /// The node with its cluster server at this address, where it is known.
+    pub fn node_at(&self, address: &str) -> NodeId {
+        let view = self.view.borrow();
+        view.peers
+            .iter()
+            .find(|(_, known)| known == address)
+            .map(|(node, _)| *node)
+            .unwrap_or_default()
+    }
+
+    /// Joins the Raft group under a new Raft id and starts the controller.
+    pub async fn become_controller(&self) -> anyhow::Result<()> {
+        if self.certificate.identity().role != muster_types::NodeRole::Controller {
+            self.renew_certificate().await?;
+        }
+        let joined = join::join_raft(&self.dialer, &self.controllers(), self.advertise).await?;
+        {
+            let mut membership = self.membership.lock().await;
+            membership.raft_id = Some(joined.raft_id);
+            self.context.files.save_membership(&membership)?;
+        }
+        self.start_controller(Some(joined), None).await
+    }
+
+    /// Stops the controller and removes its log: another promotion begins with a new Raft id.
+    pub async fn become_worker(&self) -> anyhow::Result<()> {
+        self.stop_controller().await;
+        let mut membership = self.membership.lock().await;
+        membership.raft_id = None;
+        self.context.files.save_membership(&membership)?;
+        self.context.files.remove_raft()
+    }
+
+    /// Replaces the certificate by one with the role of the node's record.
+    pub async fn renew_certificate(&self) -> anyhow::Result<()> {
+        let root = self.certificate.root_pem();
+        let credentials = join::renew(&self.dialer, &self.controllers(), &root).await?;
+        self.context.files.save_credentials(&credentials)?;
+        self.certificate.replace(
+            &credentials.root_pem,
+            &credentials.certificate_pem,
+            &credentials.key_pem,
+        )?;
+        Ok(())
+    }
+
+    /// Why the controller ended by itself, if it did.
+    pub async fn controller_failure(&self) -> Option<String> {
+        let controller = self.controller.lock().await;
+        controller.as_ref().and_then(|run| run.failed.borrow().clone())
+    }
+
+    /// Stops everything. Containers are left running, except when leaving.
+    pub async fn stop(&self, reason: Stop) {
+        if let Some(handle) = self.controller() {
+            handle.step_down().await;
+        }
+        self.stop_agent.send_replace(reason);
+        if let Some(agent) = self.agent.lock().await.take()
+            && agent.await.is_err()
+        {
+            tracing::error!("the agent panicked");
+        }
+        self.stop_controller().await;
+        if let Some(server) = self.server.lock().await.take() {
+            server.stop().await;
+        }
+        self.context.peers.leave_cluster();
+    }
+
+    async fn start_controller(
+        &self,
+        joined: Option<RaftMembership>,
+        bootstrap: Option<ClusterState>,
+    ) -> anyhow::Result<()> {
+        let membership = self.membership.lock().await.clone();
+        let raft_id = membership.raft_id.context("a controller needs a Raft id")?;
+        let directory = self.context.files.raft_directory();
+        std::fs::create_dir_all(&directory)
+            .with_context(|| format!("cannot make {}", directory.display()))?;
+        let known = joined.map(|joined| joined.members).unwrap_or_default();
+        let known = known
+            .into_iter()
+            .map(|(id, address)| (id, NodeId::default(), address))
+            .collect();
+        let config = ControllerConfig {
+            node: membership.node,
+            raft: NodeConfig::new(raft_id.0, membership.cluster.as_u128(), rand::random()),
+            disk: Arc::new(RealDisk::open(&directory)?),
+            keys: KeyRing::new(self.context.files.raft_key()?),
+            bootstrap,
+            known: Members {
+                members: known,
+                ..Members::default()
+            },
+            dialer: self.dialer.clone(),
+            metrics: self.context.metrics.clone(),
+        };
+        let mut running = tokio::task::spawn_blocking(move || start(config)).await??;
+        self.slot.store(Some(Arc::new(running.handle.clone())));
+        let (failure, failed) = watch::channel(None);
+        let (unused, never) = oneshot::channel();
+        drop(unused);
+        let ended = std::mem::replace(&mut running.ended, never);
+        let slot = self.slot.clone();
+        let watcher = tokio::spawn(async move {
+            let why = match ended.await {
+                Ok(Ok(())) => return,
+                Ok(Err(error)) => describe(&error),
+                Err(_) => "its thread panicked".to_owned(),
+            };
+            tracing::error!(error = why, "the controller ended");
+            slot.store(None);
+            failure.send_replace(Some(why));
+        });
+        *self.controller.lock().await = Some(ControllerRun {
+            running: Some(running),
+            failed,
+            watcher,
+        });
+        Ok(())
+    }
+
+    async fn stop_controller(&self) {
+        self.slot.store(None);
+        if let Some(mut run) = self.controller.lock().await.take() {
+            if let Some(running) = run.running.take() {
+                running.stop().await;
+            }
+            // It ends with the thread; a panic in it was logged there.
+            let _ = run.watcher.await;
+        }
+    }
+}
+
+/// An error with its whole chain.
+fn describe(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}

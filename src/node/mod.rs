@@ -1,0 +1,19 @@
+//! This node's place in a cluster: its files, its certificate, and what runs because of it (cluster server, agent,
+//! controller). Decisions about services and nodes are elsewhere; here they are only wired together.
+
+pub mod address;
+pub mod backend;
+pub mod events;
+pub mod fetch;
+pub mod files;
+pub mod host;
+mod join;
+pub mod member;
+mod roles;
+mod server;
+pub mod service;
+mod task_logs;
+pub mod tasks;
+mod templates;
+
+pub use host::NodeHost;

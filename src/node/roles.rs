@@ -1,0 +1,103 @@
+//! Keeps the node's role and certificate as its record says: promote and demote work while the daemon runs.
+
+use super::member::Member;
+use muster_types::NodeRole;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+use tokio::sync::watch;
+
+/// Wait before a failed change of role is tried again.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+/// How often role and certificate are looked at when nothing tells of a change.
+const LOOK_EVERY: Duration = Duration::from_secs(60);
+/// Share of a certificate's validity after which it is renewed; SwarmKit draws from 50 to 80 %.
+const RENEW_FROM: f64 = 0.5;
+const RENEW_TO: f64 = 0.8;
+
+/// Runs until `stop` becomes true.
+pub async fn supervise(member: Arc<Member>, mut stop: watch::Receiver<bool>) {
+    let mut view = member.view.clone();
+    let renew_at_share = RENEW_FROM + (RENEW_TO - RENEW_FROM) * rand::random::<f64>();
+    loop {
+        let wait = match look(&member, renew_at_share).await {
+            Ok(()) => LOOK_EVERY,
+            Err(error) => {
+                tracing::warn!(
+                    error = format!("{error:#}"),
+                    "the node's role or certificate could not be changed yet"
+                );
+                RETRY_AFTER
+            }
+        };
+        let removed = member.controller().map(|handle| handle.removed());
+        tokio::select! {
+            _ = stop.changed() => return,
+            // The sender lives as long as the agent; after that only `stop` matters.
+            changed = view.changed() => if changed.is_err() { tokio::time::sleep(RETRY_AFTER).await },
+            () = wait_for_removal(removed) => {}
+            () = tokio::time::sleep(wait) => {}
+        }
+        if *stop.borrow() {
+            return;
+        }
+    }
+}
+
+async fn wait_for_removal(removed: Option<watch::Receiver<bool>>) {
+    match removed {
+        // A controller that is already known to be removed is dealt with by `look`, at its own pace.
+        Some(mut removed) if !*removed.borrow() => {
+            if removed.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+        Some(_) | None => std::future::pending().await,
+    }
+}
+
+async fn look(member: &Member, renew_at_share: f64) -> anyhow::Result<()> {
+    let view = member.view.borrow().clone();
+    match (view.controller, member.controller()) {
+        (Some(true), None) if member.controller_failure().await.is_none() => {
+            tracing::info!("becoming a controller");
+            member.become_controller().await?;
+        }
+        (Some(false), Some(handle)) => {
+            let own = member.advertise.to_string();
+            // The group lets it go first; one that did not hear of its own removal sees it in the list.
+            if *handle.removed().borrow() || !view.controllers.contains(&own) {
+                tracing::info!("becoming a worker");
+                member.become_worker().await?;
+            }
+        }
+        (Some(_) | None, _) => {}
+    }
+    let role = member.certificate.identity().role;
+    let demoted =
+        view.controller == Some(false) && role == NodeRole::Controller && member.controller().is_none();
+    if demoted || renewal_due(member.certificate.validity(), renew_at_share) {
+        member.renew_certificate().await?;
+        tracing::info!("the node's certificate was renewed");
+    }
+    Ok(())
+}
+
+fn renewal_due((from, to): (SystemTime, SystemTime), share: f64) -> bool {
+    let validity = to.duration_since(from).unwrap_or_default();
+    let used = SystemTime::now().duration_since(from).unwrap_or_default();
+    used >= validity.mul_f64(share)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn certificates_are_renewed_before_they_expire() {
+        let now = SystemTime::now();
+        let hours = |count: u64| Duration::from_secs(count * 3600);
+        assert!(!renewal_due((now - hours(1), now + hours(9)), 0.5));
+        assert!(renewal_due((now - hours(6), now + hours(4)), 0.5));
+        assert!(renewal_due((now - hours(6), now - hours(1)), 0.8));
+    }
+}

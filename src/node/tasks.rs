@@ -1,0 +1,390 @@
+//! Tasks as containers of the local engine.
+
+use super::fetch::fetch_image;
+use super::service::TASK_LABEL;
+use super::templates::{TemplateError, TemplateNode, expand};
+use futures::StreamExt;
+use futures::future::BoxFuture;
+use muster_agent::task_engine::{Ending, Healthy, TaskEngine};
+use muster_engine_api::backend::{
+    BackendError, ContainerFilterHint, ErrorKind, LocalEngine, RemoveOptions, StopOptions, WaitCondition,
+};
+use muster_images::ImageStore;
+use muster_node_plan::Restored;
+use muster_node_plan::agent_core::StartedContainer;
+use muster_proto::transport::Dialer;
+use muster_types::container::{
+    ContainerConfig, ContainerInfo, ContainerResources, ContainerState, HostConfig, NetworkMode, PortBinding,
+};
+use muster_types::service::PublishMode;
+use muster_types::{AssignedTask, ContainerId, NodeId, TaskId, Timestamp};
+use std::collections::BTreeMap;
+use std::sync::{Arc, PoisonError, RwLock};
+
+/// Runs tasks through the engine; images that are not here come from other nodes.
+pub struct EngineTasks {
+    engine: Arc<dyn LocalEngine>,
+    images: ImageStore,
+    /// Set while the node is a member.
+    cluster: RwLock<Option<(NodeId, Dialer)>>,
+}
+
+impl EngineTasks {
+    /// Tasks on this engine.
+    pub fn new(engine: Arc<dyn LocalEngine>, images: ImageStore) -> Self {
+        Self {
+            engine,
+            images,
+            cluster: RwLock::new(None),
+        }
+    }
+
+    /// From now on images may come from the cluster's nodes, and containers name this node.
+    pub fn enter_cluster(&self, node: NodeId, dialer: Dialer) {
+        *self.cluster.write().unwrap_or_else(PoisonError::into_inner) = Some((node, dialer));
+    }
+
+    fn cluster(&self) -> Option<(NodeId, Dialer)> {
+        self.cluster
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    async fn ensure_image(&self, reference: &str, peers: &[String]) -> Result<(), String> {
+        match self.engine.image_inspect(reference).await {
+            Ok(_) => return Ok(()),
+            Err(error) if error.kind == ErrorKind::NotFound => {}
+            Err(error) => return Err(error.message),
+        }
+        match self.cluster() {
+            Some((_, dialer)) => fetch_image(&self.images, &dialer, peers, reference)
+                .await
+                .map_err(|error| format!("{error:#}")),
+            None => Err(format!("No such image: {reference}")),
+        }
+    }
+
+    async fn create(&self, task: &AssignedTask, peers: &[String]) -> Result<ContainerId, String> {
+        let name = task.container_name();
+        // Made by an earlier daemon that did not get to say so.
+        if let Ok(known) = self.engine.container_inspect(&name, false).await
+            && known.config.labels.get(TASK_LABEL) == Some(&task.id.to_string())
+        {
+            return Ok(known.id.clone());
+        }
+        self.ensure_image(&task.template.container.image, peers).await?;
+        let id = self.cluster().map(|(node, _)| node).unwrap_or_default();
+        let hostname = self
+            .engine
+            .info()
+            .await
+            .map(|info| info.name)
+            .map_err(|error| error.message)?;
+        let node = TemplateNode { id, hostname };
+        let config = container_config(task, &node).map_err(|error| error.to_string())?;
+        let created = self.engine.container_create(Some(&name), config).await;
+        created.map(|created| created.id).map_err(|error| error.message)
+    }
+
+    async fn inspect(&self, container: &ContainerId) -> Result<Arc<ContainerInfo>, BackendError> {
+        self.engine.container_inspect(container.as_str(), false).await
+    }
+
+    /// How a container that has ended did so.
+    async fn ending(&self, container: &ContainerId) -> Ending {
+        match self.inspect(container).await {
+            Ok(info) if info.started_at == Timestamp::ZERO => Ending {
+                exit_code: None,
+                error: Some(info.error.clone()).filter(|error| !error.is_empty()),
+            },
+            Ok(info) => Ending {
+                exit_code: Some(info.exit_code),
+                error: explain(&info),
+            },
+            Err(error) => Ending {
+                exit_code: None,
+                error: Some(error.message),
+            },
+        }
+    }
+}
+
+/// What the exit code alone does not say.
+fn explain(info: &ContainerInfo) -> Option<String> {
+    if info.oom_killed {
+        return Some(format!("task: non-zero exit ({}): OOMKilled", info.exit_code));
+    }
+    Some(info.error.clone()).filter(|error| !error.is_empty())
+}
+
+impl TaskEngine for EngineTasks {
+    fn restored(&self) -> BoxFuture<'_, BTreeMap<TaskId, Restored>> {
+        Box::pin(async {
+            let containers = self
+                .engine
+                .container_list(ContainerFilterHint::default())
+                .await
+                .unwrap_or_default();
+            let booted = boot_time();
+            let tasks = containers.iter().filter_map(|info| {
+                let task = info.config.labels.get(TASK_LABEL)?.parse().ok()?;
+                Some((task, restored(info, booted)))
+            });
+            tasks.collect()
+        })
+    }
+
+    fn prepare<'a>(
+        &'a self,
+        task: &'a AssignedTask,
+        peers: Vec<String>,
+    ) -> BoxFuture<'a, Result<ContainerId, String>> {
+        Box::pin(async move { self.create(task, &peers).await })
+    }
+
+    fn start<'a>(&'a self, container: &'a ContainerId) -> BoxFuture<'a, Result<StartedContainer, String>> {
+        Box::pin(async move {
+            match self.engine.container_start(container.as_str()).await {
+                Ok(()) => {}
+                Err(error) if error.kind == ErrorKind::NotModified => {}
+                Err(error) => return Err(error.message),
+            }
+            let info = self.inspect(container).await.map_err(|error| error.message)?;
+            let ports = info
+                .ports
+                .iter()
+                .map(|port| (port.protocol, port.container_port, port.host_port));
+            Ok(StartedContainer {
+                pid: info.pid,
+                ports: ports.collect(),
+                health_checked: info.health.as_ref().is_some_and(|health| health.status != "none"),
+            })
+        })
+    }
+
+    fn wait<'a>(&'a self, container: &'a ContainerId) -> BoxFuture<'a, Ending> {
+        Box::pin(async move {
+            match self
+                .engine
+                .container_wait(container.as_str(), WaitCondition::NotRunning)
+                .await
+            {
+                Ok(wait) => match wait.await {
+                    Ok(_) => self.ending(container).await,
+                    Err(error) => Ending {
+                        exit_code: None,
+                        error: Some(error.message),
+                    },
+                },
+                Err(error) => Ending {
+                    exit_code: None,
+                    error: Some(error.message),
+                },
+            }
+        })
+    }
+
+    fn health<'a>(&'a self, container: &'a ContainerId, known: Option<Healthy>) -> BoxFuture<'a, Healthy> {
+        Box::pin(async move {
+            // Subscribed first, so that no change falls between the look and the wait.
+            let Ok(mut events) = self.engine.events(None, None).await else {
+                return std::future::pending().await;
+            };
+            loop {
+                let status = self
+                    .inspect(container)
+                    .await
+                    .ok()
+                    .and_then(|info| info.health.clone());
+                let healthy = match status.as_ref().map(|health| health.status.as_str()) {
+                    Some("healthy") => Some(true),
+                    Some("unhealthy") => Some(false),
+                    Some(_) | None => None,
+                };
+                if let Some(healthy) = healthy.filter(|healthy| known != Some(*healthy)) {
+                    return healthy;
+                }
+                loop {
+                    match events.next().await {
+                        Some(Ok(event)) if event.actor_id == container.as_str() => break,
+                        Some(_) => {}
+                        None => return std::future::pending().await,
+                    }
+                }
+            }
+        })
+    }
+
+    fn stop<'a>(&'a self, container: &'a ContainerId) -> BoxFuture<'a, Ending> {
+        Box::pin(async move {
+            match self
+                .engine
+                .container_stop(container.as_str(), StopOptions::default())
+                .await
+            {
+                Err(error) if error.kind != ErrorKind::NotModified && error.kind != ErrorKind::NotFound => {
+                    tracing::warn!(
+                        container = container.short(),
+                        error = error.message,
+                        "a stop failed"
+                    );
+                    self.wait(container).await
+                }
+                Ok(()) | Err(_) => self.ending(container).await,
+            }
+        })
+    }
+
+    fn remove<'a>(&'a self, container: &'a ContainerId) -> BoxFuture<'a, Result<(), String>> {
+        Box::pin(async move {
+            let options = RemoveOptions {
+                force: true,
+                volumes: true,
+            };
+            match self.engine.container_remove(container.as_str(), options).await {
+                Ok(()) => Ok(()),
+                Err(error) if error.kind == ErrorKind::NotFound => Ok(()),
+                Err(error) => Err(error.message),
+            }
+        })
+    }
+}
+
+fn restored(info: &ContainerInfo, booted: Timestamp) -> Restored {
+    let container = info.id.clone();
+    match info.state {
+        ContainerState::Running | ContainerState::Paused | ContainerState::Restarting => Restored::Running {
+            container,
+            pid: info.pid,
+        },
+        ContainerState::Created => Restored::Prepared(container),
+        ContainerState::Exited | ContainerState::Dead | ContainerState::Removing => {
+            let ended_before = info.finished_at != Timestamp::ZERO && info.finished_at < booted;
+            let by_reboot = info.started_at < booted && !ended_before;
+            Restored::Ended {
+                container,
+                exit_code: info.exit_code,
+                by_reboot,
+            }
+        }
+    }
+}
+
+/// When this machine booted (proc_stat(5), `btime`); the epoch when it cannot be read.
+fn boot_time() -> Timestamp {
+    let stat = std::fs::read_to_string("/proc/stat").unwrap_or_default();
+    let seconds = stat
+        .lines()
+        .find_map(|line| line.strip_prefix("btime "))
+        .and_then(|text| text.trim().parse().ok());
+    Timestamp::from_secs(seconds.unwrap_or(0))
+}
+
+/// The container that a task asks for.
+fn container_config(task: &AssignedTask, node: &TemplateNode) -> Result<ContainerConfig, TemplateError> {
+    let spec = &task.template.container;
+    let list = |list: &Vec<String>| (!list.is_empty()).then(|| list.clone());
+    let expanded = |text: &String| expand(text, task, node);
+    let mut host = host_config(task);
+    for mount in &mut host.mounts {
+        mount.source = expanded(&mount.source)?;
+        mount.target = expanded(&mount.target)?;
+    }
+    Ok(ContainerConfig {
+        image: spec.image.clone(),
+        entrypoint: list(&spec.command),
+        cmd: list(&spec.args).or_else(|| (!spec.command.is_empty()).then(Vec::new)),
+        env: spec.env.iter().map(expanded).collect::<Result<_, _>>()?,
+        working_dir: spec.dir.clone().unwrap_or_default(),
+        user: spec.user.clone().unwrap_or_default(),
+        groups: spec.groups.clone(),
+        hostname: spec
+            .hostname
+            .as_ref()
+            .map(expanded)
+            .transpose()?
+            .unwrap_or_default(),
+        labels: labels(task, node.id),
+        tty: spec.tty,
+        open_stdin: spec.open_stdin,
+        stop_signal: spec.stop_signal.clone().unwrap_or_default(),
+        stop_grace: spec.stop_grace,
+        health: spec.health.clone(),
+        host,
+        ..ContainerConfig::default()
+    })
+}
+
+/// Swarm's labels beside the user's.
+fn labels(task: &AssignedTask, node: NodeId) -> BTreeMap<String, String> {
+    let mut labels = task.template.container.labels.clone();
+    for (key, value) in [
+        ("com.docker.swarm.task", String::new()),
+        (TASK_LABEL, task.id.to_string()),
+        ("com.docker.swarm.task.name", task.container_name()),
+        ("com.docker.swarm.node.id", node.to_string()),
+        ("com.docker.swarm.service.id", task.service.to_string()),
+        ("com.docker.swarm.service.name", task.service_name.clone()),
+    ] {
+        labels.insert(key.to_owned(), value);
+    }
+    labels
+}
+
+fn host_config(task: &AssignedTask) -> HostConfig {
+    let (spec, limits) = (&task.template.container, task.template.limits);
+    let network = match task
+        .template
+        .networks
+        .first()
+        .map(|network| network.target.as_str())
+    {
+        None | Some("bridge") => NetworkMode::Bridge,
+        Some("host") => NetworkMode::Host,
+        Some("none") => NetworkMode::None,
+        Some(other) => NetworkMode::Named(other.to_owned()),
+    };
+    let published = task.ports.iter().filter(|port| port.mode == PublishMode::Host);
+    let ports = published.map(|port| PortBinding {
+        host_port_last: 0,
+        container_port: port.target_port,
+        protocol: port.protocol,
+        host_ip: None,
+        host_port: port.published_port,
+    });
+    let mut security_opt = Vec::new();
+    if spec.no_new_privileges {
+        security_opt.push("no-new-privileges".to_owned());
+    }
+    HostConfig {
+        init: spec.init.unwrap_or(false),
+        network,
+        ports: ports.collect(),
+        mounts: spec.mounts.clone(),
+        resources: ContainerResources {
+            nano_cpus: limits.nano_cpus,
+            memory_bytes: limits.memory_bytes,
+            memory_reservation_bytes: task.template.reservations.memory_bytes,
+            pids: i64::try_from(limits.pids).unwrap_or(i64::MAX),
+            ..ContainerResources::default()
+        },
+        cap_add: spec.cap_add.clone(),
+        cap_drop: spec.cap_drop.clone(),
+        security_opt,
+        read_only: spec.read_only,
+        extra_hosts: spec.hosts.iter().filter_map(|line| host_entry(line)).collect(),
+        dns: spec.dns.clone(),
+        sysctls: spec.sysctls.clone(),
+        ulimits: spec.ulimits.clone(),
+        oom_score_adj: spec.oom_score_adj,
+        log: task.template.log_driver.clone(),
+        ..HostConfig::default()
+    }
+}
+
+/// `address name` of a service as `name:address` of a container.
+fn host_entry(line: &str) -> Option<String> {
+    let (address, name) = line.split_once(' ')?;
+    Some(format!("{}:{address}", name.trim()))
+}

@@ -1,0 +1,215 @@
+"""BENCHMARKS.md, from the figures of all stages."""
+
+from clock import percentile
+
+TITLE = """# Benchmarks
+
+Muster beside Debian's dockerd in Swarm mode, measured on one machine in one run and in turn by `sudo tests/bench/run`
+(what it needs and how it measures is said at the top of that file). Figures are medians, with the range in brackets.
+Absolute figures move from machine to machine and with its load: quote the ratios, and take a difference under 30 % as
+nothing. dockerd here is Debian 12's; the figures say nothing about newer versions.
+"""
+
+HOW = ("killed", "cut off and killed")
+HEADER = "| measure | goal | Muster | dockerd | dockerd / Muster | n | goal met |\n|---|---|---|---|---|---|---|"
+
+METHOD = """
+## How it is measured
+
+- Both get the same image, a static busybox in one layer, loaded before. Requests go over the Engine API's socket, on a
+  connection that is kept. dockerd runs in a network namespace of its own, Muster in a lab of its own.
+- A service's tasks run the default bridge, without published ports, and are killed when they stop. "Running" is what
+  `GET /tasks` says, asked every 5 ms for one replica and every 20 ms for a hundred.
+- A leader is lost by `muster lab kill`, which ends the node with all its processes, or by kill -9 of dockerd. "Cut off"
+  means that the node's link was cut before, so that no reset packet tells of its end. Survivors are then asked to create
+  a service every 20 ms, with overlapping attempts; the time runs from before the cut or kill to the first success, and
+  the whole range of "every time" is shown.
+- A worker is lost in the same way, with ten replicas on two workers; the time runs until the API shows all ten on the
+  other one. dockerd's containers go on where only dockerd was killed.
+- Memory is the proportional set size (`smaps_rollup`) of the daemon, the launcher and all other processes of the node
+  that are not containers; for dockerd that is dockerd and containerd. No binary file is shared with another node's, so
+  that a page of it counts whole. Beside a container stands its monitor, or its shim. A monitor is forked from the
+  launcher and shares its memory, so that with one container half of what both share is counted for the monitor; the
+  growth shows what a container really costs.
+- The runtimes run the same bundle (all namespaces, no seccomp, no hooks) in turn, in a mount namespace where
+  `/sys/fs/cgroup/unified` is unmounted, without which Debian's crun refuses to run. The time is from the spawn of the
+  process to its end, control groups removed. "In process" is `muster-runtime measure`, which starts no process but the
+  container's.
+- "Nothing left" is the time from the end of the batch until there are no more control groups, mounts and network links
+  than before it; where services are removed, from the request to remove them.
+"""
+
+
+def text(results):
+    """The whole file."""
+    parts = [TITLE, machine_text(results), "## Results\n", HEADER]
+    parts += rows(results)
+    parts += details(results)
+    return "\n".join(parts + [METHOD])
+
+
+def machine_text(results):
+    """Machine, versions and the load of each stage."""
+    facts = [stage["facts"] for stage in results.values()]
+    if not facts:
+        return ""
+    last = facts[-1]
+    lines = [
+        "## Machine\n",
+        f"- {last['processors']} × {last['processor']}, {last['memory']}, Linux {last['kernel']}.",
+        f"- Peers: {'; '.join(last[name] for name in ('dockerd', 'containerd', 'runc', 'crun') if last.get(name))}.",
+    ]
+    for name, stage in results.items():
+        fact = stage["facts"]
+        quick = " Quick run: few repetitions." if stage["quick"] else ""
+        lines.append(
+            f"- Stage {name}: {fact['time']}, repository at commit {fact['commit']}, static binary of {fact['binary']}; load average "
+            f"{fact['load before']} before and {fact['load after']} after.{quick}"
+        )
+    if any("OLDER" in fact["binary"] for fact in facts):
+        lines.append("\nA binary that is older than the commit beside it does not hold the newest changes.")
+    if any(stage["quick"] for stage in results.values()):
+        lines.append("\nStages of a quick run have too few repetitions for \"every time\"; their column n says how few.")
+    if any(max(fact["load before"], fact["load after"]) > 3 for fact in facts):
+        lines.append(
+            "\nThe load averages above 3 mean that other work shared the processors at times: those absolute figures are "
+            "too high for both sides. The benchmark itself loads the machine too, dockerd's hundred replicas most of all."
+        )
+    return "\n".join(lines) + "\n"
+
+
+def shown(values, scale, digits):
+    """Median and range."""
+    if not values:
+        return "-"
+    numbers = [percentile(values, 50), min(values), max(values)]
+    middle, low, high = (f"{number * scale:.{digits}f}" for number in numbers)
+    return middle if len(values) == 1 else f"{middle} ({low} - {high})"
+
+
+def row(label, goal, ours, theirs, unit="s", scale=1, digits=2, worst=False):
+    """A row: lists of figures of both, and the goal as a number; `worst` compares the highest instead of the median."""
+    if not ours:
+        return None
+    best = max(ours) if worst else percentile(ours, 50)
+    ratio = f"{percentile(theirs, 50) / percentile(ours, 50):.1f}" if theirs else "-"
+    met = "-" if goal is None else ("yes" if best * scale <= goal else "NO")
+    bound = "-" if goal is None else f"{goal:g} {unit} or less"
+    count = f"{len(ours)}" + (f" / {len(theirs)}" if theirs else "")
+    return (
+        f"| {label} | {bound} | {shown(ours, scale, digits)} {unit} | {shown(theirs, scale, digits)} "
+        f"{unit if theirs else ''} | {ratio} | {count} | {met} |"
+    )
+
+
+def pair(stage, measure, key):
+    """The lists of both sides of a measure of the stage `single`."""
+    found = stage["figures"][measure]
+    return found[0][key], found[1][key] if len(found) > 1 else []
+
+
+def rows(results):
+    """The table of goals."""
+    found = []
+    if single := results.get("single"):
+        found += [
+            row("container create, start, exit and remove, bridge", 20, *pair(single, "container", "whole"), "ms", 1e3, 1),
+            row("`service create`, 1 replica, until running", 0.10, *pair(single, "service 1", "running"), digits=3),
+            row("`service create`, 100 replicas on one node", 1.5, *pair(single, "service 100", "running")),
+        ]
+    if results.get("failover"):
+        found += failover_rows(results)
+    if memories := results.get("memory"):
+        found += memory_rows(memories["figures"])
+    if runtimes := results.get("runtime"):
+        found += runtime_rows(runtimes["figures"])
+    return [line for line in found if line]
+
+
+def failover_rows(results):
+    """Rows of lost leaders and workers; dockerd with the heartbeat of 1 s, and with the default where measured."""
+    found = []
+    figures, default = results["failover"]["figures"], results.get("default-heartbeat", {}).get("figures") or {}
+    for what, key, goal, told in (
+        ("leader", "first", 1.0, "until a survivor accepts a write"),
+        ("leader", "every", None, "until both survivors accept one"),
+        ("worker", "all", 5.0, "until all its replicas run elsewhere"),
+    ):
+        for how in HOW:
+            label = f"{what} {how}"
+            ours = [times[key] for times in figures[label].get("Muster", [])]
+            theirs = [times[key] for times in figures[label].get("dockerd", [])]
+            name = f"{label}, {told}"
+            found.append(row(name, goal, ours, theirs, worst=True))
+            if usual := [times[key] for times in default.get(label, {}).get("dockerd", [])]:
+                found.append(row(f"{name}; dockerd's heartbeat left at 5 s", goal, ours, usual, worst=True))
+    return found
+
+
+def memory_rows(figures):
+    """Rows of memory."""
+    ours, theirs = figures[0], figures[1] if len(figures) > 1 else {}
+    both = lambda key: ([ours[key]], [theirs[key]] if theirs else [])
+    found = [
+        row("memory idle, worker (PSS)", 30, *both("worker"), "MiB", digits=1),
+        row("memory idle, controller (PSS)", 50, *both("controller"), "MiB", digits=1),
+        row("memory idle, worker after 61 containers (PSS)", None, *both("worker after"), "MiB", digits=1),
+    ]
+    for count in (1, 10, 50):
+        label = f"monitor or shim per container, {count} running (PSS)"
+        found.append(row(label, 0.4, *both(f"beside {count} mean"), "MiB", 1 / 1024, 2))
+        label = f"growth of launcher and monitors, or containerd and shims, per container, {count} running (PSS)"
+        found.append(row(label, None, *both(f"beside {count} grown"), "MiB", 1 / 1024, 2))
+    return found
+
+
+def runtime_rows(figures):
+    """Rows of the runtimes alone; in process there are medians of batches only."""
+    crun = figures["crun"]
+    goal = round(percentile(crun, 50) / 2, 2)
+    inside = [float(line.split("p50=")[1].split()[0]) for line in figures["in process"]]
+    return [
+        row("runtime alone, `true`, as a process (beside: crun)", goal, figures["muster"], crun, "ms"),
+        row("runtime alone, `true`, in process (beside: crun as a process)", goal, inside, crun, "ms"),
+    ]
+
+
+def details(results):
+    """Steps, and what is left when."""
+    found = ["\n## Steps and leftovers\n", "| measure | Muster | dockerd |", "|---|---|---|"]
+    if single := results.get("single"):
+        for step in ("create", "start", "exit seen", "remove"):
+            found.append(detail(f"container: {step}", *pair(single, "container", step), "ms", 1e3, 1))
+        found.append(detail("after the containers: nothing left", *pair(single, "container", "nothing left"), "ms", 1e3, 1))
+        for count in (1, 100):
+            for key in ("removed", "nothing left"):
+                label = f"service of {count}: {key}"
+                found.append(detail(label, *pair(single, f"service {count}", key)))
+    if failover := results.get("failover"):
+        for how in HOW:
+            for key, told in (("down", "counts as down"), ("first", "first replacement runs")):
+                sides = [failover["figures"][f"worker {how}"].get(side, []) for side in ("Muster", "dockerd")]
+                lists = [[times[key] for times in side if key in times] for side in sides]
+                found.append(detail(f"worker {how}: {told}", *lists))
+        found += [returned(failover["figures"], what, how) for what in ("leader", "worker") for how in HOW]
+    if memories := results.get("memory"):
+        figures = memories["figures"]
+        for count in (1, 10, 50):
+            lists = [[side[f"beside {count} gone"]] for side in figures] + [[]]
+            found.append(detail(f"after {count} containers removed by force: nothing left", *lists[:2], "ms", 1e3, 1))
+    return found
+
+
+def returned(figures, what, how):
+    """A row about lost nodes that were started again: how many made the cluster whole, and when."""
+    cells = []
+    for side in ("Muster", "dockerd"):
+        back = [times["back"] for times in figures[f"{what} {how}"].get(side, [])]
+        whole = [seconds for seconds in back if seconds is not None]
+        cells.append(f"{len(whole)} of {len(back)}: {shown(whole, 1, 2)} s" if back else "-")
+    return f"| {what} {how} and started again: cluster whole | {cells[0]} | {cells[1]} |"
+
+
+def detail(label, ours, theirs, unit="s", scale=1, digits=2):
+    """A row without a goal."""
+    return f"| {label} | {shown(ours, scale, digits)} {unit} | {shown(theirs, scale, digits)} {unit if theirs else ''} |"

@@ -1,0 +1,12 @@
+//! End-to-end tests: real daemons in a lab, real containers, driven by the real docker CLI. They need root and `docker`
+//! in the path; each test makes a lab of its own and checks that nothing of it is left.
+
+mod cluster;
+mod crashes;
+mod full_disk;
+mod hostile_images;
+mod malformed_requests;
+mod node;
+mod partitions;
+mod services;
+mod support;

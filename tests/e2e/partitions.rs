@@ -1,0 +1,108 @@
+//! Nodes that run but do not hear each other.
+
+use crate::support::{IMAGE, LONG, Lab, Output, eventually};
+use std::time::{Duration, Instant};
+
+/// A cluster call without quorum fails within five seconds; the rest is for starting the CLI on a busy machine.
+const REFUSED_WITHIN: Duration = Duration::from_secs(8);
+
+fn create(lab: &Lab, replicas: usize) {
+    let replicas = replicas.to_string();
+    lab.docker("node-1").run(&[
+        "service",
+        "create",
+        "-d",
+        "-q",
+        "--name",
+        "web",
+        "--replicas",
+        &replicas,
+        IMAGE,
+    ]);
+}
+
+fn refused_for_want_of_a_leader(output: &Output) -> bool {
+    output.code != 0 && output.stderr.contains("The swarm does not have a leader")
+}
+
+#[test]
+fn an_isolated_leader_is_replaced_and_follows_after_the_heal() {
+    let lab = Lab::with_image("e2eplead", 3, 3);
+    create(&lab, 3);
+    lab.await_running("node-1", "web", 3, |_| true);
+    assert_eq!(lab.leader("node-1"), "node-1");
+    lab.command(&["partition", "node-1", "node-2,node-3"]);
+    let update = ["service", "update", "-d", "--label-add", "a=b", "web"];
+    eventually("a write on the other side", LONG, || {
+        let output = lab.docker("node-2").try_run(&update);
+        if output.code == 0 { Ok(()) } else { Err(output) }
+    });
+    assert_ne!(lab.leader("node-2"), "node-1");
+    eventually("the isolated leader to know", LONG, || {
+        let asked = Instant::now();
+        let output = lab.docker("node-1").try_run(&["service", "ls"]);
+        assert!(
+            asked.elapsed() < REFUSED_WITHIN,
+            "{:?} {output:?}",
+            asked.elapsed()
+        );
+        if refused_for_want_of_a_leader(&output) {
+            Ok(())
+        } else {
+            Err(output)
+        }
+    });
+    let asked = Instant::now();
+    let write = lab
+        .docker("node-1")
+        .try_run(&["service", "create", "-d", "-q", "--name", "lost", IMAGE]);
+    assert!(refused_for_want_of_a_leader(&write), "{write:?}");
+    assert!(asked.elapsed() < REFUSED_WITHIN, "{:?}", asked.elapsed());
+    // Its containers run, and it still obeys for them.
+    assert!(!lab.docker("node-1").lines(&["ps", "-q"]).is_empty());
+    assert_eq!(
+        lab.docker("node-1").run(&["run", "--rm", IMAGE, "echo", "local"]),
+        "local"
+    );
+
+    lab.command(&["heal"]);
+    eventually("one leader, known to all", LONG, || {
+        let nodes = lab.nodes("node-1").map_err(|output| format!("{output:?}"))?;
+        let leaders = nodes.values().filter(|how| how.ends_with("Leader")).count();
+        let whole = nodes
+            .values()
+            .all(|how| how.starts_with("Ready") && !how.ends_with("Unreachable"));
+        if leaders == 1 && whole {
+            Ok(())
+        } else {
+            Err(format!("{nodes:?}"))
+        }
+    });
+    let docker = lab.docker("node-1");
+    assert_eq!(
+        docker.run(&["service", "inspect", "--format", "{{.Spec.Labels.a}}", "web"]),
+        "b"
+    );
+    assert_eq!(docker.run(&["service", "ls", "--format", "{{.Name}}"]), "web");
+    lab.await_running("node-1", "web", 3, |_| true);
+}
+
+#[test]
+fn an_isolated_worker_runs_on_and_stops_the_surplus_after_the_heal() {
+    let lab = Lab::with_image("e2epwork", 3, 1);
+    create(&lab, 6);
+    lab.await_running("node-1", "web", 6, |_| true);
+    let before = lab.containers("node-3");
+    lab.command(&["partition", "node-3", "node-1,node-2"]);
+    let moved = lab.await_running("node-1", "web", 6, |tasks| {
+        tasks.values().all(|node| node != "node-3")
+    });
+    assert_eq!(lab.containers("node-3"), before);
+    lab.command(&["heal"]);
+    eventually("the surplus to stop", LONG, || {
+        let left = lab.docker("node-3").run(&["ps", "-q"]);
+        if left.is_empty() { Ok(()) } else { Err(left) }
+    });
+    assert_eq!(lab.nodes("node-1").unwrap()["node-3"], "Ready Active");
+    lab.await_running("node-1", "web", 6, |now| *now == moved);
+}

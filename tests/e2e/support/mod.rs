@@ -1,0 +1,14 @@
+//! What the tests are made of: labs, the docker CLI, images, waiting, and the search for what was left behind.
+
+mod docker;
+mod image;
+mod lab;
+mod leftovers;
+mod request;
+mod wait;
+
+pub use docker::{Docker, Output};
+pub use image::{IMAGE, SERVER, WAITER};
+pub use lab::Lab;
+pub use request::{Ending, raw_request};
+pub use wait::{LONG, eventually};

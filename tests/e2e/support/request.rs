@@ -1,0 +1,64 @@
+//! Requests without a client: to ports from inside a network namespace, and such as no client would send.
+
+use nix::sched::{CloneFlags, setns};
+use std::fs::File;
+use std::io::{Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::Duration;
+
+/// Time for a page.
+const FETCH_WITHIN: Duration = Duration::from_secs(5);
+
+/// What a client does after its last byte.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// It waits until the daemon closes the connection.
+    Wait,
+    /// It says that nothing more will come.
+    Close,
+}
+
+/// Sends these bytes and nothing more, and returns all that comes back.
+pub fn raw_request(socket: &Path, bytes: &[u8], ending: Ending) -> String {
+    let mut stream = UnixStream::connect(socket).expect("the daemon listens");
+    stream
+        .set_read_timeout(Some(Duration::from_secs(30)))
+        .expect("a time-out can be set");
+    // The daemon may answer and close before it has read everything.
+    let _ = stream.write_all(bytes);
+    if ending == Ending::Close {
+        let _ = stream.shutdown(Shutdown::Write);
+    }
+    let mut answer = Vec::new();
+    match stream.read_to_end(&mut answer) {
+        Ok(_) => {}
+        Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => {}
+        Err(error) => panic!("no answer: {error}"),
+    }
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+/// Fetches a page from inside a network namespace.
+pub fn fetch_inside(namespace: &Path, address: &str, path: &str) -> Result<String, String> {
+    let namespace = File::open(namespace).map_err(|error| format!("network namespace: {error}"))?;
+    let target: SocketAddr = address.parse().map_err(|error| format!("{address}: {error}"))?;
+    let request = format!("GET /{path} HTTP/1.0\r\nHost: {address}\r\n\r\n");
+    // Only the thread that enters it is in the namespace, and it ends here.
+    let thread = std::thread::spawn(move || -> std::io::Result<String> {
+        setns(&namespace, CloneFlags::CLONE_NEWNET)?;
+        let mut stream = TcpStream::connect_timeout(&target, FETCH_WITHIN)?;
+        stream.set_read_timeout(Some(FETCH_WITHIN))?;
+        stream.write_all(request.as_bytes())?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        Ok(answer)
+    });
+    let answer = thread.join().map_err(|_| "the request panicked")?;
+    let answer = answer.map_err(|error| format!("{address}: {error}"))?;
+    match answer.split_once("\r\n\r\n") {
+        Some((head, body)) if head.contains(" 200 ") => Ok(body.trim().to_owned()),
+        _ => Err(answer),
+    }
+}

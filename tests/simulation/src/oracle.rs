@@ -1,0 +1,242 @@
+//! What is known of the one true log: every applied entry of every controller is compared with it, and every step
+//! between two states is checked.
+
+use muster_controller::core::witness::{Applied, Witness};
+use muster_state::invariants::{check, check_step, equal_index_means_equal_state};
+use muster_state::{ClusterState, Entry, Outcome};
+use muster_types::{RaftId, RequestId};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// Whole states are compared and checked at every so many indexes; single entries and steps at each.
+const SAMPLE_EVERY: u64 = 16;
+/// Whole states kept for comparison with controllers that lag.
+const SAMPLES_KEPT: usize = 256;
+
+/// A broken invariant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Violation {
+    /// The invariant's name.
+    pub invariant: String,
+    /// What breaks it.
+    pub detail: String,
+}
+
+impl std::fmt::Display for Violation {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: {}", self.invariant, self.detail)
+    }
+}
+
+#[derive(Debug)]
+struct Logged {
+    term: u64,
+    entry: Option<(Entry, Outcome)>,
+    /// The first controller that applied it.
+    by: RaftId,
+}
+
+/// Everything that was ever applied, and what must stay true of it.
+#[derive(Debug, Default)]
+pub struct Oracle {
+    /// Virtual time.
+    pub now_us: u64,
+    log: BTreeMap<u64, Logged>,
+    newest: ClusterState,
+    samples: BTreeMap<u64, ClusterState>,
+    leaders: BTreeMap<u64, RaftId>,
+    applied_requests: BTreeSet<RequestId>,
+    acknowledged: BTreeMap<RequestId, u64>,
+    heard_us: BTreeMap<usize, u64>,
+    /// The first broken invariant.
+    pub violation: Option<Violation>,
+}
+
+/// The oracle, shared by the controllers of a run.
+pub type SharedOracle = Arc<Mutex<Oracle>>;
+
+/// Locks the oracle; a run has one thread.
+pub fn lock(oracle: &SharedOracle) -> MutexGuard<'_, Oracle> {
+    oracle.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Oracle {
+    /// An oracle that begins with the state of a new cluster.
+    pub fn new(first: ClusterState) -> Self {
+        Self {
+            newest: first,
+            ..Self::default()
+        }
+    }
+
+    /// The newest state that any controller reached.
+    pub fn newest(&self) -> &ClusterState {
+        &self.newest
+    }
+
+    /// Notes a broken invariant; the first one counts.
+    pub fn violated(&mut self, invariant: impl Into<String>, detail: impl Into<String>) {
+        self.violation.get_or_insert_with(|| Violation {
+            invariant: invariant.into(),
+            detail: detail.into(),
+        });
+    }
+
+    /// A controller leads a term.
+    pub fn led(&mut self, term: u64, raft_id: RaftId) {
+        let first = *self.leaders.entry(term).or_insert(raft_id);
+        if first != raft_id {
+            self.violated(
+                "a term has one leader",
+                format!("Raft ids {first} and {raft_id} both lead term {term}"),
+            );
+        }
+    }
+
+    /// A write was acknowledged.
+    pub fn acknowledged(&mut self, request: RequestId) {
+        let index = self.newest.index();
+        self.acknowledged.insert(request, index);
+        if !self.applied_requests.contains(&request) {
+            self.violated(
+                "an acknowledged write is never lost",
+                format!("request {request} was acknowledged before any controller applied it"),
+            );
+        }
+    }
+
+    /// A heartbeat of the machine was accepted.
+    pub fn heard_of(&mut self, machine: usize) {
+        let now_us = self.now_us;
+        self.heard_us.insert(machine, now_us);
+    }
+
+    /// When a heartbeat of the machine was accepted last.
+    pub fn heard_us(&self, machine: usize) -> Option<u64> {
+        self.heard_us.get(&machine).copied()
+    }
+
+    /// At the end every acknowledged write must be in the state that all agree on.
+    pub fn check_acknowledged(&mut self, state: &ClusterState) {
+        let lost = self
+            .acknowledged
+            .keys()
+            .find(|request| state.request_outcome(**request).is_none())
+            .copied();
+        if let Some(request) = lost {
+            self.violated(
+                "an acknowledged write is never lost",
+                format!("request {request} is not in the final state"),
+            );
+        }
+    }
+
+    fn applied(&mut self, raft_id: RaftId, applied: &Applied<'_>) {
+        match self.log.get(&applied.index) {
+            Some(known) => self.compare(raft_id, applied, known.term, known.by),
+            None => self.extend(raft_id, applied),
+        }
+        if applied.index.is_multiple_of(SAMPLE_EVERY) {
+            self.sample(applied.after);
+        }
+    }
+
+    fn compare(&mut self, raft_id: RaftId, applied: &Applied<'_>, term: u64, by: RaftId) {
+        let known = self
+            .log
+            .get(&applied.index)
+            .and_then(|known| known.entry.as_ref());
+        let equal = match (known, applied.entry) {
+            (None, None) => true,
+            (Some((entry, outcome)), Some((other, became))) => entry == other && outcome == became,
+            (Some(_), None) | (None, Some(_)) => false,
+        };
+        if term != applied.term || !equal {
+            let detail = format!(
+                "index {} was applied by Raft id {by} in term {term} and by {raft_id} in term {} as something else",
+                applied.index, applied.term
+            );
+            self.violated("equal index means equal state", detail);
+        }
+    }
+
+    fn extend(&mut self, raft_id: RaftId, applied: &Applied<'_>) {
+        let before = self
+            .log
+            .last_key_value()
+            .map(|(index, logged)| (*index, logged.term));
+        if let Some((index, term)) = before
+            && (applied.index != index + 1 || applied.term < term)
+        {
+            let detail = format!(
+                "index {} of term {} follows index {index} of term {term}",
+                applied.index, applied.term
+            );
+            self.violated("leader-only effects carry the current term", detail);
+        }
+        for violation in check_step(applied.before, applied.after) {
+            self.violated(violation.invariant, violation.detail);
+        }
+        if let Some((entry, Outcome::Applied)) = applied.entry {
+            self.applied_requests.extend(entry.changeset.request);
+        }
+        self.newest = applied.after.clone();
+        self.log.insert(
+            applied.index,
+            Logged {
+                term: applied.term,
+                entry: applied
+                    .entry
+                    .map(|(entry, outcome)| (entry.clone(), outcome.clone())),
+                by: raft_id,
+            },
+        );
+    }
+
+    fn sample(&mut self, state: &ClusterState) {
+        match self.samples.get(&state.index()) {
+            Some(known) => {
+                if let Some(violation) = equal_index_means_equal_state(known, state) {
+                    self.violated(violation.invariant, violation.detail);
+                }
+            }
+            None => {
+                for violation in check(state) {
+                    self.violated(violation.invariant, violation.detail);
+                }
+                self.samples.insert(state.index(), state.clone());
+                while self.samples.len() > SAMPLES_KEPT {
+                    self.samples.pop_first();
+                }
+            }
+        }
+    }
+}
+
+/// Shows one controller's entries to the oracle.
+pub struct OracleWitness {
+    oracle: SharedOracle,
+    raft_id: RaftId,
+}
+
+impl OracleWitness {
+    /// A witness of one controller.
+    pub fn new(oracle: SharedOracle, raft_id: RaftId) -> Self {
+        Self { oracle, raft_id }
+    }
+}
+
+impl Witness for OracleWitness {
+    fn applied(&mut self, applied: &Applied<'_>) {
+        lock(&self.oracle).applied(self.raft_id, applied);
+    }
+
+    fn restored(&mut self, state: &ClusterState) {
+        let mut oracle = lock(&self.oracle);
+        if let Some(known) = oracle.samples.get(&state.index())
+            && let Some(violation) = equal_index_means_equal_state(known, state)
+        {
+            oracle.violated(violation.invariant, violation.detail);
+        }
+    }
+}

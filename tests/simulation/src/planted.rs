@@ -1,0 +1,32 @@
+//! Bugs to be found: each is put between the production code and its surroundings, never into it.
+
+use clap::ValueEnum;
+
+/// A bug that the simulation must find.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum PlantedBug {
+    /// Disks say that they synced and did not.
+    SkippedSync,
+    /// Controllers vote for every candidate of a term.
+    DoubleVote,
+    /// Controllers answer reads without asking a quorum.
+    StaleRead,
+    /// A write's version is replaced by the newest before it is decided.
+    IgnoredPrecondition,
+    /// A retry carries a new request id.
+    ForgottenRequestId,
+    /// A write is acknowledged when it is proposed.
+    EarlyAcknowledgement,
+    /// A final status is dropped on its way and acknowledged.
+    LostFinalStatus,
+    /// Agents take older assignment sets.
+    OlderAssignments,
+    /// A node is sent the tasks of another.
+    MovedTask,
+    /// Leases of dead nodes are renewed.
+    EternalLease,
+    /// Heartbeats are accepted and not counted.
+    ForgottenHeartbeat,
+    /// A controller that lost its log comes back under its old Raft id.
+    ReusedRaftId,
+}
