@@ -140,16 +140,14 @@ impl Lab {
         })
     }
 
-    /// Running tasks of a service: task id to node, wherever they run.
-    pub fn running(&self, asked: &str, service: &str) -> Result<BTreeMap<String, String>, Output> {
+    /// Running tasks of a service: task id to node, wherever they run; and the listing that says so.
+    fn running(&self, asked: &str, service: &str) -> Result<(BTreeMap<String, String>, String), Output> {
         let output = self.docker(asked).try_run(&[
             "service",
             "ps",
             "--no-trunc",
-            "--filter",
-            "desired-state=running",
             "--format",
-            "{{.ID}} {{.Node}} {{.CurrentState}}",
+            "{{.DesiredState}} {{.ID}} {{.Node}} {{.CurrentState}} {{.Error}}",
             service,
         ]);
         if output.code != 0 {
@@ -158,11 +156,13 @@ impl Lab {
         let mut running = BTreeMap::new();
         for line in output.stdout.lines() {
             let mut words = line.split(' ');
-            if let (Some(id), Some(node), Some("Running")) = (words.next(), words.next(), words.next()) {
+            if words.next() == Some("Running")
+                && let (Some(id), Some(node), Some("Running")) = (words.next(), words.next(), words.next())
+            {
                 running.insert(id.to_owned(), node.to_owned());
             }
         }
-        Ok(running)
+        Ok((running, output.stdout))
     }
 
     /// Waits until exactly so many tasks run and they satisfy the condition; returns them.
@@ -175,13 +175,13 @@ impl Lab {
         right: impl Fn(&BTreeMap<String, String>) -> bool,
     ) -> BTreeMap<String, String> {
         eventually(&format!("{count} tasks of {service}"), LONG, || {
-            let running = self
+            let (running, listing) = self
                 .running(asked, service)
                 .map_err(|output| format!("{output:?}"))?;
             if running.len() == count && right(&running) {
                 Ok(running)
             } else {
-                Err(format!("{running:?}"))
+                Err(format!("{listing}\n{:?}", self.nodes(asked)))
             }
         })
     }

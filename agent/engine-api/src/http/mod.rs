@@ -6,6 +6,7 @@ mod failure;
 mod filters;
 mod gates;
 mod query;
+mod upload;
 mod version;
 
 pub(crate) use body::{Body, BoxError, RequestBody, empty, json_lines, lines, status_only, text};
@@ -14,4 +15,5 @@ pub(crate) use failure::{Failure, Reply};
 pub(crate) use filters::Filters;
 pub(crate) use gates::{Object, adjust};
 pub(crate) use query::{Query, decode, parse_time};
+pub(crate) use upload::upload;
 pub(crate) use version::{ApiVersion, MAX_VERSION, MIN_VERSION, split_version};

@@ -3,15 +3,12 @@
 use crate::backend::ContainerFilterHint;
 use crate::convert;
 use crate::http::{
-    Call, Failure, Filters, Object, Reply, json, json_gated, json_lines, parse_time, status_only,
+    Call, Failure, Filters, Object, Reply, json, json_gated, json_lines, parse_time, status_only, upload,
 };
-use futures::TryStreamExt;
-use http_body_util::BodyExt;
 use hyper::StatusCode;
 use muster_types::Timestamp;
 use muster_types::image::ImageSummary;
 use serde_json::{Value, json as value};
-use std::io;
 
 const FILTERS: &[&str] = &[
     "before",
@@ -155,11 +152,10 @@ pub(super) async fn remove(call: Call) -> Reply {
 /// `POST /images/load`. The archive is streamed into the store; a bad one is answered with a status, not in the stream.
 pub(super) async fn load(mut call: Call) -> Reply {
     let body = std::mem::take(call.request.body_mut());
-    let archive = body
-        .into_data_stream()
-        .map_err(|error| io::Error::other(error.to_string()));
-    let loaded = call.engine().image_load(Box::pin(archive)).await?;
-    let lines: Vec<Value> = loaded
+    let engine = call.engine();
+    let (archive, feeding) = upload(body);
+    let (loaded, ()) = tokio::join!(engine.image_load(archive), feeding);
+    let lines: Vec<Value> = loaded?
         .iter()
         .map(|image| {
             let text = match &image.reference {
