@@ -267,7 +267,7 @@ impl AgentCore {
     /// When [`AgentCore::tick`] must be called again, if no input comes before.
     pub fn wake_at(&self) -> Option<Timestamp> {
         match &self.reporter {
-            Some(reporter) => reporter.next_at().filter(|_| reporter.has_news(&self.records)),
+            Some(reporter) => reporter.next_at(&self.records),
             None => {
                 let waiting = self.records.values().any(|record| record.lost_by_reboot);
                 waiting.then(|| self.started_at.after(REATTEMPT_AFTER))

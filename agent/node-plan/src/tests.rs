@@ -206,41 +206,86 @@ fn older_assignments_are_ignored() {
     assert_eq!(effects(&core.tick(at(4))), Vec::<&str>::new());
 }
 
-#[test]
-fn reports_are_coalesced_and_repeated_in_a_new_session() {
+fn report(actions: Vec<Action>) -> Option<(u64, TaskState)> {
+    actions.into_iter().find_map(|action| match action {
+        Action::Report(report) => Some((report.sequence, report.statuses[0].1.state)),
+        _ => None,
+    })
+}
+
+fn in_session(task: AssignedTask) -> AgentCore {
     let mut core = AgentCore::default();
     core.session_opened();
-    core.assign(set(1, vec![task(7)]), at(0));
-    let reports = |actions: Vec<Action>| {
-        actions.into_iter().find_map(|action| match action {
-            Action::Report(report) => Some((report.sequence, report.statuses[0].1.state)),
-            _ => None,
-        })
-    };
-    assert_eq!(reports(core.tick(at(0))), Some((1, TaskState::Preparing)));
-    core.observe(
-        Observation::Prepared {
-            task: TaskId::from_u128(7),
-            result: Ok(container(1)),
-        },
-        at(10),
-    );
-    assert_eq!(reports(core.tick(at(10))), None);
+    core.assign(set(1, vec![task]), at(0));
+    assert_eq!(report(core.tick(at(0))), None);
     assert_eq!(core.wake_at(), Some(at(100)));
-    let started = StartedContainer::default();
-    core.observe(
-        Observation::Started {
-            task: TaskId::from_u128(7),
-            result: Ok(started),
-        },
-        at(20),
-    );
-    assert_eq!(reports(core.tick(at(100))), Some((2, TaskState::Running)));
+    core
+}
+
+fn prepared() -> Observation {
+    Observation::Prepared {
+        task: TaskId::from_u128(7),
+        result: Ok(container(1)),
+    }
+}
+
+fn started() -> Observation {
+    Observation::Started {
+        task: TaskId::from_u128(7),
+        result: Ok(StartedContainer::default()),
+    }
+}
+
+#[test]
+fn a_quick_start_is_told_at_once_in_one_report() {
+    let mut core = in_session(task(7));
+    core.observe(prepared(), at(10));
+    assert_eq!(report(core.tick(at(10))), None);
+    assert_eq!(core.wake_at(), Some(at(100)));
+    core.observe(started(), at(20));
+    assert_eq!(report(core.tick(at(20))), Some((1, TaskState::Running)));
+    assert_eq!(core.wake_at(), None);
+}
+
+#[test]
+fn a_slow_start_is_told_while_it_is_under_way() {
+    let mut core = in_session(task(7));
+    assert_eq!(report(core.tick(at(100))), Some((1, TaskState::Preparing)));
+    core.observe(prepared(), at(110));
+    assert_eq!(report(core.tick(at(110))), None);
+    core.observe(started(), at(120));
+    assert_eq!(report(core.tick(at(120))), None);
+    assert_eq!(core.wake_at(), Some(at(200)));
+    assert_eq!(report(core.tick(at(200))), Some((2, TaskState::Running)));
+}
+
+#[test]
+fn a_task_that_waits_for_others_is_told_at_once() {
+    let mut ready = task(7);
+    ready.desired = DesiredState::Ready;
+    let mut core = in_session(ready);
+    core.observe(prepared(), at(10));
+    assert_eq!(report(core.tick(at(10))), Some((1, TaskState::Ready)));
+}
+
+#[test]
+fn a_clock_that_was_set_back_holds_no_report_up() {
+    let mut core = in_session(task(7));
+    assert_eq!(report(core.tick(at(-5_000))), Some((1, TaskState::Preparing)));
+}
+
+#[test]
+fn what_was_not_acknowledged_is_told_again_in_a_new_session() {
+    let mut core = in_session(task(7));
+    core.observe(prepared(), at(10));
+    core.tick(at(10));
+    core.observe(started(), at(20));
+    assert_eq!(report(core.tick(at(20))), Some((1, TaskState::Running)));
     core.session_lost();
     core.session_opened();
-    assert_eq!(reports(core.tick(at(101))), Some((1, TaskState::Running)));
+    assert_eq!(report(core.tick(at(21))), Some((1, TaskState::Running)));
     core.report_acknowledged(1);
-    assert_eq!(reports(core.tick(at(300))), None);
+    assert_eq!(report(core.tick(at(300))), None);
 }
 
 #[test]
