@@ -292,20 +292,31 @@ pub(super) fn replace_leftover(top: &Directory, path: &str) -> Result<()> {
     Ok(())
 }
 
-/// Gives a fresh cpuset group the CPUs and memory nodes of its parent, without which nothing can join it.
+/// Gives a cpuset group that has none the CPUs and memory nodes of its parent, without which nothing can join it.
+///
+/// A parent that is empty too is given them first: another process may have made it just now and not come to it.
 fn inherit_cpuset(top: &Directory, path: &str) -> Result<()> {
     for file in ["cpuset.cpus", "cpuset.mems"] {
-        let own_file = format!("{path}/{file}");
-        if !read_below(top, &own_file)?.is_empty() {
-            continue;
-        }
-        // An empty parent was made by somebody else, who did not mean processes to be in it or below.
-        let parent_file = path
-            .rsplit_once('/')
-            .map_or(file.to_owned(), |(parent, _)| format!("{parent}/{file}"));
-        write_below(top, &own_file, &read_below(top, &parent_file)?)?;
+        cpuset(top, path, file)?;
     }
     Ok(())
+}
+
+/// What a cpuset group has, or now inherits.
+fn cpuset(top: &Directory, path: &str, file: &str) -> Result<String> {
+    let own = if path.is_empty() {
+        file.to_owned()
+    } else {
+        format!("{path}/{file}")
+    };
+    let value = read_below(top, &own)?;
+    if !value.is_empty() || path.is_empty() {
+        return Ok(value);
+    }
+    let parent = path.rsplit_once('/').map_or("", |(parent, _)| parent);
+    let inherited = cpuset(top, parent, file)?;
+    write_below(top, &own, &inherited)?;
+    Ok(inherited)
 }
 
 fn read_below(top: &Directory, file: &str) -> Result<String> {

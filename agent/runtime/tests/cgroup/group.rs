@@ -32,18 +32,18 @@ impl Place {
 
     /// A file of a group, in the hierarchy that is mounted at `mount`.
     pub fn file(&self, mount: &str, name: &str, file: &str) -> String {
-        let directory = self
-            .directories
-            .iter()
-            .find(|directory| directory.parent() == Some(Path::new(mount)));
-        let path = directory
-            .unwrap_or_else(|| panic!("{mount} is not mounted"))
-            .join(name)
-            .join(file);
+        let path = self.directory(mount).join(name).join(file);
         std::fs::read_to_string(&path)
             .unwrap_or_else(|error| panic!("{}: {error}", path.display()))
             .trim()
             .to_owned()
+    }
+
+    /// The place itself, in the hierarchy that is mounted at `mount`.
+    pub fn directory(&self, mount: &str) -> &Path {
+        let mut directories = self.directories.iter();
+        let found = directories.find(|directory| directory.parent() == Some(Path::new(mount)));
+        found.unwrap_or_else(|| panic!("{mount} is not mounted"))
     }
 
     pub fn exists(&self, name: &str) -> bool {

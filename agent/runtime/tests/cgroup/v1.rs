@@ -113,6 +113,23 @@ fn a_group_without_limits_can_be_joined_and_nested_parents_are_made() {
 }
 
 #[test]
+fn parents_that_another_process_has_just_made_can_be_joined_below() {
+    let place = place("half-made");
+    let mount = format!("{FS}/cpuset");
+    for parents in ["", "outer"] {
+        let group = place.directory(&mount).join(parents);
+        std::fs::create_dir(&group).unwrap();
+        std::fs::write(group.join("cgroup.clone_children"), "1").unwrap();
+    }
+    let group = Cgroup::create(&place.root, &place.path("outer/one"), &no_limits()).unwrap();
+    let process = Process::sleeping();
+    group.add_process(process.id()).unwrap();
+    group.kill_all().unwrap();
+    group.destroy(DEADLINE).unwrap();
+    assert_eq!(place.file(&mount, "outer", "cpuset.mems"), "0");
+}
+
+#[test]
 fn a_process_joins_by_writing_zero_to_the_task_files() {
     use std::os::unix::process::CommandExt;
     let place = place("tasks");
