@@ -2,7 +2,7 @@
 //! assignments.
 
 use super::dispatch::{Dispatch, node_view};
-use super::io::{Input, Now, Output};
+use super::io::{Now, Output};
 use super::proposals::Origin;
 use super::reads::Reader;
 use super::{Controller, OBSERVED_MAX};
@@ -10,13 +10,10 @@ use crate::leases::Leases;
 use crate::membership::{Member, Step, next_step};
 use muster_consensus::MembershipChange;
 use muster_orchestration::{Dirty, reconcile};
-use muster_state::{Change, Changeset, Reporter, Touched};
+use muster_state::{Change, Changeset, Touched};
 use muster_types::node::ControllerMember;
-use muster_types::{
-    NodeDescription, NodeId, NodeState, RaftId, Reason, SessionId, TaskId, TaskStatus, Timestamp,
-};
+use muster_types::{NodeId, NodeState, RaftId, Reason, SessionId, Timestamp};
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 use std::time::Duration;
 
 /// First wait after a reconcile's changeset was not taken; doubled up to [`RECONCILE_AGAIN_MAX`].
@@ -32,16 +29,16 @@ pub(super) struct Leader {
     pub(super) ready: bool,
     pub(super) leases: Leases,
     pub(super) membership_changing: bool,
-    dispatch: Dispatch,
-    opening: BTreeMap<NodeId, SessionId>,
+    pub(super) dispatch: Dispatch,
+    pub(super) opening: BTreeMap<NodeId, SessionId>,
     clock: (Timestamp, Duration),
     dirty: Dirty,
     /// Reconciles whose changesets were not taken, one after the other.
     undone: u32,
     /// The next reconcile waits until then, after such a one.
     reconcile_from: Duration,
-    assignments_due: BTreeSet<NodeId>,
-    views_due: bool,
+    pub(super) assignments_due: BTreeSet<NodeId>,
+    pub(super) views_due: bool,
 }
 
 impl Leader {
@@ -134,218 +131,6 @@ impl Controller {
                 leader: address.clone(),
             });
         }
-    }
-
-    /// Input of an agent.
-    pub(super) fn handle_agent(&mut self, input: Input, now: Now) {
-        match input {
-            Input::SessionOpen {
-                node,
-                session,
-                description,
-                address,
-            } => {
-                self.open_session(node, session, *description, address, now);
-            }
-            Input::SessionLost { node, session } => {
-                if let Some(leader) = &mut self.leader {
-                    leader.leases.lost(node, session);
-                    leader.dispatch.close(node, session);
-                }
-            }
-            Input::Farewell {
-                node,
-                session,
-                restarting,
-            } => {
-                if let Some(leader) = &mut self.leader {
-                    leader.leases.farewell(node, session, restarting, now.elapsed);
-                    leader.dispatch.close(node, session);
-                }
-            }
-            Input::Heartbeat { token, node, session } => {
-                let accepted = self
-                    .leader
-                    .as_mut()
-                    .is_some_and(|leader| leader.leases.renew(node, session, now.elapsed));
-                self.outputs.push(Output::HeartbeatTaken { token, accepted });
-            }
-            Input::Status {
-                node,
-                session,
-                sequence,
-                statuses,
-            } => {
-                self.take_statuses(node, session, sequence, statuses, now);
-            }
-            Input::Tick
-            | Input::Raft { .. }
-            | Input::Unreachable(_)
-            | Input::Chunk { .. }
-            | Input::ChunkUnavailable(_)
-            | Input::ServeChunk { .. }
-            | Input::Write { .. }
-            | Input::Read { .. }
-            | Input::StepDown => {}
-        }
-    }
-
-    fn open_session(
-        &mut self,
-        node: NodeId,
-        session: SessionId,
-        description: NodeDescription,
-        address: String,
-        now: Now,
-    ) {
-        let record = self.state.node(node).cloned();
-        let (Some(record), true) = (record, self.is_leading()) else {
-            let leader = self.raft.role().leader.and_then(|id| self.address_of(RaftId(id)));
-            self.outputs.push(Output::SessionEnded {
-                node,
-                session,
-                leader,
-            });
-            return;
-        };
-        let mut changes = vec![Change::NodeStatus {
-            node,
-            state: NodeState::Ready,
-            message: String::new(),
-            address,
-        }];
-        if *record.description != description {
-            changes.push(Change::NodeDescription {
-                node,
-                description: Arc::new(description),
-            });
-        }
-        let changeset = Changeset::new(Reason::SessionOpened, changes);
-        if self
-            .propose(changeset, Origin::Session { node, session }, now)
-            .is_err()
-        {
-            self.outputs.push(Output::SessionEnded {
-                node,
-                session,
-                leader: None,
-            });
-            return;
-        }
-        let Some(leader) = &mut self.leader else { return };
-        // The lease counts from now, so that the node cannot be called down while its first entry is on its way.
-        let replaced = leader.leases.session(node);
-        leader.leases.open(node, session, now.elapsed);
-        leader.opening.insert(node, session);
-        if let Some(old) = replaced {
-            leader.dispatch.close(node, old);
-            self.outputs.push(Output::SessionEnded {
-                node,
-                session: old,
-                leader: None,
-            });
-        }
-    }
-
-    /// The session's first entry is committed: it is live.
-    pub(super) fn session_committed(&mut self, node: NodeId, session: SessionId) {
-        let known = self.state.node(node).is_some();
-        let Some(leader) = &mut self.leader else { return };
-        if leader.opening.get(&node) == Some(&session) {
-            leader.opening.remove(&node);
-        }
-        if !known || leader.leases.session(node) != Some(session) {
-            self.outputs.push(Output::SessionEnded {
-                node,
-                session,
-                leader: None,
-            });
-            return;
-        }
-        leader.dispatch.open(node, session);
-        leader.assignments_due.insert(node);
-        leader.views_due = true;
-        let heartbeat_period = leader.leases.period();
-        self.outputs.push(Output::SessionOpened {
-            node,
-            session,
-            heartbeat_period,
-        });
-    }
-
-    /// A session cannot go on.
-    pub(super) fn end_session(&mut self, node: NodeId, session: SessionId) {
-        if let Some(leader) = &mut self.leader {
-            leader.leases.lost(node, session);
-            leader.dispatch.close(node, session);
-            if leader.opening.get(&node) == Some(&session) {
-                leader.opening.remove(&node);
-            }
-        }
-        self.outputs.push(Output::SessionEnded {
-            node,
-            session,
-            leader: None,
-        });
-    }
-
-    /// Statuses count only over the node's live session, and only for its own tasks.
-    fn take_statuses(
-        &mut self,
-        node: NodeId,
-        session: SessionId,
-        sequence: u64,
-        statuses: Vec<(TaskId, TaskStatus)>,
-        now: Now,
-    ) {
-        let live = self
-            .leader
-            .as_ref()
-            .is_some_and(|leader| leader.leases.session(node) == Some(session));
-        if !live {
-            self.outputs.push(Output::SessionEnded {
-                node,
-                session,
-                leader: None,
-            });
-            return;
-        }
-        // One changeset is applied whole or not at all, so what cannot apply is left out here.
-        let changes: Vec<Change> = statuses
-            .into_iter()
-            .filter(|(task, status)| self.status_applies(node, *task, status))
-            .map(|(task, status)| Change::TaskStatus {
-                task,
-                reporter: Reporter::Agent(node),
-                status,
-            })
-            .collect();
-        if changes.is_empty() {
-            self.outputs.push(Output::StatusCommitted { session, sequence });
-            return;
-        }
-        let origin = Origin::Status {
-            node,
-            session,
-            sequence,
-        };
-        if self
-            .propose(Changeset::new(Reason::AgentReport, changes), origin, now)
-            .is_err()
-        {
-            self.end_session(node, session);
-        }
-    }
-
-    fn status_applies(&self, node: NodeId, task: TaskId, status: &TaskStatus) -> bool {
-        use muster_types::task::{Actor, may_transition};
-        self.state.task(task).is_some_and(|known| {
-            let (from, to) = (
-                (known.status.attempt, known.status.state),
-                (status.attempt, status.state),
-            );
-            known.node == Some(node) && may_transition(Actor::Agent, from, to)
-        })
     }
 
     /// A leader's duties of one round.

@@ -10,6 +10,7 @@ mod leader;
 pub mod proposals;
 pub mod reads;
 pub mod requests;
+mod sessions;
 pub mod witness;
 
 use crate::control::{ControlError, ControlRequest};
