@@ -83,13 +83,30 @@ impl Leases {
         }
     }
 
-    /// The daemon said that it stops: with a restart announced it has [`RESTART_GRACE`], else it is over at once.
-    pub fn farewell(&mut self, node: NodeId, session: SessionId, restarting: bool, now: Duration) {
+    /// The daemon said that it stops for good: its lease is over at once.
+    pub fn farewell(&mut self, node: NodeId, session: SessionId, now: Duration) {
+        self.depart(node, session, |_| now);
+    }
+
+    /// The daemon said that it restarts: the lease lasts so much longer, unless it came back already.
+    pub fn restarting(&mut self, node: NodeId, session: SessionId, left: Duration, now: Duration) {
+        self.depart(node, session, |deadline| deadline.max(now + left));
+    }
+
+    /// A new leader found that the node restarts: the lease lasts so much longer.
+    pub fn found_restarting(&mut self, node: NodeId, left: Duration, now: Duration) {
+        if let Some(lease) = self.leases.get_mut(&node) {
+            lease.deadline = lease.deadline.max(now + left.min(RESTART_GRACE));
+        }
+    }
+
+    /// The end of a session by its own farewell, also when its connection ended before that was committed.
+    fn depart(&mut self, node: NodeId, session: SessionId, deadline: impl FnOnce(Duration) -> Duration) {
         if let Some(lease) = self.leases.get_mut(&node)
-            && lease.session == Some(session)
+            && lease.session.is_none_or(|live| live == session)
         {
             lease.session = None;
-            lease.deadline = if restarting { now + RESTART_GRACE } else { now };
+            lease.deadline = deadline(lease.deadline);
         }
     }
 
@@ -235,12 +252,15 @@ mod tests {
     fn a_restarting_daemon_has_a_minute() {
         let mut leases = Leases::new([], PERIOD, seconds(0));
         leases.open(node(1), session(1), seconds(0));
-        leases.farewell(node(1), session(1), true, seconds(1));
+        leases.restarting(node(1), session(1), RESTART_GRACE, seconds(1));
         leases.awake(seconds(1));
         assert!(!leases.any_overdue(seconds(60)));
         assert!(leases.any_overdue(seconds(61)));
         leases.open(node(2), session(2), seconds(1));
-        leases.farewell(node(2), session(2), false, seconds(2));
+        leases.farewell(node(2), session(2), seconds(2));
         assert_eq!(leases.expire(seconds(2)), [node(2)]);
+        leases.open(node(1), session(3), seconds(2));
+        leases.restarting(node(1), session(1), RESTART_GRACE, seconds(2));
+        assert_eq!(leases.expire(seconds(5)), [node(1)], "it came back before");
     }
 }

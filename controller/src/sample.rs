@@ -83,3 +83,19 @@ pub fn state() -> ClusterState {
     applied(&mut state, vec![create(3, NodeRole::Worker)]);
     state
 }
+
+/// Node 1 is the only controller, 3 is a worker.
+pub fn single() -> ClusterState {
+    let mut state = ClusterState::new();
+    applied(&mut state, vec![Change::ClusterCreate(Box::new(cluster()))]);
+    let changes = vec![
+        create(1, NodeRole::Controller),
+        Change::NodeController {
+            node: node(1),
+            member: member(1),
+        },
+        create(3, NodeRole::Worker),
+    ];
+    applied(&mut state, changes);
+    state
+}

@@ -186,14 +186,15 @@ impl Member {
 
     /// Stops everything. Containers are left running, except when leaving.
     pub async fn stop(&self, reason: Stop) {
-        if let Some(handle) = self.controller() {
-            handle.step_down().await;
-        }
         self.stop_agent.send_replace(reason);
         if let Some(agent) = self.agent.lock().await.take()
             && agent.await.is_err()
         {
             tracing::error!("the agent panicked");
+        }
+        // Last, because a leader hears its own node's farewell, and its successor reads it in the log.
+        if let Some(handle) = self.controller() {
+            handle.step_down().await;
         }
         self.stop_controller().await;
         if let Some(server) = self.server.lock().await.take() {

@@ -115,6 +115,14 @@ impl Controller {
             .map(|node| node.id);
         leader.leases = Leases::new(ready, period, now.elapsed);
         leader.clock = (self.state.time().max(now.wall), now.elapsed);
+        let time = leader.clock.0;
+        for node in self.state.nodes() {
+            if let Some(until) = node.status.restarting_until {
+                leader
+                    .leases
+                    .found_restarting(node.id, until.since(time), now.elapsed);
+            }
+        }
         leader.ready = true;
         leader.views_due = true;
     }

@@ -498,6 +498,7 @@ impl Controller {
                 Some(Outcome::Rejected(_)) => self.end_session(node, session),
                 _ => self.session_committed(node, session),
             },
+            Origin::Farewell { node, session } => self.farewell_committed(node, session, now),
             Origin::Reconcile => match (outcome, &mut self.leader) {
                 // Something that the decision read has changed since: decide anew.
                 (Some(Outcome::Rejected(_)), Some(leader)) => leader.decide_anew(now),
@@ -518,7 +519,9 @@ impl Controller {
                     result: Err(error),
                 });
             }
-            Origin::Session { node, session } => self.end_session(node, session),
+            Origin::Session { node, session } | Origin::Farewell { node, session } => {
+                self.end_session(node, session);
+            }
             // The agent repeats it in its next session.
             Origin::Status { .. } | Origin::Reconcile | Origin::Duty => {}
         }
@@ -532,7 +535,9 @@ impl Controller {
                     result: Err(ControlError::OutcomeUnknown),
                 });
             }
-            Origin::Session { node, session } => self.end_session(node, session),
+            Origin::Session { node, session } | Origin::Farewell { node, session } => {
+                self.end_session(node, session);
+            }
             Origin::Status { .. } | Origin::Reconcile | Origin::Duty => {}
         }
     }
@@ -669,3 +674,6 @@ impl Controller {
         self.leader.as_ref().and_then(|leader| leader.wakes_in(now))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -42,6 +42,13 @@ pub enum Origin {
         /// The session.
         session: SessionId,
     },
+    /// The end of a session whose daemon restarts.
+    Farewell {
+        /// Its node.
+        node: NodeId,
+        /// The session.
+        session: SessionId,
+    },
     /// A duty of the leader: a node is down, a member votes.
     Duty,
 }
@@ -99,7 +106,7 @@ impl Proposals {
     /// that lacks it could do it twice.
     pub fn overdue(&mut self, now: Duration, leading: Option<u64>) -> Vec<Origin> {
         let stays = |entry: &InFlight| match entry.origin {
-            Origin::Write { .. } | Origin::Session { .. } => false,
+            Origin::Write { .. } | Origin::Session { .. } | Origin::Farewell { .. } => false,
             Origin::Reconcile | Origin::Duty | Origin::Status { .. } => Some(entry.term) == leading,
         };
         let indexes: Vec<u64> = self

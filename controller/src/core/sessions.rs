@@ -3,6 +3,7 @@
 use super::Controller;
 use super::io::{Input, Now, Output};
 use super::proposals::Origin;
+use crate::leases::RESTART_GRACE;
 use muster_state::{Change, Changeset, Reporter};
 use muster_types::{NodeDescription, NodeId, NodeState, RaftId, Reason, SessionId, TaskId, TaskStatus};
 use std::sync::Arc;
@@ -29,12 +30,7 @@ impl Controller {
                 node,
                 session,
                 restarting,
-            } => {
-                if let Some(leader) = &mut self.leader {
-                    leader.leases.farewell(node, session, restarting, now.elapsed);
-                    leader.dispatch.close(node, session);
-                }
-            }
+            } => self.farewell(node, session, restarting, now),
             Input::Heartbeat { token, node, session } => {
                 let accepted = self
                     .leader
@@ -143,6 +139,38 @@ impl Controller {
             session,
             heartbeat_period,
         });
+    }
+
+    /// The daemon stops. One that restarts is to hold its lease whoever leads by then, so that is replicated; the
+    /// session ends, and the agent knows that it was heard, once it is committed.
+    fn farewell(&mut self, node: NodeId, session: SessionId, restarting: bool, now: Now) {
+        let Some(leader) = &mut self.leader else { return };
+        if leader.leases.session(node) != Some(session) {
+            return;
+        }
+        if restarting {
+            let until = leader.cluster_time(now).after(RESTART_GRACE);
+            let change = Change::NodeRestarting { node, until };
+            let changeset = Changeset::new(Reason::DaemonRestarts, vec![change]);
+            // A leader that cannot propose keeps at least its own lease.
+            match self.propose(changeset, Origin::Farewell { node, session }, now) {
+                Ok(()) => {}
+                Err(_) => self.farewell_committed(node, session, now),
+            }
+            return;
+        }
+        leader.leases.farewell(node, session, now.elapsed);
+        self.end_session(node, session);
+    }
+
+    /// It is recorded that the daemon restarts.
+    pub(super) fn farewell_committed(&mut self, node: NodeId, session: SessionId, now: Now) {
+        if let Some(leader) = &mut self.leader {
+            leader
+                .leases
+                .restarting(node, session, RESTART_GRACE, now.elapsed);
+        }
+        self.end_session(node, session);
     }
 
     /// A session cannot go on.

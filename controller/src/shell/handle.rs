@@ -21,6 +21,8 @@ use tokio::time::Instant;
 
 /// A cluster call fails within this without a leader.
 const CALL_WITHIN: Duration = Duration::from_millis(4800);
+/// A successor in reach takes leadership over within this.
+const HANDOVER_WITHIN: Duration = Duration::from_secs(1);
 /// Wait before the next look for a leader.
 const LEADER_POLL: Duration = Duration::from_millis(30);
 /// Messages waiting for one agent; a session that lets them pile up is ended.
@@ -227,9 +229,20 @@ impl ControllerHandle {
         self.0.members.borrow().leading
     }
 
-    /// Hands leadership to another controller, if there is one to take it.
+    /// Hands leadership to another controller, if there is one to take it, and waits for that for a moment.
     pub async fn step_down(&self) {
+        let mut members = self.members();
+        {
+            let members = members.borrow();
+            if !members.leading || members.members.len() < 2 {
+                return;
+            }
+        }
         self.send(Input::StepDown).await;
+        let handed_over = members.wait_for(|members| !members.leading);
+        if tokio::time::timeout(HANDOVER_WITHIN, handed_over).await.is_err() {
+            tracing::debug!("no other controller took leadership over");
+        }
     }
 
     pub(super) async fn serve_chunk(

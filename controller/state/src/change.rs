@@ -118,6 +118,13 @@ pub enum Change {
         /// Where its session came from.
         address: String,
     },
+    /// A node's daemon restarts and holds its lease until then, whoever leads; the node's next status ends it.
+    NodeRestarting {
+        /// The node.
+        node: NodeId,
+        /// Cluster time at which the lease ends.
+        until: Timestamp,
+    },
     /// A node's part in the Raft group.
     NodeController {
         /// The node.

@@ -216,6 +216,8 @@ pub struct MountSpec {
     pub tmpfs_bytes: u64,
     /// Tmpfs mode; 1777 when 0.
     pub tmpfs_mode: u32,
+    /// Further options of a tmpfs, for example `exec` or `uid=7`; none contradicts another.
+    pub tmpfs_options: Vec<String>,
 }
 
 /// Kind of a mount.

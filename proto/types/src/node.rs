@@ -89,6 +89,9 @@ pub struct NodeStatus {
     pub message: String,
     /// Address that the node's session came from.
     pub address: String,
+    /// Its daemon said that it restarts: until then (cluster time) it holds its lease without a session.
+    #[serde(default)]
+    pub restarting_until: Option<Timestamp>,
 }
 
 /// Reachability of a node.

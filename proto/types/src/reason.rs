@@ -70,6 +70,8 @@ pub enum Reason {
     SessionOpened,
     /// The agent said that it leaves, or its lease ended.
     SessionEnded,
+    /// The agent said that its daemon restarts.
+    DaemonRestarts,
     /// Part of making the cluster.
     Bootstrap,
     /// The node joined with a token.
@@ -100,6 +102,7 @@ impl fmt::Display for Reason {
             Self::GivenUp { node } => write!(f, "node {node} has been down for too long"),
             Self::SessionOpened => f.write_str("the agent opened a session"),
             Self::SessionEnded => f.write_str("heartbeat failure"),
+            Self::DaemonRestarts => f.write_str("the node's daemon restarts"),
             Self::Bootstrap => f.write_str("the cluster was made"),
             Self::NodeJoined => f.write_str("the node joined"),
             Self::AgentReport => f.write_str("reported by the agent"),

@@ -197,6 +197,7 @@ impl ClusterBackend for FakeCluster {
                     since: now(),
                     message: String::new(),
                     address: "10.0.0.1".into(),
+                    restarting_until: None,
                 },
                 controller: None,
             }],

@@ -28,6 +28,7 @@ pub(crate) fn node(id: u128) -> Node {
             since: Timestamp::ZERO,
             message: String::new(),
             address: String::new(),
+            restarting_until: None,
         },
         controller: None,
     }

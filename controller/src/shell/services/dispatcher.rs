@@ -175,8 +175,7 @@ async fn from_agent(
                     restarting: farewell.restarting,
                 })
                 .await;
-            // The end of the session tells the agent that its farewell was heard.
-            return false;
+            // The core ends the session, which tells the agent that its farewell was heard.
         }
         // A second hello, or a message of a newer agent: nothing to do.
         Some(FromAgent::Hello(_)) | None => {}

@@ -147,6 +147,7 @@ impl ClusterState {
             | Change::NodeSpec { .. }
             | Change::NodeDescription { .. }
             | Change::NodeStatus { .. }
+            | Change::NodeRestarting { .. }
             | Change::NodeController { .. }
             | Change::NodeRemove { .. } => self.apply_node(change, touched),
             Change::ServiceCreate { .. }
@@ -198,6 +199,7 @@ impl Change {
             | Self::NodeSpec { node, .. }
             | Self::NodeDescription { node, .. }
             | Self::NodeStatus { node, .. }
+            | Self::NodeRestarting { node, .. }
             | Self::NodeController { node, .. }
             | Self::NodeRemove { node } => ObjectKey::Node(*node),
             Self::ServiceCreate { service, .. }

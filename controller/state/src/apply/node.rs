@@ -53,9 +53,17 @@ impl ClusterState {
                     since,
                     message: message.clone(),
                     address: address.clone(),
+                    restarting_until: None,
                 };
                 row.meta.status_version = self.index;
                 row.meta.observed_at = self.time;
+                self.put_node(row);
+                Ok(())
+            }
+            Change::NodeRestarting { node, until } => {
+                let mut row = self.node_row(*node)?;
+                row.status.restarting_until = Some(*until);
+                row.meta.status_version = self.index;
                 self.put_node(row);
                 Ok(())
             }
@@ -96,6 +104,7 @@ impl ClusterState {
                 since: self.time,
                 message: String::new(),
                 address: String::new(),
+                restarting_until: None,
             },
             controller: None,
         });

@@ -510,6 +510,10 @@ fn change() -> impl Strategy<Value = Change> {
             message: String::new(),
             address: String::new(),
         }),
+        (id(), 0i64..9).prop_map(|(id, until)| Change::NodeRestarting {
+            node: NodeId::from_u128(id),
+            until: Timestamp(until),
+        }),
         id().prop_map(|id| Change::NodeRemove {
             node: NodeId::from_u128(id)
         }),

@@ -1,0 +1,147 @@
+//! One controller on a simulated disk, driven by hand.
+
+use super::*;
+use crate::leases::RESTART_GRACE;
+use crate::sample;
+use muster_consensus::sim::SimDisk;
+use muster_consensus::{KeyRing, NodeConfig};
+use muster_types::{NodeDescription, NodeState, SessionId, Timestamp};
+use std::sync::Arc;
+
+const TICK: Duration = Duration::from_millis(20);
+const WORKER: NodeId = NodeId::from_u128(3);
+
+struct Ids(u128);
+
+impl IdSource for Ids {
+    fn next_u128(&mut self) -> u128 {
+        self.0 += 1;
+        self.0
+    }
+}
+
+/// A controller and its clock; the disk outlives it.
+struct Single {
+    disk: SimDisk,
+    controller: Controller,
+    now: Now,
+}
+
+impl Single {
+    /// A new cluster whose only controller leads. Node 3 is a worker.
+    fn leading() -> Self {
+        let disk = SimDisk::new(1);
+        let now = Now {
+            elapsed: Duration::ZERO,
+            wall: Timestamp::from_secs(1_000_000),
+        };
+        let controller = open(&disk, Some(sample::single()));
+        let mut single = Self {
+            disk,
+            controller,
+            now,
+        };
+        single.lead();
+        single
+    }
+
+    fn lead(&mut self) {
+        for _ in 0..100 {
+            self.input(Input::Tick);
+            if self.controller.is_leading() {
+                return;
+            }
+            self.now.elapsed += TICK;
+        }
+        panic!("no leader: {:?}", self.controller.raft().status());
+    }
+
+    /// The daemon ends, and begins anew with a clock of its own.
+    fn restart(&mut self, away: Duration) {
+        self.now = Now {
+            elapsed: Duration::ZERO,
+            wall: self.now.wall.after(self.now.elapsed + away),
+        };
+        self.controller = open(&self.disk, None);
+        self.lead();
+    }
+
+    fn input(&mut self, input: Input) -> Vec<Output> {
+        self.controller.handle(input, self.now);
+        self.controller.flush(self.now).unwrap()
+    }
+
+    fn wait(&mut self, time: Duration) -> Vec<Output> {
+        let until = self.now.elapsed + time;
+        let mut outputs = Vec::new();
+        while self.now.elapsed < until {
+            self.now.elapsed += TICK;
+            outputs.extend(self.input(Input::Tick));
+        }
+        outputs
+    }
+
+    fn open_session(&mut self, session: SessionId) -> Vec<Output> {
+        let description = Box::<NodeDescription>::default();
+        let (node, address) = (WORKER, "10.0.0.3".to_owned());
+        self.input(Input::SessionOpen {
+            node,
+            session,
+            description,
+            address,
+        })
+    }
+
+    fn state_of_worker(&self) -> NodeState {
+        self.controller.state().node(WORKER).unwrap().status.state
+    }
+}
+
+fn open(disk: &SimDisk, bootstrap: Option<ClusterState>) -> Controller {
+    let mut config = NodeConfig::new(1, sample::CLUSTER.as_u128(), 1);
+    config.set_tick_ms(20);
+    let mut raft = RaftNode::open(config, Arc::new(disk.clone()), KeyRing::new([7; 32])).unwrap();
+    if let Some(state) = bootstrap {
+        raft.bootstrap(&[1], &state.snapshot().unwrap()).unwrap();
+    }
+    Controller::new(sample::node(1), raft, Members::default(), Box::new(Ids(1000)))
+}
+
+fn session(number: u128) -> SessionId {
+    SessionId::from_u128(number)
+}
+
+#[test]
+fn a_node_that_restarts_keeps_its_lease_when_the_leader_changes() {
+    let mut single = Single::leading();
+    single.open_session(session(1));
+    assert_eq!(single.state_of_worker(), NodeState::Ready);
+    let outputs = single.input(Input::Farewell {
+        node: WORKER,
+        session: session(1),
+        restarting: true,
+    });
+    let heard = |output: &Output| matches!(output, Output::SessionEnded { session: ended, .. } if *ended == session(1));
+    assert!(outputs.iter().any(heard), "{outputs:?}");
+    single.restart(Duration::from_secs(5));
+    single.wait(RESTART_GRACE - Duration::from_secs(10));
+    assert_eq!(single.state_of_worker(), NodeState::Ready);
+    single.wait(Duration::from_secs(10));
+    assert_eq!(single.state_of_worker(), NodeState::Down);
+}
+
+#[test]
+fn a_node_that_came_back_from_a_restart_has_an_ordinary_lease() {
+    let mut single = Single::leading();
+    single.open_session(session(1));
+    single.input(Input::Farewell {
+        node: WORKER,
+        session: session(1),
+        restarting: true,
+    });
+    single.open_session(session(2));
+    single.restart(Duration::from_secs(1));
+    assert_eq!(single.state_of_worker(), NodeState::Ready);
+    single.wait(Duration::from_secs(5));
+    assert_eq!(single.state_of_worker(), NodeState::Down);
+}
