@@ -83,7 +83,7 @@ impl Engine {
         let inner = &self.inner;
         let (operating_system, os_version) = host::distribution();
         let abilities = &inner.host.abilities;
-        let mut warnings = Vec::new();
+        let mut warnings = inner.host.warnings.clone();
         if !abilities.swap {
             warnings.push("WARNING: No swap limit support".to_owned());
         }
@@ -104,7 +104,7 @@ impl Engine {
                 CgroupVersion::V1 => 1,
                 CgroupVersion::V2 => 2,
             },
-            security: security(),
+            security: security(inner.host.apparmor_profile.is_some()),
             warnings,
             swap_limit: abilities.swap,
             ip_forwarding: host::forwards_packets(),
@@ -201,16 +201,11 @@ impl Engine {
     }
 }
 
-fn security() -> Vec<String> {
-    let mut options = vec!["name=seccomp,profile=builtin".to_owned()];
-    if fs::read_to_string("/sys/module/apparmor/parameters/enabled").is_ok_and(|text| text.starts_with('Y')) {
-        options.push("name=apparmor".to_owned());
-    }
-    if fs::exists("/sys/fs/selinux/enforce").unwrap_or(false) {
-        options.push("name=selinux".to_owned());
-    }
-    options.push("name=cgroupns".to_owned());
-    options
+/// The confinement that containers get by default, in Docker's form.
+fn security(apparmor: bool) -> Vec<String> {
+    let apparmor = apparmor.then_some("name=apparmor");
+    let options = ["name=seccomp,profile=builtin"].into_iter().chain(apparmor);
+    options.chain(["name=cgroupns"]).map(str::to_owned).collect()
 }
 
 /// One process; `None` when it ended meanwhile.
@@ -273,4 +268,18 @@ fn process_row(pid: i32) -> Option<Vec<String>> {
             command
         },
     ])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn apparmor_is_listed_where_it_is_in_force() {
+        assert_eq!(security(false), ["name=seccomp,profile=builtin", "name=cgroupns"]);
+        assert_eq!(
+            security(true),
+            ["name=seccomp,profile=builtin", "name=apparmor", "name=cgroupns"]
+        );
+    }
 }

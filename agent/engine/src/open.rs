@@ -100,6 +100,8 @@ async fn new_identity(store: &Store) -> Result<String> {
 fn host_facts(cgroup: &CgroupRoot) -> Result<HostFacts> {
     let features = cgroup.features();
     let limits = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
+    let labels = HostLabels::detect();
+    let (apparmor_profile, warning) = apparmor_in_force(labels.apparmor.then(apparmor::load_default));
     Ok(HostFacts {
         abilities: HostAbilities {
             cpus: host::cpus(),
@@ -112,28 +114,29 @@ fn host_facts(cgroup: &CgroupRoot) -> Result<HostFacts> {
         capabilities: host::capability_set("CapBnd"),
         machine: Machine::current(),
         kernel: KernelVersion::current().map_err(|error| Error::invalid(error.to_string()))?,
-        apparmor_profile: default_apparmor_profile(),
+        apparmor_profile,
+        warnings: warning.into_iter().collect(),
         limits: parse_host_limits(&limits),
     })
 }
 
-/// Gets the default AppArmor profile into the kernel, where it runs AppArmor; otherwise containers run without one.
-fn default_apparmor_profile() -> Option<String> {
-    if !HostLabels::detect().apparmor {
-        return None;
-    }
-    match apparmor::load_default() {
-        Ok(DefaultProfile::Loaded) => Some(apparmor::DEFAULT_PROFILE.to_owned()),
-        Ok(DefaultProfile::Unavailable(reason)) => {
-            tracing::warn!(reason, "containers run without an AppArmor profile");
-            None
-        }
-        Err(error) => {
-            let error = muster_runtime::describe(&error);
-            tracing::warn!(error, "containers run without an AppArmor profile");
-            None
-        }
-    }
+/// The profile of containers that name none, or a warning; neither where the kernel runs without AppArmor.
+fn apparmor_in_force(
+    loaded: Option<muster_runtime::label::Result<DefaultProfile>>,
+) -> (Option<String>, Option<String>) {
+    let reason = match loaded {
+        None => return (None, None),
+        Some(Ok(DefaultProfile::Loaded)) => return (Some(apparmor::DEFAULT_PROFILE.to_owned()), None),
+        Some(Ok(DefaultProfile::Unavailable(reason))) => reason,
+        Some(Err(error)) => muster_runtime::describe(&error),
+    };
+    tracing::warn!(reason, "containers run without an AppArmor profile");
+    (
+        None,
+        Some(format!(
+            "WARNING: Containers run without an AppArmor profile: {reason}"
+        )),
+    )
 }
 
 /// What an earlier engine left of a run.
@@ -405,4 +408,31 @@ fn directory_names(path: &std::path::Path) -> Vec<String> {
     entries
         .map(|entry| entry.file_name().to_string_lossy().into_owned())
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use muster_runtime::label::LabelError;
+
+    #[test]
+    fn profile_that_cannot_be_loaded_is_a_warning() {
+        assert_eq!(apparmor_in_force(None), (None, None));
+        let profile = apparmor::DEFAULT_PROFILE.to_owned();
+        let loaded = apparmor_in_force(Some(Ok(DefaultProfile::Loaded)));
+        assert_eq!(loaded, (Some(profile.clone()), None));
+        let missing = DefaultProfile::Unavailable("apparmor_parser is not installed".to_owned());
+        let output = "syntax error in line 3".to_owned();
+        let refused = LabelError::LoaderFailed { profile, output };
+        for (outcome, why) in [(Ok(missing), "not installed"), (Err(refused), "line 3")] {
+            let (profile, warning) = apparmor_in_force(Some(outcome));
+            assert_eq!(profile, None);
+            let warning = warning.unwrap();
+            assert!(
+                warning.starts_with("WARNING: Containers run without an AppArmor profile: ")
+                    && warning.contains(why),
+                "{warning}"
+            );
+        }
+    }
 }

@@ -45,8 +45,10 @@ pub struct HostFacts {
     pub machine: Machine,
     /// Kernel version.
     pub kernel: KernelVersion,
-    /// AppArmor profile of containers that name none; `None` where the host has no AppArmor.
+    /// AppArmor profile of containers that name none; `None` where none is in force.
     pub apparmor_profile: Option<String>,
+    /// What the host's security modules could do and do not.
+    pub warnings: Vec<String>,
     /// Own resource limits by name: (soft, hard).
     pub limits: Vec<(String, u64, u64)>,
 }

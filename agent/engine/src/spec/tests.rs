@@ -19,6 +19,7 @@ fn host() -> HostFacts {
         machine: Machine::current(),
         kernel: KernelVersion { major: 6, minor: 1 },
         apparmor_profile: None,
+        warnings: Vec::new(),
         limits: Vec::new(),
     }
 }
@@ -271,6 +272,7 @@ fn mounts_cover_defaults_and_parents_come_first() {
         target: "/dev/shm".into(),
         tmpfs_bytes: 4096,
         tmpfs_mode: 0o700,
+        tmpfs_options: vec!["exec".into(), "uid=7".into()],
         ..MountSpec::default()
     }];
     let point = |kind, source: &str, target: &str, writable| MountPoint {
@@ -290,7 +292,7 @@ fn mounts_cover_defaults_and_parents_come_first() {
     let spec = try_build(&config, &mounts, 0).unwrap();
     assert_eq!(
         options_of(&spec, "/dev/shm"),
-        ["nosuid", "nodev", "noexec", "rw", "mode=700", "size=4096"]
+        ["rw", "mode=700", "nosuid", "nodev", "exec", "uid=7", "size=4096"]
     );
     assert_eq!(options_of(&spec, "/a/b/c"), ["rbind", "ro", "rprivate"]);
     let all = spec.mounts().clone().unwrap();

@@ -168,7 +168,7 @@ fn last_steps(process: &Prepared<'_>, sync: BorrowedFd<'_>, host: &HostFiles) ->
         return failure;
     }
     if process.init
-        && let Err(error) = reaper::fork_below_init(process.plan.terminal)
+        && let Err(error) = reaper::fork_below_init(process.plan.terminal, &process.labels, host)
     {
         return Failure::new(Stage::Init, error);
     }

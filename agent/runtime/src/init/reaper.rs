@@ -4,18 +4,29 @@ use rustix::io::Errno;
 use std::ffi::CStr;
 use std::os::fd::RawFd;
 
+use super::HostFiles;
+use crate::label::ExecLabel;
 use crate::sys::{self, Forked};
 
 /// What `ps` inside of the container calls it.
 const NAME: &CStr = c"muster-init";
 
-/// Continues as the child of a new init; the init itself never returns.
-pub(super) fn fork_below_init(terminal: bool) -> Result<(), Errno> {
+/// Its exit code when it cannot take on the container's label.
+const CODE_UNLABELLED: i32 = 126;
+
+/// Continues as the child of a new init; the init itself never returns. Its labels are those of the program, as far as
+/// the security module lets a process change them without exec; a refusal ends the init, and with it the container.
+pub(super) fn fork_below_init(terminal: bool, labels: &[ExecLabel], host: &HostFiles) -> Result<(), Errno> {
     // Signals must not reach the init before it waits for them.
     sys::set_signal_mask(u64::MAX);
     // SAFETY: neither process allocates or locks before exec or exit.
     match unsafe { sys::fork_plain() }? {
-        Forked::Parent { pid, .. } => supervise(pid),
+        Forked::Parent { pid, .. } => {
+            if labels.iter().any(|label| label.take_effect(host.proc).is_err()) {
+                sys::exit_now(CODE_UNLABELLED);
+            }
+            supervise(pid)
+        }
         Forked::Child => {
             rustix::process::setpgid(None, None)?;
             if terminal {

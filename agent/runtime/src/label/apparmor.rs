@@ -87,16 +87,6 @@ pub fn is_loaded(sys: &Path, profile: &str) -> Result<bool> {
         .any(|line| line.rsplit_once(" (").is_some_and(|(name, _)| name == profile)))
 }
 
-/// Refuses a profile that a user named and the kernel does not have.
-pub fn require_loaded(profile: &str) -> Result<()> {
-    if profile == UNCONFINED || is_loaded(Path::new("/sys"), profile)? {
-        return Ok(());
-    }
-    Err(LabelError::NotLoaded {
-        profile: profile.to_owned(),
-    })
-}
-
 /// Gets the default profile into the kernel. Call when the daemon starts, on hosts with AppArmor.
 pub fn load_default() -> Result<DefaultProfile> {
     let sys = Path::new("/sys");

@@ -114,6 +114,8 @@ impl HostLabels {
             labels.push(ExecLabel {
                 module: Module::SeLinux,
                 content: label.as_bytes().to_vec(),
+                // No policy lets an engine change the label of a program that runs.
+                at_once: None,
             });
         }
         Ok(labels)
@@ -128,6 +130,7 @@ impl HostLabels {
             (true, _) => Ok(Some(ExecLabel {
                 module: Module::AppArmor,
                 content: format!("exec {profile}").into_bytes(),
+                at_once: Some(format!("changeprofile {profile}").into_bytes()),
             })),
         }
     }
@@ -167,48 +170,72 @@ enum Module {
 
 impl Module {
     /// Where the label for the next exec goes, the newer place first, relative to procfs.
-    fn files(self) -> &'static [&'static CStr] {
+    fn exec_files(self) -> &'static [&'static CStr] {
         match self {
             Module::AppArmor => &[c"thread-self/attr/apparmor/exec", c"thread-self/attr/exec"],
             Module::SeLinux => &[c"thread-self/attr/exec"],
         }
     }
+
+    /// Where a label goes that takes effect at once.
+    fn current_files(self) -> &'static [&'static CStr] {
+        match self {
+            Module::AppArmor => &[c"thread-self/attr/apparmor/current", c"thread-self/attr/current"],
+            Module::SeLinux => &[c"thread-self/attr/current"],
+        }
+    }
 }
 
-/// A label that takes effect at the next exec of the process that writes it.
+/// A label for the program that the process which writes it becomes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ExecLabel {
     module: Module,
     content: Vec<u8>,
+    /// What asks for the label without an exec, where the module can do that.
+    at_once: Option<Vec<u8>>,
 }
 
 impl ExecLabel {
-    /// Writes the label for the calling process. `proc` is a procfs directory, of any pid namespace that has this
-    /// process in it; the file that is found there is checked to be procfs too.
+    /// Writes the label for the calling process; it takes effect at its next exec. `proc` is a procfs directory, of any
+    /// pid namespace that has this process in it; the file that is found there is checked to be procfs too.
     ///
     /// Allocates nothing and takes no lock: can be called between fork and exec. The label is the calling thread's.
     pub fn write(&self, proc: BorrowedFd<'_>) -> io::Result<()> {
-        let file = self.open(proc)?;
-        if fstatfs(&file)?.f_type != PROC_SUPER_MAGIC {
-            return Err(io::Error::from_raw_os_error(libc::EXDEV));
-        }
-        // The kernel takes a label in one write only.
-        match rustix::io::write(&file, &self.content)? {
-            length if length == self.content.len() => Ok(()),
-            _ => Err(io::Error::from_raw_os_error(libc::EIO)),
-        }
+        write_attribute(proc, self.module.exec_files(), &self.content)
     }
 
-    fn open(&self, proc: BorrowedFd<'_>) -> io::Result<OwnedFd> {
-        let mut outcome = Err(rustix::io::Errno::NOENT);
-        for file in self.module.files() {
-            outcome = rustix::fs::openat(proc, *file, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty());
-            if !matches!(outcome, Err(rustix::io::Errno::NOENT)) {
-                break;
-            }
+    /// As [`write`](Self::write), for a process that runs on without an exec: the label takes effect now, where the
+    /// security module can do that.
+    pub fn take_effect(&self, proc: BorrowedFd<'_>) -> io::Result<()> {
+        match &self.at_once {
+            Some(content) => write_attribute(proc, self.module.current_files(), content),
+            None => Ok(()),
         }
-        Ok(outcome?)
     }
+}
+
+/// Writes to the first of these files that exists.
+fn write_attribute(proc: BorrowedFd<'_>, files: &[&CStr], content: &[u8]) -> io::Result<()> {
+    let file = open_first(proc, files)?;
+    if fstatfs(&file)?.f_type != PROC_SUPER_MAGIC {
+        return Err(io::Error::from_raw_os_error(libc::EXDEV));
+    }
+    // The kernel takes a label in one write only.
+    match rustix::io::write(&file, content)? {
+        length if length == content.len() => Ok(()),
+        _ => Err(io::Error::from_raw_os_error(libc::EIO)),
+    }
+}
+
+fn open_first(proc: BorrowedFd<'_>, files: &[&CStr]) -> io::Result<OwnedFd> {
+    let mut outcome = Err(rustix::io::Errno::NOENT);
+    for file in files {
+        outcome = rustix::fs::openat(proc, *file, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty());
+        if !matches!(outcome, Err(rustix::io::Errno::NOENT)) {
+            break;
+        }
+    }
+    Ok(outcome?)
 }
 
 #[cfg(test)]

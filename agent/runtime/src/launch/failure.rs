@@ -4,6 +4,7 @@ use rustix::io::Errno;
 
 use crate::error::RuntimeError;
 use crate::init::sync::{Failure, Stage};
+use crate::label::LabelError;
 use crate::plan::{ContainerPlan, ProcessPlan, SandboxPlan, Step};
 
 /// Docker's exit code of a command that is not there.
@@ -27,13 +28,16 @@ pub(super) fn process_error(
     if failure.stage == Stage::Execute {
         return execute_error(process, failure.error);
     }
-    let doing = describe(process, sandbox, failure);
-    let message = format!(
-        "unable to start container process: {doing}: {}",
-        text(failure.error)
-    );
+    let why = match (failure.stage, failure.error, &process.labels.apparmor) {
+        // The kernel's answer for a profile that it does not have.
+        (Stage::Label, Errno::NOENT, Some(profile)) => {
+            let profile = profile.clone();
+            LabelError::NotLoaded { profile }.to_string()
+        }
+        _ => format!("{}: {}", describe(process, sandbox, failure), text(failure.error)),
+    };
     RuntimeError::Start {
-        message,
+        message: format!("unable to start container process: {why}"),
         code: CODE_FAILED,
     }
 }

@@ -13,9 +13,6 @@ use crate::group::{
     DEADLINE, Place, Process, check_device_access, container_devices, eventually, no_limits, run_inside,
 };
 
-/// How many tests there are here; the host counts them in the guest's output.
-pub const COUNT: usize = 10;
-
 const FS: &str = "/sys/fs/cgroup";
 
 fn place(name: &str) -> Place {
