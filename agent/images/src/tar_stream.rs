@@ -198,18 +198,19 @@ impl<R: Read> TarStream<R> {
         extensions: Extensions,
     ) -> Result<TarEntry, ArchiveError> {
         let bad = |problem| move |_| problem;
+        let raw = header.as_old();
         let fields = || -> Result<_, &'static str> {
             let size = extensions
                 .size
-                .map_or_else(|| header.entry_size().map_err(bad("bad size")), Ok)?;
+                .map_or_else(|| or_zero(&raw.size, header.entry_size(), "bad size"), Ok)?;
             let uid = extensions
                 .uid
-                .map_or_else(|| header.uid().map_err(bad("bad user id")), Ok)?;
+                .map_or_else(|| or_zero(&raw.uid, header.uid(), "bad user id"), Ok)?;
             let gid = extensions
                 .gid
-                .map_or_else(|| header.gid().map_err(bad("bad group id")), Ok)?;
-            let mode = header.mode().map_err(bad("bad mode"))?;
-            let header_time = || header.mtime().map_err(bad("bad modification time"));
+                .map_or_else(|| or_zero(&raw.gid, header.gid(), "bad group id"), Ok)?;
+            let mode = or_zero(&raw.mode, header.mode(), "bad mode")?;
+            let header_time = || or_zero(&raw.mtime, header.mtime(), "bad modification time");
             let modified_at = match extensions.modified_at {
                 Some(modified_at) => modified_at,
                 None => ModifiedAt {
@@ -286,6 +287,14 @@ fn entry_kind(flag: u8, path: &[u8]) -> Result<EntryKind, &'static str> {
         b'S' => Err("sparse files are not supported; archive without --sparse"),
         _ => Err("unknown entry type"),
     }
+}
+
+/// A numeric field's value; one without any digit is zero, as Go's archive/tar reads it.
+fn or_zero<T: Default>(field: &[u8], value: io::Result<T>, problem: &'static str) -> Result<T, &'static str> {
+    if field.iter().all(|byte| matches!(byte, 0 | b' ')) {
+        return Ok(T::default());
+    }
+    value.map_err(|_| problem)
 }
 
 /// The highest id means "leave unchanged" to chown and is no owner.

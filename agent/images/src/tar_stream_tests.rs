@@ -47,6 +47,30 @@ fn record(key: &str, value: &str) -> Vec<u8> {
 }
 
 #[test]
+fn empty_numeric_fields_are_zero_and_bad_ones_are_refused() {
+    let with_owner = |owner: &[u8]| {
+        let mut header = header(1);
+        header.set_path("a").unwrap();
+        let raw = header.as_old_mut();
+        for field in [&mut raw.uid, &mut raw.gid, &mut raw.mode] {
+            field.fill(b' ');
+            field[..owner.len()].copy_from_slice(owner);
+        }
+        header.set_cksum();
+        let mut archive = builder();
+        archive.append(&header, &b"x"[..]).unwrap();
+        entries(&archive.into_inner().unwrap())
+    };
+    for empty in [&b""[..], b"\0\0\0\0\0\0\0\0", b" \0"] {
+        let (entry, content) = with_owner(empty).unwrap().remove(0);
+        assert_eq!((entry.uid, entry.gid, entry.mode), (0, 0, 0), "{empty:?}");
+        assert_eq!(content, b"x");
+    }
+    assert_eq!(with_owner(b"17\0").unwrap()[0].0.uid, 0o17);
+    assert!(with_owner(b"9x").is_err());
+}
+
+#[test]
 fn entries_come_with_their_metadata_and_content() {
     let mut archive = builder();
     let long = "d/".repeat(120) + "file";

@@ -8,7 +8,7 @@ pub type Result<T, E = BackendError> = std::result::Result<T, E>;
 pub enum ErrorKind {
     /// The object does not exist (404).
     NotFound,
-    /// The object's state forbids it: a name in use, an image with containers, a stale version (409).
+    /// The object's state forbids it: a name in use, an image with containers (409).
     Conflict,
     /// The request is wrong (400).
     Invalid,
@@ -94,8 +94,8 @@ impl BackendError {
         Self::unavailable(NO_LEADER)
     }
 
-    /// A stale `version` was given; Docker's clients look for this text.
+    /// A stale `version` was given; Docker's clients look for this text, and its daemon gives it the status 500.
     pub fn out_of_sequence() -> Self {
-        Self::invalid("rpc error: code = Unknown desc = update out of sequence")
+        Self::internal("rpc error: code = Unknown desc = update out of sequence")
     }
 }

@@ -34,6 +34,7 @@ impl DerefMut for Host {
 pub(crate) fn read(mut host: wire::HostConfig) -> Read<Host> {
     refuse_unsupported(&host)?;
     let groups = std::mem::take(&mut host.group_add);
+    let security_opt = read_security(&mut host);
     let restart = read_restart(&host.restart_policy)?;
     if host.auto_remove && restart != EngineRestart::No {
         return Err(Failure::invalid(
@@ -53,7 +54,7 @@ pub(crate) fn read(mut host: wire::HostConfig) -> Read<Host> {
         privileged: host.privileged,
         cap_add: host.cap_add,
         cap_drop: host.cap_drop,
-        security_opt: host.security_opt,
+        security_opt,
         read_only: host.readonly_rootfs,
         extra_hosts: host.extra_hosts,
         dns: DnsSpec {
@@ -81,6 +82,15 @@ pub(crate) fn read(mut host: wire::HostConfig) -> Read<Host> {
     Ok(Host { config, groups })
 }
 
+/// Clients say by empty lists that no path is to be hidden or protected.
+fn read_security(host: &mut wire::HostConfig) -> Vec<String> {
+    let mut options = std::mem::take(&mut host.security_opt);
+    if host.masked_paths.is_some() && host.readonly_paths.is_some() {
+        options.push("systempaths=unconfined".to_owned());
+    }
+    options
+}
+
 fn refuse_unsupported(host: &wire::HostConfig) -> Read<()> {
     let asked = [
         ("VolumesFrom", !host.volumes_from.is_empty()),
@@ -97,6 +107,10 @@ fn refuse_unsupported(host: &wire::HostConfig) -> Read<()> {
             host.readonly_paths
                 .as_ref()
                 .is_some_and(|paths| !paths.is_empty()),
+        ),
+        (
+            "MaskedPaths without ReadonlyPaths",
+            host.masked_paths.is_some() != host.readonly_paths.is_some(),
         ),
         ("CgroupnsMode \"host\"", host.cgroupns_mode == "host"),
         ("UsernsMode", !matches!(host.userns_mode.as_str(), "" | "host")),

@@ -37,9 +37,6 @@ pub(crate) fn read(wire: Mount) -> Read<MountSpec> {
     if !volume.subpath.is_empty() {
         return Err(unsupported("VolumeOptions.Subpath"));
     }
-    if !tmpfs.options.is_empty() {
-        return Err(unsupported("TmpfsOptions.Options"));
-    }
     Ok(MountSpec {
         kind,
         source: wire.source,
@@ -51,7 +48,20 @@ pub(crate) fn read(wire: Mount) -> Read<MountSpec> {
         volume_labels: volume.labels,
         tmpfs_bytes: non_negative("TmpfsOptions.SizeBytes", tmpfs.size_bytes)?,
         tmpfs_mode: tmpfs.mode,
+        tmpfs_options: tmpfs
+            .options
+            .iter()
+            .map(|option| read_tmpfs_option(option))
+            .collect::<Read<_>>()?,
     })
+}
+
+fn read_tmpfs_option(option: &[String]) -> Read<String> {
+    match option {
+        [flag] if flag == "exec" || flag == "noexec" => Ok(flag.clone()),
+        [] => Err(Failure::invalid("invalid option array length")),
+        [name, ..] => Err(Failure::invalid(format!("invalid option: {name}"))),
+    }
 }
 
 fn check_options(kind: MountKind, wire: &Mount) -> Read<()> {
@@ -108,12 +118,19 @@ pub(crate) fn write(mount: &MountSpec) -> Mount {
             let options = TmpfsOptions {
                 size_bytes: signed(mount.tmpfs_bytes),
                 mode: mount.tmpfs_mode,
-                ..TmpfsOptions::default()
+                options: mount.tmpfs_options.iter().map(write_tmpfs_option).collect(),
             };
             wire.tmpfs_options = Some(options).filter(|options| *options != TmpfsOptions::default());
         }
     }
     wire
+}
+
+fn write_tmpfs_option(option: &String) -> Vec<String> {
+    match option.split_once('=') {
+        Some((name, value)) => vec![name.to_owned(), value.to_owned()],
+        None => vec![option.clone()],
+    }
 }
 
 /// Reads `[source:]target[:options]` of `-v`. A source with a leading slash is a path, else a volume's name.
@@ -155,7 +172,36 @@ pub(crate) fn read_bind(text: &str) -> Read<MountSpec> {
     Ok(mount)
 }
 
-/// Reads the options of `--tmpfs target:options`.
+/// Options of a tmpfs that stand alone, as Docker accepts them. Those that mean nothing for a new mount are left out.
+const TMPFS_FLAGS: &[&str] = &[
+    "suid",
+    "nosuid",
+    "dev",
+    "nodev",
+    "exec",
+    "noexec",
+    "sync",
+    "async",
+    "dirsync",
+    "mand",
+    "nomand",
+    "atime",
+    "noatime",
+    "diratime",
+    "nodiratime",
+    "relatime",
+    "strictatime",
+    "private",
+    "rprivate",
+    "shared",
+    "rshared",
+    "slave",
+    "rslave",
+    "unbindable",
+    "runbindable",
+];
+
+/// Reads the options of `--tmpfs target:options`. Of two that contradict each other the later one holds.
 pub(crate) fn read_tmpfs(target: &str, options: &str) -> Read<MountSpec> {
     let mut mount = MountSpec {
         kind: MountKind::Tmpfs,
@@ -165,16 +211,38 @@ pub(crate) fn read_tmpfs(target: &str, options: &str) -> Read<MountSpec> {
     let invalid = |option: &str| Failure::invalid(format!("invalid tmpfs option {option:?} for {target}"));
     for option in options.split(',').filter(|option| !option.is_empty()) {
         match option.split_once('=') {
-            Some(("size", size)) => mount.tmpfs_bytes = bytes(size).ok_or_else(|| invalid(option))?,
+            Some(("size", size)) if !size.ends_with('%') => {
+                mount.tmpfs_bytes = bytes(size).ok_or_else(|| invalid(option))?
+            }
             Some(("mode", mode)) => {
                 mount.tmpfs_mode = u32::from_str_radix(mode, 8).map_err(|_| invalid(option))?;
             }
-            None if option == "ro" => mount.read_only = true,
-            None if matches!(option, "rw" | "noexec" | "nosuid" | "nodev") => {}
+            Some(("size" | "uid" | "gid" | "nr_inodes" | "nr_blocks" | "mpol", _)) => {
+                replace_option(&mut mount.tmpfs_options, option);
+            }
+            None if matches!(option, "ro" | "rw") => mount.read_only = option == "ro",
+            None if option == "defaults" => {}
+            None if TMPFS_FLAGS.contains(&option) => replace_option(&mut mount.tmpfs_options, option),
             _ => return Err(invalid(option)),
         }
     }
     Ok(mount)
+}
+
+/// Adds an option in place of an earlier one about the same.
+fn replace_option(options: &mut Vec<String>, new: &str) {
+    const PROPAGATIONS: [&str; 4] = ["private", "shared", "slave", "unbindable"];
+    let subject = |option: &str| {
+        let name = option.split('=').next().unwrap_or(option);
+        let positive = name.strip_prefix("no").unwrap_or(name);
+        if PROPAGATIONS.contains(&positive.strip_prefix('r').unwrap_or(positive)) {
+            "propagation".to_owned()
+        } else {
+            positive.replace("async", "sync")
+        }
+    };
+    options.retain(|old| subject(old) != subject(new));
+    options.push(new.to_owned());
 }
 
 /// A size with an optional suffix k, m or g, as tmpfs reads it.
@@ -219,7 +287,17 @@ mod tests {
     fn tmpfs_options_are_read() {
         let mount = read_tmpfs("/t", "size=64m,mode=755,noexec").unwrap();
         assert_eq!((mount.tmpfs_bytes, mount.tmpfs_mode), (64 << 20, 0o755));
-        assert!(read_tmpfs("/t", "size=x").is_err() && read_tmpfs("/t", "uid=1").is_err());
+        assert_eq!(mount.tmpfs_options, ["noexec"]);
+        let mount = read_tmpfs(
+            "/t",
+            "ro,noexec,exec,rw,uid=1,size=50%,rprivate,shared,uid=2,defaults",
+        )
+        .unwrap();
+        assert_eq!(mount.tmpfs_options, ["exec", "size=50%", "shared", "uid=2"]);
+        assert!(!mount.read_only);
+        for bad in ["size=x", "mode=9", "nosuchthing", "exec=1", "bind", "uid"] {
+            assert_eq!(read_tmpfs("/t", bad).unwrap_err().status, 400, "{bad}");
+        }
     }
 
     #[test]
@@ -257,6 +335,7 @@ mod tests {
                 target: "/t".into(),
                 tmpfs_bytes: 5,
                 tmpfs_mode: 0o700,
+                tmpfs_options: vec!["exec".into()],
                 ..MountSpec::default()
             },
         ];

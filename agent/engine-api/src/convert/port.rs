@@ -1,6 +1,6 @@
 //! Ports of containers: `80/tcp`, host bindings, ranges.
 
-use super::Read;
+use super::{Read, unsupported};
 use crate::http::Failure;
 use crate::wire::container::HostPort;
 use muster_types::container::PortBinding;
@@ -63,9 +63,15 @@ fn read_address(text: &str) -> Read<Option<IpAddr>> {
     if text.is_empty() {
         return Ok(None);
     }
-    text.parse()
-        .map(Some)
-        .map_err(|_| Failure::invalid(format!("invalid IP address in port binding: {text:?}")))
+    let address: IpAddr = text
+        .parse()
+        .map_err(|_| Failure::invalid(format!("invalid IP address in port binding: {text:?}")))?;
+    if address.is_ipv6() && !address.is_unspecified() {
+        return Err(unsupported(&format!(
+            "publishing a port on the IPv6 address {address}"
+        )));
+    }
+    Ok(Some(address))
 }
 
 /// Reads `8080`, or a range `8000-8010` as its ends; empty lets the engine choose.
@@ -123,6 +129,14 @@ mod tests {
             },
         ];
         assert_eq!(read_bindings(write_bindings(&bindings)).unwrap(), bindings);
+    }
+
+    #[test]
+    fn addresses_are_ipv4_or_all() {
+        assert_eq!(read_address(""), Ok(None));
+        assert_eq!(read_address("::"), Ok(Some("::".parse().unwrap())));
+        assert_eq!(read_address("::1").unwrap_err().status, 501);
+        assert_eq!(read_address("localhost").unwrap_err().status, 400);
     }
 
     #[test]

@@ -1,8 +1,10 @@
 //! The `filters` parameter: for each key a set of accepted values.
 
-use super::{Failure, Query};
+use super::{Failure, Query, parse_time};
+use muster_types::Timestamp;
 use muster_types::service::Labels;
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, SystemTime};
 
 /// Parsed filters. Values of one key are alternatives (labels: all must hold), keys must all hold.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -83,6 +85,19 @@ impl Filters {
         })
     }
 
+    /// The bound `until`: a time, or an age such as `24h` or `1h30m`.
+    pub fn until(&self) -> Result<Option<Timestamp>, Failure> {
+        let values: Vec<&str> = self.values("until").collect();
+        match values.as_slice() {
+            [] => Ok(None),
+            [text] => parse_time(text)
+                .or_else(|| age(text).and_then(before_now))
+                .map(Some)
+                .ok_or_else(|| Failure::invalid(format!("invalid filter 'until={text}'"))),
+            _ => Err(Failure::invalid("more than one until filter specified")),
+        }
+    }
+
     /// The key's only value as a truth value.
     pub fn truth(&self, key: &str) -> Result<Option<bool>, Failure> {
         if !self.has(key) {
@@ -103,6 +118,35 @@ impl Filters {
             ))),
         }
     }
+}
+
+/// Reads a duration as Go writes it.
+fn age(text: &str) -> Option<Duration> {
+    const UNITS: [(&str, f64); 6] = [
+        ("ns", 1e-9),
+        ("us", 1e-6),
+        ("ms", 1e-3),
+        ("s", 1.0),
+        ("m", 60.0),
+        ("h", 3600.0),
+    ];
+    let mut rest = text;
+    let mut whole = Duration::ZERO;
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
+        let unit = rest[digits..].find(|c: char| c.is_ascii_digit());
+        let end = unit.map_or(rest.len(), |length| digits + length);
+        let (_, seconds) = UNITS.iter().find(|(name, _)| *name == &rest[digits..end])?;
+        let amount: f64 = rest[..digits].parse().ok()?;
+        whole = whole.checked_add(Duration::try_from_secs_f64(amount * seconds).ok()?)?;
+        rest = &rest[end..];
+    }
+    (!text.is_empty()).then_some(whole)
+}
+
+fn before_now(age: Duration) -> Option<Timestamp> {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).ok()?;
+    Some(Timestamp::ZERO.after(now.checked_sub(age)?))
 }
 
 #[cfg(test)]
@@ -158,5 +202,20 @@ mod tests {
             parse(r#"{"dangling":["1"]}"#).unwrap().truth("dangling"),
             Ok(Some(true))
         );
+    }
+    #[test]
+    fn a_bound_is_a_time_or_an_age() {
+        let until = |text: &str| {
+            let query = Query::parse(Some(&format!("filters={{\"until\":[\"{text}\"]}}")));
+            Filters::parse(&query, &["until"]).unwrap().until()
+        };
+        assert_eq!(until("12").unwrap(), Some(Timestamp::from_secs(12)));
+        assert!(until("24h").unwrap() < until("1h30m").unwrap());
+        assert_eq!(age("1h1m1.5s"), Some(Duration::from_millis(3_661_500)));
+        assert_eq!(age("2ms"), Some(Duration::from_millis(2)));
+        for bad in ["h", "1", "1d", "1h1", "-1h", "1..2s", "999999999999999999999h"] {
+            assert_eq!(age(bad), None, "{bad}");
+        }
+        assert!(until("soon").is_err());
     }
 }

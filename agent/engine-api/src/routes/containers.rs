@@ -337,39 +337,6 @@ pub(super) async fn remove(call: Call) -> Reply {
     no_content()
 }
 
-/// `POST /containers/prune`: removes stopped containers.
-pub(super) async fn prune(call: Call) -> Reply {
-    let filters = Filters::parse(&call.query, &["label", "label!", "until"])?;
-    if filters.has("until") {
-        return Err(convert::unsupported("the filter 'until' of ContainerPrune"));
-    }
-    let hint = ContainerFilterHint {
-        running_only: false,
-        size: true,
-    };
-    let mut deleted = Vec::new();
-    let mut reclaimed = 0;
-    for container in call.engine().container_list(hint).await? {
-        let stopped = matches!(
-            container.state,
-            ContainerState::Exited | ContainerState::Created | ContainerState::Dead
-        );
-        if !stopped || !matches(&container, &filters, &[]) {
-            continue;
-        }
-        let removed = call
-            .engine()
-            .container_remove(container.id.as_str(), RemoveOptions::default())
-            .await;
-        // One that was started or removed meanwhile is simply not pruned.
-        if removed.is_ok() {
-            reclaimed += container.size_rw.unwrap_or(0);
-            deleted.push(container.id.to_string());
-        }
-    }
-    json(&value!({"ContainersDeleted": deleted, "SpaceReclaimed": reclaimed}))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

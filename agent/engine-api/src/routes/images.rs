@@ -2,9 +2,7 @@
 
 use crate::backend::ContainerFilterHint;
 use crate::convert;
-use crate::http::{
-    Call, Failure, Filters, Object, Reply, json, json_gated, json_lines, parse_time, status_only, upload,
-};
+use crate::http::{Call, Failure, Filters, Object, Reply, json, json_gated, json_lines, status_only, upload};
 use hyper::StatusCode;
 use muster_types::Timestamp;
 use muster_types::image::ImageSummary;
@@ -28,7 +26,7 @@ pub(super) async fn list(call: Call) -> Reply {
     let dangling = filters.truth("dangling")?;
     let bound = |key: &'static str| created(&call, &filters, key);
     let (before, since) = (bound("before").await?, bound("since").await?);
-    let until = until(&filters)?;
+    let until = filters.until()?;
     let images = call.engine().image_list().await?;
     let containers = if call.version.minor >= COUNTS_CONTAINERS {
         Some(
@@ -63,13 +61,6 @@ async fn created(call: &Call, filters: &Filters, key: &str) -> Result<Option<Tim
         None => Ok(None),
         Some(reference) => Ok(Some(call.engine().image_inspect(reference).await?.created)),
     }
-}
-
-fn until(filters: &Filters) -> Result<Option<Timestamp>, Failure> {
-    let parse = |text: &str| {
-        parse_time(text).ok_or_else(|| Failure::invalid(format!("invalid filter 'until={text}'")))
-    };
-    filters.values("until").next().map(parse).transpose()
 }
 
 /// Matches `name`, `name:tag` and patterns with `*` against the familiar names.
@@ -109,6 +100,30 @@ fn glob(pattern: &[u8], text: &[u8]) -> bool {
         }
     }
     pattern[p..].iter().all(|byte| *byte == b'*')
+}
+
+/// `POST /images/create`. What the docker CLI asks for when it does not find an image here.
+pub(super) async fn create(call: Call) -> Reply {
+    let Some(image) = call.query.get("fromImage").filter(|image| !image.is_empty()) else {
+        return Err(convert::unsupported(
+            "ImageCreate from an archive (docker import)",
+        ));
+    };
+    // As people write it.
+    let image = image.strip_prefix("docker.io/").unwrap_or(image);
+    let image = image.strip_prefix("library/").unwrap_or(image);
+    let separator = |tag: &str| if tag.contains(':') { '@' } else { ':' };
+    let name = match call.query.get("tag").filter(|tag| !tag.is_empty()) {
+        Some(tag) => format!("{image}{}{tag}", separator(tag)),
+        None => image.to_owned(),
+    };
+    Err(Failure::new(
+        StatusCode::NOT_FOUND,
+        format!(
+            "pull access denied for {name}: this version cannot pull images from registries; load the image with \
+             \"docker load\""
+        ),
+    ))
 }
 
 /// `GET /images/{name}/json`.

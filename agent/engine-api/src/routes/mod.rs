@@ -10,6 +10,7 @@ mod networks;
 mod nodes;
 mod operations;
 mod plugins;
+mod prune;
 mod secrets;
 mod services;
 mod stats;

@@ -1,8 +1,8 @@
 //! Every operation of the Engine API, by method and path. Those without a handler answer 501 with their name.
 
 use super::{
-    containers, events, exec, hijack, images, logs, networks, nodes, plugins, secrets, services, stats,
-    swarm, system, tasks, volumes, wait,
+    containers, events, exec, hijack, images, logs, networks, nodes, plugins, prune, secrets, services,
+    stats, swarm, system, tasks, volumes, wait,
 };
 use crate::http::{Call, Reply};
 use futures::future::BoxFuture;
@@ -48,7 +48,7 @@ pub(crate) const OPERATIONS: &[Operation] = operations! {
 
     GET "/containers/json" ContainerList => containers::list;
     POST "/containers/create" ContainerCreate => containers::create;
-    POST "/containers/prune" ContainerPrune => containers::prune;
+    POST "/containers/prune" ContainerPrune => prune::containers;
     GET "/containers/{id}/json" ContainerInspect => containers::inspect;
     GET "/containers/{id}/top" ContainerTop => containers::top;
     GET "/containers/{id}/logs" ContainerLogs => logs::container;
@@ -79,11 +79,11 @@ pub(crate) const OPERATIONS: &[Operation] = operations! {
     GET "/images/json" ImageList => images::list;
     GET "/images/search" ImageSearch;
     GET "/images/get" ImageGetAll;
-    POST "/images/create" ImageCreate;
+    POST "/images/create" ImageCreate => images::create;
     POST "/images/load" ImageLoad => images::load;
-    POST "/images/prune" ImagePrune;
+    POST "/images/prune" ImagePrune => prune::images;
     POST "/build" ImageBuild;
-    POST "/build/prune" BuildPrune;
+    POST "/build/prune" BuildPrune => prune::builds;
     POST "/commit" ImageCommit;
     GET "/images/{name...}/json" ImageInspect => images::inspect;
     GET "/images/{name...}/history" ImageHistory => images::history;
@@ -96,7 +96,7 @@ pub(crate) const OPERATIONS: &[Operation] = operations! {
 
     GET "/networks" NetworkList => networks::list;
     POST "/networks/create" NetworkCreate;
-    POST "/networks/prune" NetworkPrune;
+    POST "/networks/prune" NetworkPrune => prune::networks;
     GET "/networks/{id}" NetworkInspect => networks::inspect;
     DELETE "/networks/{id}" NetworkDelete;
     POST "/networks/{id}/connect" NetworkConnect;

@@ -285,11 +285,10 @@ async fn networks_exist_and_volumes_do_not_yet() {
         ])
         .await;
     assert_eq!(inside, "web 172.17.0.2/16");
+    let refused = server.docker_fails(&["network", "create", "x"]).await;
     assert!(
-        server
-            .docker_fails(&["network", "create", "x"])
-            .await
-            .contains("NetworkCreate is not implemented yet")
+        refused.contains("NetworkCreate is not implemented yet"),
+        "{refused}"
     );
     assert!(
         server
@@ -299,4 +298,75 @@ async fn networks_exist_and_volumes_do_not_yet() {
     );
     server.docker(&["system", "df"]).await;
     server.docker(&["plugin", "ls"]).await;
+}
+
+#[tokio::test]
+async fn an_unknown_image_is_said_to_be_out_of_reach() {
+    let server = Running::start().await;
+    for arguments in [&["run", "nope"][..], &["pull", "nope"]] {
+        let complaint = server.docker_fails(arguments).await;
+        let expected = "pull access denied for nope:latest: this version cannot pull images from registries; \
+                        load the image with \"docker load\"";
+        assert!(complaint.contains(expected), "{arguments:?}: {complaint}");
+    }
+    let digest = format!("nope@sha256:{}", "ab".repeat(32));
+    let complaint = server.docker_fails(&["pull", &digest]).await;
+    assert!(
+        complaint.contains(&format!("pull access denied for {digest}:")),
+        "{complaint}"
+    );
+    assert_eq!(
+        server.failure("POST", "/images/create?fromSrc=-", None).await,
+        (
+            501,
+            "ImageCreate from an archive (docker import) is not implemented yet".into()
+        )
+    );
+}
+
+#[tokio::test]
+async fn what_nothing_uses_is_pruned() {
+    let server = Running::start().await;
+    server
+        .docker(&["create", "--name", "old", "-l", "a=b", "whoami"])
+        .await;
+    server
+        .docker(&["run", "-d", "--name", "busy", "whoami", "sleep"])
+        .await;
+    for filter in ["label=a=c", "label!=a", "until=24h"] {
+        server
+            .docker(&["container", "prune", "-f", "--filter", filter])
+            .await;
+        assert_eq!(server.docker(&["ps", "-aq"]).await.lines().count(), 2, "{filter}");
+    }
+    server
+        .docker(&["container", "prune", "-f", "--filter", "label=a"])
+        .await;
+    assert_eq!(
+        server.docker(&["ps", "-a", "--format", "{{.Names}}"]).await,
+        "busy"
+    );
+
+    server.docker_with("a tar", &["load"]).await;
+    let images = || server.docker(&["images", "--format", "{{.Repository}}"]);
+    server.docker(&["image", "prune", "-f"]).await;
+    assert_eq!(images().await.lines().count(), 2);
+    let pruned = server.docker(&["image", "prune", "-af"]).await;
+    assert!(
+        pruned.contains("untagged: loaded:1") && pruned.contains("Total reclaimed space: 1.234kB"),
+        "{pruned}"
+    );
+    assert_eq!(images().await, "whoami");
+    let pruned = server.docker(&["system", "prune", "-af"]).await;
+    assert!(pruned.contains("Total reclaimed space: 0B"), "{pruned}");
+    assert!(
+        server
+            .docker_fails(&["volume", "prune", "-f"])
+            .await
+            .contains("VolumePrune is not implemented")
+    );
+    let (status, message) = server
+        .failure("POST", "/images/prune?filters={\"dangling\":[\"x\"]}", None)
+        .await;
+    assert_eq!(status, 400, "{message}");
 }

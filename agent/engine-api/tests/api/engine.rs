@@ -632,12 +632,18 @@ impl LocalEngine for FakeEngine {
     async fn image_remove(&self, reference: &str, _: bool) -> Result<Vec<RemovedImage>> {
         let mut state = self.0.state.lock().unwrap();
         let position = state.image(reference)?;
-        let removed = state.images[position]
-            .repo_tags
-            .iter()
-            .position(|tag| tag == reference);
-        let tag = state.images[position].repo_tags.remove(removed.unwrap_or(0));
-        Ok(vec![RemovedImage::Untagged(tag)])
+        let image = &mut state.images[position];
+        let tag = image.repo_tags.iter().position(|tag| tag == reference);
+        let mut removed = Vec::new();
+        if !image.repo_tags.is_empty() {
+            let tag = image.repo_tags.remove(tag.unwrap_or(0));
+            removed.push(RemovedImage::Untagged(tag));
+        }
+        if image.repo_tags.is_empty() {
+            let image = state.images.remove(position);
+            removed.push(RemovedImage::Deleted(image.id));
+        }
+        Ok(removed)
     }
 
     async fn network_list(&self) -> Result<Vec<NetworkInfo>> {

@@ -76,6 +76,10 @@ async fn malformed_requests_get_400_and_the_server_lives() {
             "/containers/create",
             "{\"Image\":\"x\",\"HostConfig\":{\"PortBindings\":{\"x\":[]}}}",
         ),
+        (
+            "/containers/create",
+            "{\"Image\":\"x\",\"HostConfig\":{\"Tmpfs\":{\"/t\":\"nosuchoption\"}}}",
+        ),
         ("/containers/create?name=a/b", "{\"Image\":\"whoami\"}"),
         (
             "/services/create",

@@ -2,14 +2,50 @@
 
 use crate::error::{Error, Result};
 use muster_types::container::{ContainerConfig, DeviceMapping};
-use nix::sys::stat::{SFlag, major, minor, stat};
+use nix::sys::stat::{FileStat, SFlag, lstat, major, minor, stat};
 use oci_spec::runtime::{LinuxDevice, LinuxDeviceBuilder, LinuxDeviceCgroup, LinuxDeviceType};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-/// The nodes to make beside the default ones. A privileged container gets the devices that users ask for too; the rest of
-/// the host's it may make itself.
+/// Directories of /dev whose content is of one container, or of no use in another; Docker's.
+const OWN_DIRECTORIES: [&str; 7] = ["pts", "shm", "fd", "mqueue", ".lxc", ".lxd-mounts", ".udev"];
+/// Devices that each container has of its own.
+const OWN_DEVICES: [&str; 2] = ["console", "ptmx"];
+
+/// The nodes to make beside the default ones: those that users ask for, for a privileged container after all of the
+/// host's.
 pub fn nodes(config: &ContainerConfig) -> Result<Vec<LinuxDevice>> {
-    config.host.devices.iter().map(node).collect()
+    let host = &config.host;
+    let mut nodes = Vec::new();
+    if host.privileged {
+        of_host(Path::new("/dev"), &mut nodes)?;
+    }
+    for mapping in &host.devices {
+        let device = node(mapping)?;
+        nodes.retain(|known: &LinuxDevice| known.path() != device.path());
+        nodes.push(device);
+    }
+    Ok(nodes)
+}
+
+fn of_host(directory: &Path, nodes: &mut Vec<LinuxDevice>) -> Result<()> {
+    let failed = |error| Error::io(format!("list the devices in {}", directory.display()), error);
+    for entry in std::fs::read_dir(directory).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        let (name, path) = (entry.file_name(), entry.path());
+        let is_one_of = |names: &[&str]| names.iter().any(|own| name == *own);
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            if !is_one_of(&OWN_DIRECTORIES) {
+                of_host(&path, nodes)?;
+            }
+            continue;
+        }
+        // Links, sockets and what has just gone are no devices.
+        let Ok(found) = lstat(&path) else { continue };
+        if let Some(kind) = kind(&found).filter(|_| !is_one_of(&OWN_DEVICES)) {
+            nodes.push(device(path, kind, &found)?);
+        }
+    }
+    Ok(())
 }
 
 /// The access rules: nothing, then what is asked for; everything for a privileged container. The runtime allows the
@@ -65,18 +101,27 @@ fn node(mapping: &DeviceMapping) -> Result<LinuxDevice> {
         ))
     };
     let found = stat(host.as_str()).map_err(|error| gathering(error.desc().to_owned()))?;
-    let kind = match SFlag::from_bits_truncate(found.st_mode & SFlag::S_IFMT.bits()) {
-        SFlag::S_IFCHR => LinuxDeviceType::C,
-        SFlag::S_IFBLK => LinuxDeviceType::B,
-        _ => return Err(gathering("not a device node".to_owned())),
-    };
+    let kind = kind(&found).ok_or_else(|| gathering("not a device node".to_owned()))?;
     let path = match mapping.container_path.as_str() {
-        "" => host.clone(),
-        path => path.to_owned(),
+        "" => host,
+        path => path,
     };
+    device(PathBuf::from(path), kind, &found)
+}
+
+fn kind(found: &FileStat) -> Option<LinuxDeviceType> {
+    match SFlag::from_bits_truncate(found.st_mode & SFlag::S_IFMT.bits()) {
+        SFlag::S_IFCHR => Some(LinuxDeviceType::C),
+        SFlag::S_IFBLK => Some(LinuxDeviceType::B),
+        _ => None,
+    }
+}
+
+fn device(path: PathBuf, kind: LinuxDeviceType, found: &FileStat) -> Result<LinuxDevice> {
+    let shown = path.display().to_string();
     let number = |value: u64| i64::try_from(value).unwrap_or_default();
     LinuxDeviceBuilder::default()
-        .path(PathBuf::from(path))
+        .path(path)
         .typ(kind)
         .major(number(major(found.st_rdev)))
         .minor(number(minor(found.st_rdev)))
@@ -84,7 +129,7 @@ fn node(mapping: &DeviceMapping) -> Result<LinuxDevice> {
         .uid(found.st_uid)
         .gid(found.st_gid)
         .build()
-        .map_err(|error| gathering(error.to_string()))
+        .map_err(|error| Error::invalid(format!("invalid device {shown}: {error}")))
 }
 
 #[cfg(test)]
@@ -110,6 +155,23 @@ mod tests {
         assert_eq!(rules[0].to_string(), "a *:* rwm");
         assert!(!rules[0].allow());
         assert_eq!(rules[1].to_string(), "c 1:3 rw");
+    }
+
+    #[test]
+    fn a_privileged_container_gets_the_hosts_devices() {
+        let mut config = config("/dev/zero", "r");
+        config.host.devices[0].container_path = "/dev/null".to_owned();
+        config.host.privileged = true;
+        let nodes = nodes(&config).unwrap();
+        let at = |path: &str| {
+            let found = nodes.iter().filter(|node| node.path() == Path::new(path));
+            found.map(|node| (node.major(), node.minor())).collect::<Vec<_>>()
+        };
+        assert_eq!(at("/dev/full"), [(1, 7)]);
+        // What the user asks for stands in place of the host's.
+        assert_eq!(at("/dev/null"), [(1, 5)]);
+        assert!(at("/dev/ptmx").is_empty());
+        assert!(nodes.iter().all(|node| !node.path().starts_with("/dev/pts")));
     }
 
     #[test]

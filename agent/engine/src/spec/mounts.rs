@@ -134,7 +134,15 @@ fn users(point: &MountPoint, specs: &[MountSpec]) -> Result<Mount> {
             let access = if point.writable { "rw" } else { "ro" };
             let mode = format!("mode={mode:o}");
             let size = format!("size={bytes}");
-            let mut options = vec!["nosuid", "nodev", "noexec", access, mode.as_str()];
+            let given = spec.map_or(&[][..], |spec| &spec.tmpfs_options);
+            let is_given = |option: &str| given.iter().any(|given| given == option);
+            let mut options = vec![access, mode.as_str()];
+            for (hardened, open) in [("nosuid", "suid"), ("nodev", "dev"), ("noexec", "exec")] {
+                if !is_given(open) && !is_given(hardened) {
+                    options.push(hardened);
+                }
+            }
+            options.extend(given.iter().map(String::as_str));
             if bytes > 0 {
                 options.push(&size);
             }

@@ -1,0 +1,107 @@
+//! Removing what nothing uses. Networks and build caches have nothing to prune yet: users can make neither.
+
+use crate::backend::{ContainerFilterHint, RemoveOptions, RemovedImage};
+use crate::convert;
+use crate::http::{Call, Filters, Reply, json};
+use muster_types::Timestamp;
+use muster_types::container::ContainerState;
+use muster_types::service::Labels;
+use serde_json::json as value;
+
+const FILTERS: &[&str] = &["label", "label!", "until"];
+
+/// `POST /containers/prune`: removes stopped containers.
+pub(super) async fn containers(call: Call) -> Reply {
+    let selection = Selection::of(&call, FILTERS)?;
+    let hint = ContainerFilterHint {
+        running_only: false,
+        size: true,
+    };
+    let mut deleted = Vec::new();
+    let mut reclaimed = 0;
+    for container in call.engine().container_list(hint).await? {
+        let stopped = matches!(
+            container.state,
+            ContainerState::Exited | ContainerState::Created | ContainerState::Dead
+        );
+        if !stopped || !selection.has(container.created, &container.config.labels) {
+            continue;
+        }
+        let removed = call
+            .engine()
+            .container_remove(container.id.as_str(), RemoveOptions::default())
+            .await;
+        // One that was started or removed meanwhile is simply not pruned.
+        if removed.is_ok() {
+            reclaimed += container.size_rw.unwrap_or(0);
+            deleted.push(container.id.to_string());
+        }
+    }
+    json(&value!({"ContainersDeleted": deleted, "SpaceReclaimed": reclaimed}))
+}
+
+/// `POST /images/prune`: removes images without a name, or with `dangling=false` all that no container uses. The space
+/// is that of the images, also where they share layers.
+pub(super) async fn images(call: Call) -> Reply {
+    let selection = Selection::of(&call, &[FILTERS, &["dangling"]].concat())?;
+    let nameless_only = selection.filters.truth("dangling")?.unwrap_or(true);
+    let containers = call
+        .engine()
+        .container_list(ContainerFilterHint::default())
+        .await?;
+    let mut deleted = Vec::new();
+    let mut reclaimed = 0;
+    for image in call.engine().image_list().await? {
+        let named = !image.repo_tags.is_empty();
+        let used = convert::image::users(&image.id, &containers) > 0;
+        if used || named && nameless_only || !selection.has(image.created, &image.config.labels) {
+            continue;
+        }
+        let references = match image.repo_tags.as_slice() {
+            [] => std::slice::from_ref(&image.id),
+            tags => tags,
+        };
+        for reference in references {
+            // One that got a user or went away meanwhile is simply not pruned.
+            let Ok(removed) = call.engine().image_remove(reference, false).await else {
+                continue;
+            };
+            if removed.contains(&RemovedImage::Deleted(image.id.clone())) {
+                reclaimed += image.size_bytes;
+            }
+            deleted.extend(removed.iter().map(convert::image::removed));
+        }
+    }
+    json(&value!({"ImagesDeleted": deleted, "SpaceReclaimed": reclaimed}))
+}
+
+/// `POST /networks/prune`.
+pub(super) async fn networks(call: Call) -> Reply {
+    Selection::of(&call, FILTERS)?;
+    json(&value!({"NetworksDeleted": []}))
+}
+
+/// `POST /build/prune`.
+pub(super) async fn builds(_: Call) -> Reply {
+    json(&value!({"CachesDeleted": [], "SpaceReclaimed": 0}))
+}
+
+/// What the filters of a request leave.
+struct Selection {
+    filters: Filters,
+    until: Option<Timestamp>,
+}
+
+impl Selection {
+    fn of(call: &Call, known: &[&str]) -> Result<Self, crate::http::Failure> {
+        let filters = Filters::parse(&call.query, known)?;
+        let until = filters.until()?;
+        Ok(Self { filters, until })
+    }
+
+    fn has(&self, created: Timestamp, labels: &Labels) -> bool {
+        self.until.is_none_or(|until| created <= until)
+            && self.filters.labels("label", labels)
+            && !(self.filters.has("label!") && self.filters.labels("label!", labels))
+    }
+}
