@@ -8,7 +8,7 @@ use muster_proto::dispatcher::dispatcher_client::DispatcherClient;
 use muster_proto::dispatcher::{AgentMessage, ClusterView, ControllerMessage, Farewell, Hello, StatusReport};
 use muster_proto::pack::{pack, unpack};
 use muster_proto::transport::Dialer;
-use muster_types::{AssignmentSet, NodeDescription, SessionId};
+use muster_types::{AssignmentSet, NodeDescription, SessionId, TaskId, TaskStatus};
 use rand::RngExt;
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -179,7 +179,8 @@ impl Session {
     /// Sends a report; false when it cannot be sent. The session must end then: only the next one repeats what it said.
     #[must_use]
     pub fn report(&self, report: &Report) -> bool {
-        match pack(&report.statuses) {
+        let bounded = |(task, status): &(TaskId, TaskStatus)| (*task, status.clone().bounded());
+        match pack(&report.statuses.iter().map(bounded).collect::<Vec<_>>()) {
             Ok(statuses) => self.send(FromAgent::Status(StatusReport {
                 sequence: report.sequence,
                 statuses,

@@ -11,6 +11,7 @@ pub mod core;
 pub mod leases;
 pub mod membership;
 pub mod metrics;
+mod pace;
 #[cfg(test)]
 mod sample;
 pub mod shell;

@@ -3,14 +3,13 @@
 //! that waits as long, so that a start usually costs one report. A final status is reported until it is acknowledged.
 
 use crate::TaskRecord;
+use muster_types::task::REPORT_STATUSES_MAX;
 use muster_types::{TaskId, TaskState, TaskStatus, Timestamp};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// Shortest time between two reports of one session (architecture, decision 8).
 pub const REPORT_INTERVAL: Duration = Duration::from_millis(100);
-/// Most statuses in one report; the rest follows in the next. Keeps a changeset under the controllers' bound.
-pub const REPORT_STATUSES_MAX: usize = 500;
 
 /// (attempt, state) of a status; it never moves back.
 type Rank = (u32, TaskState);

@@ -8,6 +8,7 @@ use super::reads::Reader;
 use super::{Controller, OBSERVED_MAX};
 use crate::leases::Leases;
 use crate::membership::{Member, Step, next_step};
+use crate::pace::Pace;
 use muster_consensus::MembershipChange;
 use muster_orchestration::{Dirty, reconcile};
 use muster_state::{Change, Changeset, Touched};
@@ -31,6 +32,8 @@ pub(super) struct Leader {
     pub(super) membership_changing: bool,
     pub(super) dispatch: Dispatch,
     pub(super) opening: BTreeMap<NodeId, SessionId>,
+    /// How often each node opened a session lately.
+    pub(super) opened: BTreeMap<NodeId, Pace>,
     clock: (Timestamp, Duration),
     dirty: Dirty,
     /// Reconciles whose changesets were not taken, one after the other.
@@ -50,6 +53,7 @@ impl Leader {
             membership_changing: false,
             dispatch: Dispatch::default(),
             opening: BTreeMap::new(),
+            opened: BTreeMap::new(),
             clock: (Timestamp::ZERO, Duration::ZERO),
             dirty: Dirty::everything(),
             undone: 0,

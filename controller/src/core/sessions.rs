@@ -4,9 +4,18 @@ use super::Controller;
 use super::io::{Input, Now, Output};
 use super::proposals::Origin;
 use crate::leases::RESTART_GRACE;
+use crate::pace::Limit;
 use muster_state::{Change, Changeset, Reporter};
 use muster_types::{NodeDescription, NodeId, NodeState, RaftId, Reason, SessionId, TaskId, TaskStatus};
 use std::sync::Arc;
+use std::time::Duration;
+
+/// Openings of one node's sessions, each of which is an entry of the log. An honest agent opens one and keeps it; one
+/// that the network cuts off again and again comes back within its back-off.
+const OPENINGS: Limit = Limit {
+    burst: 10,
+    interval: Duration::from_millis(500),
+};
 
 impl Controller {
     /// Input of an agent.
@@ -76,6 +85,15 @@ impl Controller {
             });
             return;
         };
+        if !self.may_open(node, now) {
+            tracing::warn!(%node, "a node opens sessions too often; it has to wait");
+            self.outputs.push(Output::SessionEnded {
+                node,
+                session,
+                leader: None,
+            });
+            return;
+        }
         let mut changes = vec![Change::NodeStatus {
             node,
             state: NodeState::Ready,
@@ -113,6 +131,20 @@ impl Controller {
                 leader: None,
             });
         }
+    }
+
+    /// Counts an opening against the node's limit; false when it has to wait.
+    fn may_open(&mut self, node: NodeId, now: Now) -> bool {
+        let Some(leader) = &mut self.leader else {
+            return false;
+        };
+        leader.opened.retain(|_, pace| !pace.is_rested(now.elapsed));
+        let pace = leader.opened.entry(node).or_default();
+        let allowed = pace.wait(OPENINGS, now.elapsed).is_zero();
+        if allowed {
+            pace.count(OPENINGS, now.elapsed);
+        }
+        allowed
     }
 
     /// The session's first entry is committed: it is live.
@@ -217,7 +249,7 @@ impl Controller {
             .map(|(task, status)| Change::TaskStatus {
                 task,
                 reporter: Reporter::Agent(node),
-                status,
+                status: status.bounded(),
             })
             .collect();
         if changes.is_empty() {

@@ -5,7 +5,8 @@ use crate::leases::RESTART_GRACE;
 use crate::sample;
 use muster_consensus::sim::SimDisk;
 use muster_consensus::{KeyRing, NodeConfig};
-use muster_types::{NodeDescription, NodeState, SessionId, Timestamp};
+use muster_types::task::STATUS_TEXT_BYTES_MAX;
+use muster_types::{NodeDescription, NodeState, SessionId, TaskState, TaskStatus, Timestamp};
 use std::sync::Arc;
 
 const TICK: Duration = Duration::from_millis(20);
@@ -144,4 +145,66 @@ fn a_node_that_came_back_from_a_restart_has_an_ordinary_lease() {
     assert_eq!(single.state_of_worker(), NodeState::Ready);
     single.wait(Duration::from_secs(5));
     assert_eq!(single.state_of_worker(), NodeState::Down);
+}
+
+#[test]
+fn a_node_that_opens_sessions_without_end_writes_little_and_can_still_come_back() {
+    let mut single = Single::leading();
+    let before = single.controller.state().index();
+    for number in 1..=1000 {
+        single.open_session(session(number));
+        single.now.elapsed += Duration::from_millis(1);
+    }
+    let written = single.controller.state().index() - before;
+    assert!((10..20).contains(&written), "{written} entries");
+    single.wait(Duration::from_secs(1));
+    let outputs = single.open_session(session(2000));
+    assert!(opened(&outputs, session(2000)), "{outputs:?}");
+}
+
+fn opened(outputs: &[Output], wanted: SessionId) -> bool {
+    let is = |output: &Output| matches!(output, Output::SessionOpened { session, .. } if *session == wanted);
+    outputs.iter().any(is)
+}
+
+#[test]
+fn texts_of_a_worker_are_replicated_only_up_to_a_bound() {
+    let mut single = Single::leading();
+    single.open_session(session(1));
+    let mut spec = muster_types::ServiceSpec {
+        name: "web".to_owned(),
+        mode: muster_types::ServiceMode::Replicated { replicas: 1 },
+        ..Default::default()
+    };
+    spec.template.container.image = "image".to_owned();
+    let id = RequestId::from_u128(7);
+    let request = ControlRequest::CreateService { spec: Box::new(spec) };
+    let outputs = single.input(Input::Write {
+        token: 1,
+        id,
+        request,
+    });
+    let assigned = outputs.iter().find_map(|output| match output {
+        Output::Assign { set, .. } => set.tasks.first().map(|task| task.id),
+        _ => None,
+    });
+    let task = assigned.unwrap_or_else(|| panic!("{outputs:?}"));
+    let status = TaskStatus {
+        attempt: 0,
+        state: TaskState::Failed,
+        at: Timestamp::ZERO,
+        message: "m".repeat(1 << 20),
+        error: Some("e".repeat(1 << 20)),
+        container: None,
+    };
+    single.input(Input::Status {
+        node: WORKER,
+        session: session(1),
+        sequence: 1,
+        statuses: vec![(task, status)],
+    });
+    let stored = &single.controller.state().task(task).unwrap().status;
+    assert_eq!(stored.state, TaskState::Failed);
+    assert!(stored.message.len() <= STATUS_TEXT_BYTES_MAX);
+    assert!(stored.error.as_ref().unwrap().len() <= STATUS_TEXT_BYTES_MAX);
 }

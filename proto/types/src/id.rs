@@ -151,7 +151,7 @@ impl fmt::Display for RaftId {
 
 /// A container of a local engine: 64 lower-case hexadecimal characters.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(transparent)]
+#[serde(try_from = "String")]
 pub struct ContainerId(String);
 
 impl ContainerId {
@@ -174,6 +174,14 @@ impl ContainerId {
     /// The first 12 characters, as clients print it.
     pub fn short(&self) -> &str {
         &self.0[..12]
+    }
+}
+
+impl TryFrom<String> for ContainerId {
+    type Error = &'static str;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        Self::parse(&text).ok_or("a container id has 64 hexadecimal characters")
     }
 }
 
@@ -217,5 +225,10 @@ mod tests {
             assert!(text.parse::<NodeId>().is_err(), "{text}");
         }
         assert!(ContainerId::parse("xyz").is_none());
+        let id = ContainerId::from_bytes([7; 32]);
+        let packed = rmp_serde::to_vec_named(&id).unwrap();
+        assert_eq!(rmp_serde::from_slice::<ContainerId>(&packed).unwrap(), id);
+        let short = rmp_serde::to_vec_named("xyz").unwrap();
+        assert!(rmp_serde::from_slice::<ContainerId>(&short).is_err());
     }
 }

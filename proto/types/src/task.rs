@@ -75,6 +75,35 @@ pub struct TaskStatus {
     pub container: Option<TaskContainer>,
 }
 
+/// Most statuses in one report of an agent.
+pub const REPORT_STATUSES_MAX: usize = 500;
+/// Longest message or error of a status, which every controller keeps in memory.
+pub const STATUS_TEXT_BYTES_MAX: usize = 1024;
+/// Most bound ports of a status: every published port on two addresses, many times over.
+const STATUS_PORTS_MAX: usize = 512;
+
+impl TaskStatus {
+    /// The same status with texts and lists cut to what is replicated of them.
+    #[must_use]
+    pub fn bounded(mut self) -> Self {
+        let cut = |text: &mut String| {
+            if text.len() > STATUS_TEXT_BYTES_MAX {
+                let end = (0..=STATUS_TEXT_BYTES_MAX - '…'.len_utf8())
+                    .rfind(|end| text.is_char_boundary(*end))
+                    .unwrap_or(0);
+                text.truncate(end);
+                text.push('…');
+            }
+        };
+        cut(&mut self.message);
+        self.error.iter_mut().for_each(cut);
+        if let Some(container) = &mut self.container {
+            container.ports.truncate(STATUS_PORTS_MAX);
+        }
+        self
+    }
+}
+
 /// The container of a task as the agent saw it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TaskContainer {
@@ -272,6 +301,31 @@ mod tests {
             assert!(!may_transition(Actor::Agent, (0, Pending), (0, to)));
             assert!(!may_transition(Actor::Agent, (0, New), (0, to)));
         }
+    }
+
+    #[test]
+    fn a_status_is_cut_to_its_bounds_between_characters() {
+        let long = "é".repeat(STATUS_TEXT_BYTES_MAX);
+        let status = TaskStatus {
+            attempt: 0,
+            state: TaskState::Failed,
+            at: Timestamp::ZERO,
+            message: "started".to_owned(),
+            error: Some(long),
+            container: Some(TaskContainer {
+                id: ContainerId::from_bytes([1; 32]),
+                pid: 1,
+                exit_code: None,
+                ports: vec![(crate::service::Protocol::Tcp, 1, 1); 60_000],
+            }),
+        };
+        let bounded = status.clone().bounded();
+        assert_eq!(bounded.message, status.message);
+        let error = bounded.error.clone().unwrap();
+        assert!((STATUS_TEXT_BYTES_MAX - 4..=STATUS_TEXT_BYTES_MAX).contains(&error.len()));
+        assert!(error.ends_with("é…"));
+        assert!(bounded.container.as_ref().unwrap().ports.len() < 1000);
+        assert_eq!(bounded.clone().bounded(), bounded);
     }
 
     #[test]

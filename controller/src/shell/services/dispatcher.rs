@@ -2,6 +2,7 @@
 
 use super::controller;
 use crate::core::io::{Input, NodeView};
+use crate::pace::{Limit, Pace};
 use crate::shell::authorize::{Authority, authorize, remote_address, role_of};
 use crate::shell::handle::{ControllerHandle, ControllerSlot, SessionMessage};
 use muster_proto::dispatcher::agent_message::Message as FromAgent;
@@ -13,9 +14,10 @@ use muster_proto::dispatcher::{
     Redirect, StatusAcknowledged, Welcome,
 };
 use muster_proto::pack::{pack, unpack};
-use muster_types::{NodeDescription, NodeId, NodeRole, SessionId};
+use muster_types::task::REPORT_STATUSES_MAX;
+use muster_types::{NodeDescription, NodeId, NodeRole, SessionId, TaskId, TaskStatus};
 use std::pin::Pin;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
@@ -28,6 +30,15 @@ const OUTGOING_QUEUE: usize = 16;
 
 /// Largest description of a node, labels included: it is replicated to every controller.
 const DESCRIPTION_BYTES_MAX: usize = 64 * 1024;
+
+/// Largest report: as many statuses as one may have, with texts of the longest length on many of them.
+const REPORT_BYTES_MAX: usize = 1 << 20;
+/// Messages of one session. An agent sends a report every 100 ms at most; what piled up during a stall comes at once.
+/// Faster ones are read later, so that they wait at their sender.
+const MESSAGES: Limit = Limit {
+    burst: 20,
+    interval: Duration::from_millis(80),
+};
 
 /// The dispatcher service.
 pub struct DispatcherService(pub ControllerSlot);
@@ -131,7 +142,9 @@ async fn serve_session(
     mut messages: mpsc::Receiver<SessionMessage>,
     sender: mpsc::Sender<Result<ControllerMessage, Status>>,
 ) {
+    let (began, mut pace) = (Instant::now(), Pace::default());
     loop {
+        let wait = pace.wait(MESSAGES, began.elapsed());
         tokio::select! {
             message = messages.recv() => {
                 let Some(message) = message else { break };
@@ -141,7 +154,8 @@ async fn serve_session(
                     break;
                 }
             }
-            message = incoming.message() => {
+            message = async { tokio::time::sleep(wait).await; incoming.message().await } => {
+                pace.count(MESSAGES, began.elapsed());
                 let Ok(Some(message)) = message else { break };
                 if !from_agent(&handle, node, session, message).await {
                     break;
@@ -160,10 +174,10 @@ async fn from_agent(
     message: AgentMessage,
 ) -> bool {
     match message.message {
-        Some(FromAgent::Status(report)) => match unpack(&report.statuses) {
+        Some(FromAgent::Status(report)) => match statuses_of(&report.statuses) {
             Ok(statuses) => handle.status(node, session, report.sequence, statuses).await,
             Err(error) => {
-                tracing::warn!(%node, error = %error, "a status report cannot be read");
+                tracing::warn!(%node, error = format!("{error:#}"), "a status report is not taken; the session ends");
                 return false;
             }
         },
@@ -181,6 +195,22 @@ async fn from_agent(
         Some(FromAgent::Hello(_)) | None => {}
     }
     true
+}
+
+/// The statuses of a report, if it is within bounds.
+fn statuses_of(packed: &[u8]) -> anyhow::Result<Vec<(TaskId, TaskStatus)>> {
+    anyhow::ensure!(
+        packed.len() <= REPORT_BYTES_MAX,
+        "it has {} bytes, more than {REPORT_BYTES_MAX}",
+        packed.len()
+    );
+    let statuses: Vec<(TaskId, TaskStatus)> = unpack(packed)?;
+    anyhow::ensure!(
+        statuses.len() <= REPORT_STATUSES_MAX,
+        "it has {} statuses, more than {REPORT_STATUSES_MAX}",
+        statuses.len()
+    );
+    Ok(statuses)
 }
 
 fn to_wire(session: SessionId, from_core: SessionMessage) -> Option<ControllerMessage> {
@@ -221,5 +251,45 @@ fn wire_view(view: NodeView) -> ClusterView {
 fn message(message: FromController) -> ControllerMessage {
     ControllerMessage {
         message: Some(message),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use muster_types::{ContainerId, TaskState, Timestamp};
+
+    fn status(text: usize) -> TaskStatus {
+        TaskStatus {
+            attempt: 0,
+            state: TaskState::Failed,
+            at: Timestamp::ZERO,
+            message: "started".to_owned(),
+            error: Some("x".repeat(text)),
+            container: Some(muster_types::task::TaskContainer {
+                id: ContainerId::from_bytes([1; 32]),
+                pid: 1,
+                exit_code: Some(1),
+                ports: Vec::new(),
+            }),
+        }
+    }
+
+    fn packed(count: usize, text: usize) -> bytes::Bytes {
+        let statuses: Vec<_> = (0..count)
+            .map(|id| (TaskId::from_u128(id as u128), status(text).bounded()))
+            .collect();
+        pack(&statuses).unwrap()
+    }
+
+    #[test]
+    fn reports_out_of_bounds_are_refused_and_the_largest_honest_one_is_taken() {
+        assert_eq!(
+            statuses_of(&packed(REPORT_STATUSES_MAX, 5000)).unwrap().len(),
+            500
+        );
+        assert!(statuses_of(&packed(REPORT_STATUSES_MAX + 1, 0)).is_err());
+        assert!(statuses_of(&vec![0x90; REPORT_BYTES_MAX + 1]).is_err());
+        assert!(statuses_of(b"garbage").is_err());
     }
 }
