@@ -18,7 +18,6 @@ pub(super) async fn create(mut call: Call) -> Reply {
 /// `POST /exec/{id}/start`. The body is read to its end before the connection leaves HTTP: what is left of it would
 /// otherwise reach the process, or break the connection.
 pub(super) async fn start(mut call: Call) -> Reply {
-    let upgrade = hijack::Upgrade::of(&mut call.request);
     let body: StartBody = call.optional_body_of(Object::Exec).await?.unwrap_or_default();
     let size = body.console_size.and_then(convert::exec::size);
     let info = call.engine().exec_inspect(call.reference()).await?;
@@ -27,7 +26,7 @@ pub(super) async fn start(mut call: Call) -> Reply {
         .exec_start(call.reference(), !body.detach, size)
         .await?;
     match session {
-        Some(session) => hijack::answer(&call, upgrade, session, &info.config.detach_keys),
+        Some(session) => hijack::answer(&call, session, &info.config.detach_keys),
         None => Ok(status_only(StatusCode::OK)),
     }
 }

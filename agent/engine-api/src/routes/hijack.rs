@@ -1,14 +1,13 @@
 //! Attach and exec: the connection leaves HTTP and carries the process's streams both ways.
 
 use crate::backend::{AttachOptions, AttachSession, InputStream, OutputChunk, OutputStream, StreamKind};
-use crate::http::{Body, BoxError, Call, Failure, Reply, RequestBody, empty, lines};
+use crate::http::{Body, Call, Failure, Reply, empty};
 use bytes::{BufMut, Bytes, BytesMut};
 use futures::StreamExt;
 use hyper::header::{CONNECTION, CONTENT_TYPE, HeaderValue, UPGRADE};
-use hyper::upgrade::OnUpgrade;
-use hyper::{Request, Response, StatusCode};
-use hyper_util::rt::TokioIo;
+use hyper::{Response, StatusCode};
 use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 /// Content type of streams in frames.
@@ -31,20 +30,8 @@ pub(super) fn content_type(call: &Call, tty: bool) -> &'static str {
     }
 }
 
-/// The client's wish to leave HTTP. It must be taken before the body is read, and used after.
-pub(super) struct Upgrade(Option<OnUpgrade>);
-
-impl Upgrade {
-    /// Takes the wish, if the request has it.
-    pub fn of(request: &mut Request<RequestBody>) -> Self {
-        let wanted = request.headers().contains_key(UPGRADE);
-        Self(wanted.then(|| hyper::upgrade::on(request)))
-    }
-}
-
 /// `POST /containers/{id}/attach`.
 pub(super) async fn container_attach(mut call: Call) -> Reply {
-    let upgrade = Upgrade::of(&mut call.request);
     call.body_bytes().await?;
     let options = AttachOptions {
         stdin: call.query.flag("stdin"),
@@ -56,53 +43,92 @@ pub(super) async fn container_attach(mut call: Call) -> Reply {
     let keys = call.query.get("detachKeys").unwrap_or_default().to_owned();
     detach_keys(&keys)?;
     let session = call.engine().container_attach(call.reference(), options).await?;
-    answer(&call, upgrade, session, &keys)
+    answer(&call, session, &keys)
 }
 
-/// Answers 101 and carries the session; without a wish to upgrade, 200 and output only.
-pub(super) fn answer(call: &Call, upgrade: Upgrade, session: AttachSession, keys: &str) -> Reply {
-    let content_type = content_type(call, session.tty);
+/// Answers 101 to clients that ask for an upgrade and 200 to old ones, which do not; either way the connection carries
+/// the session after the answer's head.
+pub(super) fn answer(call: &Call, session: AttachSession, keys: &str) -> Reply {
     let keys = detach_keys(keys)?;
-    let Some(upgraded) = upgrade.0 else {
-        return Ok(output_only(session, content_type));
-    };
-    let stopping = call.app.stopping.clone();
-    call.app.streams.spawn(async move {
-        let carried = async {
-            match upgraded.await {
-                Ok(connection) => carry(TokioIo::new(connection), session, keys).await,
-                Err(error) => tracing::debug!(%error, "the client did not upgrade"),
-            }
-        };
-        tokio::select! {
-            () = carried => {}
-            () = stopping.cancelled() => {}
-        }
-    });
     let mut response = Response::new(empty());
-    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
-    headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
-    headers.insert(UPGRADE, HeaderValue::from_static("tcp"));
+    headers.insert(
+        CONTENT_TYPE,
+        HeaderValue::from_static(content_type(call, session.tty)),
+    );
+    if call.request.headers().contains_key(UPGRADE) {
+        headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+        headers.insert(UPGRADE, HeaderValue::from_static("tcp"));
+        *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    }
+    let begun = Begun(Arc::new(Mutex::new(Some((session, keys)))));
+    response.extensions_mut().insert(begun);
     Ok(response)
 }
 
-/// Old clients do not ask for an upgrade. Their input, which follows the request outside HTTP, cannot be read; it
-/// stays open so that the process does not see its end.
-fn output_only(session: AttachSession, content_type: &'static str) -> Response<Body> {
-    let AttachSession { tty, output, input } = session;
-    let body = output.map(move |chunk| {
-        let _open = &input;
-        chunk.map(|chunk| framed(tty, &chunk)).map_err(BoxError::from)
-    });
-    lines(content_type, body)
+/// A session as an extension of the answer that begins it.
+#[derive(Clone)]
+struct Begun(Arc<Mutex<Option<(AttachSession, Vec<u8>)>>>);
+
+/// What takes over a connection after a request.
+pub(crate) struct Takeover {
+    head: Vec<u8>,
+    session: AttachSession,
+    keys: Vec<u8>,
+}
+
+impl Takeover {
+    /// The session that an answer begins, if it begins one.
+    pub fn of(response: &Response<Body>) -> Option<Self> {
+        let Begun(begun) = response.extensions().get()?;
+        let (session, keys) = begun.lock().unwrap_or_else(PoisonError::into_inner).take()?;
+        Some(Self {
+            head: head(response),
+            session,
+            keys,
+        })
+    }
+
+    /// Writes the answer's head and carries the session. `received` is what the client already sent after its request.
+    pub async fn carry<C: AsyncRead + AsyncWrite>(self, connection: C, received: Bytes) {
+        let (from_client, mut to_client) = tokio::io::split(connection);
+        let from_client = std::io::Cursor::new(received).chain(from_client);
+        let carried = async {
+            to_client.write_all(&self.head).await?;
+            carry(from_client, to_client, self.session, self.keys).await
+        };
+        if let Err(error) = carried.await {
+            tracing::debug!(%error, "attached client is gone");
+        }
+    }
+}
+
+fn head(response: &Response<Body>) -> Vec<u8> {
+    let status = response.status();
+    // Docker's words.
+    let reason = match status {
+        StatusCode::SWITCHING_PROTOCOLS => "UPGRADED",
+        _ => "OK",
+    };
+    let mut head = format!("HTTP/1.1 {} {reason}\r\n", status.as_str()).into_bytes();
+    for (name, value) in response.headers() {
+        head.extend_from_slice(name.as_str().as_bytes());
+        head.extend_from_slice(b": ");
+        head.extend_from_slice(value.as_bytes());
+        head.extend_from_slice(b"\r\n");
+    }
+    head.extend_from_slice(b"\r\n");
+    head
 }
 
 /// Carries both directions until the output ends, the client detaches, or the connection breaks. The end of the
 /// client's input closes the process's input only.
-async fn carry<C: AsyncRead + AsyncWrite>(connection: C, session: AttachSession, keys: Vec<u8>) {
-    let (from_client, to_client) = tokio::io::split(connection);
+async fn carry(
+    from_client: impl AsyncRead + Unpin,
+    to_client: impl AsyncWrite + Unpin,
+    session: AttachSession,
+    keys: Vec<u8>,
+) -> io::Result<()> {
     let AttachSession { tty, output, input } = session;
     let sending = send_output(to_client, output, tty);
     tokio::pin!(sending);
@@ -112,15 +138,12 @@ async fn carry<C: AsyncRead + AsyncWrite>(connection: C, session: AttachSession,
             None => Received::Closed,
         }
     };
-    let ended = tokio::select! {
+    tokio::select! {
         sent = &mut sending => sent,
         received = receiving => match received {
             Received::Detached => Ok(()),
             Received::Closed => sending.await,
         },
-    };
-    if let Err(error) = ended {
-        tracing::debug!(%error, "attached client is gone");
     }
 }
 

@@ -20,4 +20,5 @@ mod tasks;
 mod volumes;
 mod wait;
 
+pub(crate) use hijack::Takeover;
 pub(crate) use operations::{Found, find};

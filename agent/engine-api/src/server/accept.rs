@@ -4,6 +4,7 @@ use super::listen::{ListenError, ServerConfig, Socket, bind};
 use super::{App, origin};
 use crate::backend::Backends;
 use crate::http::Body;
+use crate::routes::Takeover;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -16,7 +17,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, mpsc};
 use tokio_util::task::TaskTracker;
 
 /// Most connections at once, on all sockets: each costs a descriptor here and often one more in the engine.
@@ -71,12 +72,7 @@ impl Server {
         shutdown.await;
         app.stopping.cancel();
         tracker.close();
-        app.streams.close();
-        let drained = async {
-            tracker.wait().await;
-            app.streams.wait().await;
-        };
-        if tokio::time::timeout(DRAIN_TIMEOUT, drained).await.is_err() {
+        if tokio::time::timeout(DRAIN_TIMEOUT, tracker.wait()).await.is_err() {
             tracing::warn!("some API requests did not end in time");
         }
     }
@@ -166,35 +162,55 @@ where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
     let stopping = app.stopping.clone();
-    let service = service_fn(move |request: Request<Incoming>| answer(app.clone(), trust, request));
-    let connection = http1::Builder::new()
+    let (leave, mut leaving) = mpsc::channel(1);
+    let service = service_fn(move |request: Request<Incoming>| {
+        let answering = answer(app.clone(), trust, request);
+        let leave = leave.clone();
+        async move {
+            let response = answering.await;
+            let Some(takeover) = Takeover::of(&response) else {
+                return Ok::<_, Infallible>(response);
+            };
+            // HTTP ends here: the connection is taken away from under this answer.
+            let _ = leave.send(takeover).await;
+            std::future::pending().await
+        }
+    });
+    let mut connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
-        .serve_connection(TokioIo::new(stream), service)
-        .with_upgrades();
-    tokio::pin!(connection);
-    let ended = tokio::select! {
-        ended = connection.as_mut() => ended,
-        () = stopping.cancelled() => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
+        .serve_connection(TokioIo::new(stream), service);
+    let mut told = false;
+    loop {
+        tokio::select! {
+            ended = &mut connection => {
+                if let Err(error) = ended {
+                    tracing::debug!(%error, "API connection ended");
+                }
+                return;
+            }
+            Some(takeover) = leaving.recv() => {
+                let parts = connection.into_parts();
+                tokio::select! {
+                    () = takeover.carry(parts.io.into_inner(), parts.read_buf) => {}
+                    () = stopping.cancelled() => {}
+                }
+                return;
+            }
+            () = stopping.cancelled(), if !told => {
+                told = true;
+                std::pin::Pin::new(&mut connection).graceful_shutdown();
+            }
         }
-    };
-    if let Err(error) = ended {
-        tracing::debug!(%error, "API connection ended");
     }
 }
 
-async fn answer(
-    app: Arc<App>,
-    trust: Trust,
-    request: Request<Incoming>,
-) -> Result<Response<Body>, Infallible> {
+async fn answer(app: Arc<App>, trust: Trust, request: Request<Incoming>) -> Response<Body> {
     if trust == Trust::LoopbackOnly
         && let Err(failure) = origin::check(request.headers())
     {
-        return Ok(failure.into_response());
+        return failure.into_response();
     }
     let request = request.map(|body| body.map_err(Into::into).boxed());
-    Ok(app.handle(request).await)
+    app.handle(request).await
 }

@@ -3,11 +3,15 @@
 use crate::backend::Backends;
 use crate::http::{ApiVersion, Body, Call, Failure, MAX_VERSION, Query, Reply, RequestBody, split_version};
 use crate::routes::{Found, find};
-use hyper::header::{HeaderName, HeaderValue, SERVER};
+use http_body_util::{BodyExt, Full};
+use hyper::header::{CONTENT_LENGTH, HeaderName, HeaderValue, SERVER};
 use hyper::{Request, Response, StatusCode};
+use std::convert::Infallible;
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
+
+/// Largest body that is read before anything is answered; all that the docker CLI sends but archives fit.
+const WHOLE_BODY_BYTES_MAX: u64 = 4 << 20;
 
 /// What all connections share.
 pub(crate) struct App {
@@ -15,8 +19,6 @@ pub(crate) struct App {
     pub backends: Backends,
     /// Cancelled when the server stops: streams end then.
     pub stopping: CancellationToken,
-    /// Streams that left HTTP. The server awaits them.
-    pub streams: TaskTracker,
 }
 
 impl App {
@@ -25,7 +27,6 @@ impl App {
         Arc::new(Self {
             backends,
             stopping: CancellationToken::new(),
-            streams: TaskTracker::new(),
         })
     }
 
@@ -47,6 +48,7 @@ impl App {
     }
 
     async fn dispatch(self: Arc<Self>, request: Request<RequestBody>) -> Reply {
+        let request = with_whole_body(request).await?;
         let (version, path) = split_version(request.uri().path())?;
         let Found { operation, captures } =
             find(request.method(), path).ok_or_else(Failure::page_not_found)?;
@@ -67,6 +69,23 @@ impl App {
         };
         handler(call).await
     }
+}
+
+/// Reads a small body to its end. A client that still sends when the answer comes and the connection closes may report a
+/// broken pipe instead of the answer.
+async fn with_whole_body(request: Request<RequestBody>) -> Result<Request<RequestBody>, Failure> {
+    let length = request.headers().get(CONTENT_LENGTH);
+    let length: Option<u64> = length.and_then(|length| length.to_str().ok()?.parse().ok());
+    if length.is_none_or(|length| length > WHOLE_BODY_BYTES_MAX) {
+        return Ok(request);
+    }
+    let (head, body) = request.into_parts();
+    let whole = body
+        .collect()
+        .await
+        .map_err(|error| Failure::invalid(format!("cannot read the request body: {error}")))?;
+    let body = Full::new(whole.to_bytes()).map_err(|never: Infallible| match never {});
+    Ok(Request::from_parts(head, body.boxed()))
 }
 
 fn add_headers(response: &mut Response<Body>) {

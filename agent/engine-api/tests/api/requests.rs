@@ -260,3 +260,76 @@ async fn stopping_ends_streams_and_removes_the_socket() {
     );
     assert!(!socket.exists());
 }
+
+/// Sends a request that leaves HTTP, then input, and returns all that comes back.
+async fn hijack(server: &Running, request: &str, input: &[u8]) -> String {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let mut stream = tokio::net::UnixStream::connect(&server.socket).await.unwrap();
+    // In one piece: what follows the request belongs to the process.
+    stream
+        .write_all(&[request.as_bytes(), &input[..1]].concat())
+        .await
+        .unwrap();
+    let mut answer = vec![0; 12];
+    stream.read_exact(&mut answer).await.unwrap();
+    stream.write_all(&input[1..]).await.unwrap();
+    stream.shutdown().await.unwrap();
+    let reading = tokio::time::timeout(crate::client::DEADLINE, stream.read_to_end(&mut answer));
+    reading.await.unwrap().unwrap();
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+#[tokio::test]
+async fn clients_that_ask_for_no_upgrade_get_a_raw_stream_too() {
+    let server = Running::start().await;
+    let body = r#"{"Image":"whoami","Cmd":["cat"],"OpenStdin":true}"#;
+    for (asked, status) in [
+        ("", "HTTP/1.1 200 OK\r\n"),
+        (
+            "Connection: Upgrade\r\nUpgrade: tcp\r\n",
+            "HTTP/1.1 101 UPGRADED\r\n",
+        ),
+    ] {
+        server
+            .request("POST", "/containers/create?name=cat", Some(body))
+            .await;
+        server.request("POST", "/containers/cat/start", None).await;
+        let attach = format!(
+            "POST /v1.41/containers/cat/attach?stream=1&stdin=1&stdout=1 HTTP/1.1\r\nHost: x\r\n{asked}\r\n"
+        );
+        let answer = hijack(&server, &attach, b"through").await;
+        let (head, output) = answer.split_once("\r\n\r\n").unwrap();
+        assert!(head.starts_with(status), "{answer}");
+        assert!(
+            head.contains("content-type: application/vnd.docker.raw-stream"),
+            "{answer}"
+        );
+        assert!(!head.contains("transfer-encoding"), "{answer}");
+        // The fake engine writes what it reads in as many frames as reads.
+        assert!(
+            output.starts_with("\u{1}\0\0\0\0\0\0") && output.ends_with('h'),
+            "{answer:?}"
+        );
+        server.request("DELETE", "/containers/cat?force=1", None).await;
+
+        server
+            .request(
+                "POST",
+                "/containers/create?name=web",
+                Some(r#"{"Image":"whoami","Cmd":["sleep"]}"#),
+            )
+            .await;
+        server.request("POST", "/containers/web/start", None).await;
+        let exec = r#"{"Cmd":["cat"],"AttachStdin":true,"AttachStdout":true,"Tty":true}"#;
+        let (_, _, created) = server.request("POST", "/containers/web/exec", Some(exec)).await;
+        let id: serde_json::Value = serde_json::from_str(&created).unwrap();
+        let start = format!(
+            "POST /exec/{}/start HTTP/1.1\r\nHost: x\r\n{asked}Content-Type: application/json\r\nContent-Length: 2\r\n\r\n{{}}",
+            id["Id"].as_str().unwrap()
+        );
+        let answer = hijack(&server, &start, b" input").await;
+        assert!(answer.starts_with(status), "{answer}");
+        assert!(answer.ends_with("\r\n\r\ncat input"), "{answer}");
+        server.request("DELETE", "/containers/web?force=1", None).await;
+    }
+}
