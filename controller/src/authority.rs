@@ -42,7 +42,12 @@ pub struct Subject {
     pub node: NodeId,
     /// Its role.
     pub role: NodeRole,
+    /// Log index as of which its record has that role: a controller that has applied less knows an older one.
+    pub as_of: u64,
 }
+
+/// The subject's serial number (RFC 5280, `id-at-serialNumber`) holds [`Subject::as_of`].
+const SERIAL_NUMBER_OID: &[u64] = &[2, 5, 4, 5];
 
 /// A fresh key, and the request that asks for its certificate.
 pub struct KeyAndRequest {
@@ -110,6 +115,10 @@ pub fn issue(
     params
         .distinguished_name
         .push(DnType::CommonName, subject.node.to_string());
+    params.distinguished_name.push(
+        DnType::CustomDnType(SERIAL_NUMBER_OID.to_vec()),
+        subject.as_of.to_string(),
+    );
     for name in [Some(SAN_NODE), role_name].into_iter().flatten() {
         params.subject_alt_names.push(SanType::DnsName(name.try_into()?));
     }
@@ -136,6 +145,7 @@ mod tests {
             cluster: ClusterId::from_u128(1),
             node: NodeId::from_u128(2),
             role,
+            as_of: 77,
         }
     }
 
@@ -153,7 +163,7 @@ mod tests {
                 (identity.cluster, identity.node),
                 (ClusterId::from_u128(1), NodeId::from_u128(2))
             );
-            assert_eq!(identity.role, role);
+            assert_eq!((identity.role, identity.as_of), (role, 77));
             assert!(certificate.server_config().is_ok());
         }
     }

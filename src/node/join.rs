@@ -52,6 +52,7 @@ pub fn make_cluster(
         cluster,
         node,
         role: NodeRole::Controller,
+        as_of: 0,
     };
     let certificate_pem = authority::issue(&root, &pair.request_pem, subject, spec.certificate_expiry, now)?;
     let root_digest = root_digest(&root.certificate_pem);

@@ -144,9 +144,8 @@ impl Member {
 
     /// Joins the Raft group under a new Raft id and starts the controller.
     pub async fn become_controller(&self) -> anyhow::Result<()> {
-        if self.certificate.identity().role != muster_types::NodeRole::Controller {
-            self.renew_certificate().await?;
-        }
+        // Always: a controller that lags believes only a certificate that is newer than the record that it knows.
+        self.renew_certificate().await?;
         let joined = join::join_raft(&self.dialer, &self.controllers(), self.advertise).await?;
         {
             let mut membership = self.membership.lock().await;

@@ -244,6 +244,7 @@ mod tests {
             cluster,
             node: node(number),
             role,
+            as_of: 0,
         };
         let may = |number, role, need| may_call(caller(number, role), cluster, &view, need);
         use NodeRole::{Controller, Worker};

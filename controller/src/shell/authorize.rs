@@ -2,7 +2,7 @@
 
 use muster_proto::transport::{Identity, PeerIdentity};
 use muster_state::ClusterState;
-use muster_types::{NodeRole, RaftId};
+use muster_types::{Node, NodeRole, RaftId};
 use std::net::SocketAddr;
 use tonic::{Request, Status};
 
@@ -39,9 +39,9 @@ pub(super) fn role_of(identity: Identity, state: &ClusterState) -> Result<NodeRo
                 Status::permission_denied(format!("node {} is not in the cluster", identity.node))
             })?;
             // Both must say controller: a demoted node loses its rights at commit, whatever its certificate says.
-            match (identity.role, record.spec.role) {
-                (NodeRole::Controller, NodeRole::Controller) => NodeRole::Controller,
-                (NodeRole::Controller | NodeRole::Worker, _) => NodeRole::Worker,
+            match identity.role {
+                NodeRole::Controller if is_controller(identity, record) => NodeRole::Controller,
+                NodeRole::Controller | NodeRole::Worker => NodeRole::Worker,
             }
         }
     })
@@ -87,9 +87,15 @@ pub(super) fn authorize_member(
 /// The node may have joined the Raft group after what is applied here: it is not known to be a worker, or removed.
 fn may_be_new(identity: Identity, state: &ClusterState) -> bool {
     match state.node(identity.node) {
-        Some(node) => node.spec.role == NodeRole::Controller,
+        Some(node) => is_controller(identity, node),
         None => !state.is_removed_node(identity.node),
     }
+}
+
+/// Whether the node with this controller's certificate is to be one. The record decides, unless the certificate was
+/// issued from a later one: then the node was promoted after what is applied here.
+fn is_controller(identity: Identity, node: &Node) -> bool {
+    node.spec.role == NodeRole::Controller || identity.as_of > node.meta.spec_version
 }
 
 fn only_controllers() -> Status {
@@ -119,6 +125,7 @@ mod tests {
             cluster: CLUSTER,
             node: node(number),
             role,
+            as_of: 0,
         }
     }
 
@@ -157,6 +164,38 @@ mod tests {
             authorize_member(demoted, RaftId(9), &state).is_err(),
             "nor after it was removed"
         );
+    }
+
+    #[test]
+    fn a_controller_that_lags_hears_a_leader_that_it_knows_as_a_worker() {
+        let mut lagging = state();
+        let promoted = Identity {
+            as_of: lagging.index() + 1,
+            ..caller(3, NodeRole::Controller)
+        };
+        assert!(authorize_member(promoted, RaftId(3), &lagging).is_ok());
+        assert_eq!(role_of(promoted, &lagging).unwrap(), NodeRole::Controller);
+        let older = Identity {
+            as_of: lagging.node(node(3)).unwrap().meta.spec_version,
+            ..promoted
+        };
+        assert!(authorize_member(older, RaftId(3), &lagging).is_err());
+        let worker = Identity {
+            role: NodeRole::Worker,
+            ..promoted
+        };
+        assert!(authorize_member(worker, RaftId(3), &lagging).is_err());
+        applied(&mut lagging, Vec::new());
+        let demote = Change::NodeSpec {
+            node: node(3),
+            spec: spec(NodeRole::Worker),
+        };
+        applied(&mut lagging, vec![demote]);
+        assert!(
+            authorize_member(promoted, RaftId(3), &lagging).is_err(),
+            "it was demoted since"
+        );
+        assert_eq!(role_of(promoted, &lagging).unwrap(), NodeRole::Worker);
     }
 
     #[test]

@@ -9,6 +9,7 @@ use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use std::sync::Arc;
 use std::time::SystemTime;
+use x509_parser::oid_registry::OID_X509_SERIALNUMBER;
 
 /// Subject alternative name that every node's certificate carries.
 pub const SAN_NODE: &str = "muster-node";
@@ -45,6 +46,8 @@ pub struct Identity {
     pub node: NodeId,
     /// Role: the organisational unit.
     pub role: NodeRole,
+    /// Log index as of which the node's record had that role: the serial number of the subject.
+    pub as_of: u64,
 }
 
 /// Identity of the peer of a connection; `None` for one without a client certificate.
@@ -68,12 +71,15 @@ impl Identity {
             Some(OU_CONTROLLER) => NodeRole::Controller,
             _ => return Err(CertificateError::Subject("unknown organisational unit")),
         };
+        let serial = subject.iter_by_oid(&OID_X509_SERIALNUMBER).next();
+        let as_of = serial.and_then(|number| number.as_str().ok()?.parse().ok());
         let cluster = organisation.and_then(|text| text.parse().ok());
         let node = name.and_then(|text| text.parse().ok());
         Ok(Self {
             cluster: cluster.ok_or(CertificateError::Subject("the organisation is not a cluster id"))?,
             node: node.ok_or(CertificateError::Subject("the common name is not a node id"))?,
             role,
+            as_of: as_of.unwrap_or(0),
         })
     }
 }

@@ -28,20 +28,25 @@ fn status(error: ControlError) -> Status {
     }
 }
 
-/// The cluster's object as of now: tokens that were rotated must not work on a controller that lags.
-async fn current_cluster(handle: &ControllerHandle) -> Result<Arc<Cluster>, Status> {
+/// The cluster's object as of now, and the index of that: tokens that were rotated must not work on a controller that
+/// lags.
+async fn current_cluster(handle: &ControllerHandle) -> Result<(Arc<Cluster>, u64), Status> {
     let view = handle.read().await.map_err(status)?;
-    view.state
-        .cluster()
-        .cloned()
-        .ok_or_else(|| Status::unavailable("the cluster is not made yet"))
+    let cluster = view.state.cluster().cloned();
+    let cluster = cluster.ok_or_else(|| Status::unavailable("the cluster is not made yet"))?;
+    Ok((cluster, view.state.index()))
 }
 
-fn issue(cluster: &Cluster, node: NodeId, role: NodeRole, request_pem: &str) -> Result<IssueReply, Status> {
+fn issue(
+    cluster: &Cluster,
+    (node, role, as_of): (NodeId, NodeRole, u64),
+    request_pem: &str,
+) -> Result<IssueReply, Status> {
     let subject = Subject {
         cluster: cluster.id,
         node,
         role,
+        as_of,
     };
     let validity = cluster.spec.certificate_expiry;
     let certificate_pem = authority::issue(
@@ -124,7 +129,7 @@ impl CertificateAuthority for CertificateService {
             .token
             .parse()
             .map_err(|_| Status::permission_denied("A valid join token is necessary to join this cluster"))?;
-        let cluster = current_cluster(&handle).await?;
+        let (cluster, as_of) = current_cluster(&handle).await?;
         let role = cluster.join_tokens.role_of(token.secret).ok_or_else(|| {
             Status::permission_denied("A valid join token is necessary to join this cluster")
         })?;
@@ -136,7 +141,7 @@ impl CertificateAuthority for CertificateService {
         let ControlReply::NodeJoined { id: node } = joined else {
             return Err(Status::internal("an unexpected answer"));
         };
-        issue(&cluster, node, role, &request.request_pem).map(Response::new)
+        issue(&cluster, (node, role, as_of), &request.request_pem).map(Response::new)
     }
 
     async fn renew(&self, request: Request<RenewRequest>) -> Result<Response<IssueReply>, Status> {
@@ -149,13 +154,8 @@ impl CertificateAuthority for CertificateService {
             .state
             .cluster()
             .ok_or_else(|| Status::unavailable("no cluster"))?;
-        issue(
-            cluster,
-            node.id,
-            node.spec.role,
-            &request.into_inner().request_pem,
-        )
-        .map(Response::new)
+        let subject = (node.id, node.spec.role, view.state.index());
+        issue(cluster, subject, &request.into_inner().request_pem).map(Response::new)
     }
 
     async fn join_raft(&self, request: Request<JoinRaftRequest>) -> Result<Response<JoinRaftReply>, Status> {
