@@ -1,11 +1,14 @@
 //! A cheap handle to the core's thread, for services and the Engine API.
 
+use super::leader_channel::LeaderChannel;
 use crate::control::{ControlError, ControlReply, ControlRequest};
 use crate::core::io::{Input, Members, NodeView, ReadView, Token};
 use arc_swap::{ArcSwap, ArcSwapOption};
 use muster_consensus::{SnapshotChunk, SnapshotId};
 use muster_proto::control::WriteRequest;
 use muster_proto::control::control_client::ControlClient;
+use muster_proto::dispatcher::dispatcher_client::DispatcherClient;
+use muster_proto::dispatcher::{HeartbeatReply, HeartbeatRequest};
 use muster_proto::pack::{pack, unpack};
 use muster_proto::transport::Dialer;
 use muster_state::ClusterState;
@@ -18,6 +21,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::time::Instant;
+use tonic::{Response, Status};
 
 /// A cluster call fails within this without a leader.
 const CALL_WITHIN: Duration = Duration::from_millis(4800);
@@ -68,6 +72,7 @@ pub(super) struct Shared {
     pub(super) state: ArcSwap<ClusterState>,
     pub(super) changes: broadcast::Sender<StateChange>,
     pub(super) dialer: Dialer,
+    pub(super) leader_channel: LeaderChannel,
     pub(super) own: RaftId,
 }
 
@@ -162,15 +167,14 @@ impl ControllerHandle {
             request_id: id.as_u128().to_be_bytes().to_vec().into(),
             request: pack(request).map_err(unknown)?,
         };
-        let mut client = ControlClient::new(self.0.dialer.controller(address));
-        let reply = client
-            .write(request)
-            .await
-            .map_err(|status| match status.code() {
-                // Nothing was sent.
-                tonic::Code::Unavailable => ControlError::NoLeader,
+        let mut client = ControlClient::new(self.0.leader_channel.to(address));
+        let reply = client.write(request).await.map_err(|status| {
+            self.0.leader_channel.keep_only(None);
+            match status.code() {
+                tonic::Code::Unavailable if !may_have_arrived(&status) => ControlError::NoLeader,
                 _ => ControlError::OutcomeUnknown,
-            })?;
+            }
+        })?;
         unpack::<Result<ControlReply, ControlError>>(&reply.into_inner().result)
             .map_err(|_| ControlError::OutcomeUnknown)?
     }
@@ -264,6 +268,17 @@ impl ControllerHandle {
         receiver.await.ok().flatten()
     }
 
+    /// Passes a heartbeat on to the leader.
+    pub(super) async fn forward_heartbeat(
+        &self,
+        leader: &str,
+        beat: HeartbeatRequest,
+    ) -> Result<Response<HeartbeatReply>, Status> {
+        let mut client = DispatcherClient::new(self.0.leader_channel.to(leader));
+        let passed_on = client.heartbeat(beat).await;
+        passed_on.inspect_err(|_| self.0.leader_channel.keep_only(None))
+    }
+
     pub(super) async fn heartbeat(&self, node: NodeId, session: SessionId) -> bool {
         let (sender, receiver) = oneshot::channel();
         let expected = self.expect(Responder::Heartbeat(sender));
@@ -337,7 +352,24 @@ impl ControllerHandle {
         }
     }
 
+    pub(super) fn take_responder(&self, token: Token) -> Option<Responder> {
+        let mut responders = self.0.responders.lock().unwrap_or_else(PoisonError::into_inner);
+        responders.remove(&token)
+    }
+
     fn sessions(&self) -> std::sync::MutexGuard<'_, HashMap<SessionId, mpsc::Sender<SessionMessage>>> {
         self.0.sessions.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Whether a call failed after it was given to a connection that stood.
+fn may_have_arrived(status: &Status) -> bool {
+    let mut source = std::error::Error::source(status);
+    while let Some(error) = source {
+        if let Some(error) = error.downcast_ref::<hyper::Error>() {
+            return !error.is_canceled();
+        }
+        source = error.source();
+    }
+    false
 }

@@ -2,6 +2,7 @@
 
 mod authorize;
 mod handle;
+mod leader_channel;
 mod peers;
 pub mod services;
 mod thread;

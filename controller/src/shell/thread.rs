@@ -2,8 +2,9 @@
 
 use super::TICK;
 use super::handle::{ControllerHandle, Responder, SessionMessage, Shared, StateChange};
+use super::leader_channel::LeaderChannel;
 use super::peers::Peers;
-use crate::core::io::{Input, Members, Now, Output, Token};
+use crate::core::io::{Input, Members, Now, Output};
 use crate::core::{Controller, ControllerError};
 use crate::metrics::ControllerMetrics;
 use arc_swap::ArcSwap;
@@ -93,6 +94,7 @@ pub fn start(config: ControllerConfig) -> Result<Running, ControllerError> {
         removed,
         state: ArcSwap::from_pointee(controller.state().clone()),
         changes,
+        leader_channel: LeaderChannel::new(config.dialer.clone()),
         dialer: config.dialer,
         own,
     }));
@@ -215,6 +217,8 @@ impl Core {
             Output::Members(members) => {
                 self.peers.update(&members);
                 self.members.send_replace(*members);
+                let leader = self.handle.leader_address();
+                self.handle.0.leader_channel.keep_only(leader.as_deref());
             }
             Output::Changed { before, after } => {
                 // Without watchers there is nobody to tell.
@@ -224,22 +228,22 @@ impl Core {
                 self.removed.send_replace(true);
             }
             Output::Reply { token, result } => {
-                if let Some(Responder::Write(sender)) = self.responder(token) {
+                if let Some(Responder::Write(sender)) = self.handle.take_responder(token) {
                     let _ = sender.send(result);
                 }
             }
             Output::Read { token, result } => {
-                if let Some(Responder::Read(sender)) = self.responder(token) {
+                if let Some(Responder::Read(sender)) = self.handle.take_responder(token) {
                     let _ = sender.send(result);
                 }
             }
             Output::ChunkServed { token, chunk } => {
-                if let Some(Responder::Chunk(sender)) = self.responder(token) {
+                if let Some(Responder::Chunk(sender)) = self.handle.take_responder(token) {
                     let _ = sender.send(chunk);
                 }
             }
             Output::HeartbeatTaken { token, accepted } => {
-                if let Some(Responder::Heartbeat(sender)) = self.responder(token) {
+                if let Some(Responder::Heartbeat(sender)) = self.handle.take_responder(token) {
                     let _ = sender.send(accepted);
                 }
             }
@@ -260,15 +264,6 @@ impl Core {
                 self.tell(session, SessionMessage::StatusCommitted(sequence));
             }
         }
-    }
-
-    fn responder(&self, token: Token) -> Option<Responder> {
-        self.handle
-            .0
-            .responders
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(&token)
     }
 
     fn sessions(

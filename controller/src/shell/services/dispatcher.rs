@@ -7,7 +7,6 @@ use crate::shell::authorize::{Authority, authorize, remote_address, role_of};
 use crate::shell::handle::{ControllerHandle, ControllerSlot, SessionMessage};
 use muster_proto::dispatcher::agent_message::Message as FromAgent;
 use muster_proto::dispatcher::controller_message::Message as FromController;
-use muster_proto::dispatcher::dispatcher_client::DispatcherClient;
 use muster_proto::dispatcher::dispatcher_server::Dispatcher;
 use muster_proto::dispatcher::{
     AgentMessage, Assignments, ClusterView, ControllerMessage, HeartbeatReply, HeartbeatRequest, Peer,
@@ -107,7 +106,7 @@ impl Dispatcher for DispatcherService {
             return Err(Status::permission_denied("a heartbeat of another node"));
         }
         if let Some(leader) = handle.leader_address().filter(|_| identity.node == node) {
-            return forward_heartbeat(&handle, &leader, beat).await;
+            return handle.forward_heartbeat(&leader, beat).await;
         }
         let session: [u8; 16] = beat
             .session
@@ -121,16 +120,6 @@ impl Dispatcher for DispatcherService {
         let accepted = handle.heartbeat(node, session).await;
         Ok(Response::new(HeartbeatReply { accepted }))
     }
-}
-
-async fn forward_heartbeat(
-    handle: &ControllerHandle,
-    leader: &str,
-    beat: HeartbeatRequest,
-) -> Result<Response<HeartbeatReply>, Status> {
-    DispatcherClient::new(handle.0.dialer.controller(leader))
-        .heartbeat(beat)
-        .await
 }
 
 /// Carries messages both ways until either side ends.
