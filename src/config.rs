@@ -65,7 +65,7 @@ pub struct DaemonFlags {
     /// Log format: text or json [default: text]
     #[arg(long, value_name = "FORMAT")]
     pub log_format: Option<String>,
-    /// Parent of the containers' cgroups [default: /muster]
+    /// Parent of the containers' cgroups, from the root of the hierarchy [default: muster]
     #[arg(long, value_name = "PATH")]
     pub cgroup_parent: Option<String>,
     /// Subnet of the default bridge [default: 172.17.0.0/16, or the next free one]
@@ -121,8 +121,8 @@ pub struct DaemonConfig {
     pub log_level: tracing::Level,
     /// Log format.
     pub log_format: LogFormat,
-    /// Parent of the containers' cgroups, without a leading slash.
-    pub cgroup_parent: String,
+    /// Parent of the containers' cgroups, from the root of the hierarchy; else the runtime chooses.
+    pub cgroup_parent: Option<String>,
     /// Subnet of the default bridge.
     pub bridge_subnet: Option<String>,
 }
@@ -243,13 +243,11 @@ fn check(raw: ConfigFile) -> Result<DaemonConfig, Problems> {
     };
     let cgroup_parent = raw
         .cgroup_parent
-        .as_deref()
-        .unwrap_or("/muster")
-        .trim_matches('/')
-        .to_owned();
+        .map(|parent| parent.trim_matches('/').to_owned());
+    let is_bad = |part: &str| part.is_empty() || part == "." || part == "..";
     if cgroup_parent
-        .split('/')
-        .any(|part| part.is_empty() || part == "." || part == "..")
+        .as_deref()
+        .is_some_and(|parent| parent.split('/').any(is_bad))
     {
         problems.add(
             "cgroup-parent",
@@ -416,7 +414,7 @@ mod tests {
             [ApiHost::Unix(PathBuf::from("/run/muster/docker.sock"))]
         );
         assert_eq!(config.listen_addr, "0.0.0.0:2377".parse().unwrap());
-        assert_eq!(config.cgroup_parent, "muster");
+        assert_eq!(config.cgroup_parent, None);
     }
 
     #[test]

@@ -39,9 +39,11 @@ pub fn run(flags: DaemonFlags) -> anyhow::Result<()> {
     std::fs::create_dir_all(&config.data_dir)
         .with_context(|| format!("cannot make {}", config.data_dir.display()))?;
     let _lock = lock::take(&config.data_dir)?;
-    let cgroup = CgroupRoot::detect()
-        .and_then(|root| root.with_parent(&config.cgroup_parent))
-        .context("cannot use this host's control groups")?;
+    let cgroup = match &config.cgroup_parent {
+        Some(parent) => CgroupRoot::at_parent(parent),
+        None => CgroupRoot::detect(),
+    }
+    .context("cannot use this host's control groups")?;
     cgroup
         .prepare()
         .context("cannot prepare the containers' parent control group")?;
@@ -127,6 +129,8 @@ fn start_logging(config: &DaemonConfig) {
     let builder = tracing_subscriber::fmt()
         .with_max_level(config.log_level)
         .with_ansi(std::io::stderr().is_terminal())
+        // They would go to standard error too, and whoever logs would panic while its disk is full.
+        .log_internal_errors(false)
         .with_writer(std::io::stderr);
     match config.log_format {
         LogFormat::Text => builder.init(),

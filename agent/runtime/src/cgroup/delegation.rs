@@ -35,12 +35,16 @@ pub(super) fn find_base(mount_point: &Path) -> Result<Base> {
         }
         group.pop();
     }
-    // Every group but the real root has cgroup.type.
-    let namespaced = mount_point.join("cgroup.type").exists();
-    Ok(Base {
+    Ok(whole(mount_point))
+}
+
+/// The mount's root.
+pub(super) fn whole(mount_point: &Path) -> Base {
+    Base {
         directory: mount_point.to_owned(),
-        delegated: namespaced,
-    })
+        // Every group but the real root has cgroup.type.
+        delegated: mount_point.join("cgroup.type").exists(),
+    }
 }
 
 fn own_group() -> Result<String> {

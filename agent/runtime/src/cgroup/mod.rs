@@ -15,6 +15,7 @@ mod handover;
 mod limits;
 mod limits_v1;
 mod limits_v2;
+mod monitors;
 mod mounts;
 mod removal;
 mod root;

@@ -113,8 +113,14 @@ impl CgroupRoot {
     /// v1 wins where any resource controller is bound to a v1 hierarchy (hybrid hosts). On v2 the groups go below the
     /// nearest group that was delegated to this process, else below the mount's root.
     pub fn detect() -> Result<CgroupRoot> {
-        let mounts = mounts::read()?;
-        Self::from_mounts(&mounts)
+        Self::from_mounts(&mounts::read()?, delegation::find_base)
+    }
+
+    /// As [`detect`](Self::detect), with a parent group that somebody named: it counts from the mount's root, whatever
+    /// group this process is in, so that the daemon's own unit never holds its containers.
+    pub fn at_parent(parent: &str) -> Result<CgroupRoot> {
+        Self::from_mounts(&mounts::read()?, |mount_point| Ok(delegation::whole(mount_point)))?
+            .with_parent(parent)
     }
 
     /// Uses the cgroup2 file system mounted at `directory`, whatever else is mounted.
@@ -131,7 +137,10 @@ impl CgroupRoot {
         })
     }
 
-    fn from_mounts(mounts: &[CgroupMount]) -> Result<CgroupRoot> {
+    fn from_mounts(
+        mounts: &[CgroupMount],
+        find_base: impl FnOnce(&Path) -> Result<delegation::Base>,
+    ) -> Result<CgroupRoot> {
         let mut hierarchies: Vec<Hierarchy> = Vec::new();
         for mount in mounts {
             let CgroupMount::V1 {
@@ -170,7 +179,7 @@ impl CgroupRoot {
             CgroupMount::V1 { .. } => None,
         });
         let mount_point = unified.ok_or(CgroupError::NotMounted)?;
-        let base = delegation::find_base(mount_point)?;
+        let base = find_base(mount_point)?;
         let mut root = Self::unified_at(&base.directory)?;
         root.delegated = base.delegated;
         Ok(root)
@@ -284,7 +293,7 @@ mod tests {
             ),
             v1("/elsewhere/cpu,cpuacct", &[Controller::Cpu, Controller::Cpuacct]),
         ];
-        let root = CgroupRoot::from_mounts(&mounts).unwrap();
+        let root = CgroupRoot::from_mounts(&mounts, delegation::find_base).unwrap();
         assert_eq!(root.version(), CgroupVersion::V1);
         assert_eq!(root.hierarchies.len(), 2);
         assert!(root.has(Controller::Cpuacct));
@@ -294,7 +303,7 @@ mod tests {
     #[test]
     fn no_control_groups_is_an_error() {
         assert!(matches!(
-            CgroupRoot::from_mounts(&[]),
+            CgroupRoot::from_mounts(&[], delegation::find_base),
             Err(CgroupError::NotMounted)
         ));
     }

@@ -254,10 +254,30 @@ impl GroupV1 {
     }
 }
 
-/// Makes the group `path` below a hierarchy, and its parents where they are missing.
+/// Makes the group `path` below a hierarchy, without limits of an earlier one.
 fn make_group(top: &Directory, path: &str, controllers: &[Controller]) -> Result<Directory> {
+    if !make_where_missing(top, path, controllers)? {
+        replace_leftover(top, path)?;
+    }
+    if controllers.contains(&Controller::Cpuset) {
+        inherit_cpuset(top, path)?;
+    }
+    top.open_below(path)
+}
+
+/// The file through which a thread joins the group `path` of a hierarchy, which is made where it is missing.
+pub(super) fn open_tasks(top: &Directory, path: &str, controllers: &[Controller]) -> Result<OwnedFd> {
+    make_where_missing(top, path, controllers)?;
+    if controllers.contains(&Controller::Cpuset) {
+        inherit_cpuset(top, path)?;
+    }
+    open_file(&top.open_below(path)?, "tasks")
+}
+
+/// Makes a group, and its parents where they are missing; false when it was there.
+fn make_where_missing(top: &Directory, path: &str, controllers: &[Controller]) -> Result<bool> {
     let has_cpuset = controllers.contains(&Controller::Cpuset);
-    let made = match top.make(path) {
+    match top.make(path) {
         Err(error) if error.errno() == Some(libc::ENOENT) => {
             for (at, _) in path.match_indices('/') {
                 let parent = &path[..at];
@@ -267,17 +287,10 @@ fn make_group(top: &Directory, path: &str, controllers: &[Controller]) -> Result
                     write_below(top, &format!("{parent}/cgroup.clone_children"), "1")?;
                 }
             }
-            top.make(path)?
+            top.make(path)
         }
-        other => other?,
-    };
-    if !made {
-        replace_leftover(top, path)?;
+        other => other,
     }
-    if has_cpuset {
-        inherit_cpuset(top, path)?;
-    }
-    top.open_below(path)
 }
 
 /// Removes an empty group that a crash left behind and makes it again, so that it has no old limits.

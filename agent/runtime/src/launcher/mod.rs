@@ -15,6 +15,7 @@ use std::sync::{Mutex, PoisonError};
 
 use crate::cgroup::CgroupRoot;
 use crate::error::{Result, RuntimeError};
+use crate::init::sync::{self, Message};
 use crate::monitor::Monitor;
 use crate::monitor::connection;
 use crate::plan::{ContainerOptions, container_plan};
@@ -168,7 +169,26 @@ impl LauncherProcess {
             .current_dir("/")
             .spawn()
             .map_err(|error| RuntimeError::io(describe(), error))?;
-        Ok(LauncherProcess { child, socket })
+        let process = LauncherProcess { child, socket };
+        process.join_group(&config.cgroup)?;
+        Ok(process)
+    }
+
+    /// Has it move itself, and so the monitors that it forks, out of the daemon's control group.
+    fn join_group(&self, root: &CgroupRoot) -> Result<()> {
+        let describe = "move the launcher to its control group";
+        let files = root
+            .monitor_files()
+            .map_err(|source| RuntimeError::cgroup("make", source))?;
+        let files: Vec<_> = files.iter().map(AsFd::as_fd).collect();
+        let answer = sync::send_group(self.socket.as_fd(), &files)
+            .and_then(|()| sync::receive(self.socket.as_fd()))
+            .map_err(|error| RuntimeError::io(describe, error))?;
+        match answer {
+            Message::Ready => Ok(()),
+            Message::Failed(failure) => Err(RuntimeError::io(describe, failure.error)),
+            _ => Err(RuntimeError::protocol("the launcher ended before it was ready")),
+        }
     }
 }
 

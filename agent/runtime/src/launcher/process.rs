@@ -7,6 +7,7 @@ use std::ffi::OsString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use super::request;
+use crate::init::sync::{self, Failure, Message, Stage, fail};
 use crate::monitor::process as monitor;
 use crate::sys;
 
@@ -16,13 +17,26 @@ pub fn launcher_main(arguments: &[OsString]) -> ! {
     if !arguments.is_empty() {
         sys::exit_now(2);
     }
-    match take_socket() {
-        Ok(socket) => {
-            sys::release_code();
-            serve(socket.as_fd())
-        }
-        Err(_) => sys::exit_now(1),
+    let Ok(socket) = take_socket() else {
+        sys::exit_now(1);
+    };
+    if let Err(failure) = join_group(socket.as_fd()) {
+        sync::send_failure(socket.as_fd(), failure);
+        sys::exit_now(1);
     }
+    sys::release_code();
+    serve(socket.as_fd())
+}
+
+/// Joins the control group whose files the daemon sends first, and says so.
+fn join_group(socket: BorrowedFd<'_>) -> Result<(), Failure> {
+    let Message::Group(files) = fail(Stage::JoinGroup, sync::receive(socket))? else {
+        sys::exit_now(0);
+    };
+    for file in files.iter().flatten() {
+        fail(Stage::JoinGroup, rustix::io::write(file, b"0"))?;
+    }
+    fail(Stage::Release, sync::send_ready(socket))
 }
 
 /// Standard input is the socket; the numbers 0 to 2 then become /dev/null, for what is forked later.

@@ -39,13 +39,17 @@ const CAPABILITIES: [&str; 14] = [
     "CAP_AUDIT_WRITE",
 ];
 
-/// A node's runtime.
+/// A node's runtime. What ends last is dropped last.
 pub struct Node {
     pub launcher: Launcher,
     pub root: CgroupRoot,
     pub directory: TempDir,
     count: AtomicU32,
+    _parent: ParentGroup,
 }
+
+/// The parent of a node's control groups; removed with the monitors' group once launcher and monitors are gone.
+struct ParentGroup(String);
 
 /// A container to start, with Docker's defaults; tests change what they are about.
 pub struct Container {
@@ -75,7 +79,11 @@ impl Node {
             std::process::id(),
             NODES.fetch_add(1, Ordering::Relaxed)
         );
-        let root = root.with_parent(&parent).expect("a good name");
+        Self::at(root.with_parent(&parent).expect("a good name"))
+    }
+
+    /// A node whose containers have their control groups exactly there.
+    pub fn at(root: CgroupRoot) -> Node {
         root.prepare().expect("root may make groups");
         let directory = tempfile::tempdir().expect("a temporary directory");
         make_root(&directory.path().join("rootfs"));
@@ -84,6 +92,7 @@ impl Node {
         let launcher = Launcher::spawn(&config).expect("the launcher starts");
         Node {
             launcher,
+            _parent: ParentGroup(root.parent().to_owned()),
             root,
             directory,
             count: AtomicU32::new(0),
@@ -150,13 +159,27 @@ impl Node {
 impl Drop for Node {
     fn drop(&mut self) {
         self.end_containers();
-        let Ok(entries) = std::fs::read_dir("/sys/fs/cgroup") else {
-            return;
-        };
-        let mut roots: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
-        roots.push(PathBuf::from("/sys/fs/cgroup"));
-        for root in roots {
-            let _ = std::fs::remove_dir(root.join(self.root.parent()));
+    }
+}
+
+impl Drop for ParentGroup {
+    fn drop(&mut self) {
+        let top = Path::new("/sys/fs/cgroup");
+        let entries = std::fs::read_dir(top).into_iter().flatten().flatten();
+        let roots = entries.map(|entry| entry.path()).chain([top.to_owned()]);
+        let started = Instant::now();
+        for parent in roots
+            .map(|root| root.join(&self.0))
+            .filter(|parent| parent.is_dir())
+        {
+            // A monitor ends a moment after it has removed its container's group.
+            while std::fs::remove_dir(parent.join("monitors"))
+                .is_err_and(|error| error.raw_os_error() == Some(libc::EBUSY))
+                && started.elapsed() < DEADLINE
+            {
+                std::thread::sleep(Duration::from_millis(2));
+            }
+            let _ = std::fs::remove_dir(parent);
         }
     }
 }

@@ -3,6 +3,7 @@
 //! The tests in the other modules are ignored on the machine itself and run inside, by the ones here.
 
 mod apparmor;
+mod daemon;
 mod execs;
 #[path = "../cgroup/group.rs"]
 mod group;
@@ -13,11 +14,12 @@ mod groups;
     reason = "shared with the tests of containers on the running kernel"
 )]
 mod support;
+mod units;
 
 use std::process::Command;
 
-/// Runs the tests of these modules in a guest with nothing but control groups v2, and demands that all of them pass.
-fn run_in_guest(modules: &[&str], kernel_arguments: &str) {
+/// Runs the tests of these modules in a guest with these settings of `run`, and demands that all of them pass.
+fn run_in_guest(modules: &[&str], settings: &[(&str, &str)]) {
     let own = std::env::current_exe().unwrap();
     let listed = Command::new(&own)
         .args(modules)
@@ -27,7 +29,7 @@ fn run_in_guest(modules: &[&str], kernel_arguments: &str) {
     let count = String::from_utf8_lossy(&listed.stdout).lines().count();
     assert_ne!(count, 0, "there are no tests in {modules:?}");
     let output = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/uml/run"))
-        .env("UML_KERNEL_ARGUMENTS", kernel_arguments)
+        .envs(settings.iter().copied())
         .arg(own)
         .args(modules)
         .args(["--ignored", "--test-threads=1", "--color=never"])
@@ -44,10 +46,27 @@ fn run_in_guest(modules: &[&str], kernel_arguments: &str) {
 
 #[test]
 fn control_groups_v2_work_in_user_mode_linux() {
-    run_in_guest(&["groups::", "execs::"], "");
+    run_in_guest(&["groups::", "execs::"], &[]);
 }
 
 #[test]
 fn apparmor_profiles_are_enforced_in_user_mode_linux() {
-    run_in_guest(&["apparmor::"], "lsm=capability,apparmor");
+    run_in_guest(
+        &["apparmor::"],
+        &[("UML_KERNEL_ARGUMENTS", "lsm=capability,apparmor")],
+    );
+}
+
+#[test]
+fn systemd_units_keep_containers_with_control_groups_v2() {
+    run_in_guest(
+        &["units::"],
+        &[("UML_SYSTEMD", "systemd.unified_cgroup_hierarchy=1")],
+    );
+}
+
+#[test]
+fn systemd_units_keep_containers_with_control_groups_v1() {
+    let legacy = "systemd.unified_cgroup_hierarchy=0 systemd.legacy_systemd_cgroup_controller=1";
+    run_in_guest(&["units::"], &[("UML_SYSTEMD", legacy)]);
 }
