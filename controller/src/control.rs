@@ -59,6 +59,11 @@ pub enum ControlRequest {
         /// Whether it takes tasks.
         availability: Availability,
     },
+    /// Remove the record of a node whose join failed: it never had a session.
+    WithdrawNode {
+        /// The node.
+        node: NodeId,
+    },
     /// Give a controller node a Raft id; it becomes a learner next.
     JoinRaft {
         /// The node.

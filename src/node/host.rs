@@ -1,11 +1,12 @@
 //! The node's membership as a whole: in no cluster, joining, a member, or a member that could not start.
 
-use super::files::NodeFiles;
+use super::files::{Credentials, Membership, NodeFiles};
 use super::join::{self, JoinPlan};
 use super::member::{Member, MemberContext};
 use super::roles;
 use anyhow::bail;
 use muster_agent::agent::Stop;
+use muster_proto::transport::{Dialer, NodeCertificate};
 use muster_types::{Availability, ClusterSpec, JoinToken, NodeId, NodeRole};
 use std::net::SocketAddr;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -15,6 +16,13 @@ use tokio::task::JoinHandle;
 
 /// How long a leaving controller waits until the others let it go.
 const LEAVE_WITHIN: Duration = Duration::from_secs(10);
+
+/// How long a joining node tries to become a controller: the one that it asks may lag or have no leader.
+const BECOME_CONTROLLER_WITHIN: Duration = Duration::from_secs(10);
+/// Wait before it tries again.
+const RETRY_AFTER: Duration = Duration::from_millis(200);
+/// How long a failed join tries to take its record back; without that the cluster forgets it later.
+const TAKE_BACK_WITHIN: Duration = Duration::from_secs(6);
 
 /// Where the node stands.
 #[derive(Clone)]
@@ -149,19 +157,12 @@ impl NodeHost {
             availability,
         };
         let joined = async {
-            let files = self.files();
             let (membership, credentials, role) = join::join(&plan).await?;
-            files.remove()?;
-            files.save_credentials(&credentials)?;
-            files.save_membership(&membership)?;
-            let member = Member::start(self.context.clone(), membership, &credentials, None).await?;
-            if role == NodeRole::Controller
-                && let Err(error) = member.become_controller().await
-            {
-                member.stop(Stop::Leave).await;
-                return Err(error);
+            let started = self.start_joined(membership, &credentials, role).await;
+            if started.is_err() {
+                take_back(&credentials, &plan.remotes).await;
             }
-            anyhow::Ok(member)
+            started
         };
         match joined.await {
             Ok(member) => {
@@ -175,6 +176,27 @@ impl NodeHost {
                 Err(error)
             }
         }
+    }
+
+    /// Begins the membership that the cluster has a record of now.
+    async fn start_joined(
+        &self,
+        membership: Membership,
+        credentials: &Credentials,
+        role: NodeRole,
+    ) -> anyhow::Result<Arc<Member>> {
+        let files = self.files();
+        files.remove()?;
+        files.save_credentials(credentials)?;
+        files.save_membership(&membership)?;
+        let member = Member::start(self.context.clone(), membership, credentials, None).await?;
+        if role == NodeRole::Controller
+            && let Err(error) = become_controller(&member).await
+        {
+            member.stop(Stop::Leave).await;
+            return Err(error);
+        }
+        Ok(member)
     }
 
     /// Leaves the cluster: a controller leaves the Raft group first, as far as the others can be reached.
@@ -275,4 +297,41 @@ impl NodeHost {
     fn set(&self, standing: Standing) {
         *self.standing.write().unwrap_or_else(PoisonError::into_inner) = standing;
     }
+}
+
+/// Becomes a controller, with the patience that a joining node needs.
+async fn become_controller(member: &Member) -> anyhow::Result<()> {
+    let deadline = tokio::time::Instant::now() + BECOME_CONTROLLER_WITHIN;
+    loop {
+        match member.become_controller().await {
+            Err(error)
+                if tokio::time::Instant::now() < deadline && member.controller_failure().await.is_none() =>
+            {
+                tracing::debug!(error = format!("{error:#}"), "not a controller yet");
+                tokio::time::sleep(RETRY_AFTER).await;
+            }
+            result => return result,
+        }
+    }
+}
+
+/// Asks the cluster to forget a node whose join failed.
+async fn take_back(credentials: &Credentials, remotes: &[String]) {
+    let asked = async {
+        let certificate = NodeCertificate::new(
+            &credentials.root_pem,
+            &credentials.certificate_pem,
+            &credentials.key_pem,
+        )?;
+        join::withdraw(&Dialer::new(&certificate)?, remotes).await
+    };
+    let error = match tokio::time::timeout(TAKE_BACK_WITHIN, asked).await {
+        Ok(Ok(())) => return,
+        Ok(Err(error)) => error,
+        Err(_) => anyhow::anyhow!("no controller answered"),
+    };
+    tracing::warn!(
+        error = format!("{error:#}"),
+        "the cluster keeps a record of this node for a while"
+    );
 }

@@ -4,7 +4,9 @@ use super::files::{Credentials, Membership};
 use anyhow::{Context, bail};
 use muster_controller::authority::{self, KeyAndRequest, Subject};
 use muster_proto::ca::certificate_authority_client::CertificateAuthorityClient;
-use muster_proto::ca::{IssueRequest, JoinRaftRequest, LeaveRaftRequest, RenewRequest, RootRequest};
+use muster_proto::ca::{
+    IssueRequest, JoinRaftRequest, LeaveRaftRequest, RenewRequest, RootRequest, WithdrawRequest,
+};
 use muster_proto::transport::{Dialer, dial_unverified, root_digest};
 use muster_state::{Change, Changeset, ClusterState, Entry, Outcome};
 use muster_types::node::ControllerMember;
@@ -308,6 +310,21 @@ pub async fn join_raft(
         }
     }
     Err(last).context("no controller gave out a Raft id")
+}
+
+/// Takes a join back that failed after the cluster had made a record of the node.
+pub async fn withdraw(dialer: &Dialer, controllers: &[String]) -> anyhow::Result<()> {
+    let mut last = anyhow::anyhow!("no controller is known");
+    for address in controllers {
+        match CertificateAuthorityClient::new(dialer.controller(address))
+            .withdraw(WithdrawRequest {})
+            .await
+        {
+            Ok(_) => return Ok(()),
+            Err(status) => last = anyhow::anyhow!("{address}: {}", status.message()),
+        }
+    }
+    Err(last)
 }
 
 /// Asks to be a worker, before leaving.

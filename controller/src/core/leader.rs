@@ -5,7 +5,7 @@ use super::dispatch::{Dispatch, node_view};
 use super::io::{Now, Output};
 use super::proposals::Origin;
 use super::reads::Reader;
-use super::{Controller, OBSERVED_MAX};
+use super::{Controller, OBSERVED_MAX, requests};
 use crate::leases::Leases;
 use crate::membership::{Member, Step, next_step};
 use crate::pace::Pace;
@@ -13,7 +13,7 @@ use muster_consensus::MembershipChange;
 use muster_orchestration::{Dirty, reconcile};
 use muster_state::{Change, Changeset, Touched};
 use muster_types::node::ControllerMember;
-use muster_types::{NodeId, NodeState, RaftId, Reason, SessionId, Timestamp};
+use muster_types::{Node, NodeId, NodeRole, NodeSpec, NodeState, RaftId, Reason, SessionId, Timestamp};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -21,6 +21,12 @@ use std::time::Duration;
 const RECONCILE_AGAIN_MIN: Duration = Duration::from_millis(10);
 /// Longest such wait.
 const RECONCILE_AGAIN_MAX: Duration = Duration::from_secs(1);
+
+/// A node that joined and whose agent opened no session within this has failed to join. A join itself takes seconds;
+/// this leaves time to repair the node's network.
+const JOIN_WITHIN: Duration = Duration::from_secs(600);
+/// Between two looks for failed joins.
+const JOINS_LOOK_EVERY: Duration = Duration::from_secs(10);
 
 /// One leadership.
 pub(super) struct Leader {
@@ -42,6 +48,8 @@ pub(super) struct Leader {
     reconcile_from: Duration,
     pub(super) assignments_due: BTreeSet<NodeId>,
     pub(super) views_due: bool,
+    /// When to look for failed joins again.
+    joins_due: Duration,
 }
 
 impl Leader {
@@ -60,6 +68,7 @@ impl Leader {
             reconcile_from: Duration::ZERO,
             assignments_due: BTreeSet::new(),
             views_due: false,
+            joins_due: Duration::ZERO,
         }
     }
 
@@ -127,6 +136,8 @@ impl Controller {
                     .found_restarting(node.id, until.since(time), now.elapsed);
             }
         }
+        // A node that could not come while there was no leader has its time from now on.
+        leader.joins_due = now.elapsed + JOIN_WITHIN;
         leader.ready = true;
         leader.views_due = true;
     }
@@ -154,6 +165,7 @@ impl Controller {
         self.keep_leases(now);
         self.mark_down(now);
         self.change_membership(now);
+        self.forget_failed_joins(now);
         self.reconcile(now);
     }
 
@@ -210,6 +222,42 @@ impl Controller {
         if !changes.is_empty() {
             // A refusal means that leadership is over, or that the next tick tries again.
             let _ = self.propose(Changeset::new(Reason::SessionEnded, changes), Origin::Duty, now);
+        }
+    }
+
+    /// A node whose agent never came goes again: its join failed, and nobody is there to take it back. One that got a
+    /// Raft id by then leaves the group first.
+    fn forget_failed_joins(&mut self, now: Now) {
+        let Some(leader) = self.leader.as_mut() else {
+            return;
+        };
+        if self.proposals.on_duty() || now.elapsed < leader.joins_due {
+            return;
+        }
+        leader.joins_due = now.elapsed + JOINS_LOOK_EVERY;
+        let oldest = leader.cluster_time(now).before(JOIN_WITHIN);
+        let failed = self.state.nodes().filter(|node| {
+            let votes = node.controller.as_ref().is_some_and(|member| member.voter);
+            node.status.state == NodeState::Unknown && node.meta.created_at < oldest && !votes
+        });
+        let step = |node: &Node| match requests::withdraw_node(node) {
+            Some(removal) => Some(removal),
+            None if node.spec.role == NodeRole::Controller => {
+                let spec = NodeSpec {
+                    role: NodeRole::Worker,
+                    ..node.spec.clone()
+                };
+                let change = Change::NodeSpec { node: node.id, spec };
+                let unchanged = requests::spec_unchanged(node.id, node.meta.spec_version);
+                let reason = Reason::NodeRemoved { node: node.id };
+                Some(Changeset::new(reason, vec![change]).when(unchanged))
+            }
+            None => None,
+        };
+        for changeset in failed.filter_map(|node| step(node)).collect::<Vec<_>>() {
+            tracing::info!(reason = %changeset.reason, "a node never came after its join");
+            // A refusal means that leadership is over, or that the next look tries again.
+            let _ = self.propose(changeset, Origin::Duty, now);
         }
     }
 

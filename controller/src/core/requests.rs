@@ -73,6 +73,14 @@ pub fn decide(
                 }],
             )
         }
+        ControlRequest::WithdrawNode { node } => {
+            withdraw_node(known_node(state, *node)?).ok_or_else(|| {
+                ControlError::refused(
+                    RefusalKind::Invalid,
+                    format!("node {node} has joined; it leaves with \"docker swarm leave\""),
+                )
+            })?
+        }
         ControlRequest::JoinRaft { node, address } => join_raft(state, *node, address)?,
     };
     Ok(Decision::Propose(Box::new(changeset.for_request(id))))
@@ -92,6 +100,7 @@ pub fn reply(state: &ClusterState, id: RequestId, request: &ControlRequest) -> C
         | ControlRequest::RemoveService { .. }
         | ControlRequest::UpdateNode { .. }
         | ControlRequest::RemoveNode { .. }
+        | ControlRequest::WithdrawNode { .. }
         | ControlRequest::UpdateCluster { .. } => ControlReply::Done,
     }
 }
@@ -259,7 +268,8 @@ fn update_node(
     Ok(others.into_iter().fold(changeset, Changeset::when))
 }
 
-fn spec_unchanged(node: NodeId, version: u64) -> Precondition {
+/// The user has not changed the node since.
+pub(super) fn spec_unchanged(node: NodeId, version: u64) -> Precondition {
     Precondition::Version {
         object: ObjectKey::Node(node),
         part: Part::Spec,
@@ -293,6 +303,29 @@ fn remove_node(state: &ClusterState, id: NodeId, force: bool) -> Result<Changese
     Ok(Changeset::new(Reason::UserRequest, vec![change])
         .when(spec_unchanged(id, node.meta.spec_version))
         .when(still_worker))
+}
+
+/// The removal of a node that never had a session or a place in the Raft group, while that is so; `None` for others.
+pub fn withdraw_node(node: &Node) -> Option<Changeset> {
+    if node.status.state != NodeState::Unknown || node.controller.is_some() {
+        return None;
+    }
+    let object = ObjectKey::Node(node.id);
+    let part = |part, version| Precondition::Version {
+        object,
+        part,
+        version,
+    };
+    let changeset = Changeset::new(
+        Reason::NodeRemoved { node: node.id },
+        vec![Change::NodeRemove { node: node.id }],
+    );
+    let status = part(Part::Status, node.meta.status_version);
+    Some(
+        changeset
+            .when(status)
+            .when(part(Part::Control, node.meta.control_version)),
+    )
 }
 
 fn update_cluster(

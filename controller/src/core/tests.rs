@@ -1,12 +1,15 @@
 //! One controller on a simulated disk, driven by hand.
 
 use super::*;
+use crate::control::ControlReply;
 use crate::leases::RESTART_GRACE;
 use crate::sample;
 use muster_consensus::sim::SimDisk;
 use muster_consensus::{KeyRing, NodeConfig};
 use muster_types::task::STATUS_TEXT_BYTES_MAX;
-use muster_types::{NodeDescription, NodeState, SessionId, TaskState, TaskStatus, Timestamp};
+use muster_types::{
+    Availability, NodeDescription, NodeRole, NodeState, SessionId, TaskState, TaskStatus, Timestamp,
+};
 use std::sync::Arc;
 
 const TICK: Duration = Duration::from_millis(20);
@@ -207,4 +210,72 @@ fn texts_of_a_worker_are_replicated_only_up_to_a_bound() {
     assert_eq!(stored.state, TaskState::Failed);
     assert!(stored.message.len() <= STATUS_TEXT_BYTES_MAX);
     assert!(stored.error.as_ref().unwrap().len() <= STATUS_TEXT_BYTES_MAX);
+}
+
+fn write(single: &mut Single, number: u128, request: ControlRequest) -> Result<ControlReply, ControlError> {
+    let id = RequestId::from_u128(number);
+    let outputs = single.input(Input::Write {
+        token: 1,
+        id,
+        request,
+    });
+    let reply = outputs.into_iter().find_map(|output| match output {
+        Output::Reply { result, .. } => Some(result),
+        _ => None,
+    });
+    reply.expect("a single controller answers at once")
+}
+
+fn join(single: &mut Single, number: u128, role: NodeRole) -> NodeId {
+    let availability = Availability::Active;
+    match write(single, number, ControlRequest::JoinNode { role, availability }) {
+        Ok(ControlReply::NodeJoined { id }) => id,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn nodes_that_never_come_after_their_join_go_again() {
+    let mut single = Single::leading();
+    single.open_session(session(1));
+    let failed = [
+        join(&mut single, 100, NodeRole::Worker),
+        join(&mut single, 101, NodeRole::Controller),
+        join(&mut single, 102, NodeRole::Controller),
+    ];
+    let address = "10.0.0.9:2377".to_owned();
+    let node = failed[2];
+    assert!(write(&mut single, 103, ControlRequest::JoinRaft { node, address }).is_ok());
+    single.now.elapsed += Duration::from_secs(500);
+    single.wait(Duration::from_secs(20));
+    let late = join(&mut single, 104, NodeRole::Worker);
+    let present = |single: &Single, node: NodeId| single.controller.state().node(node).is_some();
+    assert!(failed.iter().all(|node| present(&single, *node)));
+    single.now.elapsed += Duration::from_secs(100);
+    single.wait(Duration::from_secs(60));
+    let state = single.controller.state();
+    assert!(
+        failed.iter().all(|node| state.node(*node).is_none()),
+        "{:?}",
+        state.nodes().collect::<Vec<_>>()
+    );
+    assert!(present(&single, late), "it may still come");
+    assert!(present(&single, WORKER), "it is only down");
+}
+
+#[test]
+fn a_join_is_taken_back_only_before_the_first_session() {
+    let mut single = Single::leading();
+    let node = join(&mut single, 100, NodeRole::Controller);
+    assert_eq!(
+        write(&mut single, 101, ControlRequest::WithdrawNode { node }),
+        Ok(ControlReply::Done)
+    );
+    assert!(single.controller.state().node(node).is_none());
+    single.open_session(session(1));
+    let refused = write(&mut single, 102, ControlRequest::WithdrawNode { node: WORKER });
+    assert!(
+        matches!(refused, Err(ControlError::Refused { .. })),
+        "{refused:?}"
+    );
 }

@@ -3,12 +3,12 @@
 use super::{controller, request_id};
 use crate::authority::{self, Subject};
 use crate::control::{ControlError, ControlReply, ControlRequest, RefusalKind};
-use crate::shell::authorize::{Authority, authorize};
+use crate::shell::authorize::{Authority, authorize, identity_of};
 use crate::shell::handle::{ControllerHandle, ControllerSlot};
 use muster_proto::ca::certificate_authority_server::CertificateAuthority;
 use muster_proto::ca::{
     IssueReply, IssueRequest, JoinRaftReply, JoinRaftRequest, LeaveRaftReply, LeaveRaftRequest, Member,
-    RenewRequest, RootReply, RootRequest,
+    RenewRequest, RootReply, RootRequest, WithdrawReply, WithdrawRequest,
 };
 use muster_types::{Availability, Cluster, JoinToken, NodeId, NodeRole, NodeSpec, RequestId};
 use std::sync::Arc;
@@ -134,14 +134,17 @@ impl CertificateAuthority for CertificateService {
             Status::permission_denied("A valid join token is necessary to join this cluster")
         })?;
         let availability = availability(&request.availability)?;
+        // First what may be refused: a node that gets no certificate gets no record.
+        let node = NodeId::from_u128(id.as_u128());
+        let issued = issue(&cluster, (node, role, as_of), &request.request_pem)?;
         let joined = handle
             .write(id, ControlRequest::JoinNode { role, availability })
             .await
             .map_err(status)?;
-        let ControlReply::NodeJoined { id: node } = joined else {
-            return Err(Status::internal("an unexpected answer"));
-        };
-        issue(&cluster, (node, role, as_of), &request.request_pem).map(Response::new)
+        match joined {
+            ControlReply::NodeJoined { id } if id == node => Ok(Response::new(issued)),
+            _ => Err(Status::internal("an unexpected answer")),
+        }
     }
 
     async fn renew(&self, request: Request<RenewRequest>) -> Result<Response<IssueReply>, Status> {
@@ -181,6 +184,15 @@ impl CertificateAuthority for CertificateService {
             cluster: identity.cluster.to_string(),
             members: members.collect(),
         }))
+    }
+
+    async fn withdraw(&self, request: Request<WithdrawRequest>) -> Result<Response<WithdrawReply>, Status> {
+        let handle = controller(&self.0)?;
+        let identity = identity_of(&request)?;
+        let id = RequestId::from_u128(rand::random());
+        let write = ControlRequest::WithdrawNode { node: identity.node };
+        handle.write(id, write).await.map_err(status)?;
+        Ok(Response::new(WithdrawReply {}))
     }
 
     async fn leave_raft(
