@@ -6,9 +6,10 @@ use crate::session::{self, Session, SessionEvent};
 use crate::store::{Saved, Store, StoreError};
 use crate::task_engine::TaskEngine;
 use futures::future::BoxFuture;
-use muster_node_plan::{Action, AgentCore, Observation, Phase};
+use muster_node_plan::{Action, AgentCore, Observation, Phase, Restored};
 use muster_proto::transport::Dialer;
-use muster_types::{NodeDescription, NodeId, Timestamp};
+use muster_types::{NodeDescription, NodeId, TaskId, Timestamp};
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -82,13 +83,18 @@ impl<E: TaskEngine + ?Sized> Agent<E> {
         let store = Store::new(&config.directory);
         let saved = store.load()?;
         let found = engine.restored().await;
+        let checked: BTreeSet<TaskId> = found
+            .iter()
+            .filter(|(_, found)| has_health_check(found))
+            .map(|(task, _)| *task)
+            .collect();
         let core = AgentCore::restore(saved.set, saved.records, found, wall_time());
         let (sender, observations) = mpsc::channel(OBSERVATIONS_QUEUE);
         let mut executor = Executor::new(engine.clone(), sender);
         for (task, record) in core.records() {
             let runs = matches!(record.phase, Phase::Running | Phase::AwaitingHealth);
             if let Some(container) = record.container().filter(|_| runs) {
-                executor.watch(*task, container.clone());
+                executor.watch(*task, container.clone(), checked.contains(task));
             }
         }
         let mut controllers = config.controllers.clone();
@@ -316,6 +322,13 @@ impl<E: TaskEngine + ?Sized> Agent<E> {
             self.save();
         }
         self.executor.shutdown().await;
+    }
+}
+
+fn has_health_check(found: &Restored) -> bool {
+    match found {
+        Restored::Running { health_checked, .. } => *health_checked,
+        Restored::Prepared(_) | Restored::Ended { .. } => false,
     }
 }
 

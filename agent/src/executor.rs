@@ -51,19 +51,11 @@ impl<E: TaskEngine + ?Sized> Executor<E> {
         }
     }
 
-    /// Watches a container that runs already, for its end.
-    pub fn watch(&mut self, task: TaskId, container: ContainerId) {
+    /// Watches a container that runs already, for its health where that is checked, and for its end.
+    pub fn watch(&mut self, task: TaskId, container: ContainerId, health_checked: bool) {
         let (engine, observations) = (self.engine.clone(), self.observations.clone());
-        let watcher = self.operations.spawn(async move {
-            let ending = engine.wait(&container).await;
-            let ended = Observation::Ended {
-                task,
-                exit_code: ending.exit_code,
-                error: ending.error,
-            };
-            // The receiver is gone only when the agent stops.
-            let _ = observations.send(ended).await;
-        });
+        let following = follow(engine, task, container, health_checked, observations);
+        let watcher = self.operations.spawn(following);
         if let Some(old) = self.watchers.insert(task, watcher) {
             old.abort();
         }
@@ -178,6 +170,7 @@ async fn follow<E: TaskEngine + ?Sized>(
         exit_code: ending.exit_code,
         error: ending.error,
     };
+    // The receiver is gone only when the agent stops.
     let _ = observations.send(observation).await;
 }
 
@@ -241,6 +234,18 @@ mod tests {
         fn remove<'a>(&'a self, _: &'a ContainerId) -> BoxFuture<'a, Result<(), String>> {
             ready(Ok(())).boxed()
         }
+    }
+
+    #[tokio::test]
+    async fn the_health_of_a_container_that_runs_already_is_told() {
+        let engine = Arc::new(HealthyContainer::default());
+        let (sender, mut observations) = mpsc::channel(8);
+        let mut executor = Executor::new(engine, sender);
+        let (task, container) = (TaskId::from_u128(7), ContainerId::from_bytes([1; 32]));
+        executor.watch(task, container, true);
+        let health = tokio::time::timeout(Duration::from_secs(10), observations.recv()).await;
+        assert_eq!(health, Ok(Some(Observation::Health { task, healthy: true })));
+        executor.shutdown().await;
     }
 
     #[tokio::test]

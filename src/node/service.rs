@@ -11,7 +11,7 @@ use muster_proto::node::{
     BlobPiece, FetchBlobRequest, FindImageReply, FindImageRequest, LogRecord, TaskLogsRequest,
 };
 use muster_proto::transport::{Identity, PeerIdentity};
-use muster_types::{ClusterId, NodeRole, Timestamp};
+use muster_types::{ClusterId, NodeRole, TaskId, Timestamp};
 use std::io::{Read, Seek, SeekFrom};
 use std::net::SocketAddr;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -25,9 +25,6 @@ const PIECE_BYTES: usize = 256 * 1024;
 const PIECES_IN_FLIGHT: usize = 8;
 /// Blobs served at once; more wait, so that a rollout does not starve the node's own containers of disk.
 const BLOBS_AT_ONCE: usize = 8;
-
-/// Label of a task's container with the task's id, as Swarm's.
-pub const TASK_LABEL: &str = "com.docker.swarm.task.id";
 
 /// Whom the service is for: this node's own identity, and the nodes that the controllers name.
 type Served = (Identity, watch::Receiver<AgentView>);
@@ -83,12 +80,10 @@ impl PeerService {
     async fn task_container(&self, task: &str) -> Result<String, Status> {
         let containers = self.engine.container_list(ContainerFilterHint::default()).await;
         let containers = containers.map_err(|error| Status::internal(error.message))?;
-        let found = containers.iter().find(|info| {
-            info.config
-                .labels
-                .get(TASK_LABEL)
-                .is_some_and(|label| label == task)
-        });
+        let wanted: TaskId = task
+            .parse()
+            .map_err(|_| Status::invalid_argument("a malformed task id"))?;
+        let found = containers.iter().find(|info| info.config.task == Some(wanted));
         let found = found.ok_or_else(|| Status::not_found(format!("no container of task {task} is here")))?;
         Ok(found.id.to_string())
     }

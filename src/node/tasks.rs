@@ -1,7 +1,6 @@
 //! Tasks as containers of the local engine.
 
 use super::fetch::fetch_image;
-use super::service::TASK_LABEL;
 use super::templates::{TemplateError, TemplateNode, expand};
 use futures::StreamExt;
 use futures::future::BoxFuture;
@@ -69,7 +68,7 @@ impl EngineTasks {
         let name = task.container_name();
         // Made by an earlier daemon that did not get to say so.
         if let Ok(known) = self.engine.container_inspect(&name, false).await
-            && known.config.labels.get(TASK_LABEL) == Some(&task.id.to_string())
+            && known.config.task == Some(task.id)
         {
             return Ok(known.id.clone());
         }
@@ -127,10 +126,7 @@ impl TaskEngine for EngineTasks {
                 .await
                 .unwrap_or_default();
             let booted = boot_time();
-            let tasks = containers.iter().filter_map(|info| {
-                let task = info.config.labels.get(TASK_LABEL)?.parse().ok()?;
-                Some((task, restored(info, booted)))
-            });
+            let tasks = containers.iter().filter_map(|info| restored(info, booted));
             tasks.collect()
         })
     }
@@ -158,7 +154,7 @@ impl TaskEngine for EngineTasks {
             Ok(StartedContainer {
                 pid: info.pid,
                 ports: ports.collect(),
-                health_checked: info.health.as_ref().is_some_and(|health| health.status != "none"),
+                health_checked: has_health_check(&info),
             })
         })
     }
@@ -207,8 +203,9 @@ impl TaskEngine for EngineTasks {
                 }
                 loop {
                     match events.next().await {
-                        Some(Ok(event)) if event.actor_id == container.as_str() => break,
-                        Some(_) => {}
+                        Some(Ok(event)) if event.actor_id != container.as_str() => {}
+                        // It may have changed; so it may when events were missed.
+                        Some(_) => break,
                         None => return std::future::pending().await,
                     }
                 }
@@ -251,12 +248,18 @@ impl TaskEngine for EngineTasks {
     }
 }
 
-fn restored(info: &ContainerInfo, booted: Timestamp) -> Restored {
+fn has_health_check(info: &ContainerInfo) -> bool {
+    info.health.as_ref().is_some_and(|health| health.status != "none")
+}
+
+/// A task's container as it was found; `None` for a container of a user, whatever its labels say.
+fn restored(info: &ContainerInfo, booted: Timestamp) -> Option<(TaskId, Restored)> {
     let container = info.id.clone();
-    match info.state {
+    let found = match info.state {
         ContainerState::Running | ContainerState::Paused | ContainerState::Restarting => Restored::Running {
             container,
             pid: info.pid,
+            health_checked: has_health_check(info),
         },
         ContainerState::Created => Restored::Prepared(container),
         ContainerState::Exited | ContainerState::Dead | ContainerState::Removing => {
@@ -268,7 +271,8 @@ fn restored(info: &ContainerInfo, booted: Timestamp) -> Restored {
                 by_reboot,
             }
         }
-    }
+    };
+    Some((info.config.task?, found))
 }
 
 /// When this machine booted (proc_stat(5), `btime`); the epoch when it cannot be read.
@@ -312,6 +316,7 @@ fn container_config(task: &AssignedTask, node: &TemplateNode) -> Result<Containe
         stop_grace: spec.stop_grace,
         health: spec.health.clone(),
         host,
+        task: Some(task.id),
         ..ContainerConfig::default()
     })
 }
@@ -321,7 +326,7 @@ fn labels(task: &AssignedTask, node: NodeId) -> BTreeMap<String, String> {
     let mut labels = task.template.container.labels.clone();
     for (key, value) in [
         ("com.docker.swarm.task", String::new()),
-        (TASK_LABEL, task.id.to_string()),
+        ("com.docker.swarm.task.id", task.id.to_string()),
         ("com.docker.swarm.task.name", task.container_name()),
         ("com.docker.swarm.node.id", node.to_string()),
         ("com.docker.swarm.service.id", task.service.to_string()),
@@ -387,4 +392,73 @@ fn host_config(task: &AssignedTask) -> HostConfig {
 fn host_entry(line: &str) -> Option<String> {
     let (address, name) = line.split_once(' ')?;
     Some(format!("{}:{address}", name.trim()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use muster_types::{ServiceId, Slot, TaskTemplate};
+
+    fn task() -> AssignedTask {
+        AssignedTask {
+            id: TaskId::from_u128(7),
+            service: ServiceId::from_u128(1),
+            service_name: "web".to_owned(),
+            service_labels: BTreeMap::new(),
+            slot: Slot::Replica(1),
+            template_version: 1,
+            template: Arc::new(TaskTemplate::default()),
+            ports: Vec::new(),
+            desired: muster_types::DesiredState::Running,
+            start_after: None,
+            recorded: (0, muster_types::TaskState::Assigned),
+        }
+    }
+
+    fn running(config: ContainerConfig) -> ContainerInfo {
+        ContainerInfo {
+            id: ContainerId::from_bytes([1; 32]),
+            name: "web".to_owned(),
+            config,
+            image_id: String::new(),
+            command: Vec::new(),
+            env: Vec::new(),
+            working_dir: String::new(),
+            user: String::new(),
+            created: Timestamp::ZERO,
+            state: ContainerState::Running,
+            pid: 42,
+            exit_code: 0,
+            oom_killed: false,
+            error: String::new(),
+            started_at: Timestamp::ZERO,
+            finished_at: Timestamp::ZERO,
+            restart_count: 0,
+            health: None,
+            networks: BTreeMap::new(),
+            ports: Vec::new(),
+            mounts: Vec::new(),
+            log_path: String::new(),
+            hostname_path: String::new(),
+            hosts_path: String::new(),
+            resolv_conf_path: String::new(),
+            size_rw: None,
+        }
+    }
+
+    #[test]
+    fn a_container_of_a_user_is_no_task_whatever_its_labels_say() {
+        let node = TemplateNode {
+            id: NodeId::from_u128(1),
+            hostname: "node".to_owned(),
+        };
+        let own = container_config(&task(), &node).unwrap();
+        let users = ContainerConfig {
+            labels: own.labels.clone(),
+            ..ContainerConfig::default()
+        };
+        assert!(restored(&running(users), Timestamp::ZERO).is_none());
+        let found = restored(&running(own), Timestamp::ZERO);
+        assert!(matches!(found, Some((id, Restored::Running { pid: 42, .. })) if id == task().id));
+    }
 }

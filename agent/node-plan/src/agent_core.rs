@@ -102,6 +102,8 @@ pub enum Restored {
         container: ContainerId,
         /// First process.
         pid: i32,
+        /// It has a health check, whose outcome is observed again from now on.
+        health_checked: bool,
     },
     /// It was made, and never started.
     Prepared(ContainerId),
@@ -393,7 +395,11 @@ fn perform(
 /// Brings a record in line with what the engine found of its container.
 fn reconcile_found(record: &mut TaskRecord, restored: &Restored, now: Timestamp) {
     match restored {
-        Restored::Running { container, pid } => {
+        Restored::Running {
+            container,
+            pid,
+            health_checked,
+        } => {
             if record.container() != Some(container) {
                 record.prepared(container.clone(), now);
             }
@@ -403,7 +409,8 @@ fn reconcile_found(record: &mut TaskRecord, restored: &Restored, now: Timestamp)
                 .as_ref()
                 .map(|known| known.ports.clone())
                 .unwrap_or_default();
-            record.started(*pid, ports, false, now);
+            let awaits_health = *health_checked && record.status.state < TaskState::Running;
+            record.started(*pid, ports, awaits_health, now);
         }
         Restored::Prepared(container) => record.prepared(container.clone(), now),
         Restored::Ended {

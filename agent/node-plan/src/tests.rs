@@ -322,6 +322,7 @@ fn after_a_daemon_restart_running_tasks_go_on() {
         Restored::Running {
             container: container(1),
             pid: 42,
+            health_checked: false,
         },
     )]);
     let mut core = AgentCore::restore(
@@ -341,6 +342,7 @@ fn a_container_that_was_started_just_before_a_crash_runs_on_until_a_set_names_it
         Restored::Running {
             container: container(1),
             pid: 42,
+            health_checked: false,
         },
     )]);
     // The file was written before the task was assigned.
@@ -355,4 +357,55 @@ fn a_container_that_was_started_just_before_a_crash_runs_on_until_a_set_names_it
     let mut surplus = restored(&found);
     assert!(surplus.assign(set(2, Vec::new()), at(1)));
     assert_eq!(effects(&surplus.tick(at(1))), ["stop"]);
+}
+
+/// A daemon starts anew and finds the task's container running, with its health check.
+fn restored_with_health_check(before: &AgentCore) -> AgentCore {
+    let found = BTreeMap::from([(
+        TaskId::from_u128(7),
+        Restored::Running {
+            container: container(1),
+            pid: 42,
+            health_checked: true,
+        },
+    )]);
+    AgentCore::restore(
+        before.assignments().clone(),
+        before.records().clone(),
+        found,
+        at(9),
+    )
+}
+
+#[test]
+fn a_health_check_that_had_not_passed_is_awaited_after_a_daemon_restart() {
+    let mut before = AgentCore::default();
+    before.assign(set(1, vec![task(7)]), at(0));
+    before.tick(at(0));
+    let task = TaskId::from_u128(7);
+    let result = Ok(container(1));
+    before.observe(Observation::Prepared { task, result }, at(1));
+    before.tick(at(1));
+    let result = Ok(StartedContainer {
+        pid: 42,
+        health_checked: true,
+        ..Default::default()
+    });
+    before.observe(Observation::Started { task, result }, at(2));
+    let mut core = restored_with_health_check(&before);
+    assert!(effects(&core.tick(at(9))).is_empty());
+    assert_eq!(state(&core, 7), TaskState::Starting);
+    core.observe(Observation::Health { task, healthy: true }, at(10));
+    assert_eq!(state(&core, 7), TaskState::Running);
+}
+
+#[test]
+fn a_task_that_turns_unhealthy_after_a_daemon_restart_fails() {
+    let mut core = restored_with_health_check(&running());
+    assert!(effects(&core.tick(at(9))).is_empty());
+    assert_eq!(state(&core, 7), TaskState::Running);
+    let task = TaskId::from_u128(7);
+    core.observe(Observation::Health { task, healthy: false }, at(10));
+    assert_eq!(state(&core, 7), TaskState::Failed);
+    assert_eq!(effects(&core.tick(at(10))), ["stop"]);
 }

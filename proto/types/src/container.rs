@@ -1,7 +1,7 @@
 //! The vocabulary of the local engine: what a container is asked to be, and what it is.
 
 use crate::service::{DnsSpec, Labels, LogDriver, Protocol};
-use crate::{ContainerId, Timestamp};
+use crate::{ContainerId, TaskId, Timestamp};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
@@ -51,6 +51,8 @@ pub struct ContainerConfig {
     pub volumes: Vec<String>,
     /// Everything that ties it to the host.
     pub host: HostConfig,
+    /// The task that it runs. Only the node's agent sets it; no request of the Engine API can.
+    pub task: Option<TaskId>,
 }
 
 /// What ties a container to its host.

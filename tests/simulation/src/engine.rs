@@ -129,6 +129,7 @@ impl Engine {
                 ContainerState::Running(pid) => Restored::Running {
                     container: id.clone(),
                     pid,
+                    health_checked: false,
                 },
                 ContainerState::Ended { exit_code, by_reboot } => Restored::Ended {
                     container: id.clone(),
