@@ -53,23 +53,49 @@ pub fn read_exit_file(path: &Path) -> Result<Option<ExitStatus>> {
 
 /// Records an exit status durably and atomically.
 pub(crate) fn write_exit_file(path: &Path, status: &ExitStatus) -> Result<()> {
-    write_atomically(path, &serde_json::to_vec(status).unwrap_or_default())
-        .map_err(|error| RuntimeError::io(format!("record the exit status {}", path.display()), error))
+    record_exit(path, status)?.persist()
 }
 
-fn write_atomically(path: &Path, content: &[u8]) -> io::Result<()> {
-    let mut unfinished = path.as_os_str().to_owned();
-    unfinished.push(".new");
-    let unfinished = PathBuf::from(unfinished);
-    let mut file = File::create(&unfinished)?;
-    file.write_all(content)?;
-    file.sync_all()?;
-    std::fs::rename(&unfinished, path)?;
-    let directory = path
-        .parent()
-        .filter(|parent| !parent.as_os_str().is_empty())
-        .unwrap_or(Path::new("."));
-    File::open(directory)?.sync_all()
+/// Records an exit status atomically: it is there for every reader, and survives a loss of power once it is persisted.
+pub(crate) fn record_exit(path: &Path, status: &ExitStatus) -> Result<RecordedExit> {
+    let write = || {
+        let mut unfinished = path.as_os_str().to_owned();
+        unfinished.push(".new");
+        let unfinished = PathBuf::from(unfinished);
+        let mut file = File::create(&unfinished)?;
+        file.write_all(&serde_json::to_vec(status)?)?;
+        std::fs::rename(&unfinished, path)?;
+        Ok(file)
+    };
+    match write() {
+        Ok(file) => Ok(RecordedExit {
+            file,
+            path: path.to_owned(),
+        }),
+        Err(error) => Err(unrecorded(path, error)),
+    }
+}
+
+/// A recorded exit status that a loss of power may still take away.
+pub(crate) struct RecordedExit {
+    file: File,
+    path: PathBuf,
+}
+
+impl RecordedExit {
+    /// Makes it durable.
+    pub(crate) fn persist(self) -> Result<()> {
+        let directory = self.path.parent().filter(|parent| !parent.as_os_str().is_empty());
+        let persist = || {
+            self.file.sync_all()?;
+            File::open(directory.unwrap_or(Path::new(".")))?.sync_all()
+        };
+        persist().map_err(|error| unrecorded(&self.path, error))
+    }
+}
+
+fn unrecorded(path: &Path, error: io::Error) -> RuntimeError {
+    RuntimeError::io(format!("record the exit status {}", path.display()), error)
 }
 
 /// The current wall clock time in nanoseconds since 1970.

@@ -17,6 +17,7 @@ mod init;
 mod launch;
 mod launcher;
 mod log;
+mod memory;
 mod monitor;
 mod plan;
 mod start;

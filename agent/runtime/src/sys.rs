@@ -1,4 +1,4 @@
-//! System calls that no safe library wraps: the only place of this crate, beside the fork itself, with unsafe code.
+//! System calls that no safe library wraps: the only place of this crate with unsafe code, beside forks and `memory`.
 //!
 //! Nothing here allocates: the functions run between clone3 and exec too.
 
@@ -497,35 +497,4 @@ pub(crate) fn join_namespaces(descriptor: BorrowedFd<'_>, kinds: c_int) -> SysRe
 pub(crate) fn unshare(kinds: c_int) -> SysResult<()> {
     // SAFETY: takes numbers only; namespaces hold no memory or descriptors of ours.
     check(unsafe { libc::unshare(kinds) }.into()).map(drop)
-}
-
-/// Gives memory that is not used any more back to the kernel.
-pub(crate) fn trim_heap() {
-    #[cfg(target_env = "gnu")]
-    // SAFETY: always allowed.
-    unsafe {
-        libc::malloc_trim(0);
-    }
-}
-
-unsafe extern "C" {
-    // Both are defined by every linker for this platform.
-    static __executable_start: u8;
-    static etext: u8;
-}
-
-/// Takes this program's code out of this process's memory; what is used again comes back from the page cache.
-///
-/// A process that has done much and will do little from now on is then charged for the little only.
-pub(crate) fn release_code() {
-    const PAGE_BYTES: usize = 4096;
-    let start = (&raw const __executable_start)
-        .addr()
-        .next_multiple_of(PAGE_BYTES);
-    let end = (&raw const etext).addr() / PAGE_BYTES * PAGE_BYTES;
-    if let Some(length) = end.checked_sub(start).filter(|length| *length > 0) {
-        // SAFETY: between these symbols are headers, constants and code: a private mapping of the executable that nothing ever
-        // writes to, so that every page reads the same again.
-        unsafe { libc::madvise(start as *mut c_void, length, libc::MADV_DONTNEED) };
-    }
 }

@@ -8,6 +8,7 @@ use rustix::mount::OpenTreeFlags;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use crate::sys::{self, MountAttributes};
@@ -27,11 +28,23 @@ impl Executable {
 /// A read-only mount of the binary, which shares its pages with every other process that runs it; or where the kernel or
 /// the file system refuses that, a sealed copy in memory.
 pub(super) fn protected(path: &Path) -> io::Result<Executable> {
-    let file = match read_only_mount(path) {
+    let file = match read_only_mount(path).or_else(|_| read_only_mount(&same_file(path)?)) {
         Ok(file) => file,
         Err(_) => sealed_copy(path)?,
     };
     Ok(Executable { file })
+}
+
+/// Where the file that a link of /proc leads to lies in this mount namespace: the link itself leads to the namespace that
+/// the program was started from, whose mounts cannot be copied here.
+fn same_file(link: &Path) -> io::Result<PathBuf> {
+    let path = std::fs::read_link(link)?;
+    let (here, there) = (std::fs::metadata(&path)?, std::fs::metadata(link)?);
+    if (here.dev(), here.ino()) == (there.dev(), there.ino()) {
+        Ok(path)
+    } else {
+        Err(io::ErrorKind::NotFound.into())
+    }
 }
 
 fn read_only_mount(path: &Path) -> io::Result<OwnedFd> {

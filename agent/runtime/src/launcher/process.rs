@@ -8,6 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use super::request;
 use crate::init::sync::{self, Failure, Message, Stage, fail};
+use crate::memory;
 use crate::monitor::process as monitor;
 use crate::sys;
 
@@ -24,7 +25,8 @@ pub fn launcher_main(arguments: &[OsString]) -> ! {
         sync::send_failure(socket.as_fd(), failure);
         sys::exit_now(1);
     }
-    sys::release_code();
+    // Without it, monitors only take more memory.
+    let _ = memory::share_constants();
     serve(socket.as_fd())
 }
 
@@ -57,7 +59,7 @@ fn take_socket() -> Result<OwnedFd, Errno> {
 
 fn serve(socket: BorrowedFd<'_>) -> ! {
     loop {
-        let input = match request::receive(socket) {
+        let input = match memory::wait_readable(socket).and_then(|()| request::receive(socket)) {
             Ok(Some(input)) => input,
             Ok(None) => sys::exit_now(0),
             // A malformed request: its reply socket was closed, which tells the daemon.

@@ -108,7 +108,8 @@ impl Monitor {
         self.request(&frame::encode_bytes(Kind::Release, &[])).await
     }
 
-    /// Waits until the container has ended and its status is recorded. Cancel-safe.
+    /// Waits until the container has ended and its status is recorded; for some milliseconds a loss of power could take
+    /// that record away. Cancel-safe.
     ///
     /// When the monitor ends first, this kills what is left of the container and records that.
     pub async fn wait(&self) -> Result<ExitStatus> {

@@ -9,7 +9,7 @@ use super::super::frame::{self, Kind};
 use super::client::Role;
 use super::server::Server;
 use crate::error::RuntimeError;
-use crate::exit::{self, ExitStatus};
+use crate::exit::{self, ExitStatus, RecordedExit};
 use crate::launch::{self, Released};
 
 /// How long the removal of the control group may take.
@@ -90,8 +90,8 @@ impl Server {
         exec_codes.drain(..surplus);
     }
 
-    /// Ends what is left of the container and records how it ended.
-    pub(super) fn settle(&mut self) -> ExitStatus {
+    /// Ends what is left of the container and records how it ended. What was recorded is still to be made durable.
+    pub(super) fn settle(&mut self) -> (ExitStatus, Option<RecordedExit>) {
         let finished_at_ns = exit::wall_clock_ns();
         let ended = self.processes[0].ended();
         let mut status = ExitStatus {
@@ -120,12 +120,18 @@ impl Server {
         for process in &mut self.processes {
             process.reap();
         }
-        if let Some(file) = &self.plan.exit_file
-            && let Err(problem) = exit::write_exit_file(file, &status)
-        {
-            status.reason.get_or_insert(crate::error::chain(&problem));
+        let recorded = self
+            .plan
+            .exit_file
+            .as_ref()
+            .map(|file| exit::record_exit(file, &status));
+        match recorded.transpose() {
+            Ok(recorded) => (status, recorded),
+            Err(problem) => {
+                status.reason.get_or_insert(crate::error::chain(&problem));
+                (status, None)
+            }
         }
-        status
     }
 
     pub(super) fn answer_end(&mut self, status: &ExitStatus) {

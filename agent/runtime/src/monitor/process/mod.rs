@@ -22,6 +22,7 @@ use crate::error::{Result, RuntimeError};
 use crate::exit;
 use crate::launch::{self, Launched, PlanDescriptors, StreamSource};
 use crate::log::LogWriter;
+use crate::memory;
 use crate::plan::ContainerPlan;
 use crate::sys;
 use server::Server;
@@ -47,8 +48,7 @@ pub(crate) fn run(input: MonitorInput) -> ! {
             let _ = reply.write_all(&server.hello());
             let _ = reply.write_all(&frame::encode_bytes(Kind::Done, &[]));
             drop(reply);
-            sys::trim_heap();
-            sys::release_code();
+            memory::trim_heap();
             server.serve();
             0
         }

@@ -1,7 +1,8 @@
 //! The monitor's loop.
 
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::time::{Duration, Instant};
 
@@ -13,6 +14,7 @@ use super::output::{Channel, channels};
 use crate::cgroup::Cgroup;
 use crate::launch::Launched;
 use crate::log::LogWriter;
+use crate::memory;
 use crate::plan::ContainerPlan;
 
 /// Bytes read at once; a pipe holds 64 KiB.
@@ -95,8 +97,12 @@ impl Server {
             self.turn(None);
         }
         self.drain_output();
-        let status = self.settle();
+        let (status, recorded) = self.settle();
         self.answer_end(&status);
+        if let Some(recorded) = recorded {
+            // Nobody is left to be told; who waited has made the status durable in a way of its own.
+            let _ = recorded.persist();
+        }
         let until = Instant::now() + LINGER;
         self.clients
             .retain(|client| !client.closed && client.backlog_bytes() > 0);
@@ -108,69 +114,56 @@ impl Server {
 
     /// Waits for something to happen and deals with it.
     fn turn(&mut self, timeout: Option<Duration>) {
-        let (mut polled, sources) = self.poll_list();
-        let timeout = timeout.map_or(-1, |timeout| timeout.as_millis().min(60_000) as i32);
-        // SAFETY: the list is live and its length is its own.
-        let result = unsafe { libc::poll(polled.as_mut_ptr(), polled.len() as libc::nfds_t, timeout) };
-        if result <= 0 {
-            return;
-        }
-        for (entry, source) in polled.iter().zip(sources) {
-            if entry.revents != 0 {
-                self.react(source, entry.revents);
-            }
+        for (source, events) in self.wait(timeout) {
+            self.react(source, events);
         }
         self.forget_closed();
     }
 
-    fn poll_list(&self) -> (Vec<libc::pollfd>, Vec<Source>) {
+    fn wait(&self, timeout: Option<Duration>) -> Vec<(Source, PollFlags)> {
+        let (mut polled, sources) = self.poll_list();
+        let waited = match timeout.map(Timespec::try_from) {
+            Some(Ok(timeout)) => rustix::event::poll(&mut polled, Some(&timeout)).map(drop),
+            Some(Err(_)) | None => memory::wait(&mut polled),
+        };
+        let events = polled.iter().map(PollFd::revents);
+        let happened = |(_, events): &(Source, PollFlags)| waited.is_ok() && !events.is_empty();
+        sources.into_iter().zip(events).filter(happened).collect()
+    }
+
+    fn poll_list<'a>(&'a self) -> (Vec<PollFd<'a>>, Vec<Source>) {
         let mut polled = Vec::with_capacity(8);
         let mut sources = Vec::with_capacity(8);
-        let mut add = |descriptor: RawFd, events: i16, source: Source| {
-            polled.push(libc::pollfd {
-                fd: descriptor,
-                events,
-                revents: 0,
-            });
+        let mut add = |descriptor: BorrowedFd<'a>, events: PollFlags, source: Source| {
+            polled.push(PollFd::from_borrowed_fd(descriptor, events));
             sources.push(source);
         };
         if self.processes[0].status.is_none() && self.clients.len() < CLIENTS_MAX {
-            add(self.listener.as_raw_fd(), libc::POLLIN, Source::Listener);
+            add(self.listener.as_fd(), PollFlags::IN, Source::Listener);
         }
         if let Some(held) = &self.held {
-            add(held.as_raw_fd(), libc::POLLIN, Source::Held);
+            add(held.as_fd(), PollFlags::IN, Source::Held);
         }
         for (index, process) in self.processes.iter().enumerate() {
             if process.status.is_none() {
-                add(process.pidfd.as_raw_fd(), libc::POLLIN, Source::Exit(index));
+                add(process.pidfd.as_fd(), PollFlags::IN, Source::Exit(index));
             }
             if process.has_pending_input()
                 && let Some(input) = process.input_descriptor()
             {
-                add(input.as_raw_fd(), libc::POLLOUT, Source::Stdin(index));
+                add(input.as_fd(), PollFlags::OUT, Source::Stdin(index));
             }
             if !self.is_congested(process.number) {
                 for (channel, descriptor) in channels(process) {
-                    add(
-                        descriptor.as_raw_fd(),
-                        libc::POLLIN,
-                        Source::Output(index, channel),
-                    );
+                    add(descriptor, PollFlags::IN, Source::Output(index, channel));
                 }
             }
         }
         for (index, client) in self.clients.iter().enumerate() {
-            let reads = if !client.sends_no_more && self.may_send(client) {
-                libc::POLLIN
-            } else {
-                0
-            };
-            let writes = if client.backlog_bytes() > 0 {
-                libc::POLLOUT
-            } else {
-                0
-            };
-            add(client.stream.as_raw_fd(), reads | writes, Source::Client(index));
+            let mut events = PollFlags::empty();
+            events.set(PollFlags::IN, !client.sends_no_more && self.may_send(client));
+            events.set(PollFlags::OUT, client.backlog_bytes() > 0);
+            add(client.stream.as_fd(), events, Source::Client(index));
         }
         (polled, sources)
     }
@@ -201,7 +194,7 @@ impl Server {
         }
     }
 
-    fn react(&mut self, source: Source, events: i16) {
+    fn react(&mut self, source: Source, events: PollFlags) {
         match source {
             Source::Listener => self.accept(),
             Source::Held => self.hear_released(),
@@ -211,10 +204,10 @@ impl Server {
                 self.read_output(index, channel);
             }
             Source::Client(index) => {
-                if events & libc::POLLOUT != 0 {
+                if events.contains(PollFlags::OUT) {
                     self.clients[index].flush();
                 }
-                let gone = events & (libc::POLLHUP | libc::POLLERR) != 0;
+                let gone = events.intersects(PollFlags::HUP | PollFlags::ERR);
                 if !self.clients[index].sends_no_more {
                     self.read_client(index);
                 }

@@ -1,0 +1,186 @@
+//! What a small process that lives long keeps in memory while nothing happens.
+//!
+//! Launcher and monitors run a large program of which they need little. What the kernel can read again from a file is
+//! given up at rest, and comes back page by page as it is used.
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{MemfdFlags, SealFlags};
+use rustix::io::Errno;
+use std::ffi::c_void;
+use std::fs::File;
+use std::io::{self, Write};
+use std::ops::Range;
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+/// A process is at rest after this: well beyond the gaps between the steps of a start.
+const REST_AFTER: Duration = Duration::from_secs(1);
+
+/// Read-only parts of a program: headers and constants, code, and relocated constants.
+const PARTS_MAX: usize = 8;
+
+const PAGE_BYTES: usize = 4096;
+
+/// The relocated constants come from a file, so that they may be given up too.
+static CONSTANTS_SHARED: AtomicBool = AtomicBool::new(false);
+
+unsafe extern "C" {
+    // Defined by every linker for this platform: where the program begins in memory.
+    static __executable_start: u8;
+}
+
+/// Gives unused heap back to the kernel.
+pub(crate) fn trim_heap() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: always allowed.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
+/// Puts the constants that the loader relocated, which are this process's own copies, into a sealed file in memory and
+/// maps that in their place: processes forked later then neither copy nor hold more of them than they use.
+///
+/// Only for a process with one thread, and before it forks.
+pub(crate) fn share_constants() -> io::Result<()> {
+    let Some(range) = relocated() else {
+        return Ok(());
+    };
+    // SAFETY: the loader mapped the range readable and wrote it last before this program's first instruction.
+    let content = unsafe { std::slice::from_raw_parts(range.start as *const u8, range.len()) };
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    let mut file = File::from(rustix::fs::memfd_create(c"muster-constants", flags)?);
+    file.write_all(content)?;
+    let seals = SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL;
+    rustix::fs::fcntl_add_seals(&file, seals)?;
+    // SAFETY: the range is whole pages that nothing writes to; the same bytes take their place in one step.
+    let mapped = unsafe {
+        libc::mmap(
+            range.start as *mut c_void,
+            range.len(),
+            libc::PROT_READ,
+            libc::MAP_PRIVATE | libc::MAP_FIXED,
+            file.as_raw_fd(),
+            0,
+        )
+    };
+    if mapped == libc::MAP_FAILED {
+        return Err(io::Error::last_os_error());
+    }
+    CONSTANTS_SHARED.store(true, Ordering::Relaxed);
+    Ok(())
+}
+
+/// Waits until there is something to read; what is not needed for waiting leaves memory meanwhile.
+pub(crate) fn wait_readable(descriptor: BorrowedFd<'_>) -> Result<(), Errno> {
+    loop {
+        match wait(&mut [PollFd::from_borrowed_fd(descriptor, PollFlags::IN)]) {
+            Err(Errno::INTR) => {}
+            result => return result,
+        }
+    }
+}
+
+/// Waits for an event; what is not needed for waiting leaves memory meanwhile.
+pub(crate) fn wait(polled: &mut [PollFd<'_>]) -> Result<(), Errno> {
+    let rest_after = Timespec {
+        tv_sec: REST_AFTER.as_secs() as _,
+        tv_nsec: 0,
+    };
+    if poll(polled, Some(&rest_after))? == 0 {
+        release_image();
+        poll(polled, None)?;
+    }
+    Ok(())
+}
+
+/// Takes this program's code and constants out of this process's memory.
+fn release_image() {
+    let (parts, count) = read_only_parts();
+    for part in &parts[..count] {
+        // SAFETY: a private mapping of a file to which this process never wrote, so that every page reads the same again.
+        unsafe { libc::madvise(part.start as *mut c_void, part.len(), libc::MADV_DONTNEED) };
+    }
+}
+
+/// The ranges of memory that come from a file unchanged, and how many they are.
+fn read_only_parts() -> ([Range<usize>; PARTS_MAX], usize) {
+    let mut parts = [const { 0..0 }; PARTS_MAX];
+    let mut count = 0;
+    let constants = relocated().filter(|_| CONSTANTS_SHARED.load(Ordering::Relaxed));
+    let loaded = program_headers()
+        .iter()
+        .filter(|header| header.p_type == libc::PT_LOAD && header.p_flags & libc::PF_W == 0)
+        .filter_map(whole_pages);
+    for (part, slot) in constants.into_iter().chain(loaded).zip(&mut parts) {
+        *slot = part;
+        count += 1;
+    }
+    (parts, count)
+}
+
+/// What the loader relocated and then protected.
+fn relocated() -> Option<Range<usize>> {
+    let headers = program_headers();
+    let header = headers
+        .iter()
+        .find(|header| header.p_type == libc::PT_GNU_RELRO)?;
+    whole_pages(header)
+}
+
+/// The pages that lie in a part entirely.
+fn whole_pages(header: &libc::Elf64_Phdr) -> Option<Range<usize>> {
+    let start = (&raw const __executable_start).addr() + header.p_vaddr as usize - first_address();
+    let end = start + header.p_memsz as usize;
+    let (start, end) = (start.next_multiple_of(PAGE_BYTES), end / PAGE_BYTES * PAGE_BYTES);
+    (start < end).then_some(start..end)
+}
+
+/// The lowest address of the program as it was linked.
+fn first_address() -> usize {
+    let loaded = program_headers()
+        .iter()
+        .filter(|header| header.p_type == libc::PT_LOAD);
+    let lowest = loaded.map(|header| header.p_vaddr as usize).min().unwrap_or(0);
+    lowest / PAGE_BYTES * PAGE_BYTES
+}
+
+/// The program's own headers, as the kernel tells every process.
+fn program_headers() -> &'static [libc::Elf64_Phdr] {
+    // SAFETY: takes numbers only.
+    let (address, count) = unsafe { (libc::getauxval(libc::AT_PHDR), libc::getauxval(libc::AT_PHNUM)) };
+    if address == 0 {
+        return &[];
+    }
+    // SAFETY: the kernel points at the headers, which lie in the program's first, read-only part for as long as it runs.
+    unsafe { std::slice::from_raw_parts(address as *const libc::Elf64_Phdr, count as usize) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A constant with a relocation: a table of pointers.
+    static WORDS: [&str; 3] = ["one", "two", "three"];
+
+    #[test]
+    fn a_process_works_on_after_it_gave_its_image_up() {
+        let address = (&raw const WORDS).addr();
+        assert!(relocated().is_some_and(|range| range.contains(&address)));
+        // SAFETY: the child has one thread, so it may allocate, and ends without running this test's other code.
+        match unsafe { nix::unistd::fork() }.expect("a process can be forked") {
+            nix::unistd::ForkResult::Child => {
+                let works = share_constants().is_ok() && {
+                    release_image();
+                    std::hint::black_box(&WORDS).concat() == "onetwothree"
+                };
+                crate::sys::exit_now(if works { 0 } else { 1 });
+            }
+            nix::unistd::ForkResult::Parent { child } => {
+                let status = nix::sys::wait::waitpid(child, None).expect("it is our child");
+                assert_eq!(status, nix::sys::wait::WaitStatus::Exited(child, 0));
+            }
+        }
+    }
+}
