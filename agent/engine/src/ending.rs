@@ -4,7 +4,7 @@ use crate::clock;
 use crate::container::{Container, Ending, Run};
 use crate::engine::{Inner, RemoveOptions};
 use crate::layout;
-use crate::phase::{Phase, Step};
+use crate::phase::Phase;
 use crate::record::Record;
 use crate::start::has_ports;
 use crate::store::Table;
@@ -59,33 +59,49 @@ impl Inner {
         }
     }
 
-    /// Carries out what follows an end. The caller holds the operation. Waiters learn of it first; the operation is given
-    /// back once nothing of the run is left.
+    /// Carries out what follows an end. The caller holds the operation. Waiters learn of it once it is recorded; the
+    /// operation is given back once nothing of the run is left.
     pub(crate) async fn ended(self: &Arc<Self>, container: &Arc<Container>, ending: &Ending) {
-        let (run, restart_after) = container.with(|cell| {
-            let run = cell.run.clone();
+        let (restart_after, mut recorded) = container.with(|cell| {
             let restart = !self.stopping.is_cancelled() && should_restart(&cell.record, ending.code);
             let length = ending.finished_at.since(cell.record.started_at);
             let wait = restart.then(|| cell.backoff.next(length));
-            let step = if restart { Step::ExitToRestart } else { Step::Exit };
-            // Only a live container has a run to end.
-            let _ = cell.step(step);
-            cell.end(ending);
-            (run, wait)
+            (wait, cell.record.clone())
+        });
+        // Only a live container has a run to end.
+        let _ = recorded.end(ending, restart_after.is_some());
+        let removes = recorded.config.host.auto_remove && restart_after.is_none();
+        if !removes {
+            self.record_end(&recorded).await;
+        }
+        let (restart_after, run) = container.with(|cell| {
+            // Somebody may have stopped it meanwhile.
+            let wait = restart_after.filter(|_| !cell.record.stopped_by_user);
+            (wait, cell.end(ending, wait.is_some()))
         });
         if ending.oom_killed {
             self.container_event(container, "oom", &[]);
         }
         self.container_event(container, "die", &[("exitCode", ending.code.to_string())]);
         self.clear_run(container, run.as_ref()).await;
-        let record = container.record();
-        if record.config.host.auto_remove && restart_after.is_none() {
+        if removes {
             self.remove_ended(container).await;
             return;
         }
+        let record = container.record();
+        if record != recorded {
+            self.record_end(&record).await;
+        }
+        if let Some(wait) = restart_after {
+            self.restart_later(container, wait);
+        }
+    }
+
+    /// Makes an end durable.
+    async fn record_end(&self, record: &Record) {
         if let Err(error) = self
             .store
-            .put_behind(Table::Containers, record.id.as_str(), &record)
+            .put(Table::Containers, record.id.as_str(), record)
             .await
         {
             tracing::warn!(
@@ -93,9 +109,6 @@ impl Inner {
                 error = error.chain(),
                 "the end is recorded in its exit file only"
             );
-        }
-        if let Some(wait) = restart_after {
-            self.restart_later(container, wait);
         }
     }
 

@@ -29,6 +29,7 @@ impl Layout {
             &self.data_dir,
             &self.run_dir,
             &self.containers(),
+            &self.discarded(),
             &self.volumes(),
             &self.runs(),
         ];
@@ -57,6 +58,23 @@ impl Layout {
 
     pub fn containers(&self) -> PathBuf {
         self.data_dir.join("containers")
+    }
+
+    /// Directories of containers that were removed, until they are deleted.
+    pub fn discarded(&self) -> PathBuf {
+        self.data_dir.join("discarded")
+    }
+
+    /// Takes a container's directory out of sight at once and returns where it lies now. Nothing there is no error.
+    pub fn discard_container(&self, id: &ContainerId) -> Result<PathBuf> {
+        let discarded = self.discarded().join(id.as_str());
+        match fs::rename(self.container(id), &discarded) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::io(
+                format!("discard the directory of container {id}"),
+                error,
+            )),
+            _ => Ok(discarded),
+        }
     }
 
     /// What a container keeps across reboots: generated files, log, exit status.

@@ -394,6 +394,8 @@ impl Inner {
                 self.images.release(&id)?;
             }
         }
+        layout::remove_directory(&self.layout.discarded())?;
+        layout::make_directory(&self.layout.discarded())?;
         for id in directory_names(&self.layout.containers()) {
             if let Some(id) = ContainerId::parse(&id).filter(|id| !known.contains(id.as_str())) {
                 layout::remove_directory(&self.layout.container(&id))?;

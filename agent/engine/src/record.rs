@@ -1,6 +1,7 @@
 //! What the engine keeps of a container across restarts of the daemon and of the host.
 
-use crate::phase::Phase;
+use crate::container::Ending;
+use crate::phase::{IllegalStep, Phase, Step};
 use muster_types::container::{ContainerConfig, HealthCheck, MountPoint};
 use muster_types::{ContainerId, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -66,6 +67,17 @@ impl Record {
     /// Stop grace of a configuration.
     pub fn grace_of(config: &ContainerConfig) -> Duration {
         config.stop_grace.unwrap_or(STOP_GRACE_DEFAULT)
+    }
+
+    /// Notes how the run ended, and whether another follows.
+    pub fn end(&mut self, ending: &Ending, restarts: bool) -> Result<(), IllegalStep> {
+        self.exit_code = ending.code;
+        self.oom_killed = ending.oom_killed;
+        self.finished_at = ending.finished_at;
+        self.error.clone_from(&ending.error);
+        let step = if restarts { Step::ExitToRestart } else { Step::Exit };
+        self.phase = self.phase.after(step)?;
+        Ok(())
     }
 
     /// Whether it was ever started.

@@ -76,12 +76,19 @@ impl Inner {
     ) -> Result<()> {
         let record = container.record();
         let id = record.id.clone();
-        self.blocking(move |inner| {
-            remove_directory(&inner.layout.container(&id))?;
+        let discarded = self.blocking(move |inner| {
+            let discarded = inner.layout.discard_container(&id)?;
             remove_directory(&inner.layout.run(&id))?;
-            Ok(inner.images.release(id.as_str())?)
-        })
-        .await?;
+            inner.images.release(id.as_str())?;
+            Ok(discarded)
+        });
+        let discarded = discarded.await?;
+        // Freeing files takes milliseconds; what a crash leaves of them, the next opening removes.
+        self.tasks.spawn_blocking(move || {
+            if let Err(error) = remove_directory(&discarded) {
+                tracing::warn!(error = error.chain(), "a removed container's directory stays");
+            }
+        });
         if volumes {
             for volume in &record.anonymous_volumes {
                 match self.remove_volume(volume).await {

@@ -1,22 +1,28 @@
 //! The engine's durable metadata, in redb.
 //!
 //! One thread owns all writes and commits everything that waits in one transaction, so that a burst of starts costs a
-//! few syncs, not one each. Only what must not be lost is waited for (a created container, a volume, a name): that a
-//! container started or ended is known from its monitor and its exit file, so those rows are written behind.
+//! few syncs, not one each. Only what must not be lost is waited for (a created container, a volume, a name, an end that
+//! somebody is told of): the rest is known from monitors and exit files too, so those rows are written behind and cost a
+//! sync only when nothing else has caused one for [`SYNC_AFTER`].
 
 use crate::error::{Error, Result};
-use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::{Database, Durability, ReadableDatabase, ReadableTable, TableDefinition};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Duration;
+use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 
 /// Changes that may wait for a commit: more than a burst of 100 starts makes.
 const WAITING_MAX: usize = 1024;
 /// Changes in one transaction.
 const BATCH_MAX: usize = 256;
+/// How long changes that nobody waits for may stay without a sync: a burst of container lives makes one sync for each
+/// that begins, and not one more for each start, end and removal.
+const SYNC_AFTER: Duration = Duration::from_millis(50);
 /// Cache of the database: rows are a few KiB, and all live rows are in memory anyway.
 const CACHE_BYTES: usize = 1 << 20;
 
@@ -86,7 +92,7 @@ fn failed<E: Into<redb::Error>>(operation: &'static str) -> impl FnOnce(E) -> Er
 }
 
 impl Store {
-    /// Opens or makes the metadata at `path`. Blocks.
+    /// Opens or makes the metadata at `path`. Blocks; called in a runtime with timers.
     pub fn open(path: &Path) -> Result<Self> {
         let database = Database::builder()
             .set_cache_size(CACHE_BYTES)
@@ -101,10 +107,10 @@ impl Store {
         transaction.commit().map_err(failed("open"))?;
         let database = Arc::new(database);
         let (changes, waiting) = mpsc::channel(WAITING_MAX);
-        let owned = Arc::clone(&database);
+        let (owned, runtime) = (Arc::clone(&database), Handle::current());
         let thread = std::thread::Builder::new()
             .name("engine-store".to_owned())
-            .spawn(move || write_behind(&owned, waiting))
+            .spawn(move || write_behind(&owned, &runtime, waiting))
             .map_err(|source| Error::io("start the metadata writer", source))?;
         let writer = Mutex::new(Some(Writer { changes, thread }));
         Ok(Self {
@@ -219,9 +225,24 @@ fn encode<T: Serialize>(key: &str, row: &T) -> Result<Vec<u8>> {
     })
 }
 
-fn write_behind(database: &Database, mut waiting: mpsc::Receiver<Change>) {
+fn write_behind(database: &Database, runtime: &Handle, mut waiting: mpsc::Receiver<Change>) {
     let mut batch = Vec::with_capacity(BATCH_MAX);
-    while let Some(first) = waiting.blocking_recv() {
+    let mut unsynced = false;
+    loop {
+        let next = match unsynced {
+            true => runtime.block_on(async { tokio::time::timeout(SYNC_AFTER, waiting.recv()).await }),
+            false => Ok(waiting.blocking_recv()),
+        };
+        let Ok(Some(first)) = next else {
+            if unsynced && let Err(error) = commit(database, &[]) {
+                tracing::error!(error = error.chain(), "engine metadata was not written");
+            }
+            unsynced = false;
+            match next {
+                Ok(_) => return,
+                Err(_) => continue,
+            }
+        };
         batch.push(first);
         while batch.len() < BATCH_MAX {
             match waiting.try_recv() {
@@ -229,9 +250,11 @@ fn write_behind(database: &Database, mut waiting: mpsc::Receiver<Change>) {
                 Err(_) => break,
             }
         }
+        unsynced = nobody_waits(&batch);
         match commit(database, &batch) {
             Ok(()) => answer(&mut batch, || Ok(())),
             Err(_) if batch.len() > 1 => {
+                unsynced = true;
                 // One bad change must not take the others with it.
                 for change in batch.drain(..) {
                     let outcome = commit(database, std::slice::from_ref(&change));
@@ -241,6 +264,10 @@ fn write_behind(database: &Database, mut waiting: mpsc::Receiver<Change>) {
             Err(error) => answer(&mut batch, || Err(error)),
         }
     }
+}
+
+fn nobody_waits(batch: &[Change]) -> bool {
+    batch.iter().all(|change| change.done.is_none())
 }
 
 fn answer(batch: &mut Vec<Change>, outcome: impl FnOnce() -> Result<()>) {
@@ -262,8 +289,13 @@ fn answer(batch: &mut Vec<Change>, outcome: impl FnOnce() -> Result<()>) {
     }
 }
 
+/// Commits changes; durably, with all that was committed before, when somebody waits or there are none.
 fn commit(database: &Database, batch: &[Change]) -> Result<()> {
-    let transaction = database.begin_write().map_err(failed("write"))?;
+    let mut transaction = database.begin_write().map_err(failed("write"))?;
+    if !batch.is_empty() && nobody_waits(batch) {
+        let unsynced = transaction.set_durability(Durability::None);
+        unsynced.map_err(failed("write"))?;
+    }
     for change in batch {
         let mut table = transaction
             .open_table(change.table.definition())

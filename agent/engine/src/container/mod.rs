@@ -153,14 +153,12 @@ impl Cell {
         Ok(self.record.phase)
     }
 
-    /// The run ended: records how. The phase is changed by the caller.
-    pub fn end(&mut self, ending: &Ending) {
-        self.run = None;
+    /// Ends the run and returns it.
+    pub fn end(&mut self, ending: &Ending, restarts: bool) -> Option<Run> {
         self.ends += 1;
-        self.record.exit_code = ending.code;
-        self.record.oom_killed = ending.oom_killed;
-        self.record.finished_at = ending.finished_at;
-        self.record.error.clone_from(&ending.error);
+        // Only a live container has a run to end.
+        let _ = self.record.end(ending, restarts);
+        self.run.take()
     }
 }
 
