@@ -52,19 +52,59 @@ impl NodeBackend {
         }
     }
 
-    fn controller(&self) -> Result<ControllerHandle> {
-        self.member()?
-            .controller()
-            .ok_or_else(BackendError::not_controller)
+    async fn controller(&self) -> Result<ControllerHandle> {
+        let member = self.member()?;
+        if let Some(handle) = member.controller() {
+            return Ok(handle);
+        }
+        Err(match member.controller_failure().await {
+            Some(failure) => {
+                BackendError::unavailable(format!("the controller of this node has ended: {failure}"))
+            }
+            None => BackendError::not_controller(),
+        })
     }
 
     async fn read(&self) -> Result<Box<ReadView>> {
-        self.controller()?.read().await.map_err(from_control)
+        self.controller().await?.read().await.map_err(from_control)
     }
 
     async fn write(&self, request: ControlRequest) -> Result<ControlReply> {
         let id = RequestId::from_u128(rand::random());
-        self.controller()?.write(id, request).await.map_err(from_control)
+        self.controller()
+            .await?
+            .write(id, request)
+            .await
+            .map_err(from_control)
+    }
+
+    /// Docker's words for what the cluster loses with this controller.
+    async fn loss_by_leaving(&self) -> String {
+        let nodes = self.node_list().await.unwrap_or_default();
+        let reaches = nodes
+            .iter()
+            .filter_map(|view| Some(view.controller.as_ref()?.reach));
+        let (reachable, unreachable): (Vec<_>, Vec<_>) =
+            reaches.partition(|reach| *reach == ControllerReach::Reachable);
+        let lost = match (reachable.len(), unreachable.len()) {
+            (1, 0) => {
+                return "Removing the last manager erases all current state of the swarm. Use `--force` to ignore this \
+                        message. "
+                    .to_owned();
+            }
+            (0, _) => "Doing so may lose the consensus of your cluster. ".to_owned(),
+            (reachable, unreachable) if reachable <= unreachable + 2 => format!(
+                "Removing this node leaves {} managers out of {}. Without a Raft quorum your swarm will be \
+                 inaccessible. ",
+                reachable - 1,
+                reachable + unreachable
+            ),
+            _ => String::new(),
+        };
+        format!(
+            "{lost}The only way to restore a swarm that has lost consensus is to reinitialize it with \
+             `--force-new-cluster`. Use `--force` to suppress this message."
+        )
     }
 
     fn listen_address(&self, given: &str) -> Result<SocketAddr> {
@@ -80,6 +120,11 @@ impl NodeBackend {
             Some(_) | None => address::advertise(given, listen).map_err(BackendError::invalid),
         }
     }
+}
+
+/// Also one whose controller has ended by itself.
+async fn is_controller(member: &Member) -> bool {
+    member.controller().is_some() || member.controller_failure().await.is_some()
 }
 
 fn from_control(error: ControlError) -> BackendError {
@@ -266,19 +311,10 @@ impl ClusterBackend for NodeBackend {
     async fn swarm_leave(&self, force: bool) -> Result<()> {
         match self.host.standing() {
             Standing::Inactive => return Err(BackendError::unavailable(NOT_PART)),
-            Standing::Active(member) if member.controller().is_some() && !force => {
-                let controllers = member.controllers().len();
-                let consequence = match controllers {
-                    0 | 1 => "Removing the last manager erases all current state of the swarm.".to_owned(),
-                    count => format!(
-                        "Removing this node leaves {} managers out of {count}. Without a Raft quorum your swarm will be inaccessible.",
-                        count - 1
-                    ),
-                };
+            Standing::Active(member) if !force && is_controller(&member).await => {
+                let consequence = self.loss_by_leaving().await;
                 return Err(BackendError::unavailable(format!(
-                    "You are attempting to leave the swarm on a node that is participating as a manager. {consequence} \
-                     The only way to restore a swarm that has lost consensus is to reinitialize it with \
-                     `--force-new-cluster`. Use `--force` to suppress this message."
+                    "You are attempting to leave the swarm on a node that is participating as a manager. {consequence}"
                 )));
             }
             Standing::Active(_) | Standing::Pending | Standing::Error(_) => {}

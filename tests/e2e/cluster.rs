@@ -3,35 +3,6 @@
 use crate::support::{IMAGE, LONG, Lab, eventually};
 use std::collections::BTreeSet;
 
-fn create(lab: &Lab, replicas: usize) {
-    let replicas = replicas.to_string();
-    lab.docker("node-1").run(&[
-        "service",
-        "create",
-        "-d",
-        "-q",
-        "--name",
-        "web",
-        "--replicas",
-        &replicas,
-        IMAGE,
-    ]);
-}
-
-/// Waits until a node is listed like this.
-#[track_caller]
-fn await_listed(lab: &Lab, node: &str, expected: &str) {
-    eventually(&format!("{node} {expected}"), LONG, || {
-        let nodes = lab.nodes("node-1").map_err(|output| format!("{output:?}"))?;
-        let how = nodes.get(node).cloned().unwrap_or_default();
-        if how == expected {
-            Ok(())
-        } else {
-            Err(format!("{nodes:?}"))
-        }
-    });
-}
-
 #[test]
 fn an_image_loaded_on_one_node_runs_on_all_and_replicas_spread() {
     let lab = Lab::with_image("e2espr", 5, 3);
@@ -41,7 +12,7 @@ fn an_image_loaded_on_one_node_runs_on_all_and_replicas_spread() {
     assert_eq!(nodes["node-3"], "Ready Active Reachable");
     assert_eq!(nodes["node-4"], "Ready Active");
     assert_eq!(nodes["node-5"], "Ready Active");
-    create(&lab, 10);
+    lab.create_web(10);
     let tasks = lab.await_running("node-2", "web", 10, |_| true);
     for node in nodes.keys() {
         assert_eq!(tasks.values().filter(|on| *on == node).count(), 2, "{tasks:?}");
@@ -120,13 +91,13 @@ fn roles_change_at_run_time() {
     let last = docker.refuse(&["node", "demote", "node-1"]);
     assert!(last.contains("last manager"), "{last}");
     docker.run(&["node", "promote", "node-2"]);
-    await_listed(&lab, "node-2", "Ready Active Reachable");
+    lab.await_listed("node-1", "node-2", "Ready Active Reachable");
     docker.run(&["node", "promote", "node-3"]);
-    await_listed(&lab, "node-3", "Ready Active Reachable");
+    lab.await_listed("node-1", "node-3", "Ready Active Reachable");
     assert_eq!(lab.nodes("node-3").unwrap().len(), 3);
 
     docker.run(&["node", "demote", "node-2"]);
-    await_listed(&lab, "node-2", "Ready Active");
+    lab.await_listed("node-1", "node-2", "Ready Active");
     eventually("the demoted node to refuse", LONG, || {
         let output = lab.docker("node-2").try_run(&["node", "ls"]);
         if output.stderr.contains("This node is not a swarm manager") {
@@ -141,12 +112,12 @@ fn roles_change_at_run_time() {
 fn a_node_leaves_and_is_removed() {
     let lab = Lab::with_image("e2eleav", 3, 1);
     let docker = lab.docker("node-1");
-    create(&lab, 3);
+    lab.create_web(3);
     lab.await_running("node-1", "web", 3, |_| true);
     let ready = docker.refuse(&["node", "rm", "node-3"]);
     assert!(ready.contains("is not down and can't be removed"), "{ready}");
     lab.docker("node-3").run(&["swarm", "leave"]);
-    await_listed(&lab, "node-3", "Down Active");
+    lab.await_listed("node-1", "node-3", "Down Active");
     docker.run(&["node", "rm", "node-3"]);
     assert!(!lab.nodes("node-1").unwrap().contains_key("node-3"));
     lab.await_running("node-1", "web", 3, |tasks| {
@@ -165,14 +136,14 @@ fn a_node_leaves_and_is_removed() {
     assert!(refused.contains("token"), "{refused}");
     lab.docker("node-3")
         .run(&["swarm", "join", "--token", &token, "10.77.0.2:2377"]);
-    await_listed(&lab, "node-3", "Ready Active");
+    lab.await_listed("node-1", "node-3", "Ready Active");
 }
 
 #[test]
 fn a_drained_node_is_emptied_and_used_again_when_active() {
     let lab = Lab::with_image("e2edrn", 3, 1);
     let docker = lab.docker("node-1");
-    create(&lab, 6);
+    lab.create_web(6);
     lab.await_running("node-1", "web", 6, |_| true);
     docker.run(&["node", "update", "--availability", "drain", "node-3"]);
     lab.await_running("node-1", "web", 6, |tasks| {

@@ -6,25 +6,10 @@ use std::time::{Duration, Instant};
 /// The issue asks for one second on a quiet machine; this leaves room for a busy one.
 const WRITE_WITHIN: Duration = Duration::from_secs(10);
 
-fn create(lab: &Lab, replicas: usize) {
-    let replicas = replicas.to_string();
-    lab.docker("node-1").run(&[
-        "service",
-        "create",
-        "-d",
-        "-q",
-        "--name",
-        "web",
-        "--replicas",
-        &replicas,
-        IMAGE,
-    ]);
-}
-
 #[test]
 fn containers_of_a_killed_daemon_run_on_and_are_found_again() {
     let lab = Lab::with_image("e2eworkr", 2, 1);
-    create(&lab, 4);
+    lab.create_web(4);
     let tasks = lab.await_running("node-1", "web", 4, |_| true);
     lab.docker("node-2").run(&["run", "-d", "--name", "own", IMAGE]);
     let before = lab.containers("node-2");
@@ -79,7 +64,7 @@ fn logs_and_exit_statuses_of_the_time_without_a_daemon_are_kept() {
 #[test]
 fn a_killed_follower_comes_back_as_a_voter() {
     let lab = Lab::with_image("e2efkill", 3, 3);
-    create(&lab, 3);
+    lab.create_web(3);
     let tasks = lab.await_running("node-1", "web", 3, |_| true);
     let before = lab.containers("node-3");
     assert_eq!(lab.leader("node-1"), "node-1");
@@ -107,7 +92,7 @@ fn a_killed_follower_comes_back_as_a_voter() {
 #[test]
 fn a_survivor_accepts_writes_soon_after_the_leader_is_killed() {
     let lab = Lab::with_image("e2elkill", 3, 3);
-    create(&lab, 3);
+    lab.create_web(3);
     let tasks = lab.await_running("node-1", "web", 3, |_| true);
     let leader = lab.leader("node-1");
     let survivor = if leader == "node-2" { "node-3" } else { "node-2" };
@@ -139,7 +124,7 @@ fn a_survivor_accepts_writes_soon_after_the_leader_is_killed() {
 #[test]
 fn replicas_of_a_killed_node_run_elsewhere_and_it_stops_them_when_it_returns() {
     let lab = Lab::with_image("e2enkill", 3, 1);
-    create(&lab, 6);
+    lab.create_web(6);
     lab.await_running("node-1", "web", 6, |_| true);
     lab.kill("node-3");
     let moved = lab.await_running("node-1", "web", 6, |tasks| {
@@ -163,7 +148,7 @@ fn replicas_of_a_killed_node_run_elsewhere_and_it_stops_them_when_it_returns() {
 #[test]
 fn containers_outlive_all_controllers() {
     let lab = Lab::with_image("e2eallc", 4, 3);
-    create(&lab, 8);
+    lab.create_web(8);
     let tasks = lab.await_running("node-1", "web", 8, |_| true);
     let nodes = ["node-1", "node-2", "node-3", "node-4"];
     let before: Vec<_> = nodes.iter().map(|node| lab.containers(node)).collect();

@@ -1,6 +1,6 @@
 //! A data directory on a file system that fills up.
 
-use crate::support::{IMAGE, LONG, Lab, eventually};
+use crate::support::{Docker, IMAGE, LONG, Lab, eventually};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -37,8 +37,10 @@ impl Disk {
         let mut file = std::fs::File::create(&path).unwrap();
         for size in [1 << 20, 4096, 1] {
             let block = vec![0x5a; size];
-            while file.write_all(&block).and_then(|()| file.sync_data()).is_ok() {}
+            while file.write_all(&block).is_ok() {}
         }
+        // Some of it may not fit after all.
+        let _ = file.sync_all();
         path
     }
 }
@@ -70,6 +72,86 @@ fn large_archive(directory: &Path, megabytes: usize) -> PathBuf {
     let recipe = recipe.with("content", 0o644, RecipeSource::Bytes(vec![0x5a; megabytes << 20]));
     recipe.write(std::fs::File::create(&path).unwrap()).unwrap();
     path
+}
+
+/// Moves the Raft log of a node without a daemon to this disk.
+fn move_raft_log(lab: &Lab, node: &str, disk: &Disk) {
+    let own = lab.node_directory(node).join("data/cluster/raft");
+    let mut copy = Command::new("cp");
+    must(copy.args(["-a", "--sparse=always"]).arg(&own).arg(&disk.place));
+    std::fs::remove_dir_all(&own).unwrap();
+    std::os::unix::fs::symlink(disk.place.join("raft"), &own).unwrap();
+}
+
+/// Takes the room from the log that it has set aside, all but the first mebibyte of its newest segment.
+fn take_room(disk: &Disk) {
+    let files = std::fs::read_dir(disk.place.join("raft")).unwrap();
+    let paths = files.map(|file| file.unwrap().path());
+    let segments = paths.filter(|path| path.file_name().unwrap().to_string_lossy().starts_with("log-"));
+    let newest = segments.max().unwrap();
+    let mut punch = Command::new("fallocate");
+    must(
+        punch
+            .args(["--punch-hole", "--offset", "1MiB", "--length", "63MiB"])
+            .arg(newest),
+    );
+}
+
+#[test]
+fn a_controller_whose_disk_is_full_says_so_and_comes_back_with_space() {
+    let disk = Disk::mount(112);
+    let lab = Lab::with_image("e2efullc", 3, 3);
+    lab.create_web(3);
+    let tasks = lab.await_running("node-1", "web", 3, |_| true);
+    let before = lab.containers("node-1");
+    lab.kill_daemon("node-1");
+    move_raft_log(&lab, "node-1", &disk);
+    lab.start("node-1");
+    lab.await_daemon("node-1");
+    lab.await_listed("node-2", "node-1", "Ready Active Reachable");
+
+    take_room(&disk);
+    let filling = disk.fill();
+    let full = lab.docker("node-1");
+    let write = |docker: &Docker, label: &str| {
+        docker.try_run(&["service", "update", "-d", "--label-add", label, "web"])
+    };
+    eventually("a write that node-1 does not get onto its disk", LONG, || {
+        let large = format!("large={}", "x".repeat(100_000));
+        let write = write(&lab.docker("node-2"), &large);
+        assert_eq!(write.code, 0, "{write:?}");
+        let said = full.try_run(&["node", "ls"]).stderr;
+        let expected = "the disk is full; free space, then restart the controller";
+        if said.contains("the controller of this node has ended") && said.contains(expected) {
+            Ok(())
+        } else {
+            Err(said)
+        }
+    });
+    // The others go on, and so do its containers.
+    assert_eq!(write(&lab.docker("node-3"), "a=b").code, 0);
+    assert_eq!(lab.containers("node-1"), before);
+    assert_eq!(full.run(&["run", "--rm", IMAGE, "echo", "alive"]), "alive");
+    let leave = full.refuse(&["swarm", "leave"]);
+    assert!(leave.contains("participating as a manager"), "{leave}");
+
+    std::fs::remove_file(filling).unwrap();
+    lab.kill_daemon("node-1");
+    lab.start("node-1");
+    lab.await_daemon("node-1");
+    lab.await_listed("node-2", "node-1", "Ready Active Reachable");
+    let label = "{{.Spec.Labels.a}}";
+    assert_eq!(full.run(&["service", "inspect", "--format", label, "web"]), "b");
+    lab.await_running("node-1", "web", 3, |now| *now == tasks);
+    assert_eq!(lab.containers("node-1"), before);
+    // It is a whole voter again.
+    lab.kill_daemon("node-2");
+    eventually("a write without node-2", LONG, || {
+        let write = write(&full, "e=f");
+        if write.code == 0 { Ok(()) } else { Err(write) }
+    });
+    drop(lab);
+    drop(disk);
 }
 
 #[test]

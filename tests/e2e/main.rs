@@ -3,10 +3,15 @@
 
 mod cluster;
 mod crashes;
+mod cut_links;
+mod followers;
 mod full_disk;
+mod global;
 mod hostile_images;
+mod leaving;
 mod malformed_requests;
 mod node;
+mod old_cli;
 mod partitions;
 mod services;
 mod support;

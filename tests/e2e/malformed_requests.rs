@@ -1,19 +1,6 @@
 //! Requests that are wrong get Docker's error shape, and the daemon goes on.
 
-use crate::support::{Ending, Lab, raw_request};
-
-/// Sends a request with this body and returns status line and body.
-fn send(lab: &Lab, line: &str, body: &str) -> (String, String) {
-    let request = format!(
-        "{line} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: application/json\r\n\
-         Content-Length: {}\r\n\r\n{body}",
-        body.len()
-    );
-    let answer = raw_request(lab.docker("node-1").socket(), request.as_bytes(), Ending::Wait);
-    let status = answer.lines().next().unwrap_or_default().to_owned();
-    let body = answer.split_once("\r\n\r\n").map(|(_, body)| body.to_owned());
-    (status, body.unwrap_or_default())
-}
+use crate::support::{Ending, Lab, json_request, raw_request};
 
 #[test]
 fn a_wrong_request_is_told_what_is_wrong() {
@@ -49,7 +36,7 @@ fn a_wrong_request_is_told_what_is_wrong() {
         ),
     ];
     for (line, body, expected) in cases {
-        let (status, answer) = send(&lab, line, body);
+        let (status, answer) = json_request(lab.docker("node-1").socket(), line, body);
         let shown: String = body.chars().take(60).collect();
         assert!(
             status.starts_with(&format!("HTTP/1.1 {expected}")),

@@ -164,3 +164,105 @@ fn a_published_port_is_reached_from_another_machine() {
         }
     });
 }
+
+#[test]
+fn a_terminal_is_left_by_the_detach_keys_and_its_program_goes_on() {
+    let lab = Lab::with_image("e2edtch", 1, 1);
+    let docker = lab.docker("node-1");
+    // Who attaches sees a tick once the terminal is in raw mode; what is typed before that may be lost.
+    let echo =
+        "while :; do echo tick; sleep 0.1; done & while read line; do echo \"got $line\"; done; kill $!";
+    let run = format!("docker run -it --name web {IMAGE} sh -c '{echo}'");
+    let detach = "\u{10}\u{11}";
+    let shown = docker.typing(&run, &[("tick", "one\r"), ("got one", detach)]);
+    assert_eq!(shown.code, 0, "{shown:?}");
+    // The CLI itself finds the keys, and ends so with every engine.
+    let shown = docker.typing("docker attach web", &[("tick", "two\r"), ("got two", detach)]);
+    assert_eq!(shown.code, 1, "{shown:?}");
+    assert!(shown.stdout.contains("read escape sequence"), "{shown:?}");
+    let line = "docker attach --detach-keys ctrl-x,x web";
+    let shown = docker.typing(line, &[("tick", "three\r"), ("got three", "\u{18}x")]);
+    assert!(shown.stdout.contains("read escape sequence"), "{shown:?}");
+    assert_eq!(
+        docker.run(&["ps", "--format", "{{.Names}} {{.State}}"]),
+        "web running"
+    );
+    // Its input is still open; what ends it is the end of input.
+    let shown = docker.typing("docker attach web", &[("tick", "four\r"), ("got four", "\u{4}")]);
+    assert_eq!(shown.code, 0, "{shown:?}");
+    assert_eq!(docker.run(&["ps", "-q"]), "");
+}
+
+#[test]
+fn a_privileged_container_sees_the_host_and_another_does_not() {
+    let lab = Lab::with_image("e2epriv", 1, 1);
+    let docker = lab.docker("node-1");
+    let look = "test -c /dev/kmsg && echo kmsg; grep -q . /proc/interrupts && echo interrupts; \
+                grep -q ' /proc/sys ' /proc/mounts && echo protected";
+    let run = |options: &[&str]| {
+        let image = [IMAGE, "sh", "-c", look];
+        let output = docker.try_run(&[&["run", "--rm"], options, &image[..]].concat());
+        output.stdout.trim().replace('\n', " ")
+    };
+    assert_eq!(run(&[]), "protected");
+    assert_eq!(run(&["--security-opt", "systempaths=unconfined"]), "interrupts");
+    assert_eq!(run(&["--privileged"]), "kmsg interrupts");
+}
+
+#[test]
+fn options_of_a_run_are_obeyed_or_refused_by_name() {
+    let lab = Lab::with_image("e2eopts", 1, 1);
+    let docker = lab.docker("node-1");
+    let mounted = |options: &[&str]| {
+        let image = [IMAGE, "grep", " /mine ", "/proc/mounts"];
+        docker.run(&[&["run", "--rm"], options, &image[..]].concat())
+    };
+    let hardened = mounted(&["--tmpfs", "/mine"]);
+    assert!(hardened.contains("nosuid,nodev,noexec"), "{hardened}");
+    let open = mounted(&["--tmpfs", "/mine:exec,suid,size=1m,uid=7,mode=700"]);
+    assert!(
+        open.contains(" rw,nodev,relatime,size=1024k,mode=700,uid=7"),
+        "{open}"
+    );
+    let bad = docker.refuse(&["run", "--rm", "--tmpfs", "/mine:nosuchoption", IMAGE]);
+    assert!(
+        bad.contains("invalid tmpfs option \"nosuchoption\" for /mine"),
+        "{bad}"
+    );
+    let port = docker.refuse(&["run", "-d", "-p", "[::1]:8080:80", IMAGE]);
+    assert!(
+        port.contains("publishing a port on the IPv6 address ::1 is not implemented yet"),
+        "{port}"
+    );
+    let unknown = docker.try_run(&["run", "--rm", "nosuch", "true"]);
+    assert_eq!(unknown.code, 125, "{unknown:?}");
+    assert!(
+        unknown
+            .stderr
+            .contains("Unable to find image 'nosuch:latest' locally")
+            && unknown.stderr.contains(
+                "pull access denied for nosuch:latest: this version cannot pull images from registries"
+            ),
+        "{unknown:?}"
+    );
+    assert_eq!(docker.run(&["ps", "-aq"]), "");
+}
+
+#[test]
+fn what_nothing_uses_is_pruned() {
+    let lab = Lab::with_image("e2eprun", 1, 1);
+    let docker = lab.docker("node-1");
+    docker.run(&["run", "-d", "--name", "busy", IMAGE]);
+    docker.run(&["run", "--name", "old", IMAGE, "sh", "-c", "echo x > /file"]);
+    docker.run(&["container", "prune", "-f", "--filter", "until=1h"]);
+    assert_eq!(docker.lines(&["ps", "-aq"]).len(), 2);
+    let pruned = docker.run(&["container", "prune", "-f"]);
+    assert!(pruned.contains("Total reclaimed space:"), "{pruned}");
+    assert_eq!(docker.run(&["ps", "-a", "--format", "{{.Names}}"]), "busy");
+    docker.run(&["image", "prune", "-af"]);
+    assert_eq!(docker.lines(&["images", "-q"]).len(), 1);
+    docker.run(&["rm", "-f", "busy"]);
+    let pruned = docker.run(&["system", "prune", "-af"]);
+    assert!(pruned.contains(&format!("untagged: {IMAGE}")), "{pruned}");
+    assert_eq!(docker.run(&["images", "-q"]), "");
+}

@@ -6,21 +6,6 @@ use std::time::{Duration, Instant};
 /// A cluster call without quorum fails within five seconds; the rest is for starting the CLI on a busy machine.
 const REFUSED_WITHIN: Duration = Duration::from_secs(8);
 
-fn create(lab: &Lab, replicas: usize) {
-    let replicas = replicas.to_string();
-    lab.docker("node-1").run(&[
-        "service",
-        "create",
-        "-d",
-        "-q",
-        "--name",
-        "web",
-        "--replicas",
-        &replicas,
-        IMAGE,
-    ]);
-}
-
 fn refused_for_want_of_a_leader(output: &Output) -> bool {
     output.code != 0 && output.stderr.contains("The swarm does not have a leader")
 }
@@ -28,7 +13,7 @@ fn refused_for_want_of_a_leader(output: &Output) -> bool {
 #[test]
 fn an_isolated_leader_is_replaced_and_follows_after_the_heal() {
     let lab = Lab::with_image("e2eplead", 3, 3);
-    create(&lab, 3);
+    lab.create_web(3);
     lab.await_running("node-1", "web", 3, |_| true);
     assert_eq!(lab.leader("node-1"), "node-1");
     lab.command(&["partition", "node-1", "node-2,node-3"]);
@@ -90,7 +75,7 @@ fn an_isolated_leader_is_replaced_and_follows_after_the_heal() {
 #[test]
 fn an_isolated_worker_runs_on_and_stops_the_surplus_after_the_heal() {
     let lab = Lab::with_image("e2epwork", 3, 1);
-    create(&lab, 6);
+    lab.create_web(6);
     lab.await_running("node-1", "web", 6, |_| true);
     let before = lab.containers("node-3");
     lab.command(&["partition", "node-3", "node-1,node-2"]);

@@ -206,7 +206,8 @@ impl Inner {
             exit_file: self.layout.exit_file(&record.id),
             log: self.log_config(record)?,
             stdin_open: record.config.open_stdin,
-            stdin_once: record.config.stdin_once,
+            // The input of a terminal stays open for the next client, as Docker's does.
+            stdin_once: record.config.stdin_once && !record.config.tty,
             init: record.config.host.init,
             rootfs: Some(rootfs),
             netns,

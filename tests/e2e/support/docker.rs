@@ -1,5 +1,6 @@
 //! The real docker CLI.
 
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -9,6 +10,7 @@ const SECONDS_MAX: &str = "120";
 /// The CLI, talking to one daemon.
 #[derive(Debug, Clone)]
 pub struct Docker {
+    program: &'static str,
     socket: PathBuf,
     settings: PathBuf,
 }
@@ -25,9 +27,15 @@ impl Docker {
     /// The CLI of the daemon behind this socket, with settings of its own.
     pub fn new(socket: &Path, settings: &Path) -> Self {
         Self {
+            program: "docker",
             socket: socket.to_owned(),
             settings: settings.to_owned(),
         }
+    }
+
+    /// The same daemon, asked by another CLI.
+    pub fn by(self, program: &'static str) -> Self {
+        Self { program, ..self }
     }
 
     pub fn socket(&self) -> &Path {
@@ -37,7 +45,9 @@ impl Docker {
     /// Runs `docker ARGS…` and returns whatever it answers.
     pub fn try_run(&self, args: &[&str]) -> Output {
         let mut command = self.command("timeout");
-        command.args(["--kill-after=5", SECONDS_MAX, "docker"]).args(args);
+        command
+            .args(["--kill-after=5", SECONDS_MAX, self.program])
+            .args(args);
         finish(&mut command)
     }
 
@@ -69,6 +79,44 @@ impl Docker {
         let mut command = self.command("timeout");
         command.args(["--foreground", SECONDS_MAX, "script", "-qec", line, "/dev/null"]);
         finish(&mut command)
+    }
+
+    /// As [`Docker::on_terminal`], with somebody who types each text as soon as the one before it is shown.
+    #[track_caller]
+    pub fn typing(&self, line: &str, conversation: &[(&str, &str)]) -> Output {
+        let mut command = self.command("timeout");
+        command
+            .args(["--foreground", SECONDS_MAX, "script", "-qec", line, "/dev/null"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped());
+        let mut child = command.spawn().expect("`timeout` is in the path");
+        let mut keyboard = child.stdin.take().expect("it is piped");
+        let mut screen = child.stdout.take().expect("it is piped");
+        let mut shown = Vec::new();
+        let mut seen = 0;
+        for (awaited, typed) in conversation {
+            loop {
+                let text = String::from_utf8_lossy(&shown[seen..]).into_owned();
+                if text.contains(awaited) {
+                    break;
+                }
+                let mut piece = [0; 4096];
+                let count = screen.read(&mut piece).expect("the terminal can be read");
+                assert_ne!(count, 0, "{line}: no {awaited:?} in {text:?}");
+                shown.extend_from_slice(&piece[..count]);
+            }
+            seen = shown.len();
+            keyboard
+                .write_all(typed.as_bytes())
+                .expect("the terminal takes input");
+        }
+        screen.read_to_end(&mut shown).expect("the terminal can be read");
+        let status = child.wait().expect("it was started");
+        Output {
+            code: status.code().unwrap_or(-1),
+            stdout: String::from_utf8_lossy(&shown).into_owned(),
+            stderr: String::new(),
+        }
     }
 
     fn command(&self, program: &str) -> Command {

@@ -107,10 +107,37 @@ impl Lab {
 
     /// Fetches a page from a port of a node, as a machine of the lab's network does.
     pub fn fetch(&self, node: &str, port: u16, path: &str) -> Result<String, String> {
-        let address = self.record(node)["address"].as_str().map(str::to_owned);
-        let address = address.ok_or("the node has no address")?;
         let namespace = Path::new(TOPOLOGIES).join(self.name).join("netns");
-        fetch_inside(&namespace, &format!("{address}:{port}"), path)
+        fetch_inside(&namespace, &format!("{}:{port}", self.address(node)), path)
+    }
+
+    /// A node's address in the lab's network.
+    #[track_caller]
+    pub fn address(&self, node: &str) -> String {
+        let address = self.record(node)["address"].as_str().map(str::to_owned);
+        address.expect("the record has every node's address")
+    }
+
+    /// Creates the service `web` with so many replicas that wait.
+    #[track_caller]
+    pub fn create_web(&self, replicas: usize) {
+        let replicas = replicas.to_string();
+        let create = ["service", "create", "-d", "-q", "--name", "web", "--replicas"];
+        self.docker("node-1")
+            .run(&[&create[..], &[replicas.as_str(), IMAGE]].concat());
+    }
+
+    /// Waits until a node is listed like this.
+    #[track_caller]
+    pub fn await_listed(&self, asked: &str, node: &str, expected: &str) {
+        eventually(&format!("{node} {expected}"), LONG, || {
+            let nodes = self.nodes(asked).map_err(|output| format!("{output:?}"))?;
+            if nodes.get(node).is_some_and(|how| how == expected) {
+                Ok(())
+            } else {
+                Err(format!("{nodes:?}"))
+            }
+        });
     }
 
     /// How each node is listed: `Ready Active Leader`.

@@ -10,5 +10,5 @@ mod wait;
 pub use docker::{Docker, Output};
 pub use image::{IMAGE, SERVER, WAITER};
 pub use lab::Lab;
-pub use request::{Ending, raw_request};
+pub use request::{Ending, json_request, raw_request};
 pub use wait::{LONG, eventually};

@@ -40,6 +40,19 @@ pub fn raw_request(socket: &Path, bytes: &[u8], ending: Ending) -> String {
     String::from_utf8_lossy(&answer).into_owned()
 }
 
+/// Sends a request with this body and returns status line and body.
+pub fn json_request(socket: &Path, line: &str, body: &str) -> (String, String) {
+    let request = format!(
+        "{line} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: application/json\r\n\
+         Content-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    let answer = raw_request(socket, request.as_bytes(), Ending::Wait);
+    let status = answer.lines().next().unwrap_or_default().to_owned();
+    let body = answer.split_once("\r\n\r\n").map(|(_, body)| body.to_owned());
+    (status, body.unwrap_or_default())
+}
+
 /// Fetches a page from inside a network namespace.
 pub fn fetch_inside(namespace: &Path, address: &str, path: &str) -> Result<String, String> {
     let namespace = File::open(namespace).map_err(|error| format!("network namespace: {error}"))?;
