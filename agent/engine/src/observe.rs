@@ -104,7 +104,10 @@ impl Engine {
                 CgroupVersion::V1 => 1,
                 CgroupVersion::V2 => 2,
             },
-            security: security(inner.host.apparmor_profile.is_some()),
+            security: security(
+                inner.host.apparmor_profile.is_some(),
+                inner.host.selinux.is_some(),
+            ),
             warnings,
             swap_limit: abilities.swap,
             ip_forwarding: host::forwards_packets(),
@@ -202,9 +205,10 @@ impl Engine {
 }
 
 /// The confinement that containers get by default, in Docker's form.
-fn security(apparmor: bool) -> Vec<String> {
-    let apparmor = apparmor.then_some("name=apparmor");
-    let options = ["name=seccomp,profile=builtin"].into_iter().chain(apparmor);
+fn security(apparmor: bool, selinux: bool) -> Vec<String> {
+    let options = ["name=seccomp,profile=builtin"].into_iter();
+    let options = options.chain(apparmor.then_some("name=apparmor"));
+    let options = options.chain(selinux.then_some("name=selinux"));
     options.chain(["name=cgroupns"]).map(str::to_owned).collect()
 }
 
@@ -275,11 +279,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn apparmor_is_listed_where_it_is_in_force() {
-        assert_eq!(security(false), ["name=seccomp,profile=builtin", "name=cgroupns"]);
-        assert_eq!(
-            security(true),
-            ["name=seccomp,profile=builtin", "name=apparmor", "name=cgroupns"]
-        );
+    fn security_modules_are_listed_where_they_are_in_force() {
+        let (filter, namespace) = ("name=seccomp,profile=builtin", "name=cgroupns");
+        assert_eq!(security(false, false), [filter, namespace]);
+        assert_eq!(security(true, false), [filter, "name=apparmor", namespace]);
+        assert_eq!(security(false, true), [filter, "name=selinux", namespace]);
     }
 }

@@ -22,17 +22,23 @@ use muster_images::ImageStore;
 use muster_runtime::cgroup::CgroupRoot;
 use muster_runtime::label::HostLabels;
 use muster_runtime::label::apparmor::{self, DefaultProfile};
+use muster_runtime::label::selinux::ContainerContexts;
 use muster_runtime::seccomp::{KernelVersion, Machine};
 use muster_runtime::{Monitor, RuntimeError, recover_lost};
 use muster_types::ContainerId;
 use muster_types::container::EngineRestart;
 use rand::Rng;
 use std::collections::{HashMap, HashSet};
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+
+/// The warning on a node whose SELinux policy says nothing of containers.
+const NO_CONTEXTS: &str = "WARNING: Containers run without SELinux labels: the policy has no contexts/lxc_contexts; \
+                           install container-selinux";
 
 /// Key of the engine's own id.
 const ID_KEY: &str = "id";
@@ -102,6 +108,8 @@ fn host_facts(cgroup: &CgroupRoot) -> Result<HostFacts> {
     let limits = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
     let labels = HostLabels::detect();
     let (apparmor_profile, warning) = apparmor_in_force(labels.apparmor.then(apparmor::load_default));
+    let selinux = ContainerContexts::read(Path::new("/etc/selinux")).filter(|_| labels.selinux);
+    let unlabelled = labels.selinux && selinux.is_none();
     Ok(HostFacts {
         abilities: HostAbilities {
             cpus: host::cpus(),
@@ -115,7 +123,11 @@ fn host_facts(cgroup: &CgroupRoot) -> Result<HostFacts> {
         machine: Machine::current(),
         kernel: KernelVersion::current().map_err(|error| Error::invalid(error.to_string()))?,
         apparmor_profile,
-        warnings: warning.into_iter().collect(),
+        selinux,
+        warnings: warning
+            .into_iter()
+            .chain(unlabelled.then(|| NO_CONTEXTS.to_owned()))
+            .collect(),
         limits: parse_host_limits(&limits),
     })
 }

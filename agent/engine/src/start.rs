@@ -14,6 +14,7 @@ use crate::spec::{self, SpecInput};
 use crate::store::Table;
 use crate::user;
 use crate::working_dir;
+use muster_runtime::label::selinux::label_file;
 use muster_runtime::{LogConfig, Monitor, RuntimeError, StartRequest, Started};
 use muster_types::container::{NetworkEndpoint, NetworkMode, PortBinding};
 use muster_types::service::LogDriver;
@@ -256,10 +257,16 @@ impl Inner {
         make_directory(&self.layout.run(&record.id))?;
         // The last run's status must not be taken for this one's.
         layout::remove_file(&self.layout.exit_file(&record.id))?;
-        let rootfs = self.images.mount(record.id.as_str())?;
+        let labels = spec::selinux_labels(
+            self.host.selinux.as_ref(),
+            record.id.as_str(),
+            &record.config.host,
+        )?;
+        let mount_label = labels.as_ref().map(|labels| labels.mount.as_str());
+        let rootfs = self.images.mount_labelled(record.id.as_str(), mount_label)?;
         working_dir::make(rootfs.as_fd(), &record.working_dir);
         let user = user::resolve(rootfs.as_fd(), &record.user, &record.config.groups)?;
-        self.write_files(record, endpoint)?;
+        self.write_files(record, endpoint, mount_label)?;
         let spec = spec::build(&SpecInput {
             config: &record.config,
             command: &record.command,
@@ -270,12 +277,18 @@ impl Inner {
             mounts: &record.mounts,
             files: &self.layout.container(&record.id),
             network_of: shared,
+            labels: labels.as_ref(),
             host: &self.host,
         })?;
         Ok(Prepared { rootfs, spec })
     }
 
-    fn write_files(&self, record: &Record, endpoint: Option<&NetworkEndpoint>) -> Result<()> {
+    fn write_files(
+        &self,
+        record: &Record,
+        endpoint: Option<&NetworkEndpoint>,
+        label: Option<&str>,
+    ) -> Result<()> {
         let path = |name: &str| self.layout.file(&record.id, name);
         let address = endpoint.and_then(|endpoint| endpoint.address);
         let hosts = files::hosts(
@@ -288,7 +301,14 @@ impl Inner {
         let (resolver, _) = files::resolv_conf(&files::host_resolver(), &dns, &record.config.host.network);
         write_file(&path(files::HOSTS), hosts)?;
         write_file(&path(files::HOSTNAME), files::hostname(&record.host_name))?;
-        write_file(&path(files::RESOLV_CONF), resolver)
+        write_file(&path(files::RESOLV_CONF), resolver)?;
+        let Some(label) = label else { return Ok(()) };
+        for name in [files::HOSTS, files::HOSTNAME, files::RESOLV_CONF] {
+            let path = path(name);
+            label_file(&path, label)
+                .map_err(|source| Error::io(format!("label {}", path.display()), source))?;
+        }
+        Ok(())
     }
 
     fn write_facts(

@@ -27,6 +27,29 @@ pub(crate) struct OverlaySpec<'a> {
     pub(crate) lower: &'a [PathBuf],
     pub(crate) upper: &'a Path,
     pub(crate) work: &'a Path,
+    /// The SELinux label of everything in it, instead of what the layers say.
+    pub(crate) label: Option<&'a str>,
+}
+
+impl<'a> OverlaySpec<'a> {
+    /// Options beside the directories, by name and value.
+    fn settings(&self) -> impl Iterator<Item = (&'static str, &'a str)> + use<'a> {
+        PLAIN_OPTIONS
+            .into_iter()
+            .chain(self.label.map(|label| ("context", label)))
+    }
+
+    /// The same as text for mount(2), where commas separate options unless they are between quotes.
+    fn classic_settings(&self) -> String {
+        let quoted = self.settings().map(|(option, value)| {
+            if value.contains(',') {
+                format!(",{option}=\"{value}\"")
+            } else {
+                format!(",{option}={value}")
+            }
+        });
+        quoted.collect()
+    }
 }
 
 /// A step of mounting that failed.
@@ -109,9 +132,9 @@ fn mount_by_layers(spec: &OverlaySpec<'_>) -> Result<Option<OwnedFd>, MountError
         let path = short(path)?;
         fsconfig_set_string(context, option, &path.text).map_err(at("set upperdir and workdir"))?;
     }
-    for (option, value) in PLAIN_OPTIONS {
+    for (option, value) in spec.settings() {
         fsconfig_set_string(context, option, value)
-            .map_err(at("set redirect_dir, metacopy and index to off"))?;
+            .map_err(at("set redirect_dir, metacopy, index and context"))?;
     }
     fsconfig_create(context).map_err(|error| explained("create the overlay", context, error))?;
     let mount =
@@ -146,15 +169,13 @@ fn mount_by_options(spec: &OverlaySpec<'_>, place: &Path) -> Result<OwnedFd, Mou
         .collect::<Result<_, _>>()?;
     let (upper, work) = (by_descriptor(spec.upper)?, by_descriptor(spec.work)?);
     let lower: Vec<String> = lower_texts(&lower);
-    let mut options = format!(
-        "lowerdir={},upperdir={},workdir={}",
+    let options = format!(
+        "lowerdir={},upperdir={},workdir={}{}",
         lower.join(":"),
         upper.text.display(),
-        work.text.display()
+        work.text.display(),
+        spec.classic_settings()
     );
-    for (option, value) in PLAIN_OPTIONS {
-        options.push_str(&format!(",{option}={value}"));
-    }
     let invalid = |_| MountError {
         step: "write the options",
         source: io::ErrorKind::InvalidInput.into(),

@@ -31,6 +31,7 @@ impl Place {
             lower: &self.lower,
             upper: &base.join("upper"),
             work: &base.join("work"),
+            label: None,
         })
     }
 }
@@ -73,10 +74,30 @@ fn a_missing_layer_is_an_error_with_its_step() {
         lower: &place.lower,
         upper: &base.join("upper"),
         work: &base.join("work"),
+        label: None,
     };
     let error = mount_by_layers(&spec).unwrap_err();
     assert_eq!(
         (error.step, error.source.kind()),
         ("add a layer", io::ErrorKind::NotFound)
     );
+}
+
+#[test]
+fn a_label_is_an_option_of_both_interfaces() {
+    let (nowhere, label) = (Path::new("/"), "system_u:object_r:container_file_t:s0:c1,c2");
+    let spec = |label| OverlaySpec {
+        lower: &[],
+        upper: nowhere,
+        work: nowhere,
+        label,
+    };
+    assert_eq!(spec(Some(label)).settings().last(), Some(("context", label)));
+    let plain = ",redirect_dir=off,metacopy=off,index=off";
+    let text = spec(Some(label)).classic_settings();
+    assert_eq!(
+        text,
+        format!("{plain},context=\"system_u:object_r:container_file_t:s0:c1,c2\"")
+    );
+    assert_eq!(spec(None).classic_settings(), plain);
 }

@@ -56,6 +56,11 @@ impl ImageStore {
     /// Mounts a container's root filesystem, attached nowhere: the descriptor is for `move_mount`. Not to be mounted
     /// twice at a time.
     pub fn mount(&self, container_id: &str) -> Result<OwnedFd> {
+        self.mount_labelled(container_id, None)
+    }
+
+    /// As [`mount`](Self::mount), with this SELinux label on everything in it.
+    pub fn mount_labelled(&self, container_id: &str, label: Option<&str>) -> Result<OwnedFd> {
         let layout = &self.inner.layout;
         let container = layout.container(container_id)?;
         let snapshot = self.snapshot(container_id)?;
@@ -73,6 +78,7 @@ impl ImageStore {
             lower: &lower,
             upper: &upper,
             work: &work,
+            label,
         };
         mount_detached(&spec, || scratch(layout)).map_err(|error| Error::Mount {
             container_id: container_id.to_string(),
@@ -215,6 +221,7 @@ fn probe(layout: &Layout, place: &Path) -> std::result::Result<(), String> {
         lower: std::slice::from_ref(lower),
         upper,
         work,
+        label: None,
     };
     match mount_detached(&spec, || scratch(layout)) {
         Ok(_) => Ok(()),

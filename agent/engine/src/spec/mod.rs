@@ -13,9 +13,10 @@ pub use capabilities::bounding_of;
 pub use limits::parse_host_limits;
 pub use process::{exec_process, merged_environment};
 pub use resources::{HostAbilities, validate as validate_resources};
-pub use security::SecurityOptions;
+pub use security::{SecurityOptions, selinux_labels};
 
 use crate::error::{Error, Result};
+use muster_runtime::label::selinux::{ContainerContexts, ContainerLabels};
 use muster_runtime::seccomp::{KernelVersion, Machine};
 use muster_types::container::{ContainerConfig, MountPoint, NetworkMode};
 use oci_spec::runtime::{Linux, Root, Spec};
@@ -47,6 +48,8 @@ pub struct HostFacts {
     pub kernel: KernelVersion,
     /// AppArmor profile of containers that name none; `None` where none is in force.
     pub apparmor_profile: Option<String>,
+    /// What the host's SELinux policy has for containers; `None` where SELinux is not in force.
+    pub selinux: Option<ContainerContexts>,
     /// What the host's security modules could do and do not.
     pub warnings: Vec<String>,
     /// Own resource limits by name: (soft, hard).
@@ -74,6 +77,8 @@ pub struct SpecInput<'a> {
     pub files: &'a Path,
     /// The network namespace to join: another container's, or none for a new one or the host's.
     pub network_of: Option<PathBuf>,
+    /// Its SELinux labels.
+    pub labels: Option<&'a ContainerLabels>,
     /// The host.
     pub host: &'a HostFacts,
 }
@@ -87,6 +92,7 @@ pub fn build(input: &SpecInput<'_>) -> Result<Spec> {
     linux.set_devices(Some(devices::nodes(input.config)?));
     linux.set_sysctl(Some(sysctls(input.config)?));
     linux.set_cgroups_path(None);
+    linux.set_mount_label(input.labels.map(|labels| labels.mount.clone()));
     security::confine(input, &options, &mut linux)?;
 
     let mut root = Root::default();

@@ -42,7 +42,7 @@ pub fn of(input: &SpecInput<'_>, options: &SecurityOptions) -> Result<Process> {
     process.set_apparmor_profile(
         options.apparmor_in_effect(input.host.apparmor_profile.as_deref(), host.privileged),
     );
-    process.set_selinux_label(None);
+    process.set_selinux_label(input.labels.and_then(|labels| labels.process.clone()));
     Ok(process)
 }
 

@@ -3,7 +3,9 @@
 use super::{SpecInput, capabilities};
 use crate::error::{Error, Result};
 use muster_runtime::label::apparmor;
+use muster_runtime::label::selinux::{ContainerContexts, ContainerLabels, LabelOptions};
 use muster_runtime::seccomp::{DockerProfile, docker_default};
+use muster_types::container::HostConfig;
 use oci_spec::runtime::Linux;
 
 /// Paths that say too much about the host; Docker's.
@@ -48,6 +50,7 @@ pub struct SecurityOptions {
     pub no_new_privileges: bool,
     /// AppArmor profile asked for; `unconfined` is one.
     pub apparmor: Option<String>,
+    label: LabelOptions,
     filter: Filter,
     /// `systempaths=unconfined`: hide nothing.
     all_paths: bool,
@@ -71,7 +74,7 @@ impl SecurityOptions {
                 ("seccomp", Some(profile)) => read.filter = Filter::Profile(profile.to_owned()),
                 ("apparmor", Some("")) => read.apparmor = None,
                 ("apparmor", Some(profile)) => read.apparmor = Some(profile.to_owned()),
-                ("label", Some("disable")) => {}
+                ("label", Some(option)) if read.label.read(option) => {}
                 ("systempaths", Some("unconfined")) => read.all_paths = true,
                 _ => return Err(refused()),
             }
@@ -87,6 +90,26 @@ impl SecurityOptions {
     pub fn apparmor_in_effect(&self, host_default: Option<&str>, privileged: bool) -> Option<String> {
         let default = host_default.map(|profile| if privileged { apparmor::UNCONFINED } else { profile });
         self.apparmor.clone().or(default.map(str::to_owned))
+    }
+}
+
+/// The SELinux labels of a container; none where the host's policy has none for containers.
+pub fn selinux_labels(
+    contexts: Option<&ContainerContexts>,
+    container_id: &str,
+    host: &HostConfig,
+) -> Result<Option<ContainerLabels>> {
+    let options = SecurityOptions::parse(&host.security_opt)?.label;
+    match contexts {
+        None if options.asks_for_a_label() => Err(Error::invalid(
+            "--security-opt label asks for an SELinux label, but this node has no SELinux policy for containers: \
+             leave the option out",
+        )),
+        None => Ok(None),
+        Some(contexts) => {
+            let shares = host.privileged || host.pid_host || host.ipc_host;
+            Ok(Some(contexts.labels(container_id, &options.or_disabled(shares))))
+        }
     }
 }
 

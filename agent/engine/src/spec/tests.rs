@@ -19,6 +19,7 @@ fn host() -> HostFacts {
         machine: Machine::current(),
         kernel: KernelVersion { major: 6, minor: 1 },
         apparmor_profile: None,
+        selinux: None,
         warnings: Vec::new(),
         limits: Vec::new(),
     }
@@ -51,6 +52,10 @@ fn containers_get_the_hosts_apparmor_profile_unless_they_ask_for_another() {
 }
 
 fn try_build(config: &ContainerConfig, mounts: &[MountPoint], uid: u32) -> Result<Spec> {
+    let labels = config.labels.get("selinux").map(|label| ContainerLabels {
+        process: Some(format!("process-{label}")),
+        mount: format!("mount-{label}"),
+    });
     let user = ProcessUser {
         uid,
         gid: uid,
@@ -67,8 +72,52 @@ fn try_build(config: &ContainerConfig, mounts: &[MountPoint], uid: u32) -> Resul
         mounts,
         files: Path::new("/data/c1"),
         network_of: None,
+        labels: labels.as_ref(),
         host: &host(),
     })
+}
+
+#[test]
+fn labels_go_to_the_process_and_to_the_mounts() {
+    let labels = |spec: &Spec| {
+        let process = spec.process().as_ref().unwrap().selinux_label().clone();
+        (process, spec.linux().as_ref().unwrap().mount_label().clone())
+    };
+    assert_eq!(labels(&built(|_| {})), (None, None));
+    let labelled = built(|config| {
+        config.labels.insert("selinux".to_owned(), "a".to_owned());
+    });
+    assert_eq!(
+        labels(&labelled),
+        (Some("process-a".to_owned()), Some("mount-a".to_owned()))
+    );
+}
+
+#[test]
+fn label_options_need_a_policy_and_privileged_containers_have_no_label() {
+    let directory = tempfile::tempdir().unwrap();
+    let contexts = directory.path().join("targeted/contexts");
+    std::fs::create_dir_all(&contexts).unwrap();
+    std::fs::write(directory.path().join("config"), "SELINUXTYPE=targeted\n").unwrap();
+    let text = "process = \"u:r:container_t:s0\"\nfile = \"u:o:container_file_t:s0\"\n";
+    std::fs::write(contexts.join("lxc_contexts"), text).unwrap();
+    let policy = ContainerContexts::read(directory.path());
+    let process = |policy: Option<&ContainerContexts>, option: &str, privileged: bool| {
+        let mut host = ContainerConfig::default().host;
+        host.security_opt = Some(option.to_owned())
+            .filter(|text| !text.is_empty())
+            .into_iter()
+            .collect();
+        host.privileged = privileged;
+        selinux_labels(policy, "c1", &host).map(|labels| labels.map(|labels| labels.process))
+    };
+    assert_eq!(process(None, "label=disable", false).unwrap(), None);
+    let refused = process(None, "label=type:t", false).unwrap_err().to_string();
+    assert!(refused.contains("no SELinux policy"), "{refused}");
+    let chosen = process(policy.as_ref(), "label:type:t", false).unwrap();
+    assert!(chosen.unwrap().unwrap().starts_with("u:r:t:s0:c"));
+    assert_eq!(process(policy.as_ref(), "", true).unwrap(), Some(None));
+    assert!(process(policy.as_ref(), "label=other:t", false).is_err());
 }
 
 fn built(change: impl FnOnce(&mut ContainerConfig)) -> Spec {

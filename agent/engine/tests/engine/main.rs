@@ -4,5 +4,6 @@
 mod life;
 mod network;
 mod node;
+mod reboot;
 mod restart;
 mod streams;

@@ -125,9 +125,37 @@ impl Node {
             left("data/containers").is_empty()
                 && left("run/containers").is_empty()
                 && left("run/netns").is_empty()
+                && left("data/images/containers").is_empty()
         })
         .await;
         engine.shutdown().await;
+    }
+
+    /// The files in which the engine keeps what it knows of running containers.
+    pub fn run_facts(&self) -> Vec<PathBuf> {
+        let runs = self.path("run/containers");
+        let files = names(&runs)
+            .into_iter()
+            .map(|id| runs.join(id).join("engine.json"));
+        files.collect()
+    }
+
+    /// Loses everything that the engine knows of its containers, while it is closed.
+    pub fn lose_metadata(&self) {
+        std::fs::remove_file(self.path("data/engine.redb")).unwrap();
+    }
+
+    /// What a crash in the middle of a create and a start leaves of a container; returns the paths.
+    pub fn make_leftovers(&self, id: &str) -> Vec<PathBuf> {
+        let [data, run] = ["data/containers", "run/containers"].map(|name| self.path(name).join(id));
+        for directory in [&data, &run] {
+            std::fs::create_dir(directory).unwrap();
+        }
+        std::fs::write(data.join("hosts"), "").unwrap();
+        std::fs::write(run.join("engine.json"), "{").unwrap();
+        let pin = self.path("run/netns").join(id);
+        std::fs::write(&pin, "").unwrap();
+        vec![data, run, pin]
     }
 
     fn groups(&self) -> Vec<PathBuf> {

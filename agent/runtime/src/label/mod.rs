@@ -5,6 +5,7 @@
 //! container's root file system may hold other things at that place.
 
 pub mod apparmor;
+pub mod selinux;
 
 use std::ffi::CStr;
 use std::io;

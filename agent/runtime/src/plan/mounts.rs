@@ -75,7 +75,7 @@ pub(super) fn add(
         return add_bind(mount, options, steps, binds);
     }
     let strict = matches!(kind, "proc" | "sysfs");
-    if let Some(label) = label.filter(|_| matches!(kind, "tmpfs" | "mqueue" | "devpts" | "ramfs")) {
+    if let Some(label) = label.filter(|_| takes_label(kind)) {
         options
             .filesystem
             .push((c_string("context", "a label")?, Some(c_string(label, "a label")?)));
@@ -97,6 +97,12 @@ pub(super) fn add(
         propagation: options.attributes.propagation,
     });
     Ok(())
+}
+
+/// Whether SELinux can give everything in a file system of this kind one label. What the kernel makes up for all
+/// containers alike keeps its own.
+fn takes_label(kind: &str) -> bool {
+    matches!(kind, "tmpfs" | "mqueue" | "devpts" | "ramfs" | "overlay")
 }
 
 fn add_bind(
@@ -241,4 +247,38 @@ fn parse_flag(text: &str, options: &mut Options) -> bool {
 fn set_atime(attributes: &mut Attributes, value: u64) {
     attributes.clear |= ATIME;
     attributes.set = attributes.set & !ATIME | value;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The options of each file system that is mounted for these types of mount.
+    fn contexts(kinds: &[&str], label: Option<&str>) -> Vec<Option<String>> {
+        let mut steps = Vec::new();
+        for kind in kinds {
+            let json =
+                serde_json::json!({ "destination": "/at", "type": kind, "source": "s", "options": ["ro"] });
+            let mount: Mount = serde_json::from_value(json).unwrap();
+            add(&mount, label, &mut steps, &mut Vec::new()).unwrap();
+        }
+        let context = |step: &Step| match step {
+            Step::Mount { options, .. } => options.iter().find_map(|(key, value)| {
+                let value = value.as_ref()?.to_str().ok()?.to_owned();
+                (key.as_c_str() == c"context").then_some(value)
+            }),
+            _ => panic!("{step:?}"),
+        };
+        steps.iter().map(context).collect()
+    }
+
+    #[test]
+    fn label_goes_to_the_containers_own_file_systems() {
+        // Not between quotes: the kernel takes each option by itself.
+        let label = "system_u:object_r:container_file_t:s0:c1,c2";
+        let own = ["tmpfs", "mqueue", "devpts", "ramfs", "overlay"];
+        assert_eq!(contexts(&own, Some(label)), vec![Some(label.to_owned()); 5]);
+        assert_eq!(contexts(&["proc", "sysfs"], Some(label)), [None, None]);
+        assert_eq!(contexts(&own, None), vec![None; 5]);
+    }
 }

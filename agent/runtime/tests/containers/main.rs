@@ -1,5 +1,6 @@
 //! Containers on the running kernel, through launcher and monitor. They need root, and leave nothing behind.
 
+mod descriptors;
 mod escapes;
 mod execs;
 mod lifecycle;
