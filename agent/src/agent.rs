@@ -6,7 +6,7 @@ use crate::session::{self, Session, SessionEvent};
 use crate::store::{Saved, Store, StoreError};
 use crate::task_engine::TaskEngine;
 use futures::future::BoxFuture;
-use muster_node_plan::{Action, AgentCore, Observation, Phase, Restored};
+use muster_node_plan::{Action, AgentCore, Observation, Phase, Restored, Taken};
 use muster_proto::transport::Dialer;
 use muster_types::{NodeDescription, NodeId, TaskId, Timestamp};
 use std::collections::BTreeSet;
@@ -209,10 +209,15 @@ impl<E: TaskEngine + ?Sized> Agent<E> {
                 });
                 self.view.send_modify(|view| view.connected = true);
             }
-            SessionEvent::Assigned(set) => {
-                let (index, tasks) = (set.age.index, set.tasks.len());
-                if self.core.assign(*set, wall_time()) {
-                    tracing::debug!(index, tasks, "assignment set taken");
+            SessionEvent::Assigned(update) => {
+                let (index, tasks) = (update.age.index, update.tasks.len());
+                match self.core.assign(*update, wall_time()) {
+                    Taken::Yes => tracing::debug!(index, tasks, "assignments taken"),
+                    Taken::Older => tracing::debug!(index, "older assignments are ignored"),
+                    Taken::Gap => {
+                        tracing::warn!(index, "assignments were missed; they are asked for anew");
+                        self.take(SessionEvent::Lost, session);
+                    }
                 }
             }
             SessionEvent::Acknowledged(sequence) => self.core.report_acknowledged(sequence),

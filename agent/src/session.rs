@@ -8,7 +8,7 @@ use muster_proto::dispatcher::dispatcher_client::DispatcherClient;
 use muster_proto::dispatcher::{AgentMessage, ClusterView, ControllerMessage, Farewell, Hello, StatusReport};
 use muster_proto::pack::{pack, unpack};
 use muster_proto::transport::Dialer;
-use muster_types::{AssignmentSet, NodeDescription, SessionId, TaskId, TaskStatus};
+use muster_types::{AssignmentUpdate, NodeDescription, SessionId, TaskId, TaskStatus};
 use rand::RngExt;
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -46,7 +46,7 @@ pub enum SessionEvent {
     /// The leader took the session.
     Opened(LiveSession),
     /// What this node must run.
-    Assigned(Box<AssignmentSet>),
+    Assigned(Box<AssignmentUpdate>),
     /// A report was committed.
     Acknowledged(u64),
     /// Who is who.
@@ -210,8 +210,8 @@ impl Session {
                 return SessionEvent::Lost;
             };
             match message.message {
-                Some(FromController::Assignments(assignments)) => match unpack(&assignments.set) {
-                    Ok(set) => return SessionEvent::Assigned(Box::new(set)),
+                Some(FromController::Assignments(assignments)) => match unpack(&assignments.update) {
+                    Ok(update) => return SessionEvent::Assigned(Box::new(update)),
                     Err(error) => {
                         tracing::error!(error = %error, "cannot read an assignment set");
                         return SessionEvent::Lost;

@@ -3,7 +3,9 @@
 use crate::report::{Report, Reporter};
 use crate::task_record::{Phase, Step, TaskRecord};
 use muster_types::service::Protocol;
-use muster_types::{AssignedTask, AssignmentSet, ContainerId, DesiredState, TaskId, TaskState, Timestamp};
+use muster_types::{
+    AssignedTask, AssignmentSet, AssignmentUpdate, ContainerId, DesiredState, TaskId, TaskState, Timestamp,
+};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -118,6 +120,17 @@ pub enum Restored {
     },
 }
 
+/// What became of assignments that came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Taken {
+    /// They are what the node goes by from now on.
+    Yes,
+    /// It has newer ones.
+    Older,
+    /// They change a set that it does not have: a session must be opened anew, which begins with the whole set.
+    Gap,
+}
+
 /// The agent's state: the newest assignment set, one record per task, and the session's reports.
 #[derive(Debug, Default)]
 pub struct AgentCore {
@@ -183,12 +196,16 @@ impl AgentCore {
         self.reporter = None;
     }
 
-    /// Takes a newer assignment set; returns false and changes nothing when this one is not newer.
-    pub fn assign(&mut self, set: AssignmentSet, now: Timestamp) -> bool {
-        if set.age < self.set.age {
-            return false;
+    /// Takes a newer assignment set, or what changed in the one it has; changes nothing unless it answers
+    /// [`Taken::Yes`].
+    pub fn assign(&mut self, update: AssignmentUpdate, now: Timestamp) -> Taken {
+        match update.from {
+            None if update.age < self.set.age => return Taken::Older,
+            Some(_) if update.age <= self.set.age => return Taken::Older,
+            Some(from) if from != self.set.age => return Taken::Gap,
+            None | Some(_) => {}
         }
-        for task in &set.tasks {
+        for task in &update.tasks {
             let unknown = !self.records.contains_key(&task.id);
             if unknown && !task.recorded.1.is_terminal() {
                 let mut record = TaskRecord::accepted(now);
@@ -201,10 +218,19 @@ impl AgentCore {
                 record.acknowledged = record.acknowledged.max(Some(task.recorded));
             }
         }
-        self.set = set;
+        if update.from.is_some() {
+            let news = update.tasks.iter().map(|task| task.id);
+            let replaced: BTreeSet<TaskId> = news.chain(update.gone).collect();
+            self.set.tasks.retain(|task| !replaced.contains(&task.id));
+        } else {
+            self.set.tasks.clear();
+        }
+        self.set.tasks.extend(update.tasks);
+        self.set.node = update.node;
+        self.set.age = update.age;
         self.unheard_of.clear();
         self.changed = true;
-        true
+        Taken::Yes
     }
 
     /// The controllers committed a report of the live session.

@@ -8,7 +8,7 @@ pub mod agent_core;
 pub mod report;
 pub mod task_record;
 
-pub use agent_core::{Action, AgentCore, Observation, Restored};
+pub use agent_core::{Action, AgentCore, Observation, Restored, Taken};
 pub use task_record::{Phase, TaskRecord};
 
 #[cfg(test)]

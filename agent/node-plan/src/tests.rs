@@ -1,7 +1,9 @@
 use super::*;
 use crate::agent_core::StartedContainer;
 use muster_types::service::TaskTemplate;
-use muster_types::{AssignedTask, AssignmentAge, AssignmentSet, ContainerId, DesiredState, NodeId};
+use muster_types::{
+    AssignedTask, AssignmentAge, AssignmentSet, AssignmentUpdate, ContainerId, DesiredState, NodeId,
+};
 use muster_types::{ServiceId, Slot, TaskId, TaskState, Timestamp};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -26,14 +28,27 @@ fn task(number: u128) -> AssignedTask {
     }
 }
 
-fn set(index: u64, tasks: Vec<AssignedTask>) -> AssignmentSet {
+fn age(index: u64) -> AssignmentAge {
+    AssignmentAge {
+        incarnation: 0,
+        index,
+    }
+}
+
+fn set(index: u64, tasks: Vec<AssignedTask>) -> AssignmentUpdate {
     AssignmentSet {
-        age: AssignmentAge {
-            incarnation: 0,
-            index,
-        },
+        age: age(index),
         node: NodeId::from_u128(1),
         tasks,
+    }
+    .into()
+}
+
+fn change(from: u64, index: u64, tasks: Vec<AssignedTask>, gone: &[u128]) -> AssignmentUpdate {
+    AssignmentUpdate {
+        from: Some(age(from)),
+        gone: gone.iter().copied().map(TaskId::from_u128).collect(),
+        ..set(index, tasks)
     }
 }
 
@@ -60,7 +75,7 @@ fn effects(actions: &[Action]) -> Vec<&'static str> {
 
 fn running() -> AgentCore {
     let mut core = AgentCore::default();
-    assert!(core.assign(set(1, vec![task(7)]), at(0)));
+    assert_eq!(core.assign(set(1, vec![task(7)]), at(0)), Taken::Yes);
     assert_eq!(effects(&core.tick(at(0))), ["prepare"]);
     core.observe(
         Observation::Prepared {
@@ -202,7 +217,7 @@ fn an_unhealthy_task_fails_and_is_stopped() {
 fn older_assignments_are_ignored() {
     let mut core = running();
     core.assign(set(5, vec![task(7)]), at(3));
-    assert!(!core.assign(set(4, vec![]), at(4)));
+    assert_eq!(core.assign(set(4, vec![]), at(4)), Taken::Older);
     assert_eq!(effects(&core.tick(at(4))), Vec::<&str>::new());
 }
 
@@ -347,15 +362,15 @@ fn a_container_that_was_started_just_before_a_crash_runs_on_until_a_set_names_it
     )]);
     // The file was written before the task was assigned.
     let restored = |found: &BTreeMap<_, _>| {
-        AgentCore::restore(set(1, Vec::new()), BTreeMap::new(), found.clone(), at(0))
+        AgentCore::restore(AssignmentSet::default(), BTreeMap::new(), found.clone(), at(0))
     };
     let mut kept = restored(&found);
     assert!(effects(&kept.tick(at(0))).is_empty());
-    assert!(kept.assign(set(2, vec![task(7)]), at(1)));
+    assert_eq!(kept.assign(set(2, vec![task(7)]), at(1)), Taken::Yes);
     assert!(effects(&kept.tick(at(1))).is_empty());
     assert_eq!(state(&kept, 7), TaskState::Running);
     let mut surplus = restored(&found);
-    assert!(surplus.assign(set(2, Vec::new()), at(1)));
+    assert_eq!(surplus.assign(set(2, Vec::new()), at(1)), Taken::Yes);
     assert_eq!(effects(&surplus.tick(at(1))), ["stop"]);
 }
 
@@ -408,4 +423,30 @@ fn a_task_that_turns_unhealthy_after_a_daemon_restart_fails() {
     core.observe(Observation::Health { task, healthy: false }, at(10));
     assert_eq!(state(&core, 7), TaskState::Failed);
     assert_eq!(effects(&core.tick(at(10))), ["stop"]);
+}
+
+#[test]
+fn changes_add_replace_and_remove_tasks_of_the_set() {
+    let mut core = AgentCore::default();
+    core.assign(set(1, vec![task(7), task(8)]), at(0));
+    assert_eq!(effects(&core.tick(at(0))), ["prepare", "prepare"]);
+    let mut stopping = task(7);
+    stopping.desired = DesiredState::Shutdown;
+    let news = vec![stopping.clone(), task(9)];
+    assert_eq!(core.assign(change(1, 4, news, &[8]), at(1)), Taken::Yes);
+    assert_eq!(effects(&core.tick(at(1))), ["prepare"]);
+    assert_eq!(core.assignments().age, age(4));
+    assert_eq!(core.assignments().tasks, [stopping, task(9)]);
+}
+
+#[test]
+fn a_missed_change_is_noticed_and_changes_nothing() {
+    let mut core = AgentCore::default();
+    core.assign(set(1, vec![task(7)]), at(0));
+    assert_eq!(core.assign(change(2, 3, vec![task(8)], &[7]), at(1)), Taken::Gap);
+    assert_eq!(core.assignments().tasks, [task(7)]);
+    assert_eq!(core.assign(change(1, 2, vec![task(9)], &[]), at(1)), Taken::Yes);
+    assert_eq!(core.assign(change(1, 2, vec![task(9)], &[]), at(1)), Taken::Older);
+    assert_eq!(core.assign(set(3, vec![task(8)]), at(1)), Taken::Yes);
+    assert_eq!(core.assignments().tasks, [task(8)]);
 }

@@ -2,16 +2,29 @@
 
 use super::io::NodeView;
 use muster_state::ClusterState;
-use muster_types::{AssignedTask, AssignmentAge, AssignmentSet, NodeId, NodeRole, SessionId, Task};
+use muster_types::{
+    AssignedTask, AssignmentAge, AssignmentSet, AssignmentUpdate, DesiredState, NodeId, NodeRole, SessionId,
+    Task, TaskId, Timestamp,
+};
 use std::collections::BTreeMap;
 
 /// What was sent to one session last, to send only what differs.
 #[derive(Debug)]
 struct Sent {
     session: SessionId,
-    tasks: Option<Vec<AssignedTask>>,
+    set: Option<SentSet>,
     view: Option<NodeView>,
 }
+
+/// The set that a session has.
+#[derive(Debug)]
+struct SentSet {
+    age: AssignmentAge,
+    tasks: BTreeMap<TaskId, Wanted>,
+}
+
+/// All of an assigned task that can change and that its node acts on; what the node reported itself does not count.
+type Wanted = (DesiredState, Option<Timestamp>);
 
 /// The dispatcher's memory of the live sessions.
 #[derive(Debug, Default)]
@@ -26,7 +39,7 @@ impl Dispatch {
             node,
             Sent {
                 session,
-                tasks: None,
+                set: None,
                 view: None,
             },
         );
@@ -49,15 +62,42 @@ impl Dispatch {
         self.sent.keys().copied().collect()
     }
 
-    /// The set to send to the node now, unless it was sent already.
-    pub fn assignments(&mut self, state: &ClusterState, node: NodeId) -> Option<(SessionId, AssignmentSet)> {
+    /// What to send to the node now: the whole set at first, then what differs from what was sent, if anything does.
+    pub fn assignments(
+        &mut self,
+        state: &ClusterState,
+        node: NodeId,
+    ) -> Option<(SessionId, AssignmentUpdate)> {
         let sent = self.sent.get_mut(&node)?;
-        let set = assignment_set(state, node);
-        if sent.tasks.as_deref().is_some_and(|tasks| same(tasks, &set.tasks)) {
-            return None;
-        }
-        sent.tasks = Some(set.tasks.clone());
-        Some((sent.session, set))
+        let age = age_of(state);
+        let now: BTreeMap<TaskId, Wanted> = state
+            .tasks_of_node(node)
+            .map(|task| (task.id, (task.desired, task.start_after)))
+            .collect();
+        let update = match &sent.set {
+            None => assignment_set(state, node).into(),
+            Some(before) => {
+                let news = now
+                    .iter()
+                    .filter(|(id, wanted)| before.tasks.get(*id) != Some(*wanted));
+                let gone = before.tasks.keys().filter(|id| !now.contains_key(*id));
+                let update = AssignmentUpdate {
+                    from: Some(before.age),
+                    age,
+                    node,
+                    tasks: news
+                        .filter_map(|(id, _)| assigned_task(state, state.task(*id)?))
+                        .collect(),
+                    gone: gone.copied().collect(),
+                };
+                if update.tasks.is_empty() && update.gone.is_empty() {
+                    return None;
+                }
+                update
+            }
+        };
+        sent.set = Some(SentSet { age, tasks: now });
+        Some((sent.session, update))
     }
 
     /// The view to send to the node now, unless it was sent already.
@@ -73,18 +113,21 @@ impl Dispatch {
 
 /// Everything that the node must run, and what it ran and must keep until its record goes.
 pub fn assignment_set(state: &ClusterState, node: NodeId) -> AssignmentSet {
-    let incarnation = state.cluster().map_or(0, |cluster| cluster.incarnation);
     let tasks = state
         .tasks_of_node(node)
         .filter_map(|task| assigned_task(state, task))
         .collect();
     AssignmentSet {
-        age: AssignmentAge {
-            incarnation,
-            index: state.index(),
-        },
+        age: age_of(state),
         node,
         tasks,
+    }
+}
+
+fn age_of(state: &ClusterState) -> AssignmentAge {
+    AssignmentAge {
+        incarnation: state.cluster().map_or(0, |cluster| cluster.incarnation),
+        index: state.index(),
     }
 }
 
@@ -104,18 +147,6 @@ fn assigned_task(state: &ClusterState, task: &Task) -> Option<AssignedTask> {
         start_after: task.start_after,
         recorded: (task.status.attempt, task.status.state),
     })
-}
-
-/// Equal in all that the node acts on; what it reported itself does not count.
-fn same(before: &[AssignedTask], after: &[AssignedTask]) -> bool {
-    before.len() == after.len()
-        && before.iter().zip(after).all(|(before, after)| {
-            before.id == after.id
-                && before.desired == after.desired
-                && before.start_after == after.start_after
-                && before.template_version == after.template_version
-                && before.service_name == after.service_name
-        })
 }
 
 /// Who is who, for one node.

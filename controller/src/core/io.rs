@@ -5,7 +5,7 @@ use bytes::Bytes;
 use muster_consensus::{SnapshotChunk, SnapshotId};
 use muster_state::ClusterState;
 use muster_types::{
-    AssignmentSet, NodeDescription, NodeId, RaftId, RequestId, SessionId, TaskId, TaskStatus, Timestamp,
+    AssignmentUpdate, NodeDescription, NodeId, RaftId, RequestId, SessionId, TaskId, TaskStatus, Timestamp,
 };
 use std::time::Duration;
 
@@ -182,8 +182,8 @@ pub enum Output {
     Assign {
         /// The session.
         session: SessionId,
-        /// The set.
-        set: Box<AssignmentSet>,
+        /// The whole set, or what changed in it.
+        update: Box<AssignmentUpdate>,
     },
     /// Who is who, for one node.
     View {

@@ -364,10 +364,10 @@ impl Controller {
             return;
         };
         for node in std::mem::take(&mut leader.assignments_due) {
-            if let Some((session, set)) = leader.dispatch.assignments(&self.state, node) {
+            if let Some((session, update)) = leader.dispatch.assignments(&self.state, node) {
                 self.outputs.push(Output::Assign {
                     session,
-                    set: Box::new(set),
+                    update: Box::new(update),
                 });
             }
         }

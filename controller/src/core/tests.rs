@@ -1,14 +1,15 @@
 //! One controller on a simulated disk, driven by hand.
 
 use super::*;
-use crate::control::ControlReply;
+use crate::control::{ControlReply, ServiceChange};
 use crate::leases::RESTART_GRACE;
 use crate::sample;
 use muster_consensus::sim::SimDisk;
 use muster_consensus::{KeyRing, NodeConfig};
 use muster_types::task::STATUS_TEXT_BYTES_MAX;
 use muster_types::{
-    Availability, NodeDescription, NodeRole, NodeState, SessionId, TaskState, TaskStatus, Timestamp,
+    AssignmentUpdate, Availability, NodeDescription, NodeRole, NodeState, ServiceId, ServiceMode,
+    ServiceSpec, SessionId, TaskId, TaskState, TaskStatus, Timestamp,
 };
 use std::sync::Arc;
 
@@ -170,42 +171,106 @@ fn opened(outputs: &[Output], wanted: SessionId) -> bool {
     outputs.iter().any(is)
 }
 
+/// What the worker is sent of its assignments.
+fn updates(outputs: &[Output]) -> Vec<AssignmentUpdate> {
+    let update = |output: &Output| match output {
+        Output::Assign { update, .. } => Some(AssignmentUpdate::clone(update)),
+        _ => None,
+    };
+    outputs.iter().filter_map(update).collect()
+}
+
+fn service(replicas: u64) -> Box<ServiceSpec> {
+    let mut spec = ServiceSpec {
+        name: "web".to_owned(),
+        mode: ServiceMode::Replicated { replicas },
+        ..Default::default()
+    };
+    spec.template.container.image = "image".to_owned();
+    Box::new(spec)
+}
+
+/// Writes, and returns what the worker is sent in consequence.
+fn assigned(single: &mut Single, number: u128, request: ControlRequest) -> Vec<AssignmentUpdate> {
+    let id = RequestId::from_u128(number);
+    updates(&single.input(Input::Write {
+        token: 1,
+        id,
+        request,
+    }))
+}
+
+fn report(single: &mut Single, session: SessionId, task: TaskId, status: TaskStatus) -> Vec<Output> {
+    single.input(Input::Status {
+        node: WORKER,
+        session,
+        sequence: 1,
+        statuses: vec![(task, status)],
+    })
+}
+
+fn status(state: TaskState, text: &str) -> TaskStatus {
+    TaskStatus {
+        attempt: 0,
+        state,
+        at: Timestamp::ZERO,
+        message: text.to_owned(),
+        error: Some(text.to_owned()),
+        container: None,
+    }
+}
+
+#[test]
+fn a_session_is_sent_the_whole_set_once_and_then_what_changes() {
+    let mut single = Single::leading();
+    let whole = updates(&single.open_session(session(1)));
+    assert_eq!((whole.len(), whole[0].from), (1, None));
+    let created = assigned(
+        &mut single,
+        7,
+        ControlRequest::CreateService { spec: service(50) },
+    );
+    assert_eq!(created.len(), 1);
+    assert_eq!(
+        (created[0].from, created[0].tasks.len()),
+        (Some(whole[0].age), 50)
+    );
+    let id = ServiceId::from_u128(7);
+    let version = single.controller.state().service(id).unwrap().meta.spec_version;
+    let change = ServiceChange::Spec(service(49));
+    let scaled = assigned(
+        &mut single,
+        8,
+        ControlRequest::UpdateService { id, version, change },
+    );
+    assert_eq!(scaled.len(), 1);
+    assert_eq!((scaled[0].from, scaled[0].tasks.len()), (Some(created[0].age), 1));
+    let surplus = scaled[0].tasks[0].id;
+    let again = updates(&single.open_session(session(2)));
+    assert_eq!((again.len(), again[0].from, again[0].tasks.len()), (1, None, 50));
+    let gone = updates(&report(
+        &mut single,
+        session(2),
+        surplus,
+        status(TaskState::Shutdown, ""),
+    ));
+    assert_eq!(gone.len(), 1);
+    assert_eq!((gone[0].from, gone[0].tasks.len()), (Some(again[0].age), 0));
+    assert_eq!(gone[0].gone, [surplus]);
+}
+
 #[test]
 fn texts_of_a_worker_are_replicated_only_up_to_a_bound() {
     let mut single = Single::leading();
     single.open_session(session(1));
-    let mut spec = muster_types::ServiceSpec {
-        name: "web".to_owned(),
-        mode: muster_types::ServiceMode::Replicated { replicas: 1 },
-        ..Default::default()
-    };
-    spec.template.container.image = "image".to_owned();
-    let id = RequestId::from_u128(7);
-    let request = ControlRequest::CreateService { spec: Box::new(spec) };
-    let outputs = single.input(Input::Write {
-        token: 1,
-        id,
-        request,
-    });
-    let assigned = outputs.iter().find_map(|output| match output {
-        Output::Assign { set, .. } => set.tasks.first().map(|task| task.id),
-        _ => None,
-    });
-    let task = assigned.unwrap_or_else(|| panic!("{outputs:?}"));
-    let status = TaskStatus {
-        attempt: 0,
-        state: TaskState::Failed,
-        at: Timestamp::ZERO,
-        message: "m".repeat(1 << 20),
-        error: Some("e".repeat(1 << 20)),
-        container: None,
-    };
-    single.input(Input::Status {
-        node: WORKER,
-        session: session(1),
-        sequence: 1,
-        statuses: vec![(task, status)],
-    });
+    let created = assigned(&mut single, 7, ControlRequest::CreateService { spec: service(1) });
+    let task = created[0].tasks[0].id;
+    report(
+        &mut single,
+        session(1),
+        task,
+        status(TaskState::Failed, &"x".repeat(1 << 20)),
+    );
     let stored = &single.controller.state().task(task).unwrap().status;
     assert_eq!(stored.state, TaskState::Failed);
     assert!(stored.message.len() <= STATUS_TEXT_BYTES_MAX);

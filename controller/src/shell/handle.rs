@@ -13,7 +13,7 @@ use muster_proto::pack::{pack, unpack};
 use muster_proto::transport::Dialer;
 use muster_state::ClusterState;
 use muster_types::{
-    AssignmentSet, NodeDescription, NodeId, RaftId, RequestId, SessionId, TaskId, TaskStatus,
+    AssignmentUpdate, NodeDescription, NodeId, RaftId, RequestId, SessionId, TaskId, TaskStatus,
 };
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -41,7 +41,7 @@ pub enum SessionMessage {
         heartbeat_period: Duration,
     },
     /// What the node must run.
-    Assign(Box<AssignmentSet>),
+    Assign(Box<AssignmentUpdate>),
     /// Who is who.
     View(Box<NodeView>),
     /// A report is committed.

@@ -258,7 +258,7 @@ impl Core {
                 self.tell(session, SessionMessage::Ended(leader));
                 self.sessions().remove(&session);
             }
-            Output::Assign { session, set } => self.tell(session, SessionMessage::Assign(set)),
+            Output::Assign { session, update } => self.tell(session, SessionMessage::Assign(update)),
             Output::View { session, view } => self.tell(session, SessionMessage::View(view)),
             Output::StatusCommitted { session, sequence } => {
                 self.tell(session, SessionMessage::StatusCommitted(sequence));

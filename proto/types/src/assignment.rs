@@ -25,6 +25,34 @@ pub struct AssignmentSet {
     pub tasks: Vec<AssignedTask>,
 }
 
+/// What the dispatcher sends of a node's assignment set: within a session the whole set first, then what changed.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct AssignmentUpdate {
+    /// Age of the set that it changes, which is the one sent before it; `None` for a whole set.
+    pub from: Option<AssignmentAge>,
+    /// Age of the set that it leads to.
+    pub age: AssignmentAge,
+    /// The node it is for.
+    pub node: NodeId,
+    /// Tasks that are new or changed; every task of a whole set.
+    pub tasks: Vec<AssignedTask>,
+    /// Tasks that left the set.
+    pub gone: Vec<TaskId>,
+}
+
+impl From<AssignmentSet> for AssignmentUpdate {
+    fn from(set: AssignmentSet) -> Self {
+        Self {
+            from: None,
+            age: set.age,
+            node: set.node,
+            tasks: set.tasks,
+            gone: Vec::new(),
+        }
+    }
+}
+
 /// One task with all that its node needs to run it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct AssignedTask {

@@ -20,7 +20,7 @@ pub mod task;
 pub mod time;
 pub mod validate;
 
-pub use assignment::{AssignedTask, AssignmentAge, AssignmentSet};
+pub use assignment::{AssignedTask, AssignmentAge, AssignmentSet, AssignmentUpdate};
 pub use cluster::{Cluster, ClusterSpec, JoinToken, JoinTokens, RootCa};
 pub use constraint::{Constraint, ConstraintError};
 pub use id::{ClusterId, ContainerId, IdSource, NodeId, RaftId, RequestId, ServiceId, SessionId, TaskId};

@@ -10,10 +10,10 @@ use crate::streams::End;
 use crate::wire::{Answer, Call, SessionMessage, address_of, machine_at};
 use crate::world::{Event, World};
 use muster_node_plan::agent_core::StartedContainer;
-use muster_node_plan::{Action, AgentCore, Observation, Phase};
+use muster_node_plan::{Action, AgentCore, Observation, Phase, Taken};
 use muster_types::{
-    AssignedTask, AssignmentAge, AssignmentSet, ContainerId, NodeDescription, NodeId, Resources, SessionId,
-    TaskId, Timestamp,
+    AssignedTask, AssignmentAge, AssignmentUpdate, ContainerId, NodeDescription, NodeId, Resources,
+    SessionId, TaskId, Timestamp,
 };
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -386,13 +386,13 @@ impl World {
     }
 
     /// A set of a session that may be long over.
-    pub fn late_assignments(&mut self, machine: usize, node: NodeId, set: AssignmentSet) {
+    pub fn late_assignments(&mut self, machine: usize, node: NodeId, set: AssignmentUpdate) {
         if self.machines[machine].files.node == Some(node) && self.machines[machine].agent().is_some() {
             self.take_assignments(machine, set);
         }
     }
 
-    fn take_assignments(&mut self, machine: usize, mut set: AssignmentSet) {
+    fn take_assignments(&mut self, machine: usize, mut set: AssignmentUpdate) {
         let now = self.wall(machine);
         let lax = self.planted == Some(PlantedBug::OlderAssignments);
         let Some(agent) = self.machines[machine].agent_mut() else {
@@ -400,10 +400,24 @@ impl World {
         };
         let (age, known) = (set.age, agent.newest);
         if lax {
-            set.age = set.age.max(agent.core.assignments().age);
+            let newest = agent.core.assignments().age;
+            let after = AssignmentAge {
+                index: newest.index + 1,
+                ..newest
+            };
+            set.from = set.from.map(|_| newest);
+            set.age = set.age.max(after);
         }
-        if !agent.core.assign(set, now) {
-            return;
+        match agent.core.assign(set, now) {
+            Taken::Yes => {}
+            Taken::Older => return,
+            Taken::Gap => {
+                if let Some(live) = agent.session.clone() {
+                    self.break_stream(live.stream, End::Agent);
+                    self.lose_session(machine);
+                }
+                return;
+            }
         }
         agent.newest = agent.newest.max(age);
         if age < known {

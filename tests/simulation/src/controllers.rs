@@ -377,7 +377,7 @@ impl World {
                 self.tell_session(machine, session, SessionMessage::Redirect(leader));
                 self.end_session_stream(machine, session);
             }
-            Output::Assign { session, set } => self.send_assignments(machine, session, set),
+            Output::Assign { session, update } => self.send_assignments(machine, session, update),
             Output::View { session, view } => self.tell_session(machine, session, SessionMessage::View(view)),
             Output::StatusCommitted { session, sequence } => {
                 self.tell_session(machine, session, SessionMessage::StatusCommitted(sequence));

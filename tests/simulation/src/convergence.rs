@@ -14,7 +14,7 @@ use std::collections::BTreeSet;
 /// Nothing may be written to the log for this long.
 const QUIET_US: u64 = 6_000_000;
 /// A node that is without power for this long is down.
-const NOTICED_WITHIN_US: u64 = 30_000_000;
+const NOTICED_WITHIN_US: u64 = 20_000_000;
 
 impl World {
     /// What keeps the cluster from being as it should; `None` when it is.
@@ -221,9 +221,9 @@ impl World {
                 continue;
             };
             let unseen = self.now_us - down.max(since);
-            let ready = state
-                .node(node)
-                .is_some_and(|node| node.status.state == NodeState::Ready);
+            let ready = state.node(node).is_some_and(|node| {
+                node.status.state == NodeState::Ready && node.status.restarting_until.is_none()
+            });
             if !found.powered && ready && unseen > NOTICED_WITHIN_US {
                 let what = format!(
                     "{} is without power for {unseen} us and still ready",

@@ -4,7 +4,7 @@ use crate::planted::PlantedBug;
 use crate::wire::SessionMessage;
 use crate::world::{Event, World};
 use muster_controller::core::io::Input;
-use muster_types::{AssignmentSet, IdSource, NodeId, SessionId, TaskState};
+use muster_types::{AssignmentUpdate, IdSource, NodeId, SessionId, TaskState};
 use std::collections::VecDeque;
 
 /// A connection whose other side is silent for this long is broken (keep-alive interval and time-out).
@@ -248,7 +248,7 @@ impl World {
     }
 
     /// A controller sends an assignment set; a copy may arrive late, when the session is long over.
-    pub fn send_assignments(&mut self, machine: usize, session: SessionId, set: Box<AssignmentSet>) {
+    pub fn send_assignments(&mut self, machine: usize, session: SessionId, set: Box<AssignmentUpdate>) {
         let controller = self.machines[machine].controller();
         let Some(stream) = controller
             .and_then(|controller| controller.sessions.get(&session))
@@ -275,7 +275,7 @@ impl World {
         self.send_on_stream(stream, End::Agent, SessionMessage::Assign(set));
     }
 
-    fn maybe_move_tasks(&mut self, machine: usize, mut set: Box<AssignmentSet>) -> Box<AssignmentSet> {
+    fn maybe_move_tasks(&mut self, machine: usize, mut set: Box<AssignmentUpdate>) -> Box<AssignmentUpdate> {
         if self.planted == Some(PlantedBug::MovedTask) && self.dice.permille(50) {
             let other = self.machines[machine].controller().and_then(|controller| {
                 let state = controller.core.state();

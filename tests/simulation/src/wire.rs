@@ -5,7 +5,7 @@ use muster_consensus::{SnapshotChunk, SnapshotId};
 use muster_controller::control::{ControlError, ControlReply, ControlRequest};
 use muster_controller::core::io::{NodeView, ReadView};
 use muster_types::{
-    AssignmentSet, NodeDescription, NodeId, NodeRole, RaftId, RequestId, SessionId, TaskId, TaskStatus,
+    AssignmentUpdate, NodeDescription, NodeId, NodeRole, RaftId, RequestId, SessionId, TaskId, TaskStatus,
 };
 use std::time::Duration;
 
@@ -161,7 +161,7 @@ pub enum SessionMessage {
         heartbeat_period: Duration,
     },
     /// What the node must run.
-    Assign(Box<AssignmentSet>),
+    Assign(Box<AssignmentUpdate>),
     /// Who is who.
     View(Box<NodeView>),
     /// A report is committed.

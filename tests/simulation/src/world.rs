@@ -21,7 +21,7 @@ use muster_node_plan::Observation;
 use muster_state::{Change, Changeset, ClusterState, Entry};
 use muster_types::node::ControllerMember;
 use muster_types::{
-    AssignmentSet, Cluster, ClusterId, ClusterSpec, ContainerId, IdSource, JoinToken, JoinTokens, Meta,
+    AssignmentUpdate, Cluster, ClusterId, ClusterSpec, ContainerId, IdSource, JoinToken, JoinTokens, Meta,
     NodeDescription, NodeId, NodeRole, NodeSpec, RaftId, Reason, RequestId, RootCa, ServiceId, SessionId,
     TaskId,
 };
@@ -105,7 +105,7 @@ pub enum Event {
     LateAssignments {
         machine: usize,
         node: NodeId,
-        set: Box<AssignmentSet>,
+        set: Box<AssignmentUpdate>,
     },
     /// A write is tried again.
     WriteRetry { machine: usize, run: u64, write: u64 },

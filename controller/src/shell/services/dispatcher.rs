@@ -208,8 +208,8 @@ fn to_wire(session: SessionId, from_core: SessionMessage) -> Option<ControllerMe
             session: session.as_u128().to_be_bytes().to_vec().into(),
             heartbeat_period_ms: u64::try_from(heartbeat_period.as_millis()).unwrap_or(u64::MAX),
         }),
-        SessionMessage::Assign(set) => match pack(&*set) {
-            Ok(set) => FromController::Assignments(Assignments { set }),
+        SessionMessage::Assign(update) => match pack(&*update) {
+            Ok(update) => FromController::Assignments(Assignments { update }),
             Err(error) => {
                 tracing::error!(error = %error, "an assignment set cannot be encoded");
                 return None;
