@@ -118,7 +118,11 @@ pub(crate) fn write(mount: &MountSpec) -> Mount {
             let options = TmpfsOptions {
                 size_bytes: signed(mount.tmpfs_bytes),
                 mode: mount.tmpfs_mode,
-                options: mount.tmpfs_options.iter().map(write_tmpfs_option).collect(),
+                options: mount
+                    .tmpfs_options
+                    .iter()
+                    .map(|option| write_tmpfs_option(option))
+                    .collect(),
             };
             wire.tmpfs_options = Some(options).filter(|options| *options != TmpfsOptions::default());
         }
@@ -126,10 +130,10 @@ pub(crate) fn write(mount: &MountSpec) -> Mount {
     wire
 }
 
-fn write_tmpfs_option(option: &String) -> Vec<String> {
+fn write_tmpfs_option(option: &str) -> Vec<String> {
     match option.split_once('=') {
         Some((name, value)) => vec![name.to_owned(), value.to_owned()],
-        None => vec![option.clone()],
+        None => vec![option.to_owned()],
     }
 }
 

@@ -66,9 +66,12 @@ pub(super) fn answer(call: &Call, session: AttachSession, keys: &str) -> Reply {
     Ok(response)
 }
 
-/// A session as an extension of the answer that begins it.
+/// A session as an extension of the answer that begins it, until it is taken.
 #[derive(Clone)]
-struct Begun(Arc<Mutex<Option<(AttachSession, Vec<u8>)>>>);
+struct Begun(Arc<Mutex<Option<Session>>>);
+
+/// A session and the keys that detach from it.
+type Session = (AttachSession, Vec<u8>);
 
 /// What takes over a connection after a request.
 pub(crate) struct Takeover {
