@@ -3,7 +3,7 @@
 //! Every path of the container is resolved with its root as `/` (openat2), and every mount is attached to the descriptor that
 //! came out of that: nobody can exchange the target in between.
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Statx, StatxFlags};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Statx, StatxFlags, XattrFlags};
 use rustix::io::Errno;
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags};
 use std::ffi::{CStr, CString};
@@ -83,6 +83,13 @@ impl<'a> Steps<'a> {
                 sys::mount_setattr(mount.as_fd(), false, readonly)
             }
             Step::Directory { target } => self.target(target).map(drop),
+            Step::Label { path, label } => {
+                let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+                let directory =
+                    rustix::fs::openat2(self.root, path.as_c_str(), flags, Mode::empty(), IN_ROOT)?;
+                let value = label.to_bytes_with_nul();
+                rustix::fs::fsetxattr(directory, c"security.selinux", value, XattrFlags::empty())
+            }
         }
     }
 

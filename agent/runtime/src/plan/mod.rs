@@ -137,6 +137,8 @@ pub(crate) enum Step {
     Seal { path: CString },
     /// Makes a missing directory.
     Directory { target: Target },
+    /// Gives a directory an SELinux label.
+    Label { path: CString, label: CString },
 }
 
 /// A process to start in a running container, as the monitor gets it.

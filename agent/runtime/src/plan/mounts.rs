@@ -80,8 +80,17 @@ pub(super) fn add(
             .filesystem
             .push((c_string("context", "a label")?, Some(c_string(label, "a label")?)));
     }
+    let target = Target::new(mount.destination(), false, strict)?;
+    // Containers of one IPC namespace share its message queues, so that the kernel takes no option for them.
+    let labelled = match label.filter(|_| kind == "mqueue") {
+        Some(label) => Some(Step::Label {
+            path: target.path.clone(),
+            label: c_string(label, "a label")?,
+        }),
+        None => None,
+    };
     steps.push(Step::Mount {
-        target: Target::new(mount.destination(), false, strict)?,
+        target,
         kind: c_string(kind, "a mount's type")?,
         source: c_string(
             mount
@@ -96,13 +105,14 @@ pub(super) fn add(
         attributes: options.attributes.set,
         propagation: options.attributes.propagation,
     });
+    steps.extend(labelled);
     Ok(())
 }
 
-/// Whether SELinux can give everything in a file system of this kind one label. What the kernel makes up for all
-/// containers alike keeps its own.
+/// Whether a file system of this kind can be mounted with one label for everything in it. What the kernel makes up for
+/// all containers alike keeps its own.
 fn takes_label(kind: &str) -> bool {
-    matches!(kind, "tmpfs" | "mqueue" | "devpts" | "ramfs" | "overlay")
+    matches!(kind, "tmpfs" | "devpts" | "ramfs" | "overlay")
 }
 
 fn add_bind(
@@ -263,6 +273,7 @@ mod tests {
             add(&mount, label, &mut steps, &mut Vec::new()).unwrap();
         }
         let context = |step: &Step| match step {
+            Step::Label { path, label } => Some(format!("{path:?} {label:?}")),
             Step::Mount { options, .. } => options.iter().find_map(|(key, value)| {
                 let value = value.as_ref()?.to_str().ok()?.to_owned();
                 (key.as_c_str() == c"context").then_some(value)
@@ -276,9 +287,11 @@ mod tests {
     fn label_goes_to_the_containers_own_file_systems() {
         // Not between quotes: the kernel takes each option by itself.
         let label = "system_u:object_r:container_file_t:s0:c1,c2";
-        let own = ["tmpfs", "mqueue", "devpts", "ramfs", "overlay"];
-        assert_eq!(contexts(&own, Some(label)), vec![Some(label.to_owned()); 5]);
+        let own = ["tmpfs", "devpts", "ramfs", "overlay"];
+        assert_eq!(contexts(&own, Some(label)), vec![Some(label.to_owned()); 4]);
         assert_eq!(contexts(&["proc", "sysfs"], Some(label)), [None, None]);
-        assert_eq!(contexts(&own, None), vec![None; 5]);
+        let after = Some(format!("\"at\" \"{label}\""));
+        assert_eq!(contexts(&["mqueue"], Some(label)), [None, after]);
+        assert_eq!(contexts(&["mqueue", "tmpfs"], None), [None, None]);
     }
 }

@@ -8,6 +8,7 @@ mod execs;
 #[path = "../cgroup/group.rs"]
 mod group;
 mod groups;
+mod selinux;
 #[path = "../containers/support.rs"]
 #[expect(
     dead_code,
@@ -54,6 +55,14 @@ fn apparmor_profiles_are_enforced_in_user_mode_linux() {
     run_in_guest(
         &["apparmor::"],
         &[("UML_KERNEL_ARGUMENTS", "lsm=capability,apparmor")],
+    );
+}
+
+#[test]
+fn selinux_labels_are_enforced_in_user_mode_linux() {
+    run_in_guest(
+        &["selinux::"],
+        &[("UML_KERNEL_ARGUMENTS", "lsm=capability,selinux")],
     );
 }
 
