@@ -8,7 +8,7 @@ use std::sync::Once;
 use crate::support::{Container, Node, collect, process, within};
 use muster_runtime::label::HostLabels;
 use muster_runtime::label::selinux::label_file;
-use muster_runtime::{ExecRequest, ExitStatus, StartRequest};
+use muster_runtime::{ExecRequest, StartRequest};
 use nix::mount::{MsFlags, mount};
 use rustix::mount::OpenTreeFlags;
 use serde_json::json;
@@ -111,9 +111,9 @@ fn bind(request: &mut StartRequest, source: &Path, destination: &str) {
     request.spec.set_mounts(Some(mounts));
 }
 
-async fn ended(node: &Node, request: StartRequest) -> ExitStatus {
+async fn ended(node: &Node, request: StartRequest) {
     let started = within(node.launcher.start(request)).await.unwrap();
-    within(started.monitor.wait()).await.unwrap()
+    within(started.monitor.wait()).await.unwrap();
 }
 
 #[tokio::test]
@@ -131,7 +131,7 @@ async fn process_and_file_systems_have_their_labels() {
     std::fs::create_dir(&host).unwrap();
     let (container, mut request) = labelled(&node, script, "s0:c1,c2");
     bind(&mut request, &host, "/host");
-    ended(&node, request).await;
+    Box::pin(ended(&node, request)).await;
     let (out, err) = (container.logged("stdout"), container.logged("stderr"));
     let label = out.split('\n').next().unwrap().trim_end_matches('\0');
     assert_eq!(label, process_label("s0:c1,c2"));
@@ -157,7 +157,7 @@ async fn categories_keep_containers_apart() {
     ] {
         let (container, mut request) = labelled(&node, "cat /shared/own 2>&1", level);
         bind(&mut request, &shared, "/shared");
-        ended(&node, request).await;
+        Box::pin(ended(&node, request)).await;
         assert_eq!(container.logged("stdout"), expected, "{level}");
     }
 }
