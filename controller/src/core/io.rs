@@ -33,6 +33,16 @@ pub enum Input {
         /// Encoded message.
         message: Bytes,
     },
+    /// A controller that came over an authenticated connection says where it listens. It may be the leader, and
+    /// nothing that is applied here names it yet.
+    Met {
+        /// Its Raft id.
+        raft_id: RaftId,
+        /// Its node, by its certificate.
+        node: NodeId,
+        /// Its address.
+        address: String,
+    },
     /// A Raft message could not be delivered.
     Unreachable(RaftId),
     /// A piece of a snapshot that was asked for.

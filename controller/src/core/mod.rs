@@ -26,6 +26,7 @@ use muster_state::{Changeset, ClusterState, Entry, EntryError, Outcome, Snapshot
 use muster_types::{IdSource, NodeId, RaftId, RequestId};
 use proposals::{Fate, Origin, Proposals};
 use reads::{Reader, Reads};
+use std::collections::BTreeMap;
 use std::time::Duration;
 use witness::{Applied, Witness};
 
@@ -59,6 +60,8 @@ pub enum ControllerError {
     Snapshot(#[source] SnapshotError),
 }
 
+/// Most controllers remembered that the state does not name yet.
+const MET_MAX: usize = 64;
 /// Most observations kept until somebody takes them.
 const OBSERVED_MAX: usize = 4096;
 
@@ -86,6 +89,8 @@ pub struct Controller {
     leader: Option<Leader>,
     /// Members to reach before the state names any: what a joining controller was told.
     known: Members,
+    /// Controllers that came and that the state does not name yet, because it lags.
+    met: BTreeMap<NodeId, (RaftId, String)>,
     ids: Box<dyn IdSource + Send>,
     outputs: Vec<Output>,
     published: Members,
@@ -112,6 +117,7 @@ impl Controller {
             reads: Reads::new(first_read),
             leader: None,
             known,
+            met: BTreeMap::new(),
             ids,
             outputs: Vec::new(),
             published: Members::default(),
@@ -161,6 +167,11 @@ impl Controller {
         match input {
             Input::Tick => self.tick(now),
             Input::Raft { from, message } => self.step(from, &message),
+            Input::Met {
+                raft_id,
+                node,
+                address,
+            } => self.meet(raft_id, node, address),
             Input::Unreachable(peer) => self.note(|raft| raft.report_unreachable(peer.0)),
             Input::Chunk { from, chunk } => self.take_chunk(from, chunk),
             Input::ChunkUnavailable(id) => self.raft.snapshot_unavailable(&id),
@@ -236,6 +247,15 @@ impl Controller {
                 self.fatal.get_or_insert(error);
             }
             Err(refused) => tracing::debug!(error = %refused, "a Raft message was refused"),
+        }
+    }
+
+    /// Without its address a leader that is new here could not be answered, and nothing would be learned of it.
+    fn meet(&mut self, raft_id: RaftId, node: NodeId, address: String) {
+        let known = self.met.contains_key(&node);
+        if known || self.met.len() < MET_MAX {
+            self.met.insert(node, (raft_id, address));
+            self.published_at = None;
         }
     }
 
@@ -619,6 +639,16 @@ impl Controller {
             .collect();
         if members.is_empty() {
             members.clone_from(&self.known.members);
+        }
+        let state = &self.state;
+        let next = state
+            .cluster()
+            .map_or(RaftId(0), |cluster| RaftId(cluster.next_raft_id));
+        self.met.retain(|_, (raft_id, _)| *raft_id >= next);
+        for (node, (raft_id, address)) in &self.met {
+            if members.iter().all(|(known, _, _)| known != raft_id) {
+                members.push((*raft_id, *node, address.clone()));
+            }
         }
         let now = Members {
             leader,

@@ -57,6 +57,7 @@ impl Controller {
             }
             Input::Tick
             | Input::Raft { .. }
+            | Input::Met { .. }
             | Input::Unreachable(_)
             | Input::Chunk { .. }
             | Input::ChunkUnavailable(_)

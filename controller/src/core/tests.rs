@@ -344,3 +344,42 @@ fn a_join_is_taken_back_only_before_the_first_session() {
         "{refused:?}"
     );
 }
+
+#[test]
+fn a_controller_that_lags_can_answer_one_that_it_does_not_know() {
+    let mut single = Single::leading();
+    let (raft_id, node) = (RaftId(2), sample::node(9));
+    let address = "10.0.0.9:2377".to_owned();
+    let met = Input::Met {
+        raft_id,
+        node,
+        address: address.clone(),
+    };
+    let published = |outputs: &[Output]| {
+        let members = outputs.iter().rev().find_map(|output| match output {
+            Output::Members(members) => Some(members.members.clone()),
+            _ => None,
+        });
+        members.unwrap_or_default()
+    };
+    let outputs = single.input(met);
+    assert!(
+        published(&outputs).contains(&(raft_id, node, address)),
+        "{outputs:?}"
+    );
+    // The Raft id turns out to be another node's.
+    let joined = join(&mut single, 100, NodeRole::Controller);
+    let (id, address) = (RequestId::from_u128(101), "10.0.0.8:2377".to_owned());
+    let request = ControlRequest::JoinRaft {
+        node: joined,
+        address: address.clone(),
+    };
+    let outputs = single.input(Input::Write {
+        token: 1,
+        id,
+        request,
+    });
+    let members = published(&outputs);
+    let second: Vec<_> = members.iter().filter(|(id, _, _)| *id == raft_id).collect();
+    assert_eq!(second, [&(raft_id, joined, address)]);
+}

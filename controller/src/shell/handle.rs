@@ -217,15 +217,27 @@ impl ControllerHandle {
         self.0.own
     }
 
+    /// Whether the address of the controller with this Raft id is known.
+    pub(super) fn knows(&self, raft_id: RaftId) -> bool {
+        self.address_of(raft_id).is_some()
+    }
+
+    /// Address of a controller, where it is known.
+    pub(super) fn address_of(&self, raft_id: RaftId) -> Option<String> {
+        let members = self.0.members.borrow();
+        let found = members.members.iter().find(|(id, _, _)| *id == raft_id);
+        found.map(|(_, _, address)| address.clone())
+    }
+
     /// Address of the leader, when it is known and is not this controller.
     pub fn leader_address(&self) -> Option<String> {
-        let members = self.0.members.borrow();
-        let leader = members.leader.filter(|leader| *leader != self.0.own)?;
-        members
+        let leader = self
+            .0
             .members
-            .iter()
-            .find(|(id, _, _)| *id == leader)
-            .map(|(_, _, address)| address.clone())
+            .borrow()
+            .leader
+            .filter(|leader| *leader != self.0.own)?;
+        self.address_of(leader)
     }
 
     /// This controller leads.

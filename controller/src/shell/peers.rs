@@ -180,7 +180,8 @@ async fn exchange(
         let (batches, stream) = mpsc::channel(BATCHES_IN_FLIGHT);
         let mut client = RaftClient::new(channel.clone());
         let feed = async {
-            while let Some(batch) = next_batch(own, to, &mut messages).await {
+            while let Some(mut batch) = next_batch(own, to, &mut messages).await {
+                batch.address = handle.address_of(own).unwrap_or_default();
                 if batches.send(batch).await.is_err() {
                     // The stream broke; the call says so in a moment. Only the end of the queue ends the exchange.
                     std::future::pending::<()>().await;
@@ -218,5 +219,6 @@ async fn next_batch(own: RaftId, to: RaftId, messages: &mut mpsc::Receiver<Bytes
         from: own.0,
         to: to.0,
         messages: batch,
+        address: String::new(),
     })
 }

@@ -5,7 +5,7 @@ use crate::oracle::OracleWitness;
 use crate::planted::PlantedBug;
 use crate::random::Dice;
 use crate::rpc::{Purpose, ReplyTo};
-use crate::wire::{Answer, Call, Packet, SessionMessage, machine_at};
+use crate::wire::{Answer, Call, Packet, SessionMessage, address_of, machine_at};
 use crate::world::{Event, World};
 use crate::writes::WriteLoop;
 use muster_consensus::{KeyRing, NodeConfig, RaftNode};
@@ -423,6 +423,17 @@ impl World {
         // The sender must be the controller that it says: its node record holds the Raft id.
         let owner = controller.core.state().node_by_raft_id(from);
         if owner.is_none_or(|owner| Some(owner.id) == node) {
+            if let Some(node) = node.filter(|_| controller.machine_of(from).is_none()) {
+                let (raft_id, address) = (from, address_of(sender));
+                self.input(
+                    machine,
+                    Input::Met {
+                        raft_id,
+                        node,
+                        address,
+                    },
+                );
+            }
             self.input(machine, Input::Raft { from, message });
         }
     }

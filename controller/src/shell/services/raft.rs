@@ -29,6 +29,17 @@ impl Raft for RaftService {
             let from = RaftId(batch.from);
             // Every time: a member that leaves loses its voice on streams that are open, too.
             authorize_member(identity, from, &handle.state())?;
+            if !batch.address.is_empty() && !handle.knows(from) {
+                let (node, address) = (identity.node, address_of(batch.address)?);
+                let raft_id = from;
+                handle
+                    .send(Input::Met {
+                        raft_id,
+                        node,
+                        address,
+                    })
+                    .await;
+            }
             for message in batch.messages {
                 handle.send(Input::Raft { from, message }).await;
             }
@@ -56,5 +67,14 @@ impl Raft for RaftService {
             })),
             None => Err(Status::not_found("the snapshot is gone")),
         }
+    }
+}
+
+fn address_of(text: String) -> Result<String, Status> {
+    match text.parse::<std::net::SocketAddr>() {
+        Ok(_) => Ok(text),
+        Err(_) => Err(Status::invalid_argument(
+            "a controller's address is an IP address with port",
+        )),
     }
 }
