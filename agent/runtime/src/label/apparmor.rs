@@ -70,7 +70,7 @@ pub enum DefaultProfile {
 /// Whether the kernel under this `/sys` enforces AppArmor profiles.
 pub(super) fn is_enabled(sys: &Path) -> bool {
     let parameter = std::fs::read_to_string(sys.join("module/apparmor/parameters/enabled"));
-    parameter.is_ok_and(|text| text.starts_with('Y')) && sys.join("kernel/security/apparmor").is_dir()
+    parameter.is_ok_and(|text| text.starts_with('Y'))
 }
 
 /// Whether the kernel under this `/sys` has a profile.
@@ -89,11 +89,18 @@ pub fn is_loaded(sys: &Path, profile: &str) -> Result<bool> {
 
 /// Gets the default profile into the kernel. Call when the daemon starts, on hosts with AppArmor.
 pub fn load_default() -> Result<DefaultProfile> {
-    let sys = Path::new("/sys");
+    load_default_below(Path::new("/sys"))
+}
+
+fn load_default_below(sys: &Path) -> Result<DefaultProfile> {
+    let unavailable = |reason: &str| Ok(DefaultProfile::Unavailable(reason.to_owned()));
     if !is_enabled(sys) {
-        return Ok(DefaultProfile::Unavailable(
-            "the kernel runs without AppArmor".to_owned(),
-        ));
+        return unavailable("the kernel runs without AppArmor");
+    }
+    if !sys.join("kernel/security/apparmor").is_dir() {
+        return unavailable(
+            "securityfs is not mounted at /sys/kernel/security: mount it to confine containers",
+        );
     }
     let parser = PARSERS.iter().map(PathBuf::from).find(|path| path.exists());
     match parser {
@@ -207,7 +214,15 @@ mod tests {
 
     #[test]
     fn found_only_where_it_is_enabled() {
-        assert!(is_enabled(sys("Y\n", "").path()));
+        let enabled = sys("Y\n", "");
+        assert!(is_enabled(enabled.path()));
+        // Enabled, and out of reach: that must not pass for a kernel without AppArmor.
+        std::fs::remove_dir_all(enabled.path().join("kernel/security")).unwrap();
+        match load_default_below(enabled.path()).unwrap() {
+            DefaultProfile::Unavailable(reason) => assert!(reason.contains("securityfs"), "{reason}"),
+            DefaultProfile::Loaded => panic!("there is nothing to load it into"),
+        }
+        assert!(is_enabled(enabled.path()));
         assert!(!is_enabled(sys("N\n", "").path()));
         assert!(!is_enabled(tempfile::tempdir().unwrap().path()));
     }

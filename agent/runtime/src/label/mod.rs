@@ -80,7 +80,7 @@ pub type Result<T> = std::result::Result<T, LabelError>;
 /// Which security modules a host runs. Plain data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HostLabels {
-    /// AppArmor is enabled and its control files are there.
+    /// AppArmor is enabled.
     pub apparmor: bool,
     /// SELinux is enabled.
     pub selinux: bool,
