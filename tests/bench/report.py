@@ -24,13 +24,15 @@ METHOD = """
   means that the node's link was cut before, so that no reset packet tells of its end. Survivors are then asked to create
   a service every 20 ms, with overlapping attempts; the time runs from before the cut or kill to the first success, and
   the whole range of "every time" is shown.
+- Changes of the leader are counted by the Raft term, while each of three controllers runs containers one after the other.
 - A worker is lost in the same way, with ten replicas on two workers; the time runs until the API shows all ten on the
   other one. dockerd's containers go on where only dockerd was killed.
 - Memory is the proportional set size (`smaps_rollup`) of the daemon, the launcher and all other processes of the node
   that are not containers; for dockerd that is dockerd and containerd. No binary file is shared with another node's, so
   that a page of it counts whole. Beside a container stands its monitor, or its shim. A monitor is forked from the
   launcher and shares its memory, so that with one container half of what both share is counted for the monitor; the
-  growth shows what a container really costs.
+  growth shows what a container really costs. Constants that launcher and monitors share lie in a file in memory (about
+  1 MiB for a node), of which each is charged for the pages that it uses.
 - The runtimes run the same bundle (all namespaces, no seccomp, no hooks) in turn, in a mount namespace where
   `/sys/fs/cgroup/unified` is unmounted, without which Debian's crun refuses to run. The time is from the spawn of the
   process to its end, control groups removed. "In process" is `muster-runtime measure`, which starts no process but the
@@ -94,7 +96,7 @@ def row(label, goal, ours, theirs, unit="s", scale=1, digits=2, worst=False):
     best = max(ours) if worst else percentile(ours, 50)
     ratio = f"{percentile(theirs, 50) / percentile(ours, 50):.1f}" if theirs else "-"
     met = "-" if goal is None else ("yes" if best * scale <= goal else "NO")
-    bound = "-" if goal is None else f"{goal:g} {unit} or less"
+    bound = "-" if goal is None else f"{goal:g} {unit} or less" if goal else "none"
     count = f"{len(ours)}" + (f" / {len(theirs)}" if theirs else "")
     return (
         f"| {label} | {bound} | {shown(ours, scale, digits)} {unit} | {shown(theirs, scale, digits)} "
@@ -119,6 +121,8 @@ def rows(results):
         ]
     if results.get("failover"):
         found += failover_rows(results)
+    if leadership := results.get("leadership"):
+        found.append(leadership_row(leadership["figures"]))
     if memories := results.get("memory"):
         found += memory_rows(memories["figures"])
     if runtimes := results.get("runtime"):
@@ -144,6 +148,12 @@ def failover_rows(results):
             if usual := [times[key] for times in default.get(label, {}).get("dockerd", [])]:
                 found.append(row(f"{name}; dockerd's heartbeat left at 5 s", goal, ours, usual, worst=True))
     return found
+
+
+def leadership_row(figures):
+    """The row of the leader's changes under load."""
+    label = f"leader changes during {figures['seconds'] / 60:g} minutes of container starts ({figures['containers']} containers)"
+    return row(label, 0, [figures["changes"]], [], "changes", digits=0)
 
 
 def memory_rows(figures):

@@ -8,6 +8,7 @@ from pathlib import Path
 import containers
 import failover
 import image
+import leadership
 import memory
 import muster
 import runtime
@@ -136,19 +137,30 @@ def losses(setting, heartbeat_s, rounds, ours):
 
 
 def failovers(setting):
-    """Loss of leaders and workers; dockerd with heartbeats of 1 s, as Muster's are."""
+    """Loss of leaders and workers; dockerd with heartbeats of 1 s, as Muster's are, and with fewer rounds, which are slow."""
     return losses(setting, 1, setting.times(1, 3), setting.times(3, 30))
 
 
 def default_heartbeat(setting):
-    """The same of dockerd alone with Swarm's default heartbeat of 5 s."""
-    return losses(setting, 5, setting.times(1, 3), 0) if setting.with_dockerd else {}
+    """The same of dockerd alone with Swarm's default heartbeat of 5 s; once, for each round takes a minute or more."""
+    return losses(setting, 5, 1, 0) if setting.with_dockerd else {}
+
+
+def leaderships(setting):
+    """Changes of Muster's leader during ten minutes of container starts on all controllers."""
+    with ExitStack() as stack:
+        cluster = muster.Cluster(setting.binary, "bench", 3, 3, setting.directory / "image.tar")
+        stack.callback(cluster.down)
+        figures = leadership.measure(cluster, setting.times(20, 600))
+        print(cluster.product, figures)
+        return figures
 
 
 STAGES = {
     "single": single,
     "memory": memories,
     "runtime": runtimes,
+    "leadership": leaderships,
     "failover": failovers,
     "default-heartbeat": default_heartbeat,
 }
