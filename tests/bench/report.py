@@ -152,7 +152,7 @@ def failover_rows(results):
 
 def leadership_row(figures):
     """The row of the leader's changes under load."""
-    label = f"leader changes during {figures['seconds'] / 60:g} minutes of container starts ({figures['containers']} containers)"
+    label = f"leader changes during {figures['seconds'] / 60:.3g} minutes of container starts ({figures['containers']} containers)"
     return row(label, 0, [figures["changes"]], [], "changes", digits=0)
 
 
