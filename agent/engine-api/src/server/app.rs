@@ -8,10 +8,13 @@ use hyper::header::{CONTENT_LENGTH, HeaderName, HeaderValue, SERVER};
 use hyper::{Request, Response, StatusCode};
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 /// Largest body that is read before anything is answered; all that the docker CLI sends but archives fit.
 const WHOLE_BODY_BYTES_MAX: u64 = 4 << 20;
+/// Longest wait for such a body, as for a request's head.
+const WHOLE_BODY_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// What all connections share.
 pub(crate) struct App {
@@ -48,7 +51,7 @@ impl App {
     }
 
     async fn dispatch(self: Arc<Self>, request: Request<RequestBody>) -> Reply {
-        let request = with_whole_body(request).await?;
+        let request = with_whole_body(request, WHOLE_BODY_TIMEOUT).await?;
         let (version, path) = split_version(request.uri().path())?;
         let Found { operation, captures } =
             find(request.method(), path).ok_or_else(Failure::page_not_found)?;
@@ -73,16 +76,25 @@ impl App {
 
 /// Reads a small body to its end. A client that still sends when the answer comes and the connection closes may report a
 /// broken pipe instead of the answer.
-async fn with_whole_body(request: Request<RequestBody>) -> Result<Request<RequestBody>, Failure> {
+async fn with_whole_body(
+    request: Request<RequestBody>,
+    within: Duration,
+) -> Result<Request<RequestBody>, Failure> {
     let length = request.headers().get(CONTENT_LENGTH);
     let length: Option<u64> = length.and_then(|length| length.to_str().ok()?.parse().ok());
     if length.is_none_or(|length| length > WHOLE_BODY_BYTES_MAX) {
         return Ok(request);
     }
     let (head, body) = request.into_parts();
-    let whole = body
-        .collect()
+    let late = || {
+        Failure::new(
+            StatusCode::REQUEST_TIMEOUT,
+            "the request body did not come in time",
+        )
+    };
+    let whole = tokio::time::timeout(within, body.collect())
         .await
+        .map_err(|_| late())?
         .map_err(|error| Failure::invalid(format!("cannot read the request body: {error}")))?;
     let body = Full::new(whole.to_bytes()).map_err(|never: Infallible| match never {});
     Ok(Request::from_parts(head, body.boxed()))
@@ -106,4 +118,38 @@ fn add_headers(response: &mut Response<Body>) {
 
 fn newest(version: ApiVersion) -> String {
     version.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http_body_util::StreamBody;
+    use hyper::body::{Bytes, Frame};
+
+    fn request(length: &str, body: RequestBody) -> Request<RequestBody> {
+        Request::builder()
+            .header(CONTENT_LENGTH, length)
+            .body(body)
+            .unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_body_that_does_not_come_is_not_waited_for_without_end() {
+        let never = StreamBody::new(futures::stream::pending::<Result<Frame<Bytes>, _>>());
+        let failure = with_whole_body(request("5", BodyExt::boxed(never)), Duration::ZERO)
+            .await
+            .unwrap_err();
+        assert_eq!(failure.status, 408);
+    }
+
+    #[tokio::test]
+    async fn a_large_body_is_left_to_its_handler() {
+        let never = StreamBody::new(futures::stream::pending::<Result<Frame<Bytes>, _>>());
+        let length = (WHOLE_BODY_BYTES_MAX + 1).to_string();
+        assert!(
+            with_whole_body(request(&length, BodyExt::boxed(never)), Duration::ZERO)
+                .await
+                .is_ok()
+        );
+    }
 }
