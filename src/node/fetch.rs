@@ -13,6 +13,9 @@ use tonic::Streaming;
 
 /// A peer that does not say within this whether it has an image is passed over.
 const FIND_TIMEOUT: Duration = Duration::from_secs(2);
+/// A peer serves few blobs at once. One whose turn does not come within this is passed over: by then others have the
+/// image, too.
+const TURN_TIMEOUT: Duration = Duration::from_secs(60);
 /// Time without a piece after which a transfer has failed.
 const STALL_TIMEOUT: Duration = Duration::from_secs(15);
 /// Pieces between the network and the disk.
@@ -108,9 +111,9 @@ async fn fetch_blob(
         digest: blob.digest.to_string(),
         offset: 0,
     };
-    let pieces = client
-        .fetch_blob(request)
+    let pieces = tokio::time::timeout(TURN_TIMEOUT, client.fetch_blob(request))
         .await
+        .context("it has no time for another transfer")?
         .map_err(|status| anyhow::anyhow!("{}", status.message()))?;
     let (sender, receiver) = mpsc::channel(PIECES_BUFFERED);
     let images = images.clone();
