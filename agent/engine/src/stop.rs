@@ -8,6 +8,7 @@ use crate::signal;
 use crate::store::Table;
 use muster_runtime::RuntimeError;
 use muster_runtime::cgroup::Cgroup;
+use muster_types::container::EngineRestart;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -156,11 +157,13 @@ impl Inner {
             cell.record.stopped_by_user = true;
             cell.record.clone()
         });
-        if let Err(error) = self
-            .store
-            .put_behind(Table::Containers, record.id.as_str(), &record)
-            .await
-        {
+        let (table, key) = (Table::Containers, record.id.as_str());
+        // Only a restart policy asks for it after a crash.
+        let recorded = match record.config.host.restart {
+            EngineRestart::No => self.store.put_behind(table, key, &record).await,
+            _ => self.store.put(table, key, &record).await,
+        };
+        if let Err(error) = recorded {
             tracing::warn!(
                 container = record.id.short(),
                 error = error.chain(),
