@@ -14,7 +14,7 @@ pub mod requests;
 mod sessions;
 pub mod witness;
 
-use crate::control::{ControlError, ControlRequest};
+use crate::control::{ControlError, ControlReply, ControlRequest};
 use crate::membership::Group;
 use bytes::Bytes;
 use io::{Input, Members, Now, Output, ReadView, Token};
@@ -87,6 +87,8 @@ pub struct Controller {
     state: ClusterState,
     proposals: Proposals,
     reads: Reads,
+    /// Answers to writes that wait for the confirmation that this controller still leads, each with its term.
+    answers: BTreeMap<Token, (u64, Result<ControlReply, ControlError>)>,
     leader: Option<Leader>,
     /// Members to reach before the state names any: what a joining controller was told.
     known: Members,
@@ -116,6 +118,7 @@ impl Controller {
             state: ClusterState::new(),
             proposals: Proposals::default(),
             reads: Reads::new(first_read),
+            answers: BTreeMap::new(),
             leader: None,
             known,
             met: BTreeMap::new(),
@@ -232,11 +235,16 @@ impl Controller {
             self.answer_unknown(origin);
         }
         for reader in self.reads.overdue(now.elapsed) {
-            if let Reader::Query(token) = reader {
-                self.outputs.push(Output::Read {
+            match reader {
+                Reader::Query(token) => self.outputs.push(Output::Read {
                     token,
                     result: Err(ControlError::NoLeader),
-                });
+                }),
+                Reader::Answer(token) => {
+                    self.answers.remove(&token);
+                    self.reply(token, Err(ControlError::NoLeader));
+                }
+                Reader::Leases => {}
             }
         }
     }
@@ -286,8 +294,7 @@ impl Controller {
     }
 
     fn write(&mut self, token: Token, id: RequestId, request: ControlRequest, now: Now) {
-        let result = self.decide_write(id, &request);
-        let refusal = match result {
+        let result = match self.decide_write(id, &request) {
             Ok(requests::Decision::Answer(reply)) => Ok(reply),
             Ok(requests::Decision::Propose(changeset)) => {
                 match self.propose(*changeset, Origin::Write { token, id, request }, now) {
@@ -297,10 +304,31 @@ impl Controller {
             }
             Err(error) => Err(error),
         };
-        self.outputs.push(Output::Reply {
-            token,
-            result: refusal,
-        });
+        let term = self.leader.as_ref().map(|leader| leader.term);
+        match (result, term) {
+            (result @ (Ok(_) | Err(ControlError::Refused { .. })), Some(term))
+                if self.reads.add(Reader::Answer(token), now.elapsed) =>
+            {
+                self.answers.insert(token, (term, result));
+            }
+            (Ok(_) | Err(ControlError::Refused { .. }), _) => self.reply(token, Err(ControlError::Busy)),
+            (result, _) => self.reply(token, result),
+        }
+    }
+
+    fn reply(&mut self, token: Token, result: Result<ControlReply, ControlError>) {
+        self.outputs.push(Output::Reply { token, result });
+    }
+
+    /// An answer from the state holds if this controller led all the time: another leader may have changed what it
+    /// says.
+    fn answer_confirmed(&mut self, token: Token) {
+        let Some((term, result)) = self.answers.remove(&token) else {
+            return;
+        };
+        let leads = self.leader.as_ref().is_some_and(|leader| leader.term == term);
+        let result = if leads { result } else { Err(self.not_leading()) };
+        self.reply(token, result);
     }
 
     fn decide_write(
@@ -513,6 +541,7 @@ impl Controller {
                         result: Ok(view),
                     });
                 }
+                Reader::Answer(token) => self.answer_confirmed(token),
                 Reader::Leases => self.expire_leases(since, now),
             }
         }

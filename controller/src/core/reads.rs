@@ -15,6 +15,8 @@ pub const READS_MAX: usize = 4096;
 pub enum Reader {
     /// A query.
     Query(Token),
+    /// A write's answer that was decided without an entry.
+    Answer(Token),
     /// The leases: leadership holds from here on.
     Leases,
 }
