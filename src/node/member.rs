@@ -90,6 +90,7 @@ impl Member {
             &certificate,
             slot.clone(),
             context.peers.clone(),
+            view.clone(),
         )?;
         let (raft_id, advertise) = (membership.raft_id, membership.advertise);
         let member = Arc::new(Self {

@@ -2,6 +2,7 @@
 
 use super::service::PeerService;
 use anyhow::Context;
+use muster_agent::agent::AgentView;
 use muster_controller::shell::ControllerSlot;
 use muster_controller::shell::services::{
     CertificateService, ControlService, DispatcherService, RaftService,
@@ -37,9 +38,14 @@ pub fn serve(
     certificate: &Arc<NodeCertificate>,
     controller: ControllerSlot,
     peers: PeerService,
+    view: watch::Receiver<AgentView>,
 ) -> anyhow::Result<ClusterServer> {
     let listener = bind(listen).with_context(|| format!("cannot listen on {listen} for other nodes"))?;
     let (accept, connections) = accept_tls(listener, certificate.server_config()?);
+    let dispatcher = DispatcherService {
+        controller: controller.clone(),
+        known: Box::new(move || view.borrow().controllers.clone()),
+    };
     let (stop, mut stopped) = watch::channel(false);
     let server = Server::builder()
         .http2_keepalive_interval(Some(KEEPALIVE))
@@ -54,7 +60,7 @@ pub fn serve(
                 .max_decoding_message_size(REQUEST_BYTES_MAX),
         )
         .add_service(
-            DispatcherServer::new(DispatcherService(controller.clone()))
+            DispatcherServer::new(dispatcher)
                 .max_decoding_message_size(REQUEST_BYTES_MAX)
                 .max_encoding_message_size(muster_proto::pack::PACKED_BYTES_MAX),
         )

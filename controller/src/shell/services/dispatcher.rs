@@ -3,7 +3,7 @@
 use super::controller;
 use crate::core::io::{Input, NodeView};
 use crate::pace::{Limit, Pace};
-use crate::shell::authorize::{Authority, authorize, remote_address, role_of};
+use crate::shell::authorize::{Authority, authorize, identity_of, remote_address, role_of};
 use crate::shell::handle::{ControllerHandle, ControllerSlot, SessionMessage};
 use muster_proto::dispatcher::agent_message::Message as FromAgent;
 use muster_proto::dispatcher::controller_message::Message as FromController;
@@ -15,6 +15,7 @@ use muster_proto::dispatcher::{
 use muster_proto::pack::{pack, unpack};
 use muster_types::task::REPORT_STATUSES_MAX;
 use muster_types::{NodeDescription, NodeId, NodeRole, SessionId, TaskId, TaskStatus};
+use rand::seq::IndexedRandom;
 use std::pin::Pin;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
@@ -39,8 +40,14 @@ const MESSAGES: Limit = Limit {
     interval: Duration::from_millis(80),
 };
 
-/// The dispatcher service.
-pub struct DispatcherService(pub ControllerSlot);
+/// The dispatcher service. A node that is no controller names one of those that its agent knows: the caller may have
+/// been away while all that it knew were demoted.
+pub struct DispatcherService {
+    /// The controller, where this node has one.
+    pub controller: ControllerSlot,
+    /// Addresses of the controllers that this node's agent knows.
+    pub known: Box<dyn Fn() -> Vec<String> + Send + Sync>,
+}
 
 type Messages = Pin<Box<dyn Stream<Item = Result<ControllerMessage, Status>> + Send>>;
 
@@ -49,15 +56,18 @@ impl Dispatcher for DispatcherService {
     type SessionStream = Messages;
 
     async fn session(&self, request: Request<Streaming<AgentMessage>>) -> Result<Response<Messages>, Status> {
-        let handle = controller(&self.0)?;
+        let Some(handle) = self.controller.load_full() else {
+            identity_of(&request)?;
+            let known = (self.known)();
+            return Ok(redirect(known.choose(&mut rand::rng()).cloned()));
+        };
+        let handle = (*handle).clone();
         let identity = authorize(&request, &handle.state(), Authority::Node)?;
         let address = remote_address(&request)
             .map(|address| address.ip().to_string())
             .unwrap_or_default();
         if !handle.is_leading() {
-            let leader = handle.leader_address().unwrap_or_default();
-            let redirect = message(FromController::Redirect(Redirect { leader }));
-            return Ok(Response::new(Box::pin(tokio_stream::once(Ok(redirect)))));
+            return Ok(redirect(handle.leader_address()));
         }
         let mut incoming = request.into_inner();
         let hello = tokio::time::timeout(HELLO_TIMEOUT, incoming.message()).await;
@@ -94,7 +104,7 @@ impl Dispatcher for DispatcherService {
         &self,
         request: Request<HeartbeatRequest>,
     ) -> Result<Response<HeartbeatReply>, Status> {
-        let handle = controller(&self.0)?;
+        let handle = controller(&self.controller)?;
         let identity = authorize(&request, &handle.state(), Authority::Node)?;
         let beat = request.into_inner();
         let node: NodeId = beat
@@ -235,6 +245,13 @@ fn wire_view(view: NodeView) -> ClusterView {
         controller: view.controller,
         peers: peers.collect(),
     }
+}
+
+/// The only message of a session that cannot begin here.
+fn redirect(to: Option<String>) -> Response<Messages> {
+    let leader = to.unwrap_or_default();
+    let redirect = message(FromController::Redirect(Redirect { leader }));
+    Response::new(Box::pin(tokio_stream::once(Ok(redirect))))
 }
 
 fn message(message: FromController) -> ControllerMessage {
