@@ -339,7 +339,11 @@ impl World {
             SessionMessage::Redirect(Some(leader)) => {
                 let agent = self.machines[machine].agent_mut();
                 let opening = agent.and_then(|agent| agent.search.openings.get(&stream).cloned());
-                match opening.filter(|opening| !opening.redirected) {
+                // A leader that is asked already is left alone.
+                let asked = self.machines[machine]
+                    .agent()
+                    .is_some_and(|agent| agent.controllers.contains(&leader));
+                match opening.filter(|opening| !opening.redirected && !asked) {
                     Some(opening) => {
                         self.break_stream(stream, End::Agent);
                         if let Some(agent) = self.machines[machine].agent_mut() {

@@ -124,6 +124,7 @@ impl World {
                 return;
             }
         };
+        self.machines[machine].log_lost = false;
         if !raft.is_initialized() && known.is_empty() && self.planted != Some(PlantedBug::ReusedRaftId) {
             // It holds nothing and knows nobody to ask: its log is gone, or it never got one.
             self.forget_raft_id(machine);

@@ -4,7 +4,6 @@ use crate::controllers::name;
 use crate::planted::PlantedBug;
 use crate::world::World;
 use muster_controller::core::io::Input;
-use muster_orchestration::{Dirty, reconcile};
 use muster_state::ClusterState;
 use muster_types::node::Availability;
 use muster_types::service::{RestartCondition, ServiceMode};
@@ -14,7 +13,7 @@ use std::collections::BTreeSet;
 /// Nothing may be written to the log for this long.
 const QUIET_US: u64 = 6_000_000;
 /// A node that is without power for this long is down.
-const NOTICED_WITHIN_US: u64 = 20_000_000;
+const NOTICED_WITHIN_US: u64 = 12_000_000;
 
 impl World {
     /// What keeps the cluster from being as it should; `None` when it is.
@@ -24,9 +23,7 @@ impl World {
             None => return Some("no controller leads".to_owned()),
         };
         let state = self.machines[leader].controller()?.core.state().clone();
-        if state.index() != self.quiet.0 {
-            self.quiet = (state.index(), self.now_us);
-        }
+        self.note_index(&state);
         let missing = self
             .members_missing(leader, &state)
             .or_else(|| {
@@ -41,7 +38,7 @@ impl World {
         if self.now_us - self.quiet.1 < QUIET_US {
             return Some(format!("index {} was written lately", self.quiet.0));
         }
-        self.undecided(&state)
+        self.undecided(&state, state.time())
     }
 
     /// Tells where every machine and record stands.
@@ -171,14 +168,6 @@ impl World {
         idle.map(|task| format!("task {task} is recorded as running and has no container"))
     }
 
-    /// A full look at everything decides nothing.
-    fn undecided(&mut self, state: &ClusterState) -> Option<String> {
-        let mut dice = self.dice.clone();
-        let plan = reconcile(state, &Dirty::everything(), state.time(), &mut dice);
-        (!plan.changesets.is_empty())
-            .then(|| format!("reconcile still wants {:?}", plan.changesets[0].changes))
-    }
-
     /// With this bug planted, leases of machines without power are renewed.
     pub fn maybe_renew_dead_leases(&mut self) {
         if self.planted != Some(PlantedBug::EternalLease) {
@@ -205,6 +194,8 @@ impl World {
         else {
             return;
         };
+        // A leader that was paused gives every lease a new grace.
+        let since = since.max(self.machines[leader].stalled_until_us);
         if self.stalled(leader).is_some() {
             return;
         }
@@ -221,6 +212,7 @@ impl World {
                 continue;
             };
             let unseen = self.now_us - down.max(since);
+            // A daemon that said that it restarts has its time.
             let ready = state.node(node).is_some_and(|node| {
                 node.status.state == NodeState::Ready && node.status.restarting_until.is_none()
             });

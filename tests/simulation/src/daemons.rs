@@ -255,6 +255,7 @@ impl World {
     /// The disk of the controller's log is gone.
     pub fn lose_log(&mut self, machine: usize) {
         self.replace_disk(machine);
+        self.machines[machine].log_lost = true;
     }
 
     /// A controller without a log must not vote under its old Raft id again: it asks for a new one.

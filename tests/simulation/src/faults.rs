@@ -236,7 +236,7 @@ impl World {
         let whole = voters.iter().all(|voter| {
             self.machines
                 .iter()
-                .any(|machine| machine.files.raft_id == Some(*voter))
+                .any(|machine| machine.files.raft_id == Some(*voter) && !machine.log_lost)
         });
         let votes = self.machines[machine]
             .files

@@ -3,7 +3,8 @@
 //!
 //! Equal seeds give equal runs. The crate must never read a clock or the system's random source, and decides nothing
 //! that production decides: what it re-expresses (sessions, heartbeats, forwarding) follows the shells line by line.
-//! Start reading at [`world`]; [`faults`] says what goes wrong, [`oracle`] and [`convergence`] what must be true.
+//! Start reading at [`world`]; [`faults`] says what goes wrong, [`oracle`], [`liveness`] and
+//! [`convergence`] what must be true.
 
 pub mod agents;
 pub mod clients;
@@ -15,6 +16,7 @@ pub mod engine;
 pub mod faults;
 pub mod history;
 pub mod linearizability;
+pub mod liveness;
 pub mod machine;
 pub mod network;
 pub mod oracle;

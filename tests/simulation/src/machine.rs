@@ -92,6 +92,8 @@ pub struct Machine {
     pub stalled_until_us: u64,
     /// The machine stays away until it joins anew.
     pub banished: bool,
+    /// Its log is gone, and its controller has not found out yet.
+    pub log_lost: bool,
     /// Its disk fails or is full: its controller may end.
     pub disk_fault: bool,
     /// For what happens on it.
@@ -116,6 +118,7 @@ impl Machine {
             epoch: 0,
             stalled_until_us: 0,
             banished: false,
+            log_lost: false,
             disk_fault: false,
             dice: dice.fork(),
         }

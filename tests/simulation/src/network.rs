@@ -6,7 +6,7 @@ use crate::random::Dice;
 pub const OUTSIDE: usize = usize::MAX;
 
 /// How bad the links are.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Weather {
     /// Shortest way.
     pub delay_us: u64,
@@ -64,6 +64,11 @@ impl Network {
     }
 
     /// Every link is whole and quick.
+    pub fn is_fair(&self) -> bool {
+        self.weather == Weather::FAIR && self.cut.iter().flatten().all(|faults| *faults == 0)
+    }
+
+    /// Makes every link whole and quick.
     pub fn heal(&mut self) {
         self.cut.iter_mut().flatten().for_each(|faults| *faults = 0);
         self.weather = Weather::FAIR;

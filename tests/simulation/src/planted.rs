@@ -21,6 +21,8 @@ pub enum PlantedBug {
     LostFinalStatus,
     /// Agents take older assignment sets.
     OlderAssignments,
+    /// An assignment set is dropped on its way.
+    LostAssignments,
     /// A node is sent the tasks of another.
     MovedTask,
     /// Leases of dead nodes are renewed.

@@ -48,6 +48,8 @@ pub enum Purpose {
     Client(usize),
     /// An administrator removes the record of a node that left.
     RemoveNode(NodeId),
+    /// A service is made in the cluster that rests.
+    Probe,
 }
 
 /// A question that waits for its answer.
@@ -213,6 +215,7 @@ impl World {
             Purpose::JoinRaft => self.raft_joined(machine, body),
             Purpose::Client(client) => self.client_answered(client, body),
             Purpose::RemoveNode(node) => self.node_removed(node, &body),
+            Purpose::Probe => self.probe_answered(&body),
         }
     }
 

@@ -155,6 +155,10 @@ impl World {
         let run = self.machines[machine]
             .controller()
             .map(|controller| controller.run);
+        if run.is_none() && matches!(message, SessionMessage::Hello { .. }) {
+            self.refer(machine, stream);
+            return;
+        }
         if run.is_none() || (process != 0 && run != Some(process)) {
             self.break_stream(stream, End::Controller);
             return;
@@ -190,6 +194,20 @@ impl World {
                 );
             }
             (_, _) => {}
+        }
+    }
+
+    /// A machine without a controller names one of those that its agent knows.
+    fn refer(&mut self, machine: usize, stream: u64) {
+        let known = self.machines[machine].agent().map(|agent| &agent.controllers);
+        let Some(known) = known.cloned() else {
+            self.break_stream(stream, End::Controller);
+            return;
+        };
+        let controller = self.dice.pick(&known).cloned();
+        self.send_on_stream(stream, End::Agent, SessionMessage::Redirect(controller));
+        if let Some(found) = self.streams.get_mut(&stream) {
+            found.controller.open = false;
         }
     }
 
@@ -256,6 +274,9 @@ impl World {
         else {
             return;
         };
+        if self.planted == Some(PlantedBug::LostAssignments) && self.dice.permille(100) {
+            return;
+        }
         let set = self.maybe_move_tasks(machine, set);
         if self.dice.permille(self.settings.late_assignments_permille)
             && let Some(found) = self.streams.get(&stream)

@@ -6,6 +6,7 @@ use crate::controllers::CLUSTER;
 use crate::faults::{self, Fault, Recovery};
 use crate::history::{Key, Operation as Asked};
 use crate::linearizability::{self, Verdict};
+use crate::liveness::Liveness;
 use crate::machine::Machine;
 use crate::network::{Network, OUTSIDE};
 use crate::oracle::{Oracle, SharedOracle, Violation, lock};
@@ -211,8 +212,12 @@ pub struct World {
     pub healing: bool,
     /// Since when.
     pub healed_us: u64,
+    /// When the cluster had come to rest after that.
+    pub rested_us: u64,
     /// The index of the last look, and since when it stands.
     pub quiet: (u64, u64),
+    /// What waits to be done.
+    pub liveness: Liveness,
     /// Counters for names.
     pub next_call: u64,
     /// Counter.
@@ -265,7 +270,7 @@ pub fn run(seed: u64, planted: Option<PlantedBug>, story: Story) -> Outcome {
         events: world.story.events(),
         index,
         operations: world.history.len(),
-        rested_after_us: world.now_us.saturating_sub(world.healed_us),
+        rested_after_us: world.rested_us.saturating_sub(world.healed_us),
         story: world.story.lines(),
     }
 }
@@ -306,7 +311,9 @@ impl World {
             history: Vec::new(),
             healing: false,
             healed_us: 0,
+            rested_us: 0,
             quiet: (0, 0),
+            liveness: Liveness::default(),
             next_call: 0,
             next_stream: 0,
             next_write: 0,
@@ -540,6 +547,7 @@ impl World {
     fn check(&mut self) {
         self.check_leases();
         self.maybe_renew_dead_leases();
+        self.check_liveness();
         if !self.healing && self.now_us >= self.settings.trouble_us {
             self.heal();
         } else if self.healing {
@@ -549,8 +557,15 @@ impl World {
     }
 
     fn check_rest(&mut self) {
+        if self.liveness.has_probe() {
+            if self.probe_runs() {
+                self.done = Some(self.final_checks());
+            }
+            return;
+        }
         let Some(unrest) = self.unrest() else {
-            self.done = Some(self.final_checks());
+            self.rested_us = self.now_us;
+            self.begin_probe();
             return;
         };
         let passed = self.now_us - self.healed_us;
