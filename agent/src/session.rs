@@ -15,6 +15,7 @@ use tokio::sync::mpsc;
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
+use tonic::transport::Channel;
 
 /// First wait before the next controller is tried; doubled up to [`BACKOFF_MAX`].
 const BACKOFF_MIN: Duration = Duration::from_millis(50);
@@ -99,6 +100,14 @@ async fn ask(dialer: &Dialer, address: &str, asked: &[String], description: &Nod
     let mut wait = BACKOFF_MIN;
     loop {
         let opened = match open_with(dialer, address, description).await {
+            // It has refused for a while: it may be no controller any more.
+            Err(refusal @ Refusal::Elsewhere(_)) if wait >= BACKOFF_MAX => {
+                let named = referral(dialer, address, description).await;
+                Err(named.map_or(refusal, Refusal::Redirect))
+            }
+            other => other,
+        };
+        let opened = match opened {
             Err(Refusal::Redirect(leader)) if !asked.contains(&leader) => {
                 open_with(dialer, &leader, description).await
             }
@@ -119,55 +128,75 @@ async fn open_with(
     address: &str,
     description: &NodeDescription,
 ) -> Result<Session, Refusal> {
-    let elsewhere = |why: &dyn std::fmt::Display| Refusal::Elsewhere(why.to_string());
+    let (outgoing, incoming, first) = call(dialer.controller(address), description).await?;
+    match first {
+        Some(FromController::Welcome(welcome)) => {
+            let id: [u8; 16] = welcome
+                .session
+                .as_ref()
+                .try_into()
+                .map_err(|_| elsewhere("a malformed session id"))?;
+            Ok(Session {
+                live: LiveSession {
+                    id: SessionId::from_u128(u128::from_be_bytes(id)),
+                    controller: address.to_owned(),
+                    heartbeat_period: Duration::from_millis(welcome.heartbeat_period_ms.clamp(50, 60_000)),
+                },
+                outgoing,
+                incoming,
+            })
+        }
+        Some(FromController::Redirect(redirect)) if !redirect.leader.is_empty() => {
+            Err(Refusal::Redirect(redirect.leader))
+        }
+        Some(_) | None => Err(elsewhere("it knows no leader")),
+    }
+}
+
+/// The controller that a former controller names. It may be any node of the cluster, so it is believed in nothing else,
+/// and the one that it names has to prove that it is a controller.
+async fn referral(dialer: &Dialer, address: &str, description: &NodeDescription) -> Option<String> {
+    match call(dialer.node(address), description).await {
+        Ok((_, _, Some(FromController::Redirect(redirect)))) => {
+            Some(redirect.leader).filter(|leader| !leader.is_empty())
+        }
+        _ => None,
+    }
+}
+
+type Call = (
+    mpsc::Sender<AgentMessage>,
+    Streaming<ControllerMessage>,
+    Option<FromController>,
+);
+
+/// Says hello, and returns both ways of the call with the first answer.
+async fn call(channel: Channel, description: &NodeDescription) -> Result<Call, Refusal> {
     let (outgoing, queue) = mpsc::channel(OUTGOING_QUEUE);
     let hello = Hello {
-        description: pack(description).map_err(|error| elsewhere(&error))?,
+        description: pack(description).map_err(elsewhere)?,
     };
     outgoing
         .try_send(AgentMessage {
             message: Some(FromAgent::Hello(hello)),
         })
-        .map_err(|error| elsewhere(&error))?;
-    let mut client = DispatcherClient::new(dialer.controller(address))
-        .max_decoding_message_size(muster_proto::pack::PACKED_BYTES_MAX);
+        .map_err(elsewhere)?;
+    let mut client =
+        DispatcherClient::new(channel).max_decoding_message_size(muster_proto::pack::PACKED_BYTES_MAX);
     let opening = async {
-        let mut incoming = client
-            .session(ReceiverStream::new(queue))
-            .await
-            .map_err(|status| elsewhere(&status.message()))?
-            .into_inner();
-        let first = incoming
-            .message()
-            .await
-            .map_err(|status| elsewhere(&status.message()))?;
-        match first.and_then(|message| message.message) {
-            Some(FromController::Welcome(welcome)) => {
-                let id: [u8; 16] = welcome
-                    .session
-                    .as_ref()
-                    .try_into()
-                    .map_err(|_| elsewhere(&"a malformed session id"))?;
-                let live = LiveSession {
-                    id: SessionId::from_u128(u128::from_be_bytes(id)),
-                    controller: address.to_owned(),
-                    heartbeat_period: Duration::from_millis(welcome.heartbeat_period_ms.clamp(50, 60_000)),
-                };
-                Ok((incoming, live))
-            }
-            Some(FromController::Redirect(redirect)) if !redirect.leader.is_empty() => {
-                Err(Refusal::Redirect(redirect.leader))
-            }
-            Some(_) | None => Err(elsewhere(&"it knows no leader")),
-        }
+        let answer = client.session(ReceiverStream::new(queue)).await;
+        let mut incoming = answer.map_err(|status| elsewhere(status.message()))?.into_inner();
+        let first = incoming.message().await;
+        let first = first.map_err(|status| elsewhere(status.message()))?;
+        Ok((outgoing, incoming, first.and_then(|message| message.message)))
     };
-    let opened = tokio::time::timeout(OPEN_TIMEOUT, opening).await;
-    let (incoming, live) = opened.map_err(|_| elsewhere(&"it does not answer"))??;
-    Ok(Session {
-        live,
-        outgoing,
-        incoming,
-    })
+    tokio::time::timeout(OPEN_TIMEOUT, opening)
+        .await
+        .unwrap_or_else(|_| Err(elsewhere("it does not answer")))
+}
+
+fn elsewhere(why: impl std::fmt::Display) -> Refusal {
+    Refusal::Elsewhere(why.to_string())
 }
 
 impl Session {

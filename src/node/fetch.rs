@@ -16,12 +16,19 @@ const FIND_TIMEOUT: Duration = Duration::from_secs(2);
 /// A peer serves few blobs at once. One whose turn does not come within this is passed over: by then others have the
 /// image, too.
 const TURN_TIMEOUT: Duration = Duration::from_secs(60);
+/// How often the peers are asked while one that has the image has no time for it.
+const WALKS_MAX: usize = 10;
 /// Time without a piece after which a transfer has failed.
 const STALL_TIMEOUT: Duration = Duration::from_secs(15);
 /// Pieces between the network and the disk.
 const PIECES_BUFFERED: usize = 8;
 
-/// Fetches the image from the first of these nodes that has it.
+/// The peer has the image and serves others.
+#[derive(Debug, thiserror::Error)]
+#[error("it has no time for another transfer")]
+struct Busy;
+
+/// Fetches the image from the first of these nodes that has it and has time.
 pub async fn fetch_image(
     images: &ImageStore,
     dialer: &Dialer,
@@ -29,19 +36,26 @@ pub async fn fetch_image(
     reference: &str,
 ) -> anyhow::Result<()> {
     let mut failure = None;
-    for peer in peers {
-        match fetch_from(images, dialer, peer, reference).await {
-            Ok(true) => return Ok(()),
-            Ok(false) => {}
-            Err(error) => {
-                tracing::warn!(
-                    peer,
-                    reference,
-                    error = format!("{error:#}"),
-                    "cannot fetch an image from a node"
-                );
-                failure = Some(error);
+    for _ in 0..WALKS_MAX {
+        let mut busy = false;
+        for peer in peers {
+            match fetch_from(images, dialer, peer, reference).await {
+                Ok(true) => return Ok(()),
+                Ok(false) => {}
+                Err(error) => {
+                    tracing::warn!(
+                        peer,
+                        reference,
+                        error = format!("{error:#}"),
+                        "cannot fetch an image from a node"
+                    );
+                    busy |= error.is::<Busy>();
+                    failure = Some(error);
+                }
             }
+        }
+        if !busy {
+            break;
         }
     }
     match failure {
@@ -113,7 +127,7 @@ async fn fetch_blob(
     };
     let pieces = tokio::time::timeout(TURN_TIMEOUT, client.fetch_blob(request))
         .await
-        .context("it has no time for another transfer")?
+        .context(Busy)?
         .map_err(|status| anyhow::anyhow!("{}", status.message()))?;
     let (sender, receiver) = mpsc::channel(PIECES_BUFFERED);
     let images = images.clone();

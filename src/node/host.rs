@@ -237,6 +237,7 @@ impl NodeHost {
     }
 
     async fn activate(&self, member: Arc<Member>) {
+        member.start_agent().await;
         let (stop, stopped) = watch::channel(false);
         let task = tokio::spawn(roles::supervise(member.clone(), stopped));
         *self.roles.lock().await = Some((stop, task));

@@ -48,6 +48,8 @@ pub struct Member {
     controller: Mutex<Option<ControllerRun>>,
     stop_agent: watch::Sender<Stop>,
     agent: Mutex<Option<JoinHandle<()>>>,
+    /// Sent to let the agent begin.
+    begin_agent: Mutex<Option<oneshot::Sender<()>>>,
     server: Mutex<Option<ClusterServer>>,
 }
 
@@ -58,7 +60,7 @@ struct ControllerRun {
 }
 
 impl Member {
-    /// Starts everything. `bootstrap` is the first state of a new cluster.
+    /// Starts everything but the agent. `bootstrap` is the first state of a new cluster.
     pub async fn start(
         context: MemberContext,
         membership: Membership,
@@ -83,6 +85,12 @@ impl Member {
         };
         let (agent, view) = Agent::restore(config, context.tasks.clone() as Arc<dyn TaskEngine>).await?;
         let (stop_agent, stopped) = watch::channel(Stop::No);
+        let (begin_agent, begun) = oneshot::channel();
+        let agent = tokio::spawn(async move {
+            if begun.await.is_ok() {
+                agent.run(stopped).await;
+            }
+        });
         context.peers.enter_cluster(certificate.identity(), view.clone());
         context.tasks.enter_cluster(membership.node, dialer.clone());
         let server = server::serve(
@@ -103,14 +111,23 @@ impl Member {
             view,
             controller: Mutex::new(None),
             stop_agent,
-            agent: Mutex::new(None),
+            agent: Mutex::new(Some(agent)),
+            begin_agent: Mutex::new(Some(begin_agent)),
             server: Mutex::new(Some(server)),
         });
         if raft_id.is_some() {
             member.start_controller(None, bootstrap).await?;
         }
-        *member.agent.lock().await = Some(tokio::spawn(agent.run(stopped)));
         Ok(member)
+    }
+
+    /// Starts the agent, and with it the node's tasks. It comes last: once it has had a session, the cluster keeps the
+    /// node's record.
+    pub async fn start_agent(&self) {
+        if let Some(begin) = self.begin_agent.lock().await.take() {
+            // It waits for this, unless it was stopped.
+            let _ = begin.send(());
+        }
     }
 
     /// This node's id.
@@ -187,6 +204,7 @@ impl Member {
     /// Stops everything. Containers are left running, except when leaving.
     pub async fn stop(&self, reason: Stop) {
         self.stop_agent.send_replace(reason);
+        drop(self.begin_agent.lock().await.take());
         if let Some(agent) = self.agent.lock().await.take()
             && agent.await.is_err()
         {

@@ -71,3 +71,20 @@ fn the_last_controller_is_told_what_is_lost() {
     docker.run(&["swarm", "init", "--advertise-addr", &lab.address("node-1")]);
     lab.await_listed("node-1", "node-1", "Ready Active Leader");
 }
+
+#[test]
+fn a_worker_that_was_away_finds_controllers_that_it_never_knew() {
+    let lab = Lab::up("e2elefa", 3, 1);
+    let docker = lab.docker("node-1");
+    lab.kill_daemon("node-3");
+    lab.await_listed("node-1", "node-3", "Down Active");
+    docker.run(&["node", "promote", "node-2"]);
+    // It is reachable before it votes; the only voter is not let go.
+    eventually("node-1 to be let go", LONG, || {
+        let output = docker.try_run(&["node", "demote", "node-1"]);
+        if output.code == 0 { Ok(()) } else { Err(output) }
+    });
+    lab.await_listed("node-2", "node-1", "Ready Active");
+    lab.start("node-3");
+    lab.await_listed("node-2", "node-3", "Ready Active");
+}

@@ -230,6 +230,9 @@ impl Controller {
 
     fn tick(&mut self, now: Now) {
         self.note(RaftNode::tick);
+        if let Some(leader) = &mut self.leader {
+            leader.opened.retain(|_, pace| !pace.is_rested(now.elapsed));
+        }
         let leading = self.leader.as_ref().map(|leader| leader.term);
         for origin in self.proposals.overdue(now.elapsed, leading) {
             self.answer_unknown(origin);

@@ -139,7 +139,6 @@ impl Controller {
         let Some(leader) = &mut self.leader else {
             return false;
         };
-        leader.opened.retain(|_, pace| !pace.is_rested(now.elapsed));
         let pace = leader.opened.entry(node).or_default();
         let allowed = pace.wait(OPENINGS, now.elapsed).is_zero();
         if allowed {

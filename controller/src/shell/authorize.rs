@@ -84,11 +84,13 @@ pub(super) fn authorize_member(
     }
 }
 
-/// The node may have joined the Raft group after what is applied here: it is not known to be a worker, or removed.
+/// The node may have joined the Raft group after what is applied here: it is not known to be a worker, or removed. A
+/// node without a record needs a certificate from after what is applied here, so that one of a node that was removed
+/// long ago is worth nothing.
 fn may_be_new(identity: Identity, state: &ClusterState) -> bool {
     match state.node(identity.node) {
         Some(node) => is_controller(identity, node),
-        None => !state.is_removed_node(identity.node),
+        None => identity.as_of > state.index() && !state.is_removed_node(identity.node),
     }
 }
 
@@ -201,7 +203,16 @@ mod tests {
     #[test]
     fn a_controller_that_lags_hears_a_leader_that_it_does_not_know() {
         let state = state();
-        assert!(authorize_member(caller(7, NodeRole::Controller), RaftId(3), &state).is_ok());
-        assert!(authorize_member(caller(7, NodeRole::Worker), RaftId(3), &state).is_err());
+        let newer = |role| Identity {
+            as_of: state.index() + 1,
+            ..caller(7, role)
+        };
+        assert!(authorize_member(newer(NodeRole::Controller), RaftId(3), &state).is_ok());
+        assert!(authorize_member(newer(NodeRole::Worker), RaftId(3), &state).is_err());
+        let older = Identity {
+            as_of: state.index(),
+            ..newer(NodeRole::Controller)
+        };
+        assert!(authorize_member(older, RaftId(3), &state).is_err());
     }
 }

@@ -169,7 +169,7 @@ impl ControllerHandle {
         };
         let mut client = ControlClient::new(self.0.leader_channel.to(address));
         let reply = client.write(request).await.map_err(|status| {
-            self.0.leader_channel.keep_only(None);
+            self.drop_broken_channel(&status);
             match status.code() {
                 tonic::Code::Unavailable if !may_have_arrived(&status) => ControlError::NoLeader,
                 _ => ControlError::OutcomeUnknown,
@@ -288,7 +288,14 @@ impl ControllerHandle {
     ) -> Result<Response<HeartbeatReply>, Status> {
         let mut client = DispatcherClient::new(self.0.leader_channel.to(leader));
         let passed_on = client.heartbeat(beat).await;
-        passed_on.inspect_err(|_| self.0.leader_channel.keep_only(None))
+        passed_on.inspect_err(|status| self.drop_broken_channel(status))
+    }
+
+    /// Forgets the connection to the leader when that is what failed: a refusal by the leader itself has no source.
+    fn drop_broken_channel(&self, status: &Status) {
+        if std::error::Error::source(status).is_some() {
+            self.0.leader_channel.keep_only(None);
+        }
     }
 
     pub(super) async fn heartbeat(&self, node: NodeId, session: SessionId) -> bool {

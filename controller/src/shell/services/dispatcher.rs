@@ -132,6 +132,18 @@ impl Dispatcher for DispatcherService {
     }
 }
 
+/// The agent's next message, once the session may have one taken. Cancel-safe.
+async fn paced(
+    wait: Duration,
+    incoming: &mut Streaming<AgentMessage>,
+) -> Result<Option<AgentMessage>, Status> {
+    // A sleep of no time would last until the timer's next millisecond.
+    if !wait.is_zero() {
+        tokio::time::sleep(wait).await;
+    }
+    incoming.message().await
+}
+
 /// Carries messages both ways until either side ends.
 async fn serve_session(
     handle: ControllerHandle,
@@ -153,7 +165,7 @@ async fn serve_session(
                     break;
                 }
             }
-            message = async { tokio::time::sleep(wait).await; incoming.message().await } => {
+            message = paced(wait, &mut incoming) => {
                 pace.count(MESSAGES, began.elapsed());
                 let Ok(Some(message)) = message else { break };
                 if !from_agent(&handle, node, session, message).await {
