@@ -1,7 +1,7 @@
 //! A machine's controller: the production core between simulated inputs and outputs, as `muster-controller`'s thread
 //! runs it.
 
-use crate::oracle::OracleWitness;
+use crate::oracle::{OracleWitness, SharedOracle, lock};
 use crate::planted::PlantedBug;
 use crate::random::Dice;
 use crate::rpc::{Purpose, ReplyTo};
@@ -81,6 +81,14 @@ impl ControllerProcess {
         let leader = self.members.leader.filter(|leader| *leader != self.raft_id)?;
         let member = self.members.members.iter().find(|(id, _, _)| *id == leader);
         member.map(|(_, _, address)| address.clone())
+    }
+
+    /// Shows the oracle every leader, also one that loses its term before it has committed anything.
+    fn note_election(&self, oracle: &SharedOracle) {
+        let role = self.core.raft().role();
+        if role.is_leader() {
+            lock(oracle).led(role.term, self.raft_id);
+        }
     }
 
     /// Notes who waits, and returns the token for the input.
@@ -260,7 +268,8 @@ impl World {
             return;
         };
         let now = self.controller_now(machine, started_us);
-        self.oracle().now_us = self.now_us;
+        let oracle = self.oracle.clone();
+        lock(&oracle).now_us = self.now_us;
         let disk = self.machines[machine].disk.clone();
         let Some(controller) = self.machines[machine].controller_mut() else {
             return;
@@ -268,8 +277,11 @@ impl World {
         let run = controller.run;
         for input in std::mem::take(&mut controller.inbox) {
             controller.core.handle(input, now);
+            controller.note_election(&oracle);
         }
-        let outputs = match controller.core.flush(now) {
+        let flushed = controller.core.flush(now);
+        controller.note_election(&oracle);
+        let outputs = match flushed {
             Ok(outputs) => outputs,
             Err(error) => {
                 if disk.is_powered() {
@@ -321,10 +333,8 @@ impl World {
             (false, Some(_)) => controller.leading_since_us = None,
             (true, Some(_)) | (false, None) => return,
         }
-        let raft_id = controller.raft_id;
         if leading {
             self.tell(format_args!("{} leads term {}", name(machine), role.term));
-            self.oracle().led(role.term, raft_id);
         } else {
             self.tell(format_args!("{} leads no more", name(machine)));
         }

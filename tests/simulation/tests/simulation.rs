@@ -29,8 +29,8 @@ const REGRESSIONS: &[(u64, &str)] = &[
 ];
 /// Seeds of an ordinary run of the tests; `MUSTER_SIMULATION_SEEDS` asks for another number.
 const SEEDS: u64 = 1000;
-/// Within so many seeds a planted bug must show; the rarest here shows in one of about eight. A double vote needs two
-/// candidates at once, which is so rare in a whole cluster that the tests of `muster-consensus` look for it.
+/// Within so many seeds a planted bug must show. The rarest is the double vote, which needs two candidates at once: it
+/// shows in one of about thirty.
 const SEEDS_PER_BUG: u64 = 100;
 
 /// Runs seeds side by side until one fails, and returns that one.
@@ -124,6 +124,11 @@ fn trace_of_a_process(seed: u64) -> String {
 #[test]
 fn a_skipped_sync_is_found() {
     assert_found(PlantedBug::SkippedSync);
+}
+
+#[test]
+fn a_double_vote_is_found() {
+    assert_found(PlantedBug::DoubleVote);
 }
 
 #[test]
