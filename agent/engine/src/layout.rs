@@ -23,8 +23,11 @@ impl Layout {
         }
     }
 
-    /// Makes the directories. Idempotent.
+    /// Makes the directories and deletes what removals left before a crash. Nothing else may use them yet. Blocking.
     pub fn prepare(&self) -> Result<()> {
+        if let Err(error) = remove_directory(&self.discarded()) {
+            tracing::warn!(error = error.chain(), "a removed container's directory stays");
+        }
         let directories = [
             &self.data_dir,
             &self.run_dir,
@@ -67,9 +70,9 @@ impl Layout {
 
     /// Takes a container's directory out of sight at once and returns where it lies now. Nothing there is no error.
     pub fn discard_container(&self, id: &ContainerId) -> Result<PathBuf> {
-        let discarded = self.discarded().join(id.as_str());
-        match fs::rename(self.container(id), &discarded) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::io(
+        let (kept, discarded) = (self.container(id), self.discarded().join(id.as_str()));
+        match fs::rename(&kept, &discarded) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound || kept.exists() => Err(Error::io(
                 format!("discard the directory of container {id}"),
                 error,
             )),
@@ -156,4 +159,27 @@ pub(crate) fn remove_file(path: &Path) -> Result<()> {
 /// Writes a file anew.
 pub(crate) fn write_file(path: &Path, content: impl AsRef<[u8]>) -> Result<()> {
     fs::write(path, content).map_err(|error| Error::io(format!("write {}", path.display()), error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_missing_container_counts_as_discarded() {
+        let directory = tempfile::tempdir().unwrap();
+        let layout = Layout::new(&directory.path().join("data"), &directory.path().join("run"));
+        let id = ContainerId::parse(&"ab".repeat(32)).unwrap();
+        layout.prepare().unwrap();
+        layout.discard_container(&id).unwrap();
+        make_directory(&layout.container(&id)).unwrap();
+        fs::remove_dir(layout.discarded()).unwrap();
+        layout.discard_container(&id).unwrap_err();
+        assert!(layout.container(&id).exists());
+        layout.prepare().unwrap();
+        let discarded = layout.discard_container(&id).unwrap();
+        assert!(discarded.exists() && !layout.container(&id).exists());
+        layout.prepare().unwrap();
+        assert!(!discarded.exists());
+    }
 }

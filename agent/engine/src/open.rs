@@ -46,10 +46,10 @@ const ID_KEY: &str = "id";
 /// Opens the engine.
 pub(crate) async fn open(config: EngineConfig) -> Result<Arc<Inner>> {
     let layout = Layout::new(&config.data_dir, &config.run_dir);
-    layout.prepare()?;
     let metrics = EngineMetrics::register(&config.registry)?;
     let for_stores = layout.clone();
     let opened = tokio::task::spawn_blocking(move || {
+        for_stores.prepare()?;
         let store = Store::open(&for_stores.metadata())?;
         let volumes = Volumes::open(&for_stores, &store)?;
         let images = ImageStore::open(&for_stores.images())?;
@@ -82,16 +82,19 @@ pub(crate) async fn open(config: EngineConfig) -> Result<Arc<Inner>> {
         },
         dns: config.dns,
         log: config.log,
-        starts: Semaphore::new(STARTS_MAX),
+        starts: Semaphore::new(STARTS_MAX as usize),
         tasks: TaskTracker::new(),
         stopping: CancellationToken::new(),
         execs: Mutex::new(HashMap::new()),
         containers: Mutex::new(Registry::default()),
     });
+    // No restart may begin before every running container has its address again and orphans are gone.
+    let starts = inner.starts.acquire_many(STARTS_MAX).await;
     for record in records {
         inner.recover(record).await?;
     }
     inner.clear_orphans().await;
+    drop(starts);
     Ok(inner)
 }
 
@@ -175,6 +178,10 @@ impl Inner {
             _ => Phase::Exited,
         };
         if let Left::Ended(ending) = &left {
+            if !record.was_started() {
+                // The row of its start was lost; the restart policy counts it all the same.
+                record.started_at = ending.finished_at;
+            }
             record.exit_code = ending.code;
             record.oom_killed = ending.oom_killed;
             record.finished_at = ending.finished_at;
@@ -255,7 +262,8 @@ impl Inner {
         }
         let monitor = run.monitor.clone();
         let record = container.with(|cell| {
-            cell.record.started_at = clock::from_runtime(monitor.started_at_ns());
+            // The row of its start may have been lost.
+            cell.record.begin(clock::from_runtime(monitor.started_at_ns()));
             cell.run = Some(run);
             cell.record.clone()
         });
@@ -275,6 +283,10 @@ impl Inner {
             container.with(|cell| cell.record.phase = Phase::Paused);
         }
         self.republish(&record).await;
+        let record = container.record();
+        self.store
+            .put_behind(Table::Containers, record.id.as_str(), &record)
+            .await?;
         self.watch_end(container, monitor);
         self.watch_health(container);
         Ok(())
@@ -336,7 +348,9 @@ impl Inner {
             "a removal that was cut short is finished"
         );
         self.clear_run(container, None).await;
-        self.clear_away(container, true).await
+        // Whether the removal was to take anonymous volumes along is not known: they stay where nothing says so.
+        let volumes = container.record().config.host.auto_remove;
+        self.clear_away(container, volumes).await
     }
 
     /// Removes what belongs to no container: of starts, removals and creates that a crash cut short. Errors are logged,
@@ -406,8 +420,6 @@ impl Inner {
                 self.images.release(&id)?;
             }
         }
-        layout::remove_directory(&self.layout.discarded())?;
-        layout::make_directory(&self.layout.discarded())?;
         for id in directory_names(&self.layout.containers()) {
             if let Some(id) = ContainerId::parse(&id).filter(|id| !known.contains(id.as_str())) {
                 layout::remove_directory(&self.layout.container(&id))?;

@@ -69,6 +69,14 @@ impl Record {
         config.stop_grace.unwrap_or(STOP_GRACE_DEFAULT)
     }
 
+    /// Notes that a run began.
+    pub fn begin(&mut self, started_at: Timestamp) {
+        self.started_at = started_at;
+        self.error.clear();
+        self.exit_code = 0;
+        self.oom_killed = false;
+    }
+
     /// Notes how the run ended, and whether another follows.
     pub fn end(&mut self, ending: &Ending, restarts: bool) -> Result<(), IllegalStep> {
         self.exit_code = ending.code;

@@ -26,7 +26,7 @@ use std::sync::Arc;
 
 /// Starts that are under way at once. A start is mostly work of the kernel on one processor; more at once only make
 /// each of them slower, and a burst of 100 would hold 100 half-made containers.
-pub(crate) const STARTS_MAX: usize = 8;
+pub(crate) const STARTS_MAX: u32 = 8;
 /// Exit code of a container that could not be started for other reasons than its command; Docker's.
 const CODE_NOT_STARTED: i32 = 128;
 
@@ -97,10 +97,7 @@ impl Inner {
         let monitor = run.monitor.clone();
         let (record, late_clients) = container.with(|cell| {
             cell.run = Some(run);
-            cell.record.error.clear();
-            cell.record.exit_code = 0;
-            cell.record.oom_killed = false;
-            cell.record.started_at = clock::from_runtime(started_at_ns);
+            cell.record.begin(clock::from_runtime(started_at_ns));
             // From `Starting`, which this start holds, running is always legal.
             let _ = cell.step(Step::Run);
             (cell.record.clone(), std::mem::take(&mut cell.waiting_clients))
