@@ -3,18 +3,18 @@
 //! One thread owns all writes and commits everything that waits in one transaction, so that a burst of starts costs a
 //! few syncs, not one each. Only what must not be lost is waited for (a created container, a volume, a name, an end that
 //! somebody is told of): the rest is known from monitors and exit files too, so those rows are written behind and cost a
-//! sync only when nothing else has caused one for [`SYNC_AFTER`].
+//! sync only when nothing else has caused one within [`SYNC_AFTER`].
 
 use crate::error::{Error, Result};
 use redb::{Database, Durability, ReadableDatabase, ReadableTable, TableDefinition};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::path::Path;
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
-use tokio::runtime::Handle;
-use tokio::sync::{mpsc, oneshot};
+use std::time::{Duration, Instant};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 /// Changes that may wait for a commit: more than a burst of 100 starts makes.
 const WAITING_MAX: usize = 1024;
@@ -23,6 +23,8 @@ const BATCH_MAX: usize = 256;
 /// How long changes that nobody waits for may stay without a sync: a burst of container lives makes one sync for each
 /// that begins, and not one more for each start, end and removal.
 const SYNC_AFTER: Duration = Duration::from_millis(50);
+/// Wait before a sync that failed is tried again.
+const SYNC_AGAIN_AFTER: Duration = Duration::from_secs(1);
 /// Cache of the database: rows are a few KiB, and all live rows are in memory anyway.
 const CACHE_BYTES: usize = 1 << 20;
 
@@ -55,6 +57,8 @@ struct Change {
     /// `None` removes the row.
     value: Option<Vec<u8>>,
     done: Option<oneshot::Sender<Result<()>>>,
+    /// Its place among those that wait.
+    _place: OwnedSemaphorePermit,
 }
 
 /// A handle to the metadata.
@@ -67,6 +71,7 @@ pub struct Store {
 struct Inner {
     database: Arc<Database>,
     writer: Mutex<Option<Writer>>,
+    places: Arc<Semaphore>,
 }
 
 #[derive(Debug)]
@@ -92,7 +97,7 @@ fn failed<E: Into<redb::Error>>(operation: &'static str) -> impl FnOnce(E) -> Er
 }
 
 impl Store {
-    /// Opens or makes the metadata at `path`. Blocks; called in a runtime with timers.
+    /// Opens or makes the metadata at `path`. Blocks.
     pub fn open(path: &Path) -> Result<Self> {
         let database = Database::builder()
             .set_cache_size(CACHE_BYTES)
@@ -106,15 +111,19 @@ impl Store {
         }
         transaction.commit().map_err(failed("open"))?;
         let database = Arc::new(database);
-        let (changes, waiting) = mpsc::channel(WAITING_MAX);
-        let (owned, runtime) = (Arc::clone(&database), Handle::current());
+        let (changes, waiting) = mpsc::channel();
+        let owned = Arc::clone(&database);
         let thread = std::thread::Builder::new()
             .name("engine-store".to_owned())
-            .spawn(move || write_behind(&owned, &runtime, waiting))
+            .spawn(move || write_behind(&owned, &waiting))
             .map_err(|source| Error::io("start the metadata writer", source))?;
-        let writer = Mutex::new(Some(Writer { changes, thread }));
+        let inner = Inner {
+            database,
+            writer: Mutex::new(Some(Writer { changes, thread })),
+            places: Arc::new(Semaphore::new(WAITING_MAX)),
+        };
         Ok(Self {
-            inner: Arc::new(Inner { database, writer }),
+            inner: Arc::new(inner),
         })
     }
 
@@ -201,20 +210,20 @@ impl Store {
         value: Option<Vec<u8>>,
         done: Option<oneshot::Sender<Result<()>>>,
     ) -> Result<()> {
-        let changes = {
-            let writer = self.inner.writer.lock().unwrap_or_else(PoisonError::into_inner);
-            writer.as_ref().map(|writer| writer.changes.clone())
-        };
+        let places = Arc::clone(&self.inner.places);
+        let place = places.acquire_owned().await.map_err(|_| Error::ShuttingDown)?;
         let change = Change {
             table,
             key: key.to_owned(),
             value,
             done,
+            _place: place,
         };
-        let Some(changes) = changes else {
+        let writer = self.inner.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(writer) = writer.as_ref() else {
             return Err(Error::ShuttingDown);
         };
-        changes.send(change).await.map_err(|_| Error::ShuttingDown)
+        writer.changes.send(change).map_err(|_| Error::ShuttingDown)
     }
 }
 
@@ -225,39 +234,35 @@ fn encode<T: Serialize>(key: &str, row: &T) -> Result<Vec<u8>> {
     })
 }
 
-fn write_behind(database: &Database, runtime: &Handle, mut waiting: mpsc::Receiver<Change>) {
+fn write_behind(database: &Database, waiting: &mpsc::Receiver<Change>) {
     let mut batch = Vec::with_capacity(BATCH_MAX);
-    let mut unsynced = false;
+    // When what was written without a sync gets one.
+    let mut sync_at: Option<Instant> = None;
     loop {
-        let next = match unsynced {
-            true => runtime.block_on(async { tokio::time::timeout(SYNC_AFTER, waiting.recv()).await }),
-            false => Ok(waiting.blocking_recv()),
+        let next = match sync_at {
+            Some(at) => waiting.recv_timeout(at.saturating_duration_since(Instant::now())),
+            None => waiting.recv().map_err(RecvTimeoutError::from),
         };
-        let Ok(Some(first)) = next else {
-            if unsynced && let Err(error) = commit(database, &[]) {
-                tracing::error!(error = error.chain(), "engine metadata was not written");
-            }
-            unsynced = false;
-            match next {
-                Ok(_) => return,
-                Err(_) => continue,
-            }
-        };
-        batch.push(first);
-        while batch.len() < BATCH_MAX {
-            match waiting.try_recv() {
-                Ok(change) => batch.push(change),
-                Err(_) => break,
+        match next {
+            Ok(first) => batch.push(first),
+            Err(RecvTimeoutError::Disconnected) if sync_at.is_none() => return,
+            Err(_) => {
+                if let Err(error) = write(database, &[], &mut sync_at) {
+                    tracing::error!(error = error.chain(), "engine metadata was not synced");
+                }
+                match next {
+                    Err(RecvTimeoutError::Disconnected) => return,
+                    _ => continue,
+                }
             }
         }
-        unsynced = nobody_waits(&batch);
-        match commit(database, &batch) {
+        batch.extend(waiting.try_iter().take(BATCH_MAX - batch.len()));
+        match write(database, &batch, &mut sync_at) {
             Ok(()) => answer(&mut batch, || Ok(())),
             Err(_) if batch.len() > 1 => {
-                unsynced = true;
                 // One bad change must not take the others with it.
                 for change in batch.drain(..) {
-                    let outcome = commit(database, std::slice::from_ref(&change));
+                    let outcome = write(database, std::slice::from_ref(&change), &mut sync_at);
                     answer(&mut vec![change], || outcome);
                 }
             }
@@ -266,8 +271,20 @@ fn write_behind(database: &Database, runtime: &Handle, mut waiting: mpsc::Receiv
     }
 }
 
-fn nobody_waits(batch: &[Change]) -> bool {
-    batch.iter().all(|change| change.done.is_none())
+/// Commits changes, with a sync of all that was committed before when somebody waits, `sync_at` has come or there are
+/// none.
+fn write(database: &Database, batch: &[Change], sync_at: &mut Option<Instant>) -> Result<()> {
+    let now = Instant::now();
+    let somebody_waits = batch.iter().any(|change| change.done.is_some());
+    let synced = batch.is_empty() || somebody_waits || sync_at.is_some_and(|at| at <= now);
+    let outcome = commit(database, batch, synced);
+    match &outcome {
+        Ok(()) if synced => *sync_at = None,
+        Ok(()) => *sync_at = sync_at.or(Some(now + SYNC_AFTER)),
+        Err(_) if batch.is_empty() => *sync_at = Some(now + SYNC_AGAIN_AFTER),
+        Err(_) => {}
+    }
+    outcome
 }
 
 fn answer(batch: &mut Vec<Change>, outcome: impl FnOnce() -> Result<()>) {
@@ -289,10 +306,9 @@ fn answer(batch: &mut Vec<Change>, outcome: impl FnOnce() -> Result<()>) {
     }
 }
 
-/// Commits changes; durably, with all that was committed before, when somebody waits or there are none.
-fn commit(database: &Database, batch: &[Change]) -> Result<()> {
+fn commit(database: &Database, batch: &[Change], synced: bool) -> Result<()> {
     let mut transaction = database.begin_write().map_err(failed("write"))?;
-    if !batch.is_empty() && nobody_waits(batch) {
+    if !synced {
         let unsynced = transaction.set_durability(Durability::None);
         unsynced.map_err(failed("write"))?;
     }
@@ -342,6 +358,63 @@ mod tests {
             Some("first")
         );
         assert_eq!(store.get::<String>(Table::Volumes, "b").unwrap(), None);
+        store.close();
+    }
+
+    #[tokio::test]
+    async fn steady_changes_are_synced_too() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("engine.redb");
+        let store = Store::open(&path).unwrap();
+        let writing = tokio::spawn({
+            let store = store.clone();
+            async move {
+                let mut pace = tokio::time::interval(SYNC_AFTER / 10);
+                loop {
+                    store.put_behind(Table::Containers, "a", &1).await.unwrap();
+                    pace.tick().await;
+                }
+            }
+        });
+        // What a copy of the file has is what a crash leaves.
+        let copy = directory.path().join("copy.redb");
+        let after_crash = move || {
+            std::fs::copy(&path, &copy).unwrap();
+            // It may be torn by a commit that is under way.
+            let copy = Database::open(&copy).ok()?;
+            let rows = copy.begin_read().ok()?;
+            let rows = rows.open_table(Table::Containers.definition()).ok()?;
+            rows.get("a").ok()?.map(drop)
+        };
+        let synced = async {
+            while tokio::task::spawn_blocking(after_crash.clone())
+                .await
+                .unwrap()
+                .is_none()
+            {}
+        };
+        tokio::time::timeout(Duration::from_secs(20), synced)
+            .await
+            .unwrap();
+        writing.abort();
+        assert!(writing.await.unwrap_err().is_cancelled());
+        store.close();
+    }
+
+    #[test]
+    fn end_of_the_runtime_does_not_end_the_writer() {
+        let directory = tempfile::tempdir().unwrap();
+        let runtime = || {
+            let mut builder = tokio::runtime::Builder::new_current_thread();
+            builder.enable_all().build().unwrap()
+        };
+        let store = runtime().block_on(async {
+            let store = Store::open(&directory.path().join("engine.redb")).unwrap();
+            store.put_behind(Table::Volumes, "a", &1).await.unwrap();
+            store
+        });
+        runtime().block_on(store.put(Table::Volumes, "b", &2)).unwrap();
+        assert_eq!(store.all::<u32>(Table::Volumes).unwrap(), [1, 2]);
         store.close();
     }
 }
