@@ -145,6 +145,16 @@ impl Node {
         std::fs::remove_file(self.path("data/engine.redb")).unwrap();
     }
 
+    /// The metadata as they are on disk, while the engine is closed.
+    pub fn metadata(&self) -> Vec<u8> {
+        std::fs::read(self.path("data/engine.redb")).unwrap()
+    }
+
+    /// Puts earlier metadata back, while the engine is closed: what came after is lost.
+    pub fn set_metadata(&self, earlier: &[u8]) {
+        std::fs::write(self.path("data/engine.redb"), earlier).unwrap();
+    }
+
     /// What a crash in the middle of a create and a start leaves of a container; returns the paths.
     pub fn make_leftovers(&self, id: &str) -> Vec<PathBuf> {
         let [data, run] = ["data/containers", "run/containers"].map(|name| self.path(name).join(id));

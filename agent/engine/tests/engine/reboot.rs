@@ -80,6 +80,36 @@ fn containers_of_an_earlier_boot_have_exited() {
 }
 
 #[test]
+fn a_start_whose_row_a_crash_lost_counts() {
+    on_node(async |node| {
+        let engine = node.open_with_image().await;
+        let mut config = shell("exec sleep 600");
+        config.host.restart = EngineRestart::Always;
+        engine.create(Some("again"), config).await.unwrap();
+        engine.shutdown().await;
+        drop(engine);
+        let created = node.metadata();
+
+        let engine = node.open().await;
+        engine.start("again").await.unwrap();
+        let pid = info(&engine, "again").await.pid;
+        engine.shutdown().await;
+        drop(engine);
+        node.set_metadata(&created);
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::SIGKILL).unwrap();
+        until("its end", || !is_there(pid)).await;
+
+        let engine = node.open().await;
+        until("it is started again", || {
+            let all = engine.list();
+            all.iter().any(|info| info.state == ContainerState::Running)
+        })
+        .await;
+        node.close(engine).await;
+    });
+}
+
+#[test]
 fn containers_without_metadata_are_killed_and_removed() {
     on_node(async |node| {
         let engine = node.open_with_image().await;
