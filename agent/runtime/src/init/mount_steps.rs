@@ -49,8 +49,12 @@ impl<'a> Steps<'a> {
                 options,
                 attributes,
                 propagation,
+                label,
             } => {
                 let mount = new_filesystem(kind, source, options, *attributes)?;
+                if let Some(label) = label {
+                    label_root(mount.as_fd(), label)?;
+                }
                 if *propagation != 0 {
                     let change = MountAttributes {
                         propagation: *propagation,
@@ -83,13 +87,6 @@ impl<'a> Steps<'a> {
                 sys::mount_setattr(mount.as_fd(), false, readonly)
             }
             Step::Directory { target } => self.target(target).map(drop),
-            Step::Label { path, label } => {
-                let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-                let directory =
-                    rustix::fs::openat2(self.root, path.as_c_str(), flags, Mode::empty(), IN_ROOT)?;
-                let value = label.to_bytes_with_nul();
-                rustix::fs::fsetxattr(directory, c"security.selinux", value, XattrFlags::empty())
-            }
         }
     }
 
@@ -270,6 +267,14 @@ fn new_filesystem(
     rustix::mount::fsmount(filesystem.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes)
 }
 
+/// Gives the root of a file system that is attached nowhere yet an SELinux label.
+fn label_root(mount: BorrowedFd<'_>, label: &CStr) -> Result<(), Errno> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let root = rustix::fs::openat(mount, c".", flags, Mode::empty())?;
+    let value = label.to_bytes_with_nul();
+    rustix::fs::fsetxattr(root, c"security.selinux", value, XattrFlags::empty())
+}
+
 pub(super) fn clone_tree(mount: BorrowedFd<'_>, recursive: bool) -> Result<OwnedFd, Errno> {
     let mut flags =
         OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
@@ -293,4 +298,25 @@ fn open_host_null() -> Result<OwnedFd, Errno> {
     let is_null = FileType::from_raw_mode(status.stx_mode.into()).is_char_device()
         && (status.stx_rdev_major, status.stx_rdev_minor) == NULL_DEVICE;
     if is_null { Ok(null) } else { Err(Errno::NODEV) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn root_is_labelled_before_it_is_attached() {
+        let mount = new_filesystem(c"tmpfs", c"tmpfs", &[], 0).expect("tests run as root");
+        let label = c"system_u:object_r:tmp_t:s0";
+        label_root(mount.as_fd(), label).unwrap();
+        let root = rustix::fs::openat(&mount, c".", OFlags::RDONLY, Mode::empty()).unwrap();
+        let mut value = Vec::with_capacity(64);
+        rustix::fs::fgetxattr(
+            root,
+            c"security.selinux",
+            rustix::buffer::spare_capacity(&mut value),
+        )
+        .unwrap();
+        assert_eq!(value, label.to_bytes_with_nul());
+    }
 }

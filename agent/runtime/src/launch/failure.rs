@@ -154,7 +154,6 @@ fn describe_step(step: &Step, sandbox: Option<&SandboxPlan>) -> String {
         Step::ReadOnly { path, .. } | Step::Seal { path } => {
             format!("make /{} read-only", path.to_string_lossy())
         }
-        Step::Label { path, .. } => format!("label /{}", path.to_string_lossy()),
         Step::Directory { target } => format!("make directory /{}", target.path.to_string_lossy()),
     }
 }

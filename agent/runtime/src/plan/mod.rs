@@ -116,6 +116,8 @@ pub(crate) enum Step {
         options: Vec<(CString, Option<CString>)>,
         attributes: u64,
         propagation: u64,
+        /// The SELinux label of its root, where the file system has no option for one.
+        label: Option<CString>,
     },
     /// Attaches a bind source.
     Bind { target: Target, source: usize },
@@ -137,8 +139,6 @@ pub(crate) enum Step {
     Seal { path: CString },
     /// Makes a missing directory.
     Directory { target: Target },
-    /// Gives a directory an SELinux label.
-    Label { path: CString, label: CString },
 }
 
 /// A process to start in a running container, as the monitor gets it.

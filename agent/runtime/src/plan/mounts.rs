@@ -80,17 +80,10 @@ pub(super) fn add(
             .filesystem
             .push((c_string("context", "a label")?, Some(c_string(label, "a label")?)));
     }
-    let target = Target::new(mount.destination(), false, strict)?;
     // Containers of one IPC namespace share its message queues, so that the kernel takes no option for them.
-    let labelled = match label.filter(|_| kind == "mqueue") {
-        Some(label) => Some(Step::Label {
-            path: target.path.clone(),
-            label: c_string(label, "a label")?,
-        }),
-        None => None,
-    };
+    let root_label = label.filter(|_| kind == "mqueue");
     steps.push(Step::Mount {
-        target,
+        target: Target::new(mount.destination(), false, strict)?,
         kind: c_string(kind, "a mount's type")?,
         source: c_string(
             mount
@@ -104,8 +97,8 @@ pub(super) fn add(
         options: options.filesystem,
         attributes: options.attributes.set,
         propagation: options.attributes.propagation,
+        label: root_label.map(|label| c_string(label, "a label")).transpose()?,
     });
-    steps.extend(labelled);
     Ok(())
 }
 
@@ -162,6 +155,7 @@ pub(super) fn add_cgroup(mount: &Mount, unified: bool, steps: &mut Vec<Step>) ->
             options,
             attributes,
             propagation: 0,
+            label: None,
         })
     };
     let destination = mount.destination();
@@ -273,7 +267,9 @@ mod tests {
             add(&mount, label, &mut steps, &mut Vec::new()).unwrap();
         }
         let context = |step: &Step| match step {
-            Step::Label { path, label } => Some(format!("{path:?} {label:?}")),
+            Step::Mount {
+                label: Some(label), ..
+            } => Some(format!("root {}", label.to_str().unwrap())),
             Step::Mount { options, .. } => options.iter().find_map(|(key, value)| {
                 let value = value.as_ref()?.to_str().ok()?.to_owned();
                 (key.as_c_str() == c"context").then_some(value)
@@ -290,8 +286,8 @@ mod tests {
         let own = ["tmpfs", "devpts", "ramfs", "overlay"];
         assert_eq!(contexts(&own, Some(label)), vec![Some(label.to_owned()); 4]);
         assert_eq!(contexts(&["proc", "sysfs"], Some(label)), [None, None]);
-        let after = Some(format!("\"at\" \"{label}\""));
-        assert_eq!(contexts(&["mqueue"], Some(label)), [None, after]);
+        let root = Some(format!("root {label}"));
+        assert_eq!(contexts(&["mqueue"], Some(label)), [root]);
         assert_eq!(contexts(&["mqueue", "tmpfs"], None), [None, None]);
     }
 }
