@@ -111,6 +111,12 @@ impl World {
         let any = dice.below(machines) as usize;
         let leader = self.leader().unwrap_or(any);
         let lasting = dice.between(SECOND, 30 * SECOND);
+        let takes_leader = matches!(fault, Fault::KillLeader | Fault::CutLeader | Fault::IsolateLeader);
+        // Candidates that hear of each other late stand at the same time.
+        if takes_leader && dice.permille(500) {
+            let election = dice.between(2 * SECOND, 6 * SECOND);
+            self.bad_weather(&mut dice, election);
+        }
         match fault {
             Fault::KillDaemon => self.hit_daemon(any, dice.between(SECOND / 5, 15 * SECOND)),
             Fault::KillLeader => self.hit_daemon(leader, dice.between(SECOND / 5, 15 * SECOND)),

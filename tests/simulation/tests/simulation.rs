@@ -30,7 +30,7 @@ const REGRESSIONS: &[(u64, &str)] = &[
 /// Seeds of an ordinary run of the tests; `MUSTER_SIMULATION_SEEDS` asks for another number.
 const SEEDS: u64 = 1000;
 /// Within so many seeds a planted bug must show. The rarest is the double vote, which needs two candidates at once: it
-/// shows in one of about thirty.
+/// shows in one of about twelve.
 const SEEDS_PER_BUG: u64 = 100;
 
 /// Runs seeds side by side until one fails, and returns that one.

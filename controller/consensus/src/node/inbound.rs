@@ -35,6 +35,7 @@ impl RaftNode {
             && message.term == self.raw.raft.term
         {
             self.raw.raft.vote = raft::INVALID_ID;
+            self.raw.raft.set_priority(0);
         }
         if message.get_msg_type() == MessageType::MsgTimeoutNow {
             // The leader's choice outranks everyone; the rank is restored with the step.
