@@ -10,7 +10,7 @@ use crate::layout::{make_directory, remove_directory};
 use crate::network;
 use crate::record::Record;
 use crate::signal;
-use crate::spec::{SecurityOptions, merged_environment, validate_resources};
+use crate::spec::{self, SecurityOptions, merged_environment, validate_resources};
 use crate::store::Table;
 use muster_types::container::{ContainerConfig, MountKind, MountPoint, MountSpec, NetworkMode};
 use muster_types::image::ImageConfig;
@@ -31,6 +31,7 @@ fn random_id() -> ContainerId {
 impl Inner {
     pub(crate) async fn create(self: &Arc<Self>, name: &str, mut config: ContainerConfig) -> Result<Created> {
         let mut warnings = self.check(&config)?;
+        self.resolve_joined(&mut config.host)?;
         let reference = config.image.clone();
         let (image_id, image) = self
             .blocking(move |inner| image_config::of(&inner.images, &reference))
@@ -113,6 +114,7 @@ impl Inner {
         }
         validate_resources(&config.host.resources, &self.host.abilities)?;
         SecurityOptions::parse(&config.host.security_opt)?;
+        spec::check_sysctls(&config.host)?;
         network::shared_with(&config.host.network)?;
         if config.host.auto_remove && config.host.restart != muster_types::container::EngineRestart::No {
             return Err(Error::invalid(

@@ -118,6 +118,7 @@ impl Inner {
         let published = has_ports(&record) || run.is_some_and(|run| !run.ports.is_empty());
         let endpoint = run.and_then(|run| run.endpoint.as_ref());
         self.networking.disconnect(&record.id, published, endpoint).await;
+        self.clear_shm(&record.id);
         if let Err(error) = layout::remove_directory(&self.layout.run(&record.id)) {
             tracing::warn!(
                 container = record.id.short(),

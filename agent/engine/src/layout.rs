@@ -106,6 +106,16 @@ impl Layout {
         self.runs().join(id.as_str())
     }
 
+    /// Where the shared memory of containers that let others join is mounted.
+    pub fn shms(&self) -> PathBuf {
+        self.run_dir.join("shm")
+    }
+
+    /// The shared memory of one container.
+    pub fn shm(&self, id: &ContainerId) -> PathBuf {
+        self.shms().join(id.as_str())
+    }
+
     pub fn run_facts(&self, id: &ContainerId) -> PathBuf {
         self.run(id).join("engine.json")
     }

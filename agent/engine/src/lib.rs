@@ -26,6 +26,7 @@ mod host;
 mod image_config;
 mod image_ops;
 mod ipam;
+mod joined;
 mod layout;
 mod log_feed;
 mod logs;

@@ -379,7 +379,14 @@ impl Inner {
             self.networking.disconnect(&id, true, None).await;
         }
         let cleared = self
-            .blocking(move |inner| inner.clear_unknown_files(&known))
+            .blocking(move |inner| {
+                let shared = directory_names(&inner.layout.shms());
+                let stale = shared.into_iter().filter(|id| !running.contains(id));
+                for id in stale.filter_map(|id| ContainerId::parse(&id)) {
+                    inner.clear_shm(&id);
+                }
+                inner.clear_unknown_files(&known)
+            })
             .await;
         if let Err(error) = cleared {
             tracing::warn!(error = error.chain(), "files of unknown containers are left over");

@@ -7,10 +7,9 @@ use crate::error::{Error, Result};
 use crate::files;
 use crate::layout::{self, make_directory, write_file};
 use crate::logs;
-use crate::network;
 use crate::phase::{Phase, Step};
 use crate::record::Record;
-use crate::spec::{self, SpecInput};
+use crate::spec::{self, JoinedNamespaces, SpecInput};
 use crate::store::Table;
 use crate::user;
 use crate::working_dir;
@@ -21,7 +20,6 @@ use muster_types::service::LogDriver;
 use oci_spec::runtime::{Process, Spec};
 use serde::{Deserialize, Serialize};
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::PathBuf;
 use std::sync::Arc;
 
 /// Starts that are under way at once. A start is mostly work of the kernel on one processor; more at once only make
@@ -170,6 +168,7 @@ impl Inner {
             self.networking
                 .disconnect(&record.id, published, endpoint.as_ref())
                 .await;
+            self.clear_shm(&record.id);
             if let Err(error) = layout::remove_directory(&self.layout.run(&record.id)) {
                 tracing::warn!(
                     container = record.id.short(),
@@ -187,9 +186,10 @@ impl Inner {
         record: &Record,
         endpoint: Option<NetworkEndpoint>,
     ) -> Result<(Run, i128)> {
-        let shared = self.shared_network(record)?;
-        let (for_prepare, address) = (record.clone(), endpoint.clone());
-        let prepared = self.blocking(move |inner| inner.prepare(&for_prepare, address.as_ref(), shared));
+        // Held until the container's process has joined.
+        let joined = self.join(record)?;
+        let (for_prepare, address, paths) = (record.clone(), endpoint.clone(), joined.paths.clone());
+        let prepared = self.blocking(move |inner| inner.prepare(&for_prepare, address.as_ref(), &paths));
         let connected = self.networking.connect(record, endpoint.as_ref());
         let (prepared, netns) = tokio::join!(prepared, connected);
         let (Prepared { rootfs, spec }, netns) = (prepared?, netns?);
@@ -214,6 +214,7 @@ impl Inner {
             hold: !waiting.is_empty(),
         };
         let started = self.launcher.start(request).await?;
+        drop(joined);
         self.release_held(waiting, &started).await?;
         let run = Run {
             monitor: started.monitor,
@@ -249,7 +250,7 @@ impl Inner {
         &self,
         record: &Record,
         endpoint: Option<&NetworkEndpoint>,
-        shared: Option<PathBuf>,
+        joined: &JoinedNamespaces,
     ) -> Result<Prepared> {
         make_directory(&self.layout.run(&record.id))?;
         // The last run's status must not be taken for this one's.
@@ -260,6 +261,7 @@ impl Inner {
             &record.config.host,
         )?;
         let mount_label = labels.as_ref().map(|labels| labels.mount.as_str());
+        self.make_shm(record, mount_label)?;
         let rootfs = self.images.mount_labelled(record.id.as_str(), mount_label)?;
         working_dir::make(rootfs.as_fd(), &record.working_dir);
         let user = user::resolve(rootfs.as_fd(), &record.user, &record.config.groups)?;
@@ -273,7 +275,7 @@ impl Inner {
             user: &user,
             mounts: &record.mounts,
             files: &self.layout.container(&record.id),
-            network_of: shared,
+            joined,
             labels: labels.as_ref(),
             host: &self.host,
         })?;
@@ -326,21 +328,6 @@ impl Inner {
             source,
         })?;
         write_file(&self.layout.run_facts(&record.id), encoded)
-    }
-
-    /// The network namespace of the container whose network this one shares.
-    fn shared_network(&self, record: &Record) -> Result<Option<PathBuf>> {
-        let Some(reference) = network::shared_with(&record.config.host.network)? else {
-            return Ok(None);
-        };
-        let other = self.find(reference)?;
-        let Some(run) = other.run() else {
-            return Err(Error::wrong_state(format!(
-                "cannot join network of a non running container: {}",
-                other.id
-            )));
-        };
-        Ok(Some(PathBuf::from(format!("/proc/{}/ns/net", run.monitor.pid()))))
     }
 
     /// The container's control group below the launcher's root.

@@ -1,5 +1,6 @@
 //! The vocabulary of the local engine: what a container is asked to be, and what it is.
 
+use crate::namespace::{CgroupNamespace, IpcMode, NamespaceMode, mode_or_flag};
 use crate::service::{DnsSpec, Labels, LogDriver, Protocol};
 use crate::{ContainerId, TaskId, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -95,12 +96,18 @@ pub struct HostConfig {
     pub ulimits: Vec<Ulimit>,
     /// Bytes of /dev/shm; 64 MiB when `None`.
     pub shm_bytes: Option<u64>,
-    /// Share of the host's pid namespace.
-    pub pid_host: bool,
-    /// Share of the host's ipc namespace.
-    pub ipc_host: bool,
+    /// Process ids.
+    #[serde(alias = "pid_host", deserialize_with = "mode_or_flag")]
+    pub pid: NamespaceMode,
+    /// Message queues and shared memory.
+    #[serde(alias = "ipc_host", deserialize_with = "mode_or_flag")]
+    pub ipc: IpcMode,
     /// Share of the host's uts namespace.
     pub uts_host: bool,
+    /// Control groups.
+    pub cgroup_namespace: CgroupNamespace,
+    /// Users are those of the host, even where the engine maps them.
+    pub user_host: bool,
     /// OOM killer preference.
     pub oom_score_adj: i64,
     /// Log driver; the node's default when `None`.

@@ -12,6 +12,7 @@ pub mod event;
 pub mod id;
 pub mod image;
 pub mod meta;
+pub mod namespace;
 pub mod node;
 pub mod reason;
 pub mod resources;

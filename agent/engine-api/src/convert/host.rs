@@ -1,6 +1,6 @@
 //! `HostConfig` of a request becomes the domain's.
 
-use super::{Read, mount, non_negative, port, unsupported};
+use super::{Read, mount, namespace, non_negative, port, unsupported};
 use crate::http::Failure;
 use crate::wire::container as wire;
 use muster_types::container::{
@@ -65,9 +65,11 @@ pub(crate) fn read(mut host: wire::HostConfig) -> Read<Host> {
         sysctls: host.sysctls,
         ulimits: host.ulimits.into_iter().map(read_ulimit).collect(),
         shm_bytes: (shm_bytes != 0).then_some(shm_bytes),
-        pid_host: read_shared("PidMode", &host.pid_mode)?,
-        ipc_host: read_ipc(&host.ipc_mode)?,
-        uts_host: read_shared("UTSMode", &host.uts_mode)?,
+        pid: namespace::read_pid(&host.pid_mode)?,
+        ipc: namespace::read_ipc(&host.ipc_mode)?,
+        uts_host: namespace::read_uts(&host.uts_mode)?,
+        cgroup_namespace: namespace::read_cgroup(&host.cgroupns_mode)?,
+        user_host: namespace::read_user(&host.userns_mode)?,
         oom_score_adj: host.oom_score_adj,
         log: (!host.log_config.r#type.is_empty() || !host.log_config.config.is_empty()).then_some(
             LogDriver {
@@ -112,8 +114,6 @@ fn refuse_unsupported(host: &wire::HostConfig) -> Read<()> {
             "MaskedPaths without ReadonlyPaths",
             host.masked_paths.is_some() != host.readonly_paths.is_some(),
         ),
-        ("CgroupnsMode \"host\"", host.cgroupns_mode == "host"),
-        ("UsernsMode", !matches!(host.userns_mode.as_str(), "" | "host")),
         (
             "VolumeDriver",
             !matches!(host.volume_driver.as_str(), "" | "local"),
@@ -149,21 +149,6 @@ pub(crate) fn read_network(mode: &str) -> NetworkMode {
             Some(container) => NetworkMode::Container(container.to_owned()),
             None => NetworkMode::Named(other.to_owned()),
         },
-    }
-}
-
-fn read_shared(field: &str, mode: &str) -> Read<bool> {
-    match mode {
-        "" | "private" => Ok(false),
-        "host" => Ok(true),
-        other => Err(unsupported(&format!("HostConfig.{field} {other:?}"))),
-    }
-}
-
-fn read_ipc(mode: &str) -> Read<bool> {
-    match mode {
-        "shareable" => Ok(false),
-        other => read_shared("IpcMode", other),
     }
 }
 

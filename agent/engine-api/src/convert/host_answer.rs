@@ -1,6 +1,6 @@
 //! The domain's host settings become `HostConfig` of an answer.
 
-use super::{host::write_ulimit, mount, port, signed};
+use super::{host::write_ulimit, mount, namespace, port, signed};
 use crate::wire::container as wire;
 use muster_types::container::{
     ContainerConfig, EngineRestart, HostConfig, MountKind, MountSpec, NetworkMode,
@@ -22,16 +22,17 @@ pub(crate) fn write(config: &ContainerConfig) -> wire::HostConfig {
         annotations: host.annotations.clone(),
         cap_add: host.cap_add.clone(),
         cap_drop: host.cap_drop.clone(),
-        cgroupns_mode: "private".to_owned(),
+        cgroupns_mode: namespace::write_cgroup(host.cgroup_namespace, host.privileged),
         dns: host.dns.nameservers.clone(),
         dns_options: host.dns.options.clone(),
         dns_search: host.dns.search.clone(),
         extra_hosts: host.extra_hosts.clone(),
         group_add: config.groups.clone(),
-        ipc_mode: if host.ipc_host { "host" } else { "private" }.to_owned(),
+        ipc_mode: namespace::write_ipc(&host.ipc),
         oom_score_adj: host.oom_score_adj,
-        pid_mode: shared(host.pid_host),
-        uts_mode: shared(host.uts_host),
+        pid_mode: namespace::write_pid(&host.pid),
+        uts_mode: namespace::write_host(host.uts_host),
+        userns_mode: namespace::write_host(host.user_host),
         privileged: host.privileged,
         publish_all_ports: host.publish_all,
         readonly_rootfs: host.read_only,
@@ -102,10 +103,6 @@ pub(crate) fn network_name(mode: &NetworkMode) -> String {
         NetworkMode::Container(container) => format!("container:{container}"),
         NetworkMode::Named(name) => name.clone(),
     }
-}
-
-fn shared(with_host: bool) -> String {
-    if with_host { "host" } else { "" }.to_owned()
 }
 
 fn write_log(host: &HostConfig) -> wire::LogConfig {

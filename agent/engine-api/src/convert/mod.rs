@@ -11,6 +11,7 @@ pub(crate) mod host_answer;
 pub(crate) mod image;
 pub(crate) mod info;
 pub(crate) mod mount;
+pub(crate) mod namespace;
 pub(crate) mod network;
 pub(crate) mod node;
 pub(crate) mod port;

@@ -8,17 +8,20 @@ mod namespaces;
 mod process;
 mod resources;
 mod security;
+mod sysctls;
 
 pub use capabilities::bounding_of;
 pub use limits::parse_host_limits;
+pub use namespaces::JoinedNamespaces;
 pub use process::{exec_process, merged_environment};
 pub use resources::{HostAbilities, validate as validate_resources};
 pub use security::{SecurityOptions, selinux_labels};
+pub use sysctls::of as check_sysctls;
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use muster_runtime::label::selinux::{ContainerContexts, ContainerLabels};
 use muster_runtime::seccomp::{KernelVersion, Machine};
-use muster_types::container::{ContainerConfig, MountPoint, NetworkMode};
+use muster_types::container::{ContainerConfig, MountPoint};
 use oci_spec::runtime::{Linux, Root, Spec};
 use std::path::{Path, PathBuf};
 
@@ -75,8 +78,8 @@ pub struct SpecInput<'a> {
     pub mounts: &'a [MountPoint],
     /// Directory with the generated `hostname`, `hosts` and `resolv.conf`.
     pub files: &'a Path,
-    /// The network namespace to join: another container's, or none for a new one or the host's.
-    pub network_of: Option<PathBuf>,
+    /// What it joins of other containers.
+    pub joined: &'a JoinedNamespaces,
     /// Its SELinux labels.
     pub labels: Option<&'a ContainerLabels>,
     /// The host.
@@ -90,7 +93,7 @@ pub fn build(input: &SpecInput<'_>) -> Result<Spec> {
     linux.set_namespaces(Some(namespaces::of(input)));
     linux.set_resources(Some(resources::of(input)?));
     linux.set_devices(Some(devices::nodes(input.config)?));
-    linux.set_sysctl(Some(sysctls(input.config)?));
+    linux.set_sysctl(Some(sysctls::of(&input.config.host)?));
     linux.set_cgroups_path(None);
     linux.set_mount_label(input.labels.map(|labels| labels.mount.clone()));
     security::confine(input, &options, &mut linux)?;
@@ -112,39 +115,6 @@ pub fn build(input: &SpecInput<'_>) -> Result<Spec> {
     spec.set_annotations(Some(annotations));
     spec.set_linux(Some(linux));
     Ok(spec)
-}
-
-/// Kernel parameters that the container's own namespaces hold; those of the network namespace are set with its
-/// interfaces, unless the container shares the host's.
-fn sysctls(config: &ContainerConfig) -> Result<std::collections::HashMap<String, String>> {
-    let mut own = std::collections::HashMap::new();
-    for (name, value) in &config.host.sysctls {
-        if name.starts_with("net.") {
-            if matches!(config.host.network, NetworkMode::Host) {
-                return Err(Error::invalid(format!(
-                    "sysctl {name:?} is not allowed with host networking: it would change the host"
-                )));
-            }
-            continue;
-        }
-        let namespaced = name.starts_with("fs.mqueue.")
-            || [
-                "kernel.msgmax",
-                "kernel.msgmnb",
-                "kernel.msgmni",
-                "kernel.sem",
-                "kernel.shmall",
-            ]
-            .contains(&name.as_str())
-            || ["kernel.shmmax", "kernel.shmmni", "kernel.shm_rmid_forced"].contains(&name.as_str());
-        if !namespaced || config.host.ipc_host {
-            return Err(Error::invalid(format!(
-                "sysctl {name:?} is not in a namespace of the container: it would change the host"
-            )));
-        }
-        own.insert(name.clone(), value.clone());
-    }
-    Ok(own)
 }
 
 #[cfg(test)]

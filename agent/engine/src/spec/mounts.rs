@@ -2,11 +2,12 @@
 
 use super::SpecInput;
 use crate::error::{Error, Result};
+use crate::joined::SHM_BYTES_DEFAULT;
 use muster_types::container::{MountKind, MountPoint, MountSpec};
+use muster_types::namespace::IpcMode;
 use oci_spec::runtime::{Mount, MountBuilder};
+use std::path::Path;
 
-/// Bytes of /dev/shm where the user does not say; Docker's.
-const SHM_BYTES_DEFAULT: u64 = 64 << 20;
 /// Mode of a tmpfs where the user does not say.
 const TMPFS_MODE_DEFAULT: u32 = 0o1777;
 
@@ -40,7 +41,6 @@ pub fn of(input: &SpecInput<'_>) -> Result<Vec<Mount>> {
 fn defaults(input: &SpecInput<'_>) -> Result<Vec<Mount>> {
     let host = &input.config.host;
     let access = if host.privileged { "rw" } else { "ro" };
-    let shm = format!("size={}", host.shm_bytes.unwrap_or(SHM_BYTES_DEFAULT));
     let hardened = ["nosuid", "noexec", "nodev"];
     let with = |more: &str| {
         hardened
@@ -79,33 +79,35 @@ fn defaults(input: &SpecInput<'_>) -> Result<Vec<Mount>> {
             &refs(&with(&format!("relatime,{access}"))),
         )?,
     ];
-    if host.ipc_host {
-        mounts.push(mount(
-            "/dev/mqueue",
-            "bind",
-            "/dev/mqueue",
-            &["rbind", "nosuid", "noexec", "nodev"],
-        )?);
-        mounts.push(mount(
-            "/dev/shm",
-            "bind",
-            "/dev/shm",
-            &["rbind", "nosuid", "noexec", "nodev"],
-        )?);
-        mounts.retain(|mount| {
-            let source = mount.source().as_deref();
-            mount.typ().as_deref() != Some("bind") || source.is_some_and(|source| source.exists())
-        });
-    } else {
-        mounts.push(mount("/dev/mqueue", "mqueue", "mqueue", &hardened)?);
-        mounts.push(mount(
-            "/dev/shm",
-            "tmpfs",
-            "shm",
-            &refs(&with(&format!("mode=1777,{shm}"))),
-        )?);
+    // Each container of one namespace mounts the same message queues.
+    match host.ipc {
+        IpcMode::Host => mounts.extend(bind_if_present("/dev/mqueue", Path::new("/dev/mqueue"))?),
+        IpcMode::Private | IpcMode::Shareable | IpcMode::None | IpcMode::Container(_) => {
+            mounts.push(mount("/dev/mqueue", "mqueue", "mqueue", &hardened)?);
+        }
+    }
+    match (&host.ipc, &input.joined.shm) {
+        (IpcMode::Host, _) => mounts.extend(bind_if_present("/dev/shm", Path::new("/dev/shm"))?),
+        (IpcMode::None, _) => {}
+        (IpcMode::Shareable | IpcMode::Container(_), Some(shared)) => {
+            mounts.push(bind("/dev/shm", shared)?);
+        }
+        (IpcMode::Private | IpcMode::Shareable | IpcMode::Container(_), _) => {
+            let size = host.shm_bytes.unwrap_or(SHM_BYTES_DEFAULT);
+            let options = with(&format!("mode=1777,size={size}"));
+            mounts.push(mount("/dev/shm", "tmpfs", "shm", &refs(&options))?);
+        }
     }
     Ok(mounts)
+}
+
+fn bind(target: &str, source: &Path) -> Result<Mount> {
+    let options = ["rbind", "nosuid", "noexec", "nodev"];
+    mount(target, "bind", &source.to_string_lossy(), &options)
+}
+
+fn bind_if_present(target: &str, source: &Path) -> Result<Option<Mount>> {
+    source.exists().then(|| bind(target, source)).transpose()
 }
 
 fn users(point: &MountPoint, specs: &[MountSpec]) -> Result<Mount> {

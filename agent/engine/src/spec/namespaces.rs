@@ -2,34 +2,61 @@
 
 use super::SpecInput;
 use muster_types::container::NetworkMode;
+use muster_types::namespace::{IpcMode, NamespaceMode};
 use oci_spec::runtime::{LinuxNamespace, LinuxNamespaceType};
+use std::path::PathBuf;
+
+/// What a container joins of others, as paths that the runtime can open.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct JoinedNamespaces {
+    /// The network of another container.
+    pub network: Option<PathBuf>,
+    /// The process ids of another container.
+    pub pid: Option<PathBuf>,
+    /// The message queues of another container.
+    pub ipc: Option<PathBuf>,
+    /// A directory of the host with shared memory: another container's, or the own one that others may join.
+    pub shm: Option<PathBuf>,
+}
 
 /// The namespaces that it has of its own or joins; a kind that is missing is the host's.
 pub fn of(input: &SpecInput<'_>) -> Vec<LinuxNamespace> {
     let host = &input.config.host;
     let mut namespaces = vec![own(LinuxNamespaceType::Mount)];
-    let optional = [
-        (LinuxNamespaceType::Pid, host.pid_host),
-        (LinuxNamespaceType::Ipc, host.ipc_host),
-        (LinuxNamespaceType::Uts, host.uts_host),
-        // A privileged container may manage the host's control groups, as with Docker.
-        (LinuxNamespaceType::Cgroup, host.privileged),
-    ];
-    let kinds = optional.into_iter().filter(|(_, shared)| !shared);
-    namespaces.extend(kinds.map(|(kind, _)| own(kind)));
+    match host.pid {
+        NamespaceMode::Host => {}
+        NamespaceMode::Own | NamespaceMode::Container(_) => {
+            namespaces.push(at(LinuxNamespaceType::Pid, input.joined.pid.clone()));
+        }
+    }
+    match host.ipc {
+        IpcMode::Host => {}
+        IpcMode::Private | IpcMode::Shareable | IpcMode::None | IpcMode::Container(_) => {
+            namespaces.push(at(LinuxNamespaceType::Ipc, input.joined.ipc.clone()));
+        }
+    }
+    if !host.uts_host {
+        namespaces.push(own(LinuxNamespaceType::Uts));
+    }
+    if !host.cgroup_namespace.is_host(host.privileged) {
+        namespaces.push(own(LinuxNamespaceType::Cgroup));
+    }
     match &host.network {
         NetworkMode::Host => {}
         NetworkMode::Bridge | NetworkMode::None | NetworkMode::Named(_) | NetworkMode::Container(_) => {
-            let mut network = own(LinuxNamespaceType::Network);
-            network.set_path(input.network_of.clone());
-            namespaces.push(network);
+            namespaces.push(at(LinuxNamespaceType::Network, input.joined.network.clone()));
         }
     }
     namespaces
 }
 
 fn own(kind: LinuxNamespaceType) -> LinuxNamespace {
+    at(kind, None)
+}
+
+fn at(kind: LinuxNamespaceType, path: Option<PathBuf>) -> LinuxNamespace {
     let mut namespace = LinuxNamespace::default();
     namespace.set_typ(kind);
+    namespace.set_path(path);
     namespace
 }

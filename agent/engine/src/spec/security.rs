@@ -6,6 +6,7 @@ use muster_runtime::label::apparmor;
 use muster_runtime::label::selinux::{ContainerContexts, ContainerLabels, LabelOptions};
 use muster_runtime::seccomp::{DockerProfile, docker_default};
 use muster_types::container::HostConfig;
+use muster_types::namespace::{IpcMode, NamespaceMode};
 use oci_spec::runtime::Linux;
 
 /// Paths that say too much about the host; Docker's.
@@ -107,7 +108,7 @@ pub fn selinux_labels(
         )),
         None => Ok(None),
         Some(contexts) => {
-            let shares = host.privileged || host.pid_host || host.ipc_host;
+            let shares = host.privileged || host.pid == NamespaceMode::Host || host.ipc == IpcMode::Host;
             Ok(Some(contexts.labels(container_id, &options.or_disabled(shares))))
         }
     }

@@ -1,7 +1,9 @@
 //! What a specification holds, option by option.
 
 use super::*;
+use muster_types::container::NetworkMode;
 use muster_types::container::{MountKind, MountSpec};
+use muster_types::namespace::{IpcMode, NamespaceMode};
 use oci_spec::runtime::{Capability, LinuxNamespaceType};
 use std::path::Path;
 
@@ -52,6 +54,15 @@ fn containers_get_the_hosts_apparmor_profile_unless_they_ask_for_another() {
 }
 
 fn try_build(config: &ContainerConfig, mounts: &[MountPoint], uid: u32) -> Result<Spec> {
+    try_build_joined(config, mounts, uid, &JoinedNamespaces::default())
+}
+
+fn try_build_joined(
+    config: &ContainerConfig,
+    mounts: &[MountPoint],
+    uid: u32,
+    joined: &JoinedNamespaces,
+) -> Result<Spec> {
     let labels = config.labels.get("selinux").map(|label| ContainerLabels {
         process: Some(format!("process-{label}")),
         mount: format!("mount-{label}"),
@@ -71,7 +82,7 @@ fn try_build(config: &ContainerConfig, mounts: &[MountPoint], uid: u32) -> Resul
         user: &user,
         mounts,
         files: Path::new("/data/c1"),
-        network_of: None,
+        joined,
         labels: labels.as_ref(),
         host: &host(),
     })
@@ -206,8 +217,8 @@ fn privileged_lifts_every_confinement() {
 fn namespaces_of_the_host_are_shared_on_request() {
     let spec = built(|config| {
         config.host.network = NetworkMode::Host;
-        config.host.pid_host = true;
-        config.host.ipc_host = true;
+        config.host.pid = NamespaceMode::Host;
+        config.host.ipc = IpcMode::Host;
         config.host.uts_host = true;
     });
     assert_eq!(
@@ -216,6 +227,39 @@ fn namespaces_of_the_host_are_shared_on_request() {
     );
     assert!(spec.hostname().is_none());
     assert!(options_of(&spec, "/dev/shm").contains(&"rbind".to_owned()));
+}
+
+#[test]
+fn namespaces_of_others_are_joined_by_path() {
+    let mut config = ContainerConfig::default();
+    config.host.pid = NamespaceMode::Container("a".into());
+    config.host.ipc = IpcMode::Container("a".into());
+    config.host.network = NetworkMode::Container("a".into());
+    let joined = JoinedNamespaces {
+        network: Some("/n".into()),
+        pid: Some("/p".into()),
+        ipc: Some("/i".into()),
+        shm: Some("/shared".into()),
+    };
+    let spec = try_build_joined(&config, &[], 0, &joined).unwrap();
+    let namespaces = spec.linux().as_ref().unwrap().namespaces().clone().unwrap();
+    let path = |kind: LinuxNamespaceType| {
+        let found = namespaces.iter().find(|namespace| namespace.typ() == kind);
+        found.and_then(|namespace| namespace.path().clone())
+    };
+    assert_eq!(path(LinuxNamespaceType::Network), Some("/n".into()));
+    assert_eq!(path(LinuxNamespaceType::Pid), Some("/p".into()));
+    assert_eq!(path(LinuxNamespaceType::Ipc), Some("/i".into()));
+    assert_eq!(path(LinuxNamespaceType::Uts), None);
+    assert!(options_of(&spec, "/dev/shm").contains(&"rbind".to_owned()));
+    let none = built(|config| config.host.ipc = IpcMode::None);
+    let mounts = none.mounts().clone().unwrap();
+    assert!(
+        mounts
+            .iter()
+            .all(|mount| mount.destination() != Path::new("/dev/shm"))
+    );
+    assert!(kinds(&none).contains(&LinuxNamespaceType::Ipc));
 }
 
 #[test]
@@ -290,7 +334,7 @@ fn sysctls_stay_in_the_containers_namespaces() {
                 .sysctls
                 .insert("net.ipv4.ip_forward".into(), "1".into());
         })
-        .contains("host networking")
+        .contains("host network namespace")
     );
 }
 

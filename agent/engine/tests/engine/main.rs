@@ -2,6 +2,7 @@
 //! its own.
 
 mod life;
+mod namespaces;
 mod network;
 mod node;
 mod reboot;

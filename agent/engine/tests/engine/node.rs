@@ -125,6 +125,7 @@ impl Node {
             left("data/containers").is_empty()
                 && left("run/containers").is_empty()
                 && left("run/netns").is_empty()
+                && left("run/shm").is_empty()
                 && left("data/images/containers").is_empty()
         })
         .await;
@@ -195,6 +196,10 @@ impl Drop for Node {
             let _ = nix::mount::umount2(&pins.join(name), nix::mount::MntFlags::MNT_DETACH);
         }
         let _ = nix::mount::umount2(&pins, nix::mount::MntFlags::MNT_DETACH);
+        let shared = self.path("run/shm");
+        for name in names(&shared) {
+            let _ = nix::mount::umount2(&shared.join(name), nix::mount::MntFlags::MNT_DETACH);
+        }
     }
 }
 
