@@ -6,6 +6,7 @@
 //! [`core::Controller`].
 
 pub mod authority;
+pub mod authorize;
 pub mod control;
 pub mod core;
 pub mod leases;

@@ -10,6 +10,7 @@ use arc_swap::ArcSwapOption;
 use muster_agent::agent::{Agent, AgentConfig, AgentView, Stop};
 use muster_agent::task_engine::TaskEngine;
 use muster_consensus::{KeyRing, NodeConfig, RealDisk};
+use muster_controller::authorize::may_replace;
 use muster_controller::core::io::Members;
 use muster_controller::metrics::ControllerMetrics;
 use muster_controller::shell::{ControllerConfig, ControllerHandle, ControllerSlot, Running, start};
@@ -18,6 +19,7 @@ use muster_state::ClusterState;
 use muster_types::{NodeDescription, NodeId};
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::{Mutex, oneshot, watch};
 use tokio::task::JoinHandle;
 
@@ -46,6 +48,8 @@ pub struct Member {
     pub(super) slot: ControllerSlot,
     pub(super) view: watch::Receiver<AgentView>,
     controller: Mutex<Option<ControllerRun>>,
+    /// The cluster listed this node's controller, or did when the log on its disk was written.
+    listed: AtomicBool,
     stop_agent: watch::Sender<Stop>,
     agent: Mutex<Option<JoinHandle<()>>>,
     /// Sent to let the agent begin.
@@ -110,6 +114,7 @@ impl Member {
             slot,
             view,
             controller: Mutex::new(None),
+            listed: AtomicBool::new(false),
             stop_agent,
             agent: Mutex::new(Some(agent)),
             begin_agent: Mutex::new(Some(begin_agent)),
@@ -138,6 +143,14 @@ impl Member {
     /// The controller of this node, when there is one.
     pub fn controller(&self) -> Option<ControllerHandle> {
         self.slot.load_full().map(|handle| (*handle).clone())
+    }
+
+    /// Notes whether the cluster lists this node's controller now; whether it did so before.
+    pub fn note_listed(&self, listed: bool) -> bool {
+        if listed {
+            self.listed.store(true, Ordering::Relaxed);
+        }
+        self.listed.load(Ordering::Relaxed)
     }
 
     /// Controllers that this node knows.
@@ -186,6 +199,10 @@ impl Member {
     pub async fn renew_certificate(&self) -> anyhow::Result<()> {
         let root = self.certificate.root_pem();
         let credentials = join::renew(&self.dialer, &self.controllers(), &root).await?;
+        let issued = join::identity_of(&credentials)?;
+        if !may_replace(issued.role, self.controller().is_some()) {
+            return Ok(());
+        }
         self.context.files.save_credentials(&credentials)?;
         self.certificate.replace(
             &credentials.root_pem,
@@ -231,6 +248,7 @@ impl Member {
         let directory = self.context.files.raft_directory();
         std::fs::create_dir_all(&directory)
             .with_context(|| format!("cannot make {}", directory.display()))?;
+        self.listed.store(joined.is_none(), Ordering::Relaxed);
         let known = joined.map(|joined| joined.members).unwrap_or_default();
         let known = known
             .into_iter()

@@ -55,22 +55,62 @@ async fn wait_for_removal(removed: Option<watch::Receiver<bool>>) {
     }
 }
 
+/// Where the node's controller stands.
+#[derive(Debug, Clone, Copy)]
+struct Standing {
+    /// The group let it go.
+    removed: bool,
+    /// The cluster lists it among its controllers.
+    listed: bool,
+    /// It did so before, since this controller began; a new one is not listed yet.
+    was_listed: bool,
+}
+
+/// What the node does about its role.
+#[derive(Debug, PartialEq, Eq)]
+enum Step {
+    Nothing,
+    BecomeController,
+    BecomeWorker,
+    /// It was demoted and promoted while it was away: the group knows this controller no more.
+    BeginAgain,
+}
+
+fn step(wanted: Option<bool>, controller: Option<Standing>) -> Step {
+    match (wanted, controller) {
+        (Some(true), None) => Step::BecomeController,
+        (Some(true), Some(found)) if !found.listed && (found.removed || found.was_listed) => Step::BeginAgain,
+        // The group lets it go first; one that did not hear of its own removal sees it in the list.
+        (Some(false), Some(found)) if found.removed || !found.listed => Step::BecomeWorker,
+        (Some(_) | None, _) => Step::Nothing,
+    }
+}
+
 async fn look(member: &Member, renew_at_share: f64) -> anyhow::Result<()> {
     let view = member.view.borrow().clone();
-    match (view.controller, member.controller()) {
-        (Some(true), None) if member.controller_failure().await.is_none() => {
+    let standing = member.controller().map(|handle| {
+        let listed = view.controllers.contains(&member.advertise.to_string());
+        Standing {
+            removed: *handle.removed().borrow(),
+            listed,
+            was_listed: member.note_listed(listed),
+        }
+    });
+    match step(view.controller, standing) {
+        Step::BecomeController if member.controller_failure().await.is_none() => {
             tracing::info!("becoming a controller");
             member.become_controller().await?;
         }
-        (Some(false), Some(handle)) => {
-            let own = member.advertise.to_string();
-            // The group lets it go first; one that did not hear of its own removal sees it in the list.
-            if *handle.removed().borrow() || !view.controllers.contains(&own) {
-                tracing::info!("becoming a worker");
-                member.become_worker().await?;
-            }
+        Step::BecomeWorker => {
+            tracing::info!("becoming a worker");
+            member.become_worker().await?;
         }
-        (Some(_) | None, _) => {}
+        Step::BeginAgain => {
+            tracing::info!("the Raft group let this controller go and is to have it again");
+            member.become_worker().await?;
+            member.become_controller().await?;
+        }
+        Step::BecomeController | Step::Nothing => {}
     }
     let role = member.certificate.identity().role;
     let demoted =
@@ -91,6 +131,39 @@ fn renewal_due((from, to): (SystemTime, SystemTime), share: f64) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_role_changes_when_the_record_and_the_group_say_so() {
+        let standing = |removed, listed, was_listed| {
+            Some(Standing {
+                removed,
+                listed,
+                was_listed,
+            })
+        };
+        assert_eq!(step(None, None), Step::Nothing);
+        assert_eq!(step(None, standing(true, false, true)), Step::Nothing);
+        assert_eq!(step(Some(true), None), Step::BecomeController);
+        assert_eq!(
+            step(Some(true), standing(false, false, false)),
+            Step::Nothing,
+            "it has just asked for its place"
+        );
+        assert_eq!(step(Some(true), standing(false, true, true)), Step::Nothing);
+        assert_eq!(step(Some(true), standing(false, false, true)), Step::BeginAgain);
+        assert_eq!(step(Some(true), standing(true, false, false)), Step::BeginAgain);
+        assert_eq!(
+            step(Some(false), standing(false, true, true)),
+            Step::Nothing,
+            "the group lets it go first"
+        );
+        assert_eq!(
+            step(Some(false), standing(false, false, true)),
+            Step::BecomeWorker
+        );
+        assert_eq!(step(Some(false), standing(true, true, true)), Step::BecomeWorker);
+        assert_eq!(step(Some(false), None), Step::Nothing);
+    }
 
     #[test]
     fn certificates_are_renewed_before_they_expire() {

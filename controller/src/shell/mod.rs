@@ -7,7 +7,7 @@ mod peers;
 pub mod services;
 mod thread;
 
-pub use authorize::{Authority, authorize};
+pub use authorize::authorize;
 pub use handle::{ControllerHandle, ControllerSlot, SessionMessage};
 pub use thread::{ControllerConfig, Running, start};
 

@@ -2,8 +2,9 @@
 
 use super::{controller, request_id};
 use crate::authority::{self, Subject};
+use crate::authorize::Authority;
 use crate::control::{ControlError, ControlReply, ControlRequest, RefusalKind};
-use crate::shell::authorize::{Authority, authorize, identity_of};
+use crate::shell::authorize::{authorize, identity_of};
 use crate::shell::handle::{ControllerHandle, ControllerSlot};
 use muster_proto::ca::certificate_authority_server::CertificateAuthority;
 use muster_proto::ca::{

@@ -1,8 +1,9 @@
 //! Writes forwarded by controllers that do not lead.
 
 use super::{controller, request_id};
+use crate::authorize::Authority;
 use crate::control::ControlRequest;
-use crate::shell::authorize::{Authority, authorize};
+use crate::shell::authorize::authorize;
 use crate::shell::handle::ControllerSlot;
 use muster_proto::control::control_server::Control;
 use muster_proto::control::{WriteReply, WriteRequest};

@@ -1,9 +1,10 @@
 //! Sessions of agents.
 
 use super::controller;
+use crate::authorize::{Authority, authorize_heartbeat};
 use crate::core::io::{Input, NodeView};
 use crate::pace::{Limit, Pace};
-use crate::shell::authorize::{Authority, authorize, identity_of, remote_address, role_of};
+use crate::shell::authorize::{authorize, identity_of, remote_address};
 use crate::shell::handle::{ControllerHandle, ControllerSlot, SessionMessage};
 use muster_proto::dispatcher::agent_message::Message as FromAgent;
 use muster_proto::dispatcher::controller_message::Message as FromController;
@@ -14,7 +15,7 @@ use muster_proto::dispatcher::{
 };
 use muster_proto::pack::{pack, unpack};
 use muster_types::task::REPORT_STATUSES_MAX;
-use muster_types::{NodeDescription, NodeId, NodeRole, SessionId, TaskId, TaskStatus};
+use muster_types::{NodeDescription, NodeId, SessionId, TaskId, TaskStatus};
 use rand::seq::IndexedRandom;
 use std::pin::Pin;
 use std::time::{Duration, Instant};
@@ -105,16 +106,13 @@ impl Dispatcher for DispatcherService {
         request: Request<HeartbeatRequest>,
     ) -> Result<Response<HeartbeatReply>, Status> {
         let handle = controller(&self.controller)?;
-        let identity = authorize(&request, &handle.state(), Authority::Node)?;
+        let identity = identity_of(&request)?;
         let beat = request.into_inner();
         let node: NodeId = beat
             .node
             .parse()
             .map_err(|_| Status::invalid_argument("a malformed node id"))?;
-        // Controllers pass on what their own agents' certificates proved to them.
-        if node != identity.node && role_of(identity, &handle.state())? != NodeRole::Controller {
-            return Err(Status::permission_denied("a heartbeat of another node"));
-        }
+        authorize_heartbeat(identity, node, &handle.state())?;
         if let Some(leader) = handle.leader_address().filter(|_| identity.node == node) {
             return handle.forward_heartbeat(&leader, beat).await;
         }

@@ -1,8 +1,9 @@
 //! Raft messages and snapshot data from other controllers.
 
 use super::controller;
+use crate::authorize::{authorize_download, authorize_member};
 use crate::core::io::Input;
-use crate::shell::authorize::{authorize_member, identity_of};
+use crate::shell::authorize::identity_of;
 use crate::shell::handle::ControllerSlot;
 use crate::shell::peers::pack_chunk;
 use muster_consensus::SnapshotId;
@@ -49,18 +50,10 @@ impl Raft for RaftService {
 
     async fn snapshot_chunk(&self, request: Request<ChunkRequest>) -> Result<Response<Chunk>, Status> {
         let handle = controller(&self.0)?;
-        let state = handle.state();
-        let identity = identity_of(&request)?;
+        let caller = authorize_download(identity_of(&request)?, &handle.state())?;
         let request = request.into_inner();
         let id = SnapshotId::decode(&request.snapshot)
             .ok_or_else(|| Status::invalid_argument("a malformed snapshot id"))?;
-        let caller = state
-            .node(identity.node)
-            .and_then(|node| node.controller.as_ref());
-        let caller = caller
-            .map(|member| member.raft_id)
-            .ok_or_else(|| Status::permission_denied("the caller is not a member of the Raft group"))?;
-        authorize_member(identity, caller, &state)?;
         match handle.serve_chunk(caller, id, request.offset).await {
             Some(chunk) => Ok(Response::new(Chunk {
                 chunk: pack_chunk(chunk)?,
