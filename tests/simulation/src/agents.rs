@@ -249,22 +249,24 @@ impl World {
     }
 
     fn hello_of(&self, machine: usize) -> SessionMessage {
-        let node = self.machines[machine].files.node.unwrap_or_default();
+        let description = self.description_of(machine);
+        SessionMessage::Hello { description }
+    }
+
+    /// What the machine's node says of itself.
+    pub fn description_of(&self, machine: usize) -> Box<NodeDescription> {
         let resources = Resources {
             nano_cpus: 64_000_000_000,
             memory_bytes: 64 << 30,
             pids: 0,
         };
-        SessionMessage::Hello {
-            node,
-            description: Box::new(NodeDescription {
-                hostname: name(machine),
-                resources,
-                feature_level: 1,
-                advertise_address: address_of(machine),
-                ..NodeDescription::default()
-            }),
-        }
+        Box::new(NodeDescription {
+            hostname: name(machine),
+            resources,
+            feature_level: 1,
+            advertise_address: address_of(machine),
+            ..NodeDescription::default()
+        })
     }
 
     /// A controller did not answer the opening of a session.
@@ -479,11 +481,7 @@ impl World {
             return;
         };
         let target = machine_at(&address).unwrap_or(machine);
-        let call = Call::Heartbeat {
-            node,
-            session,
-            forwarded: false,
-        };
+        let call = Call::Heartbeat { node, session };
         self.call(
             machine,
             target,
@@ -837,6 +835,7 @@ impl World {
             .agent()
             .and_then(|agent| agent.session.clone());
         if let Some(live) = session {
+            self.machines[machine].said_farewell = true;
             let farewell = SessionMessage::Farewell { restarting: true };
             self.send_on_stream(live.stream, End::Controller, farewell);
         }

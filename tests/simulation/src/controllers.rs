@@ -9,11 +9,12 @@ use crate::wire::{Answer, Call, Packet, SessionMessage, address_of, machine_at};
 use crate::world::{Event, World};
 use crate::writes::WriteLoop;
 use muster_consensus::{KeyRing, NodeConfig, RaftNode};
+use muster_controller::authorize::Identity;
 use muster_controller::control::ControlError;
 use muster_controller::core::Controller;
 use muster_controller::core::io::{Input, Members, Now, Output, Token};
 use muster_state::ClusterState;
-use muster_types::{NodeId, RaftId, SessionId};
+use muster_types::{NodeId, NodeRole, RaftId, RequestId, SessionId};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,6 +35,22 @@ pub enum Waiter {
     Write(u64),
     /// Somebody elsewhere.
     Elsewhere(ReplyTo),
+    /// A node that joins by a token waits for its certificate.
+    Issue {
+        /// The node.
+        reply: ReplyTo,
+        /// Its request.
+        id: RequestId,
+        /// The token's role.
+        role: NodeRole,
+    },
+    /// A node waits for another certificate.
+    Renew {
+        /// Its machine.
+        reply: ReplyTo,
+        /// The node.
+        node: NodeId,
+    },
 }
 
 /// A controller that runs.
@@ -42,6 +59,8 @@ pub struct ControllerProcess {
     pub core: Controller,
     /// Its Raft id.
     pub raft_id: RaftId,
+    /// The certificate that it dialled the others with.
+    pub certificate: Identity,
     /// Tells it from every other run.
     pub run: u64,
     /// When it started.
@@ -107,7 +126,8 @@ impl World {
         known: Vec<(RaftId, String)>,
         bootstrap: Option<&ClusterState>,
     ) {
-        let Some(raft_id) = self.machines[machine].files.raft_id else {
+        let files = &self.machines[machine].files;
+        let (Some(raft_id), Some(certificate)) = (files.raft_id, files.certificate) else {
             return;
         };
         let seed = self.dice.draw();
@@ -163,6 +183,7 @@ impl World {
         daemon.controller = Some(ControllerProcess {
             core,
             raft_id,
+            certificate,
             run,
             started_us: now_us,
             inbox: Vec::new(),
@@ -356,14 +377,10 @@ impl World {
                 let Some(controller) = self.machines[machine].controller() else {
                     return;
                 };
-                let (own, Some(target)) = (controller.raft_id, controller.machine_of(from)) else {
+                let Some(target) = controller.machine_of(from) else {
                     return;
                 };
-                let call = Call::Chunk {
-                    from: own,
-                    id,
-                    offset,
-                };
+                let call = Call::Chunk { id, offset };
                 let purpose = Purpose::Chunk { from, id };
                 self.call(machine, target, call, CHUNK_TIMEOUT_US, purpose);
             }
@@ -413,17 +430,32 @@ impl World {
             return;
         };
         let (from, target) = (controller.raft_id, controller.machine_of(to));
+        let caller = controller.certificate;
         // A member whose address is not known yet; Raft sends again.
         let Some(target) = target else { return };
         self.story
             .mark(&[1, from.0, to.0, u64::from(crc32fast::hash(&message))]);
-        self.send(machine, target, Packet::Raft { from, to, message });
+        self.send(
+            machine,
+            target,
+            Packet::Raft {
+                from,
+                to,
+                message,
+                caller,
+            },
+        );
     }
 
     /// A Raft message arrived at the machine.
-    pub fn raft_arrived(&mut self, sender: usize, machine: usize, packet: (RaftId, RaftId, bytes::Bytes)) {
+    pub fn raft_arrived(
+        &mut self,
+        sender: usize,
+        machine: usize,
+        packet: (RaftId, RaftId, bytes::Bytes),
+        caller: Identity,
+    ) {
         let (from, to, message) = packet;
-        let node = self.machines[sender].files.node;
         let controller = self.machines[machine].controller();
         let Some(controller) = controller.filter(|controller| controller.raft_id == to) else {
             if self.machines[machine].powered {
@@ -431,22 +463,25 @@ impl World {
             }
             return;
         };
-        // The sender must be the controller that it says: its node record holds the Raft id.
-        let owner = controller.core.state().node_by_raft_id(from);
-        if owner.is_none_or(|owner| Some(owner.id) == node) {
-            if let Some(node) = node.filter(|_| controller.machine_of(from).is_none()) {
-                let (raft_id, address) = (from, address_of(sender));
-                self.input(
-                    machine,
-                    Input::Met {
-                        raft_id,
-                        node,
-                        address,
-                    },
-                );
-            }
-            self.input(machine, Input::Raft { from, message });
+        let met = controller.machine_of(from).is_none();
+        if !self.may_speak(machine, caller, from) {
+            // The stream ends.
+            self.story.mark(&[32, machine as u64, from.0]);
+            self.send(machine, sender, Packet::Undeliverable { to });
+            return;
         }
+        if met {
+            let (raft_id, node, address) = (from, caller.node, address_of(sender));
+            self.input(
+                machine,
+                Input::Met {
+                    raft_id,
+                    node,
+                    address,
+                },
+            );
+        }
+        self.input(machine, Input::Raft { from, message });
     }
 
     fn answer_token(&mut self, machine: usize, token: Token, answer: Answer) {
@@ -456,6 +491,14 @@ impl World {
         match waiter {
             Some(Waiter::Write(write)) => self.write_answered(machine, write, answer),
             Some(Waiter::Elsewhere(reply)) => self.answer(machine, reply, answer),
+            Some(Waiter::Issue { reply, id, role }) => match answer {
+                Answer::Read(view) => self.issue_read(machine, reply, (id, role), view),
+                other => self.answer(machine, reply, other),
+            },
+            Some(Waiter::Renew { reply, node }) => match answer {
+                Answer::Read(view) => self.renewal_read(machine, reply, node, view),
+                other => self.answer(machine, reply, other),
+            },
             None => {}
         }
     }
@@ -498,8 +541,11 @@ impl World {
                 self.answer(machine, write.reply, unknown());
             }
             for (_, waiter) in controller.waiters {
-                if let Waiter::Elsewhere(reply) = waiter {
-                    self.answer(machine, reply, unknown());
+                match waiter {
+                    Waiter::Elsewhere(reply) | Waiter::Issue { reply, .. } | Waiter::Renew { reply, .. } => {
+                        self.answer(machine, reply, unknown());
+                    }
+                    Waiter::Write(_) => {}
                 }
             }
         }

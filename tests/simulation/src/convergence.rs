@@ -4,15 +4,16 @@ use crate::controllers::name;
 use crate::planted::PlantedBug;
 use crate::world::World;
 use muster_controller::core::io::Input;
+use muster_controller::leases::RESTART_GRACE;
 use muster_state::ClusterState;
 use muster_types::node::Availability;
 use muster_types::service::{RestartCondition, ServiceMode};
-use muster_types::{DesiredState, NodeRole, NodeState, Service, TaskId, TaskState};
+use muster_types::{DesiredState, IdSource, NodeRole, NodeState, Service, SessionId, TaskId, TaskState};
 use std::collections::BTreeSet;
 
 /// Nothing may be written to the log for this long.
 const QUIET_US: u64 = 6_000_000;
-/// A node that is without power for this long is down.
+/// A node that is without a daemon for this long is down, unless that said that it restarts.
 const NOTICED_WITHIN_US: u64 = 12_000_000;
 
 impl World {
@@ -185,7 +186,44 @@ impl World {
         }
     }
 
-    /// A machine without power is noticed by a leader that leads long enough.
+    /// With this bug planted, a daemon that restarts is heard to say so again, every second, whether it runs or not.
+    pub fn maybe_repeat_farewells(&mut self) {
+        if self.planted != Some(PlantedBug::EternalRestart) {
+            return;
+        }
+        let Some(leader) = self.leader() else { return };
+        for machine in 0..self.machines.len() {
+            let found = &self.machines[machine];
+            let node = found
+                .files
+                .node
+                .filter(|_| found.daemon.is_none() && found.said_farewell);
+            let Some(node) = node else { continue };
+            let session = SessionId::from_u128(self.dice.next_u128());
+            let address = format!("10.0.0.{}", machine + 1);
+            let description = self.description_of(machine);
+            let restarting = true;
+            self.input(
+                leader,
+                Input::SessionOpen {
+                    node,
+                    session,
+                    description,
+                    address,
+                },
+            );
+            self.input(
+                leader,
+                Input::Farewell {
+                    node,
+                    session,
+                    restarting,
+                },
+            );
+        }
+    }
+
+    /// A machine without a daemon is noticed by a leader that leads long enough.
     pub fn check_leases(&mut self) {
         let Some(leader) = self.leader() else { return };
         let Some((since, state)) = self.machines[leader]
@@ -212,14 +250,20 @@ impl World {
                 continue;
             };
             let unseen = self.now_us - down.max(since);
-            // A daemon that said that it restarts has its time.
-            let ready = state.node(node).is_some_and(|node| {
-                node.status.state == NodeState::Ready && node.status.restarting_until.is_none()
-            });
-            if !found.powered && ready && unseen > NOTICED_WITHIN_US {
+            let Some(status) = state.node(node).map(|node| &node.status) else {
+                continue;
+            };
+            // A daemon that said that it restarts has its time, and no more.
+            let grace = match status.restarting_until {
+                Some(_) => RESTART_GRACE.as_micros() as u64,
+                None => 0,
+            };
+            let ready = status.state == NodeState::Ready;
+            if found.daemon.is_none() && ready && unseen > NOTICED_WITHIN_US + grace {
                 let what = format!(
-                    "{} is without power for {unseen} us and still ready",
-                    name(machine)
+                    "{} has no daemon for {unseen} us and is still ready; it may restart until {:?}",
+                    name(machine),
+                    status.restarting_until
                 );
                 self.violated("a node that is gone is noticed", what);
                 return;

@@ -9,6 +9,7 @@ use crate::rpc::Purpose;
 use crate::wire::{Answer, Call, address_of, machine_at};
 use crate::world::{Event, World};
 use muster_consensus::sim::SimDisk;
+use muster_controller::authorize::may_replace;
 use muster_controller::control::{ControlError, ControlReply, ControlRequest, RefusalKind};
 use muster_state::ClusterState;
 use muster_types::{IdSource, NodeId, NodeRole, RaftId, RequestId, ServiceId};
@@ -32,6 +33,7 @@ impl World {
         let found = &mut self.machines[machine];
         found.powered = true;
         found.down_since_us = None;
+        found.said_farewell = false;
         found.epoch += 1;
         found.disk.power_on();
         found.daemon = Some(Daemon {
@@ -106,12 +108,14 @@ impl World {
 
     /// The answer to a node that asked for a record.
     pub fn node_joined(&mut self, machine: usize, answer: Answer) {
-        let Answer::Write(Ok(ControlReply::NodeJoined { id })) = answer else {
+        let Answer::Certificate(issued) = answer else {
             let epoch = self.machines[machine].epoch;
             self.push(ROLE_RETRY_US, Event::JoinAgain { machine, epoch });
             return;
         };
+        let id = issued.node;
         self.join_requests.remove(&machine);
+        self.keep_certificate(machine, issued);
         self.tell(format_args!("{} joins as node {id}", name(machine)));
         let contacts = self.machines_with_controllers();
         let files = &mut self.machines[machine].files;
@@ -129,37 +133,80 @@ impl World {
         let Some(agent) = &daemon.agent else { return };
         let listed = agent.controllers.contains(&address_of(machine));
         match (agent.role, &mut daemon.controller) {
-            (Some(true), None) if !daemon.controller_failed && !daemon.joining => self.join_raft(machine),
+            (Some(true), None) if !daemon.controller_failed && !daemon.joining => {
+                self.become_controller(machine);
+            }
             (Some(true), Some(controller)) if listed => controller.listed = true,
             // It was demoted and promoted while it was away: the group knows it no more.
             (Some(true), Some(controller)) if controller.removed || controller.listed => {
                 self.become_worker(machine);
-                self.join_raft(machine);
+                self.become_controller(machine);
             }
             (Some(false), Some(controller)) if controller.removed || !listed => self.become_worker(machine),
             (Some(_) | None, _) => {}
         }
+        self.look_at_certificate(machine);
+    }
+
+    /// A demoted node drops its controller's certificate; every node renews its own in time.
+    fn look_at_certificate(&mut self, machine: usize) {
+        let (now_us, found) = (self.now_us, &self.machines[machine]);
+        let (Some(daemon), Some(held)) = (&found.daemon, found.files.certificate) else {
+            return;
+        };
+        let wanted = daemon.agent.as_ref().and_then(|agent| agent.role);
+        let demoted =
+            wanted == Some(false) && held.role == NodeRole::Controller && daemon.controller.is_none();
+        if (demoted || now_us >= found.renew_at_us) && !daemon.joining {
+            self.renew_at_any(machine, false);
+        }
+    }
+
+    /// Always with a new certificate: a controller that lags believes only one that is newer than the record that it
+    /// knows.
+    fn become_controller(&mut self, machine: usize) {
+        self.renew_at_any(machine, true);
+    }
+
+    fn renew_at_any(&mut self, machine: usize, then_join: bool) {
+        if let Some(contact) = self.pick_contact(machine) {
+            self.ask_for_certificate(machine, contact, then_join);
+        }
+    }
+
+    /// The answer to a daemon that asked for a certificate.
+    pub fn certificate_renewed(&mut self, machine: usize, answer: Answer, then_join: bool) {
+        let Some(daemon) = &mut self.machines[machine].daemon else {
+            return;
+        };
+        daemon.joining = false;
+        let runs = daemon.controller.is_some();
+        let Answer::Certificate(issued) = answer else {
+            let epoch = self.machines[machine].epoch;
+            self.push(ROLE_RETRY_US, Event::LookAtRole { machine, epoch });
+            return;
+        };
+        if may_replace(issued.role, runs) {
+            self.keep_certificate(machine, issued);
+        }
+        if then_join && !runs {
+            self.join_raft(machine);
+        }
+    }
+
+    fn pick_contact(&mut self, machine: usize) -> Option<usize> {
+        let agent = self.machines[machine].agent()?;
+        let others: Vec<usize> = agent
+            .controllers
+            .iter()
+            .filter_map(|address| machine_at(address))
+            .filter(|other| *other != machine)
+            .collect();
+        self.dice.pick(&others).copied()
     }
 
     fn join_raft(&mut self, machine: usize) {
-        let controllers: Vec<usize> = self.machines[machine]
-            .agent()
-            .map(|agent| {
-                agent
-                    .controllers
-                    .iter()
-                    .filter_map(|address| machine_at(address))
-                    .collect()
-            })
-            .unwrap_or_default();
-        let others: Vec<usize> = controllers
-            .into_iter()
-            .filter(|other| *other != machine)
-            .collect();
-        let (Some(contact), Some(node)) = (
-            self.dice.pick(&others).copied(),
-            self.machines[machine].files.node,
-        ) else {
+        let Some(contact) = self.pick_contact(machine) else {
             return;
         };
         let id = RequestId::from_u128(self.dice.next_u128());
@@ -167,7 +214,7 @@ impl World {
             daemon.joining = true;
         }
         let address = address_of(machine);
-        let call = Call::JoinRaft { id, node, address };
+        let call = Call::JoinRaft { id, address };
         self.call(machine, contact, call, JOIN_TIMEOUT_US, Purpose::JoinRaft);
     }
 
@@ -271,18 +318,45 @@ impl World {
 
     /// The node leaves its cluster, containers and files and all, and its record is to be removed.
     pub fn leave(&mut self, machine: usize) {
-        let Some(node) = self.machines[machine].files.node.take() else {
+        let Some(node) = self.machines[machine].files.node else {
             return;
         };
+        self.forget_membership(machine);
+        self.machines[machine].banished = true;
+        self.leavers.insert(node, self.now_us);
+        self.push(0, Event::RemoveNode { node });
+    }
+
+    fn forget_membership(&mut self, machine: usize) {
         self.kill_daemon(machine);
         let found = &mut self.machines[machine];
         found.files = Files::default();
         found.engine.containers.clear();
-        found.banished = true;
         self.replace_disk(machine);
         self.join_requests.remove(&machine);
+    }
+
+    /// The node's record is to be removed while its daemon is down; it starts again when that is done.
+    pub fn cast_out(&mut self, machine: usize) {
+        let Some(node) = self.machines[machine].files.node else {
+            return;
+        };
+        self.kill_daemon(machine);
+        let found = &mut self.machines[machine];
+        (found.banished, found.outcast) = (true, true);
         self.leavers.insert(node, self.now_us);
         self.push(0, Event::RemoveNode { node });
+    }
+
+    /// A machine whose record was removed leaves for good.
+    pub fn forget_outcast(&mut self, machine: usize) {
+        if std::mem::take(&mut self.machines[machine].outcast) {
+            self.tell(format_args!(
+                "{} leaves the cluster that removed it",
+                name(machine)
+            ));
+            self.forget_membership(machine);
+        }
     }
 
     /// An administrator asks for the removal of a node's record.
@@ -316,6 +390,11 @@ impl World {
             return;
         };
         self.tell(format_args!("the record of node {node} is removed"));
+        let outcast = self.owners.get(&node).copied();
+        if let Some(machine) = outcast.filter(|machine| self.machines[*machine].outcast) {
+            self.machines[machine].banished = false;
+            self.start_daemon(machine);
+        }
         self.history.push(Operation {
             key: Key::Node(node),
             action: Action::Remove(ServiceId::from_u128(node.as_u128())),

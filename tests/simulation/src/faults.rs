@@ -44,8 +44,12 @@ pub enum Fault {
     LostLog,
     /// The leader is asked to hand over.
     StepDown,
+    /// A daemon is stopped in order and stays away for longer than it may.
+    LongRestart,
     /// A worker leaves the cluster, and comes back as a new node.
     Leave,
+    /// The record of a node that is down is removed; it comes up as if nothing had happened, and leaves later.
+    Outcast,
 }
 
 /// How a fault ends.
@@ -72,6 +76,7 @@ pub fn draw(dice: &mut Dice) -> Fault {
         KillDaemon,
         KillDaemon,
         RestartDaemon,
+        LongRestart,
         PowerCut,
         PowerCut,
         PowerCutMidWrite,
@@ -96,6 +101,8 @@ pub fn draw(dice: &mut Dice) -> Fault {
         Stall,
         LostLog,
         StepDown,
+        Leave,
+        Outcast,
     ];
     of[dice.below(of.len() as u64) as usize]
 }
@@ -120,14 +127,8 @@ impl World {
         match fault {
             Fault::KillDaemon => self.hit_daemon(any, dice.between(SECOND / 5, 15 * SECOND)),
             Fault::KillLeader => self.hit_daemon(leader, dice.between(SECOND / 5, 15 * SECOND)),
-            Fault::RestartDaemon => {
-                self.tell(format_args!("fault: {} restarts its daemon", name(any)));
-                self.stop_daemon(any);
-                self.push(
-                    dice.between(SECOND / 5, 5 * SECOND),
-                    Event::Recover(Recovery::Start(any)),
-                );
-            }
+            Fault::RestartDaemon => self.hit_order(any, dice.between(SECOND / 5, 5 * SECOND)),
+            Fault::LongRestart => self.hit_order(any, dice.between(80 * SECOND, 120 * SECOND)),
             Fault::PowerCut => self.hit_power(any, lasting),
             Fault::CutLeader => self.hit_power(leader, lasting),
             Fault::PowerCutMidWrite => {
@@ -176,6 +177,7 @@ impl World {
             }
             Fault::LostLog => self.hit_log(any, lasting),
             Fault::Leave => self.hit_membership(any, lasting),
+            Fault::Outcast => self.hit_record(any, lasting),
             Fault::StepDown => {
                 self.tell(format_args!("fault: {} hands leadership over", name(leader)));
                 self.input(leader, Input::StepDown);
@@ -186,6 +188,15 @@ impl World {
     fn hit_daemon(&mut self, machine: usize, lasting: u64) {
         self.tell(format_args!("fault: the daemon of {} is killed", name(machine)));
         self.kill_daemon(machine);
+        self.push(lasting, Event::Recover(Recovery::Start(machine)));
+    }
+
+    fn hit_order(&mut self, machine: usize, lasting: u64) {
+        self.tell(format_args!(
+            "fault: {} restarts its daemon in {lasting} us",
+            name(machine)
+        ));
+        self.stop_daemon(machine);
         self.push(lasting, Event::Recover(Recovery::Start(machine)));
     }
 
@@ -259,18 +270,28 @@ impl World {
 
     /// Only a worker may leave; a controller is demoted first.
     fn hit_membership(&mut self, machine: usize, lasting: u64) {
-        let newest = self.oracle().newest().clone();
-        let record = self.machines[machine]
-            .files
-            .node
-            .and_then(|node| newest.node(node).cloned());
-        let worker =
-            record.is_some_and(|node| node.spec.role == NodeRole::Worker && node.controller.is_none());
-        if worker && self.machines[machine].controller().is_none() {
+        if self.is_worker(machine) && self.machines[machine].controller().is_none() {
             self.tell(format_args!("fault: {} leaves the cluster", name(machine)));
             self.leave(machine);
             self.push(lasting, Event::Recover(Recovery::Rejoin(machine)));
         }
+    }
+
+    /// The record of a worker is removed while it is down. What it keeps, also of a time as a controller that it does
+    /// not know to be over, must be worth nothing.
+    fn hit_record(&mut self, machine: usize, lasting: u64) {
+        if self.is_worker(machine) {
+            self.tell(format_args!("fault: the record of {} is removed", name(machine)));
+            self.cast_out(machine);
+            self.push(lasting + 20 * SECOND, Event::Recover(Recovery::Rejoin(machine)));
+        }
+    }
+
+    fn is_worker(&self, machine: usize) -> bool {
+        let newest = self.oracle().newest().clone();
+        let node = self.machines[machine].files.node;
+        let record = node.and_then(|node| newest.node(node).cloned());
+        record.is_some_and(|node| node.spec.role == NodeRole::Worker && node.controller.is_none())
     }
 
     /// A fault ends.
@@ -288,6 +309,7 @@ impl World {
             Recovery::Fair => self.network.weather = Weather::FAIR,
             Recovery::Disk(machine) => self.repair_disk(machine),
             Recovery::Rejoin(machine) => {
+                self.forget_outcast(machine);
                 self.machines[machine].banished = false;
                 self.start_daemon(machine);
             }
@@ -319,6 +341,7 @@ impl World {
         self.network.heal();
         for machine in 0..self.machines.len() {
             self.machines[machine].stalled_until_us = 0;
+            self.forget_outcast(machine);
             self.machines[machine].banished = false;
             self.repair_disk(machine);
             // A write that was to be cut short is written in peace; the daemon starts where it does not run.

@@ -7,6 +7,7 @@
 //! [`convergence`] what must be true.
 
 pub mod agents;
+pub mod authority;
 pub mod clients;
 pub mod clock;
 pub mod controllers;

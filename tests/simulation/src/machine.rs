@@ -6,6 +6,7 @@ use crate::controllers::ControllerProcess;
 use crate::engine::Engine;
 use crate::random::Dice;
 use muster_consensus::sim::{SeededEntropy, SimDisk};
+use muster_controller::authorize::Identity;
 use muster_node_plan::TaskRecord;
 use muster_types::{AssignmentSet, NodeId, RaftId, TaskId};
 use std::collections::BTreeMap;
@@ -30,6 +31,8 @@ pub struct Saved {
 pub struct Files {
     /// The node, once it joined.
     pub node: Option<NodeId>,
+    /// Its certificate.
+    pub certificate: Option<Identity>,
     /// The controller's Raft id, where there is one.
     pub raft_id: Option<RaftId>,
     /// Controllers to begin with.
@@ -90,8 +93,14 @@ pub struct Machine {
     pub epoch: u64,
     /// Nothing runs until then: the machine is paused.
     pub stalled_until_us: u64,
+    /// When its certificate is to be renewed.
+    pub renew_at_us: u64,
     /// The machine stays away until it joins anew.
     pub banished: bool,
+    /// Its record was removed behind its back: it leaves when it gets up again, after a while.
+    pub outcast: bool,
+    /// Its daemon said that it restarts, and has not yet.
+    pub said_farewell: bool,
     /// Its log is gone, and its controller has not found out yet.
     pub log_lost: bool,
     /// Its disk fails or is full: its controller may end.
@@ -117,7 +126,10 @@ impl Machine {
             daemon: None,
             epoch: 0,
             stalled_until_us: 0,
+            renew_at_us: u64::MAX,
             banished: false,
+            outcast: false,
+            said_farewell: false,
             log_lost: false,
             disk_fault: false,
             dice: dice.fork(),

@@ -27,8 +27,12 @@ pub enum PlantedBug {
     MovedTask,
     /// Leases of dead nodes are renewed.
     EternalLease,
+    /// Daemons that restart say so again and again, and never come back.
+    EternalRestart,
     /// Heartbeats are accepted and not counted.
     ForgottenHeartbeat,
     /// A controller that lost its log comes back under its old Raft id.
     ReusedRaftId,
+    /// A certificate's word is enough, whatever its node's record says.
+    BelievedCertificate,
 }

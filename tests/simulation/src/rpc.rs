@@ -5,6 +5,7 @@ use crate::planted::PlantedBug;
 use crate::wire::{Answer, Call, Packet, machine_at};
 use crate::world::{Event, World};
 use muster_consensus::SnapshotId;
+use muster_controller::authorize::Identity;
 use muster_controller::control::ControlRequest;
 use muster_controller::core::io::Input;
 use muster_types::{NodeId, RaftId, SessionId};
@@ -40,6 +41,11 @@ pub enum Purpose {
         /// Of which.
         id: SnapshotId,
     },
+    /// A daemon asks for a new certificate.
+    Renew {
+        /// To ask for a Raft id with it.
+        then_join: bool,
+    },
     /// A daemon asks for a node record.
     JoinNode,
     /// A daemon asks for a Raft id.
@@ -66,6 +72,7 @@ impl World {
         self.next_call += 1;
         let call = self.next_call;
         let epoch = self.epoch_of(from);
+        let caller = self.certificate_for(from, &purpose);
         let pending = PendingCall {
             machine: from,
             epoch,
@@ -73,7 +80,22 @@ impl World {
         };
         self.calls.insert(call, pending);
         self.push(timeout_us, Event::CallTimeout { call });
-        self.send_call(from, to, Packet::Call { call, body });
+        self.send_call(from, to, Packet::Call { call, body, caller });
+    }
+
+    /// The certificate of the connection that carries the question: a controller's connections are as old as it is,
+    /// the daemon dials anew.
+    fn certificate_for(&self, machine: usize, purpose: &Purpose) -> Option<Identity> {
+        let machine = self.machines.get(machine)?;
+        match purpose {
+            Purpose::PassedOn(_) | Purpose::Forward { .. } | Purpose::Chunk { .. } => {
+                machine.controller().map(|controller| controller.certificate)
+            }
+            Purpose::Heartbeat { .. } | Purpose::Renew { .. } | Purpose::JoinRaft => {
+                machine.files.certificate
+            }
+            Purpose::JoinNode | Purpose::Client(_) | Purpose::RemoveNode(_) | Purpose::Probe => None,
+        }
     }
 
     fn epoch_of(&self, machine: usize) -> u64 {
@@ -87,7 +109,13 @@ impl World {
     }
 
     /// A question came to the machine.
-    pub fn call_arrived(&mut self, from: usize, machine: usize, call: u64, body: Call) {
+    pub fn call_arrived(
+        &mut self,
+        from: usize,
+        machine: usize,
+        call: u64,
+        (caller, body): (Option<Identity>, Call),
+    ) {
         let reply = ReplyTo { machine: from, call };
         if !self.machines[machine].powered {
             return;
@@ -96,6 +124,10 @@ impl World {
             self.answer(machine, reply, Answer::Unavailable);
             return;
         }
+        if !self.may_ask(machine, reply, caller, &body) {
+            return;
+        }
+        let node = caller.map(|caller| caller.node).unwrap_or_default();
         match body {
             Call::Write { id, request } => {
                 let request = self.maybe_ignore_precondition(machine, request);
@@ -103,12 +135,16 @@ impl World {
             }
             Call::ClientWrite { id, request } => self.begin_write(machine, reply, id, request),
             Call::ClientRead => self.ask_core(machine, reply, |token| Input::Read { token }),
-            Call::Heartbeat {
-                node,
-                session,
-                forwarded,
-            } => self.heartbeat_arrived(machine, reply, (node, session), forwarded),
-            Call::Chunk { from, id, offset } => {
+            Call::Heartbeat { node: of, session } => {
+                self.heartbeat_arrived(machine, reply, (of, session), node)
+            }
+            Call::Chunk { id, offset } => {
+                let state = self.machines[machine].controller().map(|c| c.core.state());
+                let record = state.and_then(|state| state.node(node));
+                let member = record.and_then(|record| record.controller.as_ref());
+                let Some(from) = member.map(|member| member.raft_id) else {
+                    return;
+                };
                 self.ask_core(machine, reply, |token| Input::ServeChunk {
                     token,
                     from,
@@ -116,16 +152,9 @@ impl World {
                     offset,
                 });
             }
-            Call::JoinNode { id, role } => {
-                let availability = muster_types::Availability::Active;
-                self.begin_write(
-                    machine,
-                    reply,
-                    id,
-                    ControlRequest::JoinNode { role, availability },
-                );
-            }
-            Call::JoinRaft { id, node, address } => {
+            Call::Renew => self.renew(machine, reply, node),
+            Call::JoinNode { id, role } => self.issue(machine, reply, id, role),
+            Call::JoinRaft { id, address } => {
                 self.begin_write(machine, reply, id, ControlRequest::JoinRaft { node, address });
             }
         }
@@ -159,21 +188,16 @@ impl World {
         machine: usize,
         reply: ReplyTo,
         (node, session): (NodeId, SessionId),
-        forwarded: bool,
+        caller: NodeId,
     ) {
         let Some(controller) = self.machines[machine].controller() else {
             return;
         };
-        let leader = controller.leader_address().filter(|_| !forwarded);
-        let known = controller.core.state().node(node).is_some();
+        let leader = controller.leader_address().filter(|_| caller == node);
         if let Some(leader) = leader.and_then(|leader| machine_at(&leader)) {
-            let call = Call::Heartbeat {
-                node,
-                session,
-                forwarded: true,
-            };
+            let call = Call::Heartbeat { node, session };
             self.call(machine, leader, call, 1_000_000, Purpose::PassedOn(reply));
-        } else if !controller.members.leading || !known {
+        } else if !controller.members.leading {
             self.answer(machine, reply, Answer::Unavailable);
         } else if self.planted == Some(PlantedBug::ForgottenHeartbeat) {
             self.answer(machine, reply, Answer::Heartbeat { accepted: true });
@@ -208,9 +232,12 @@ impl World {
                 Answer::Write(_)
                 | Answer::Read(_)
                 | Answer::Heartbeat { .. }
+                | Answer::Certificate(_)
+                | Answer::Denied(_)
                 | Answer::Unavailable
                 | Answer::Silence => {}
             },
+            Purpose::Renew { then_join } => self.certificate_renewed(machine, body, then_join),
             Purpose::JoinNode => self.node_joined(machine, body),
             Purpose::JoinRaft => self.raft_joined(machine, body),
             Purpose::Client(client) => self.client_answered(client, body),

@@ -3,6 +3,7 @@
 use crate::planted::PlantedBug;
 use crate::wire::SessionMessage;
 use crate::world::{Event, World};
+use muster_controller::authorize::Identity;
 use muster_controller::core::io::Input;
 use muster_types::{AssignmentUpdate, IdSource, NodeId, SessionId, TaskState};
 use std::collections::VecDeque;
@@ -49,6 +50,8 @@ pub struct Stream {
     agent: Side,
     controller: Side,
     node: NodeId,
+    /// The agent's node, by the certificate that it dialled with.
+    caller: Option<Identity>,
     session: Option<SessionId>,
     silent_since_us: Option<u64>,
 }
@@ -79,7 +82,8 @@ impl World {
             incoming: VecDeque::new(),
             last_due_us: 0,
         };
-        let node = self.machines[machine].files.node.unwrap_or_default();
+        let caller = self.machines[machine].files.certificate;
+        let node = caller.map(|caller| caller.node).unwrap_or_default();
         let epoch = self.machines[machine].epoch;
         self.streams.insert(
             stream,
@@ -87,6 +91,7 @@ impl World {
                 agent: side(machine, epoch),
                 controller: side(to, 0),
                 node,
+                caller,
                 session: None,
                 silent_since_us: None,
             },
@@ -152,6 +157,7 @@ impl World {
             return;
         };
         let (node, session, process) = (found.node, found.session, found.controller.process);
+        let caller = found.caller;
         let run = self.machines[machine]
             .controller()
             .map(|controller| controller.run);
@@ -165,7 +171,11 @@ impl World {
         }
         match (message, session) {
             (SessionMessage::Hello { description, .. }, None) => {
-                self.hello(machine, stream, node, description);
+                if self.may_open_session(machine, caller) {
+                    self.hello(machine, stream, node, description);
+                } else {
+                    self.break_stream(stream, End::Controller);
+                }
             }
             (SessionMessage::Status { sequence, statuses }, Some(session)) => {
                 let dropped = self.planted == Some(PlantedBug::LostFinalStatus);
@@ -222,11 +232,6 @@ impl World {
         let Some(controller) = self.machines[machine].controller_mut() else {
             return;
         };
-        let state = controller.core.state();
-        if state.cluster().is_some() && state.node(node).is_none() {
-            self.break_stream(stream, End::Controller);
-            return;
-        }
         if !controller.members.leading {
             let leader = controller.leader_address();
             self.send_on_stream(stream, End::Agent, SessionMessage::Redirect(leader));

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use muster_consensus::{SnapshotChunk, SnapshotId};
+use muster_controller::authorize::{Denied, Identity};
 use muster_controller::control::{ControlError, ControlReply, ControlRequest};
 use muster_controller::core::io::{NodeView, ReadView};
 use muster_types::{
@@ -34,6 +35,8 @@ pub enum Packet {
         to: RaftId,
         /// Encoded message.
         message: Bytes,
+        /// The sender, by its certificate.
+        caller: Identity,
     },
     /// Nobody with that Raft id is there.
     Undeliverable {
@@ -46,6 +49,8 @@ pub enum Packet {
         call: u64,
         /// The question.
         body: Call,
+        /// Who asks, by its certificate.
+        caller: Option<Identity>,
     },
     /// The answer to it.
     Answer {
@@ -81,18 +86,16 @@ pub enum Call {
         node: NodeId,
         /// The session.
         session: SessionId,
-        /// A controller passes it on.
-        forwarded: bool,
     },
     /// A piece of a snapshot.
     Chunk {
-        /// Who asks.
-        from: RaftId,
         /// The snapshot.
         id: SnapshotId,
         /// From where.
         offset: u64,
     },
+    /// A new certificate for the calling node.
+    Renew,
     /// Make a node record.
     JoinNode {
         /// Request id.
@@ -104,9 +107,7 @@ pub enum Call {
     JoinRaft {
         /// Request id.
         id: RequestId,
-        /// The caller.
-        node: NodeId,
-        /// Its address.
+        /// The caller's address.
         address: String,
     },
 }
@@ -125,6 +126,10 @@ pub enum Answer {
     },
     /// To a question for a piece of a snapshot; `None` when it is gone.
     Chunk(Option<SnapshotChunk>),
+    /// To a node that joins, or renews its certificate.
+    Certificate(Identity),
+    /// The caller may not do this.
+    Denied(Denied),
     /// The service is not there, or cannot answer now.
     Unavailable,
     /// Nothing came in time. Never sent.
@@ -136,8 +141,6 @@ pub enum Answer {
 pub enum SessionMessage {
     /// The agent begins.
     Hello {
-        /// Its node, by its certificate.
-        node: NodeId,
         /// What it says of itself.
         description: Box<NodeDescription>,
     },

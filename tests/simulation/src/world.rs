@@ -1,6 +1,7 @@
 //! One run: machines, links, clients and faults on one virtual time line.
 
 use crate::agents::{Life, Operation};
+use crate::authority::certificate;
 use crate::clients::Client;
 use crate::controllers::CLUSTER;
 use crate::faults::{self, Fault, Recovery};
@@ -351,6 +352,7 @@ impl World {
         files.node = Some(node);
         files.raft_id = Some(RaftId(1));
         files.controllers = vec![address_of(0)];
+        self.keep_certificate(0, certificate(node, NodeRole::Controller, 0));
         // The log is made before the daemon starts as ever.
         self.machines[0].daemon = None;
         self.begin_cluster(&state);
@@ -537,9 +539,10 @@ impl World {
                 from: sender,
                 to: receiver,
                 message,
-            } => self.raft_arrived(from, to, (sender, receiver, message)),
+                caller,
+            } => self.raft_arrived(from, to, (sender, receiver, message), caller),
             Packet::Undeliverable { to: receiver } => self.input(to, Input::Unreachable(receiver)),
-            Packet::Call { call, body } => self.call_arrived(from, to, call, body),
+            Packet::Call { call, body, caller } => self.call_arrived(from, to, call, (caller, body)),
             Packet::Answer { call, body } => self.answer_arrived(call, body),
         }
     }
@@ -547,6 +550,7 @@ impl World {
     fn check(&mut self) {
         self.check_leases();
         self.maybe_renew_dead_leases();
+        self.maybe_repeat_farewells();
         self.check_liveness();
         if !self.healing && self.now_us >= self.settings.trouble_us {
             self.heal();

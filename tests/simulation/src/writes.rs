@@ -6,6 +6,7 @@ use crate::planted::PlantedBug;
 use crate::rpc::{Purpose, ReplyTo};
 use crate::wire::{Answer, Call, machine_at};
 use crate::world::{Event, World};
+use muster_controller::authorize::Identity;
 use muster_controller::control::{ControlError, ControlReply, ControlRequest};
 use muster_controller::core::io::Input;
 use muster_types::{IdSource, RequestId, ServiceId};
@@ -35,6 +36,8 @@ pub struct WriteLoop {
     /// What is said when the time is over.
     last: ControlError,
     stage: Stage,
+    /// What the node that joins by it gets.
+    certificate: Option<Identity>,
     /// Who waits.
     pub reply: ReplyTo,
 }
@@ -42,6 +45,17 @@ pub struct WriteLoop {
 impl World {
     /// Begins a write at the controller of this machine.
     pub fn begin_write(&mut self, machine: usize, reply: ReplyTo, id: RequestId, request: ControlRequest) {
+        self.begin_certified_write(machine, reply, (id, request), None);
+    }
+
+    /// Begins a write that is answered by a certificate once it is done.
+    pub fn begin_certified_write(
+        &mut self,
+        machine: usize,
+        reply: ReplyTo,
+        (id, request): (RequestId, ControlRequest),
+        certificate: Option<Identity>,
+    ) {
         self.next_write += 1;
         let write = self.next_write;
         let deadline_us = self.now_us + CALL_WITHIN_US;
@@ -57,6 +71,7 @@ impl World {
                 deadline_us,
                 last: ControlError::NoLeader,
                 stage: Stage::Waiting,
+                certificate,
                 reply,
             },
         );
@@ -118,9 +133,12 @@ impl World {
             Answer::Write(result) => result,
             // Nothing was sent.
             Answer::Unavailable => Err(ControlError::NoLeader),
-            Answer::Read(_) | Answer::Heartbeat { .. } | Answer::Chunk(_) | Answer::Silence => {
-                Err(ControlError::OutcomeUnknown)
-            }
+            Answer::Read(_)
+            | Answer::Heartbeat { .. }
+            | Answer::Chunk(_)
+            | Answer::Certificate(_)
+            | Answer::Denied(_)
+            | Answer::Silence => Err(ControlError::OutcomeUnknown),
         };
         let Some(controller) = self.machines[machine].controller_mut() else {
             return;
@@ -183,7 +201,13 @@ impl World {
             if result.is_ok() && !matches!(pending.request, ControlRequest::JoinRaft { .. }) {
                 self.oracle().acknowledged(pending.id);
             }
-            self.answer(machine, pending.reply, Answer::Write(result));
+            let answer = match (&result, pending.certificate) {
+                (Ok(ControlReply::NodeJoined { id }), Some(issued)) if *id == issued.node => {
+                    Answer::Certificate(issued)
+                }
+                _ => Answer::Write(result),
+            };
+            self.answer(machine, pending.reply, answer);
         }
     }
 }

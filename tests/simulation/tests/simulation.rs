@@ -182,6 +182,16 @@ fn a_forgotten_heartbeat_is_found() {
 }
 
 #[test]
+fn a_restart_that_never_ends_is_found() {
+    assert_found(PlantedBug::EternalRestart);
+}
+
+#[test]
+fn a_certificate_that_is_believed_alone_is_found() {
+    assert_found(PlantedBug::BelievedCertificate);
+}
+
+#[test]
 fn a_reused_raft_id_is_found() {
     assert_found(PlantedBug::ReusedRaftId);
 }
