@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use crate::cgroup::CgroupRoot;
 use crate::error::{Result, RuntimeError};
-use crate::launch::{self, Launched, PlanDescriptors, StreamSource};
-use crate::plan::{ContainerOptions, container_plan};
+use crate::launch::{self, ExecTarget, Launched, Observer, PlanDescriptors, StreamSource};
+use crate::plan::{ContainerOptions, ProcessExtras, container_plan};
 use crate::sys;
 
 /// How long the removal of the control group may take.
@@ -48,6 +48,8 @@ pub fn run_spec(bundle: &Path, id: &str, mut spec: Spec, root: &CgroupRoot) -> R
             cgroup: Some((root.clone(), group_path(&spec, id, root)?)),
             has_rootfs: false,
             has_netns: false,
+            runs_hooks: false,
+            extras: ProcessExtras::default(),
         },
     )?;
     if plan.process.terminal {
@@ -55,10 +57,22 @@ pub fn run_spec(bundle: &Path, id: &str, mut spec: Spec, root: &CgroupRoot) -> R
             "a bundle that runs in the foreground has no terminal: set process.terminal to false",
         ));
     }
-    let launched = launch::launch(&plan, PlanDescriptors::default(), StreamSource::Inherited, |_| {
-        Ok(())
-    })?;
+    let descriptors = PlanDescriptors::default();
+    let launched = launch::launch(&plan, descriptors, StreamSource::Inherited, &mut Nobody)?;
     wait(launched)
+}
+
+/// Nothing happens while the container starts.
+struct Nobody;
+
+impl Observer for Nobody {
+    fn started(&mut self, _pid: i32) -> Result<()> {
+        Ok(())
+    }
+
+    fn built(&mut self, _process: &ExecTarget<'_>) -> Result<()> {
+        Ok(())
+    }
 }
 
 fn absolute_root(bundle: &Path, spec: &mut Spec) -> Result<PathBuf> {

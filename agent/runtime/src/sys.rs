@@ -2,9 +2,17 @@
 //!
 //! Nothing here allocates: the functions run between clone3 and exec too.
 
+mod attributes;
+mod namespaces;
+
 use rustix::io::Errno;
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
+
+pub(crate) use attributes::{
+    limits_of, set_affinity, set_io_priority, set_limit, set_personality, set_scheduler,
+};
+pub(crate) use namespaces::{join_namespaces, map_mount, namespace_kind, unshare};
 
 /// A system call's result.
 pub(crate) type SysResult<T> = std::result::Result<T, Errno>;
@@ -181,33 +189,46 @@ pub(crate) fn close_at_exec_from(first: RawFd) -> SysResult<()> {
     close_range(first, libc::CLOSE_RANGE_CLOEXEC)
 }
 
+/// A descriptor by its number.
+///
+/// # Safety
+/// It stays open for as long as the result is used.
+pub(crate) unsafe fn borrowed(descriptor: RawFd) -> BorrowedFd<'static> {
+    // SAFETY: our caller keeps the contract.
+    unsafe { BorrowedFd::borrow_raw(descriptor) }
+}
+
 /// Keeps a descriptor open until this process ends.
 pub(crate) fn keep_open(descriptor: OwnedFd) -> BorrowedFd<'static> {
     // SAFETY: the owner is gone, so that nothing closes it.
     unsafe { BorrowedFd::borrow_raw(descriptor.into_raw_fd()) }
 }
 
-/// Closes everything but the standard streams and two descriptors, which become 3 and 4 and close at exec.
+/// Closes everything from `first` on but these descriptors, which get the numbers from `first` on and close at exec.
 ///
 /// # Safety
-/// Nothing may use another descriptor afterwards, the drop of its owner included.
-pub(crate) unsafe fn keep_only(kept: [BorrowedFd<'_>; 2]) -> SysResult<[BorrowedFd<'static>; 2]> {
-    const FIRST: RawFd = 3;
-    let mut moved = [-1; 2];
-    // Out of the way first, as each may have the number that the other one gets.
+/// Nothing may use another descriptor from `first` on afterwards, the drop of its owner included.
+pub(crate) unsafe fn keep_only<const N: usize>(
+    kept: [BorrowedFd<'_>; N],
+    first: RawFd,
+) -> SysResult<[BorrowedFd<'static>; N]> {
+    let after = first + N as RawFd;
+    let mut moved = [-1; N];
+    // Out of the way first, as each may have the number that another one gets.
     for (descriptor, place) in kept.iter().zip(&mut moved) {
         // SAFETY: takes numbers only and makes a new descriptor.
-        let copy = unsafe { libc::fcntl(descriptor.as_raw_fd(), libc::F_DUPFD_CLOEXEC, FIRST + 2) };
+        let copy = unsafe { libc::fcntl(descriptor.as_raw_fd(), libc::F_DUPFD_CLOEXEC, after) };
         *place = check(copy.into())? as RawFd;
     }
-    for (number, descriptor) in moved.iter().enumerate() {
+    for (number, descriptor) in (first..).zip(&moved) {
         // SAFETY: takes numbers only; our caller gives up what had this number.
-        check(unsafe { libc::dup3(*descriptor, FIRST + number as RawFd, libc::O_CLOEXEC) }.into())?;
+        check(unsafe { libc::dup3(*descriptor, number, libc::O_CLOEXEC) }.into())?;
     }
     // SAFETY: our caller gives up all of these.
-    unsafe { close_from(FIRST + 2) }?;
-    // SAFETY: both were just made, and nothing owns them.
-    Ok([FIRST, FIRST + 1].map(|number| unsafe { BorrowedFd::borrow_raw(number) }))
+    unsafe { close_from(after) }?;
+    let mut numbers = first..;
+    // SAFETY: all were just made, and nothing owns them.
+    Ok([(); N].map(|()| unsafe { BorrowedFd::borrow_raw(numbers.next().unwrap_or(-1)) }))
 }
 
 /// Closes every descriptor from `first` on.
@@ -296,17 +317,6 @@ pub(crate) fn reap(pid: i32, block: bool) -> SysResult<Option<(i32, c_int)>> {
     // SAFETY: the status is valid for the call.
     let reaped = check(unsafe { libc::waitpid(pid, &raw mut status, flags) }.into())?;
     Ok((reaped != 0).then_some((reaped as i32, status)))
-}
-
-/// Sets one resource limit of this process.
-pub(crate) fn set_limit(resource: u32, soft: u64, hard: u64) -> SysResult<()> {
-    let limit = libc::rlimit64 {
-        rlim_cur: soft,
-        rlim_max: hard,
-    };
-    let previous = std::ptr::null_mut::<libc::rlimit64>();
-    // SAFETY: the limit is valid for the call, null asks for no previous one.
-    check(unsafe { libc::syscall(libc::SYS_prlimit64, 0, resource, &raw const limit, previous) }).map(drop)
 }
 
 /// Sets the host name of this UTS namespace.
@@ -485,16 +495,4 @@ pub(crate) fn set_group(group: u32) -> SysResult<()> {
 pub(crate) fn set_user(user: u32) -> SysResult<()> {
     // SAFETY: takes numbers only; the raw call does not involve libc's other threads.
     check(unsafe { libc::syscall(libc::SYS_setresuid, user, user, user) }).map(drop)
-}
-
-/// Joins the namespaces in `kinds` of a process, or the one namespace that a descriptor stands for.
-pub(crate) fn join_namespaces(descriptor: BorrowedFd<'_>, kinds: c_int) -> SysResult<()> {
-    // SAFETY: takes numbers only.
-    check(unsafe { libc::setns(descriptor.as_raw_fd(), kinds) }.into()).map(drop)
-}
-
-/// Leaves for new namespaces.
-pub(crate) fn unshare(kinds: c_int) -> SysResult<()> {
-    // SAFETY: takes numbers only; namespaces hold no memory or descriptors of ours.
-    check(unsafe { libc::unshare(kinds) }.into()).map(drop)
 }

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{Mode, OFlags};
 
 use super::sync::{self, Failure, Message, Stage, fail};
-use super::{Never, Prepared, begin, finish, rights, terminal};
+use super::{InitContext, Never, Prepared, begin, finish, rights, terminal};
 use crate::sys::{self, CloneOptions, Forked};
 
 /// What a process that enters a container gets.
@@ -31,8 +31,57 @@ pub(crate) fn run_joined(context: &JoinContext<'_>) -> ! {
     sys::exit_now(1)
 }
 
+/// Enters the user namespace that a container's first process lives in and clones that process there, as the child of
+/// this one's parent; never returns.
+pub(crate) fn run_below(context: &InitContext<'_>) -> ! {
+    match clone_below(context) {
+        Ok(Place::Parent) => sys::exit_now(0),
+        Ok(Place::Child) => super::run(context),
+        Err(failure) => {
+            sync::send_failure(context.sync, failure);
+            sys::exit_now(1)
+        }
+    }
+}
+
+/// Which process it is that goes on.
+enum Place {
+    Parent,
+    Child,
+}
+
+fn clone_below(context: &InitContext<'_>) -> Result<Place, Failure> {
+    fail(Stage::Session, sys::prctl(libc::PR_SET_DUMPABLE, 0, 0))?;
+    // Sorted by the plan: users first.
+    for (number, (namespace, kind)) in context.joined.iter().enumerate() {
+        if *kind & (libc::CLONE_NEWUSER | libc::CLONE_NEWPID) as u64 != 0 {
+            sys::join_namespaces(namespace.as_fd(), *kind as i32)
+                .map_err(|error| Failure::numbered(Stage::JoinNamespace, number + 1, error))?;
+        }
+    }
+    let options = CloneOptions {
+        flags: libc::CLONE_PARENT as u64 | context.sandbox.new_namespaces,
+        ..CloneOptions::default()
+    };
+    // SAFETY: neither process allocates or locks before exec or exit.
+    match fail(Stage::Fork, unsafe { sys::clone3(&options) })? {
+        Forked::Parent { pid, .. } => {
+            fail(Stage::Fork, sync::send_pid(context.sync, pid))?;
+            Ok(Place::Parent)
+        }
+        Forked::Child => {
+            // The parent hears of this process's id first, and of nothing else before that.
+            super::wait_for_go(context.sync)?;
+            Ok(Place::Child)
+        }
+    }
+}
+
 fn enter(context: &JoinContext<'_>) -> Result<Never, Failure> {
     let host = begin(context.process)?;
+    if let Some(processors) = &context.process.extras.first_affinity {
+        fail(Stage::Scheduling, sys::set_affinity(processors))?;
+    }
     for (number, file) in context.group.iter().enumerate() {
         rights::write_all(file.as_fd(), b"0")
             .map_err(|error| Failure::numbered(Stage::JoinGroup, number, error))?;
@@ -53,6 +102,9 @@ fn enter(context: &JoinContext<'_>) -> Result<Never, Failure> {
             sys::exit_now(if sent.is_ok() { 0 } else { 1 })
         }
         Forked::Child => {}
+    }
+    if context.namespaces & libc::CLONE_NEWUSER as u64 != 0 {
+        rights::become_root()?;
     }
     fail(
         Stage::Session,

@@ -15,16 +15,29 @@ use std::ffi::c_char;
 use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
 
 use crate::label::ExecLabel;
-use crate::plan::{ProcessPlan, SandboxPlan};
+use crate::plan::{ProcessExtras, ProcessPlan, SandboxPlan};
 use crate::sys;
+use rustix::fs::{Access, AtFlags, CWD, FileType};
 use rustix::io::Errno;
-use sync::{Failure, Stage, fail};
+use sync::{Failure, Message, Stage, fail};
 
-pub(crate) use join::{JoinContext, run_joined};
+pub(crate) use join::{JoinContext, run_below, run_joined};
+
+/// Where a process stops just before it becomes the program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Hold {
+    /// Nowhere.
+    No,
+    /// Until its parent says go.
+    Parent,
+    /// Until somebody connects to this socket and says go; the program's file is looked for before.
+    Listener(RawFd),
+}
 
 /// Everything about the process that was prepared before the clone.
 pub(crate) struct Prepared<'a> {
     pub plan: &'a ProcessPlan,
+    pub extras: &'a ProcessExtras,
     /// Pointers to the arguments, then a null pointer.
     pub arguments: Vec<*const c_char>,
     /// Pointers to the environment, then a null pointer.
@@ -32,14 +45,16 @@ pub(crate) struct Prepared<'a> {
     pub filter: Vec<libc::sock_filter>,
     pub labels: Vec<ExecLabel>,
     pub init: bool,
-    pub hold: bool,
+    pub hold: Hold,
+    /// The parent sets what a user namespace may not: limits that rise, and the OOM score.
+    pub adjusted_by_parent: bool,
     pub console_size: Option<(u16, u16)>,
     /// Standard input, output and error; `None` keeps the caller's own or opens a terminal.
     pub stdio: Option<[RawFd; 3]>,
 }
 
 impl<'a> Prepared<'a> {
-    pub(crate) fn new(plan: &'a ProcessPlan) -> crate::error::Result<Self> {
+    pub(crate) fn new(plan: &'a ProcessPlan, extras: &'a ProcessExtras) -> crate::error::Result<Self> {
         let pointers = |strings: &'a [std::ffi::CString]| {
             strings
                 .iter()
@@ -56,10 +71,12 @@ impl<'a> Prepared<'a> {
                 .map(|instruction| decode_instruction(*instruction))
                 .collect(),
             init: false,
-            hold: false,
+            hold: Hold::No,
+            adjusted_by_parent: false,
             console_size: None,
             stdio: None,
             plan,
+            extras,
         })
     }
 }
@@ -108,14 +125,32 @@ enum Never {}
 
 fn start(context: &InitContext<'_>) -> Result<Never, Failure> {
     let process = context.process;
+    if context.sandbox.ids.is_some() {
+        wait_for_go(context.sync)?;
+    }
+    if context.sandbox.leaves_user_namespace() {
+        rights::become_root()?;
+    }
     let host = begin(process)?;
     fail(Stage::Session, rustix::process::setsid())?;
-    sandbox::build(context)?;
+    sandbox::build(context, &host)?;
+    if context.sandbox.waits_for_hooks {
+        fail(Stage::Release, sync::send_built(context.sync))?;
+        wait_for_go(context.sync)?;
+    }
     if process.plan.terminal {
         terminal::open(context.root, context.sync, process, terminal::Console::Attach)?;
     }
     sandbox::enter(context, &host)?;
     finish(process, context.sync, &host)
+}
+
+/// Waits for the parent; a parent that gave up or ended says why itself.
+fn wait_for_go(sync: BorrowedFd<'_>) -> Result<(), Failure> {
+    match fail(Stage::Release, sync::receive(sync))? {
+        Message::Go => Ok(()),
+        _ => sys::exit_now(1),
+    }
 }
 
 /// Descriptors of the host, opened before its file system is left behind.
@@ -134,14 +169,19 @@ fn begin(process: &Prepared<'_>) -> Result<HostFiles, Failure> {
         Stage::Session,
         sys::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as u64, 0),
     )?;
-    fail(Stage::Session, sys::close_at_exec_from(3))?;
+    fail(
+        Stage::Session,
+        sys::close_at_exec_from(first_own_descriptor(process)),
+    )?;
     if let Some(stdio) = process.stdio {
         for (target, source) in stdio.into_iter().enumerate() {
             fail(Stage::Streams, rights::duplicate(source, target as RawFd))?;
         }
     }
     let proc = sys::keep_open(fail(Stage::Proc, rights::open_host_proc())?);
-    if let Some(score) = &process.plan.oom_score_adj {
+    if let Some(score) = &process.plan.oom_score_adj
+        && !process.adjusted_by_parent
+    {
         fail(
             Stage::OomScore,
             rights::write_proc(proc, c"self/oom_score_adj", score),
@@ -150,29 +190,75 @@ fn begin(process: &Prepared<'_>) -> Result<HostFiles, Failure> {
     Ok(HostFiles { proc })
 }
 
+/// The first descriptor that the program does not get.
+fn first_own_descriptor(process: &Prepared<'_>) -> RawFd {
+    const STREAMS: RawFd = 3;
+    STREAMS.saturating_add_unsigned(process.extras.preserved)
+}
+
+/// The descriptors that are left for the last steps.
+struct LastFiles {
+    /// To whom failures go: the parent, and after a release by somebody else that one.
+    sync: BorrowedFd<'static>,
+    /// The socket that the release comes from.
+    listener: Option<BorrowedFd<'static>>,
+    host: HostFiles,
+}
+
 /// The common end: rights, then the program.
 fn finish(process: &Prepared<'_>, sync: BorrowedFd<'_>, host: &HostFiles) -> Result<Never, Failure> {
-    // Only these two are left, so that no path through /proc/self/fd leads to a directory that was used before.
+    let first = first_own_descriptor(process);
+    // Only these are left, so that no path through /proc/self/fd leads to a directory that was used before.
     // SAFETY: nothing below uses another descriptor, and this process only ends by exec or exit, without drops.
-    let [sync, proc] = fail(Stage::Session, unsafe { sys::keep_only([sync, host.proc]) })?;
-    let failure = last_steps(process, sync, &HostFiles { proc });
-    sync::send_failure(sync, failure);
+    let kept = unsafe {
+        match process.hold {
+            Hold::Listener(listener) => sys::keep_only([sync, host.proc, sys::borrowed(listener)], first)
+                .map(|[sync, proc, listener]| (sync, proc, Some(listener))),
+            Hold::No | Hold::Parent => {
+                sys::keep_only([sync, host.proc], first).map(|[sync, proc]| (sync, proc, None))
+            }
+        }
+    };
+    let (sync, proc, listener) = fail(Stage::Session, kept)?;
+    let host = HostFiles { proc };
+    let mut files = LastFiles { sync, listener, host };
+    let failure = last_steps(process, &mut files);
+    sync::send_failure(files.sync, failure);
     sys::exit_now(1)
 }
 
 /// Gives up rights and becomes the program; what comes back is why not.
-fn last_steps(process: &Prepared<'_>, sync: BorrowedFd<'_>, host: &HostFiles) -> Failure {
-    let prepared =
-        rights::enter_directory(process.plan).and_then(|()| rights::drop_rights(process, sync, host));
+fn last_steps(process: &Prepared<'_>, files: &mut LastFiles) -> Failure {
+    let prepared = rights::enter_directory(process.plan).and_then(|()| rights::drop_rights(process, files));
     if let Err(failure) = prepared {
         return failure;
     }
     if process.init
-        && let Err(error) = reaper::fork_below_init(process.plan.terminal, &process.labels, host)
+        && let Err(error) = reaper::fork_below_init(process.plan.terminal, &process.labels, &files.host)
     {
         return Failure::new(Stage::Init, error);
     }
     execute(process)
+}
+
+/// Whether one of the candidates could be executed now; else why not, as [`execute`] would say it.
+fn find_program(process: &Prepared<'_>) -> Result<(), Failure> {
+    let mut worst = Errno::NOENT;
+    for candidate in &process.plan.candidates {
+        let found = rustix::fs::stat(candidate.as_c_str()).and_then(|status| {
+            if !FileType::from_raw_mode(status.st_mode).is_file() {
+                return Err(Errno::ACCESS);
+            }
+            rustix::fs::accessat(CWD, candidate.as_c_str(), Access::EXEC_OK, AtFlags::EACCESS)
+        });
+        match found {
+            // Where the kernel cannot tell for this user, executing will.
+            Ok(()) | Err(Errno::NOSYS) => return Ok(()),
+            Err(Errno::NOENT | Errno::NOTDIR) => {}
+            Err(error) => worst = error,
+        }
+    }
+    Err(Failure::new(Stage::Execute, worst))
 }
 
 /// Tries the candidates in order, as a shell does: a file that may not be executed counts more than a missing one.

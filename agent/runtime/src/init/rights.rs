@@ -2,11 +2,12 @@
 
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
+use rustix::net::SocketFlags;
 use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 
 use super::sync::{self, Failure, Message, Stage, fail};
-use super::{HostFiles, Prepared};
+use super::{Hold, LastFiles, Prepared, find_program};
 use crate::plan::{CapabilityPlan, ProcessPlan};
 use crate::sys::{self, CapabilityBits};
 
@@ -72,22 +73,21 @@ pub(super) fn enter_directory(plan: &ProcessPlan) -> Result<(), Failure> {
 /// - changing the user clears the death signal, so that is set after it;
 /// - without no-new-privileges a filter needs CAP_SYS_ADMIN, so it comes before the final capabilities;
 /// - after the filter only capset, prctl and execve follow (fork too, below an init).
-pub(super) fn drop_rights(
-    process: &Prepared<'_>,
-    sync: BorrowedFd<'_>,
-    host: &HostFiles,
-) -> Result<(), Failure> {
+pub(super) fn drop_rights(process: &Prepared<'_>, files: &mut LastFiles) -> Result<(), Failure> {
     let plan = process.plan;
-    match sys::join_new_session_keyring() {
-        Ok(()) | Err(Errno::NOSYS | Errno::PERM) => {}
-        Err(error) => return Err(Failure::new(Stage::Keyring, error)),
+    if !process.extras.keeps_keyring {
+        match sys::join_new_session_keyring() {
+            Ok(()) | Err(Errno::NOSYS | Errno::PERM) => {}
+            Err(error) => return Err(Failure::new(Stage::Keyring, error)),
+        }
     }
+    set_attributes(process)?;
     for (number, (resource, soft, hard)) in plan.limits.iter().enumerate() {
-        sys::set_limit(*resource, *soft, *hard)
+        sys::set_limit(0, *resource, *soft, *hard)
             .map_err(|error| Failure::numbered(Stage::Limit, number, error))?;
     }
     for label in &process.labels {
-        let written = label.write(host.proc);
+        let written = label.write(files.host.proc);
         written
             .map_err(|error| Failure::new(Stage::Label, Errno::from_io_error(&error).unwrap_or(Errno::IO)))?;
     }
@@ -95,11 +95,16 @@ pub(super) fn drop_rights(
     fail(Stage::Capabilities, drop_bounding(plan.capabilities.bounding))?;
     change_user(process)?;
     // From here on the kernel lets a monitor's end end this process too.
+    let signal = if process.extras.outlives_parent {
+        0
+    } else {
+        libc::SIGKILL
+    };
     fail(
         Stage::Session,
-        sys::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as u64, 0),
+        sys::prctl(libc::PR_SET_PDEATHSIG, signal as u64, 0),
     )?;
-    wait_for_release(process.hold, sync)?;
+    wait_for_release(process, files)?;
     if plan.no_new_privileges {
         fail(
             Stage::NoNewPrivileges,
@@ -120,16 +125,64 @@ pub(super) fn drop_rights(
     )
 }
 
+/// Scheduling, and which kind of program the kernel pretends to run it for.
+fn set_attributes(process: &Prepared<'_>) -> Result<(), Failure> {
+    let extras = process.extras;
+    if let Some(scheduler) = &extras.scheduler {
+        fail(Stage::Scheduling, sys::set_scheduler(scheduler))?;
+    }
+    if let Some(priority) = extras.io_priority {
+        fail(Stage::Scheduling, sys::set_io_priority(priority))?;
+    }
+    if let Some(processors) = &extras.affinity {
+        fail(Stage::Scheduling, sys::set_affinity(processors))?;
+    }
+    match extras.personality {
+        Some(personality) => fail(Stage::Personality, sys::set_personality(personality)),
+        None => Ok(()),
+    }
+}
+
 /// Says that everything is ready, which also notices a monitor that is gone, and waits where the engine wants that.
-fn wait_for_release(hold: bool, sync: BorrowedFd<'_>) -> Result<(), Failure> {
-    fail(Stage::Release, sync::send_ready(sync))?;
-    if hold {
-        match fail(Stage::Release, sync::receive(sync))? {
-            Message::Go => {}
-            _ => sys::exit_now(1),
+fn wait_for_release(process: &Prepared<'_>, files: &mut LastFiles) -> Result<(), Failure> {
+    match (process.hold, files.listener) {
+        (Hold::No, _) => fail(Stage::Release, sync::send_ready(files.sync)),
+        (Hold::Parent, _) => {
+            fail(Stage::Release, sync::send_ready(files.sync))?;
+            super::wait_for_go(files.sync)
+        }
+        (Hold::Listener(_), None) => Err(Failure::new(Stage::Release, Errno::BADF)),
+        (Hold::Listener(_), Some(listener)) => {
+            find_program(process)?;
+            fail(Stage::Release, sync::send_ready(files.sync))?;
+            loop {
+                let peer = sys::keep_open(fail(Stage::Release, accept(listener))?);
+                // One that leaves without a word changes nothing.
+                if let Ok(Message::Go) = sync::receive(peer) {
+                    files.sync = peer;
+                    return Ok(());
+                }
+            }
         }
     }
-    Ok(())
+}
+
+/// The next connection.
+fn accept(listener: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
+    loop {
+        match rustix::net::accept_with(listener, SocketFlags::CLOEXEC) {
+            Err(Errno::INTR | Errno::CONNABORTED) => {}
+            result => return result,
+        }
+    }
+}
+
+/// Becomes user and group 0 of the user namespace that this process is in, with all rights there.
+pub(super) fn become_root() -> Result<(), Failure> {
+    fail(Stage::UserNamespace, sys::prctl(libc::PR_SET_DUMPABLE, 0, 0))?;
+    fail(Stage::UserNamespace, sys::set_groups(&[]))?;
+    fail(Stage::UserNamespace, sys::set_group(0))?;
+    fail(Stage::UserNamespace, sys::set_user(0))
 }
 
 fn drop_bounding(keep: u64) -> Result<(), Errno> {
@@ -148,8 +201,8 @@ fn drop_bounding(keep: u64) -> Result<(), Errno> {
 fn change_user(process: &Prepared<'_>) -> Result<(), Failure> {
     let plan = process.plan;
     rustix::process::umask(Mode::from_raw_mode(plan.umask));
-    if process.stdio.is_some() || plan.terminal {
-        fail(Stage::Streams, give_streams(plan.uid))?;
+    if process.stdio.is_some() || plan.terminal || process.extras.owns_streams {
+        fail(Stage::Streams, give_streams(process))?;
     }
     fail(Stage::Groups, sys::set_groups(&plan.groups))?;
     fail(Stage::Groups, sys::set_group(plan.gid))?;
@@ -158,13 +211,22 @@ fn change_user(process: &Prepared<'_>) -> Result<(), Failure> {
 }
 
 /// Lets the process open its own standard streams again, through /dev/stdout and so on.
-fn give_streams(uid: u32) -> Result<(), Errno> {
+fn give_streams(process: &Prepared<'_>) -> Result<(), Errno> {
+    let uid = process.plan.uid;
+    // What the caller opened may be a file that nobody may give away; the process still has it open.
+    let lenient = process.extras.owns_streams || process.adjusted_by_parent;
     for stream in sys::standard_streams() {
-        let status = rustix::fs::fstat(stream)?;
+        let status = match rustix::fs::fstat(stream) {
+            Err(Errno::BADF) if process.extras.owns_streams => continue,
+            result => result?,
+        };
         // The null device belongs to the host.
         let is_null = status.st_rdev == libc::makedev(1, 3) as u64;
         if !is_null && status.st_uid != uid {
-            rustix::fs::fchown(stream, Some(rustix::fs::Uid::from_raw(uid)), None)?;
+            match rustix::fs::fchown(stream, Some(rustix::fs::Uid::from_raw(uid)), None) {
+                Err(Errno::PERM | Errno::INVAL | Errno::ROFS) if lenient => {}
+                result => result?,
+            }
         }
     }
     Ok(())

@@ -1,16 +1,17 @@
 //! The container's namespaces and file system.
 
-use rustix::fs::Mode;
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{MountPropagationFlags, MoveMountFlags, UnmountFlags};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 use super::sync::{self, Failure, Message, Stage, fail};
 use super::{HostFiles, InitContext, mount_steps, rights};
+use crate::plan::GroupView;
 use crate::sys::{self, MountAttributes};
 
 /// Joins namespaces and builds the file system below the attached root.
-pub(super) fn build(context: &InitContext<'_>) -> Result<(), Failure> {
+pub(super) fn build(context: &InitContext<'_>, host: &HostFiles) -> Result<(), Failure> {
     let plan = context.sandbox;
     if let Some(netns) = context.netns {
         fail(
@@ -19,8 +20,8 @@ pub(super) fn build(context: &InitContext<'_>) -> Result<(), Failure> {
         )?;
     }
     for (number, (namespace, kind)) in context.joined.iter().enumerate() {
-        // The process id namespace was chosen at the clone.
-        if *kind != libc::CLONE_NEWPID as u64 {
+        // Those of process ids and users were chosen at the clone.
+        if *kind & (libc::CLONE_NEWPID | libc::CLONE_NEWUSER) as u64 == 0 {
             sys::join_namespaces(namespace.as_fd(), *kind as i32)
                 .map_err(|error| Failure::numbered(Stage::JoinNamespace, number + 1, error))?;
         }
@@ -41,26 +42,46 @@ pub(super) fn build(context: &InitContext<'_>) -> Result<(), Failure> {
     if context.joins_group {
         join_group(context)?;
     }
-    if plan.new_cgroup_namespace {
-        fail(Stage::GroupNamespace, sys::unshare(libc::CLONE_NEWCGROUP))?;
-    }
+    let outside = enter_group_view(plan.group_view, host)?;
     for (number, step) in plan.late_steps.iter().enumerate() {
         steps
             .run(step)
             .map_err(|error| Failure::numbered(Stage::LateStep, number, error))?;
     }
-    Ok(())
+    match outside {
+        Some(outside) => fail(
+            Stage::GroupNamespace,
+            sys::join_namespaces(outside.as_fd(), libc::CLONE_NEWCGROUP),
+        ),
+        None => Ok(()),
+    }
+}
+
+/// Makes a namespace of control groups where the plan wants one; what comes back is the one to return to.
+fn enter_group_view(view: GroupView, host: &HostFiles) -> Result<Option<OwnedFd>, Failure> {
+    let unshare = || fail(Stage::GroupNamespace, sys::unshare(libc::CLONE_NEWCGROUP));
+    match view {
+        GroupView::Shared => Ok(None),
+        GroupView::Namespace => unshare().map(|()| None),
+        // What is mounted while this process is in a namespace shows that one's root for good.
+        GroupView::MountedOwn => {
+            let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+            let outside = rustix::fs::openat(host.proc, c"self/ns/cgroup", flags, Mode::empty());
+            let outside = fail(Stage::GroupNamespace, outside)?;
+            unshare().map(|()| Some(outside))
+        }
+    }
 }
 
 fn attach_root(context: &InitContext<'_>) -> Result<(), Errno> {
-    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
-    rustix::mount::move_mount(
-        context.root,
-        c"",
-        rustix::fs::CWD,
-        context.sandbox.attach_point.as_c_str(),
-        flags,
-    )
+    let mut flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+    let mut place = context.sandbox.attach_point.as_c_str();
+    if context.sandbox.leaves_user_namespace() {
+        // The path may lead through directories that this user may not enter, so the parent went there.
+        flags |= MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+        place = c"";
+    }
+    rustix::mount::move_mount(context.root, c"", rustix::fs::CWD, place, flags)
 }
 
 /// v1: joins the groups by writing to their files, which for itself costs a process no lock.

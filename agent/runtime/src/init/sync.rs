@@ -51,10 +51,13 @@ pub(crate) enum Stage {
     Filter,
     Init,
     Execute,
+    UserNamespace,
+    Scheduling,
+    Personality,
 }
 
 /// All stages, in the order of their numbers.
-const STAGES: [Stage; 32] = [
+const STAGES: [Stage; 35] = [
     Stage::Session,
     Stage::Streams,
     Stage::Proc,
@@ -87,6 +90,9 @@ const STAGES: [Stage; 32] = [
     Stage::Filter,
     Stage::Init,
     Stage::Execute,
+    Stage::UserNamespace,
+    Stage::Scheduling,
+    Stage::Personality,
 ];
 
 /// Why a process could not be started.
@@ -130,6 +136,8 @@ pub(crate) enum Message {
     Pid(i32),
     /// The terminal's other side.
     Terminal(OwnedFd),
+    /// The file system is built but not entered: hooks run now, until [`Message::Go`].
+    Built,
     /// Everything but the last steps is done; held processes wait for [`Message::Go`].
     Ready,
     /// Run the program.
@@ -154,6 +162,10 @@ pub(crate) fn send_pid(socket: BorrowedFd<'_>, pid: i32) -> Result<(), Errno> {
 
 pub(crate) fn send_terminal(socket: BorrowedFd<'_>, terminal: BorrowedFd<'_>) -> Result<(), Errno> {
     send(socket, [b'T', 0, 0, 0, 0, 0, 0, 0], &[terminal])
+}
+
+pub(crate) fn send_built(socket: BorrowedFd<'_>) -> Result<(), Errno> {
+    send(socket, [b'B', 0, 0, 0, 0, 0, 0, 0], &[])
 }
 
 pub(crate) fn send_ready(socket: BorrowedFd<'_>) -> Result<(), Errno> {
@@ -230,6 +242,7 @@ fn parse(
             }))
         }
         b'P' => Ok(Message::Pid(value)),
+        b'B' => Ok(Message::Built),
         b'R' => Ok(Message::Ready),
         b'G' => Ok(Message::Go),
         b'C' => Ok(Message::Group(descriptors)),

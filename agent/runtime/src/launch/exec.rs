@@ -1,11 +1,12 @@
 //! Starts another process in a running container.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 
 use rustix::process::{Pid, PidfdFlags};
 
 use super::failure::process_error;
-use super::{Launched, Launching, StreamSource, Streams, sync_sockets};
+use super::{Launched, Launching, StreamSource, Streams, outside, sync_sockets};
 use crate::cgroup::Cgroup;
 use crate::error::{Result, RuntimeError};
 use crate::init::sync::{self, Message};
@@ -21,22 +22,46 @@ pub(crate) struct ExecTarget<'a> {
 }
 
 /// Every kind of namespace that a container may have of its own; joining one that is shared changes nothing.
-const NAMESPACES: i32 = libc::CLONE_NEWNS
+const NAMESPACES_ALWAYS: i32 = libc::CLONE_NEWNS
     | libc::CLONE_NEWPID
     | libc::CLONE_NEWUTS
     | libc::CLONE_NEWIPC
     | libc::CLONE_NEWNET
     | libc::CLONE_NEWCGROUP;
 
-/// Starts a process in a container.
+/// The namespaces to join. That of users only where it is another one, because the kernel refuses one's own; that of
+/// time likewise, because not every kernel has it.
+fn namespaces_of(init: i32) -> Result<i32> {
+    let mut namespaces = NAMESPACES_ALWAYS;
+    for (name, flag) in [("user", libc::CLONE_NEWUSER), ("time", libc::CLONE_NEWTIME)] {
+        let number = |process: &str| match std::fs::metadata(format!("/proc/{process}/ns/{name}")) {
+            Ok(metadata) => Ok(Some(metadata.ino())),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(RuntimeError::io("look at the container's namespaces", error)),
+        };
+        if number(&init.to_string())? != number("self")? {
+            namespaces |= flag;
+        }
+    }
+    Ok(namespaces)
+}
+
+/// Starts a process in a container, with pipes for its standard streams.
 pub(crate) fn exec(plan: &ExecPlan, target: &ExecTarget<'_>) -> Result<Launched> {
     let source = StreamSource::Pipes {
         stdin: plan.stdin_open,
         output: plan.output,
     };
+    exec_with(plan, target, source)
+}
+
+/// Starts a process in a container.
+fn exec_with(plan: &ExecPlan, target: &ExecTarget<'_>, source: StreamSource) -> Result<Launched> {
+    let namespaces = namespaces_of(target.init_pid)?;
     let Streams { parent, child } = Streams::open((!plan.process.terminal).then_some(source))?;
     let (sync, child_sync) = sync_sockets()?;
-    let mut process = Prepared::new(&plan.process)?;
+    let mut process = Prepared::new(&plan.process, &plan.extras)?;
+    process.adjusted_by_parent = namespaces & libc::CLONE_NEWUSER != 0;
     process.console_size = plan.console_size;
     process.stdio = child.numbers();
     let group = target.cgroup.map(Cgroup::task_fds).transpose();
@@ -47,7 +72,7 @@ pub(crate) fn exec(plan: &ExecPlan, target: &ExecTarget<'_>) -> Result<Launched>
         process: &process,
         sync: child_sync.as_fd(),
         init: target.init,
-        namespaces: NAMESPACES as u64,
+        namespaces: namespaces as u64,
         group: &group,
     };
     let unified = target.cgroup.map(|group| group.exec_dir_fd(target.init_pid));
@@ -66,6 +91,13 @@ pub(crate) fn exec(plan: &ExecPlan, target: &ExecTarget<'_>) -> Result<Launched>
     // It exits right after its message.
     let _ = sys::reap(entering, true);
     let pid = pid?;
+    if namespaces & libc::CLONE_NEWUSER != 0
+        && let Err(error) = outside::raise_limits(pid, &plan.process)
+    {
+        let _ = sys::kill(pid, libc::SIGKILL);
+        let _ = sys::reap(pid, true);
+        return Err(error);
+    }
     // A process that is gone already shows below.
     let _ = sync::send_go(sync.as_fd());
     let mut launching = Launching {
@@ -75,7 +107,8 @@ pub(crate) fn exec(plan: &ExecPlan, target: &ExecTarget<'_>) -> Result<Launched>
         streams: parent,
         ready: false,
     };
-    match launching.finish(false, |failure| process_error(&plan.process, None, failure)) {
+    let describe = |failure| process_error(&plan.process, None, failure);
+    match launching.finish(false, None, None, describe) {
         Ok(_) => {
             let Launching { pidfd, streams, .. } = launching;
             Ok(Launched {

@@ -131,6 +131,9 @@ fn describe(process: &ProcessPlan, sandbox: Option<&SandboxPlan>, failure: Failu
         Stage::Filter => "install the system call filter".to_owned(),
         Stage::Init => "start the init process".to_owned(),
         Stage::Execute => "execute the command".to_owned(),
+        Stage::UserNamespace => "become root of the user namespace".to_owned(),
+        Stage::Scheduling => "set the scheduling".to_owned(),
+        Stage::Personality => "set the personality".to_owned(),
     }
 }
 

@@ -2,19 +2,21 @@
 
 mod exec;
 mod failure;
+mod outside;
+mod prerequisites;
 mod streams;
 
-use rustix::mount::OpenTreeFlags;
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use crate::cgroup::{Cgroup, CgroupVersion};
 use crate::error::{Result, RuntimeError, chain};
 use crate::init::sync::{self, Failure, Message};
-use crate::init::{self, InitContext, Prepared};
-use crate::plan::{Attributes, BindSource, CgroupPlan, ContainerPlan};
-use crate::sys::{self, CloneOptions, Forked, MountAttributes};
+use crate::init::{self, Hold, InitContext, Prepared};
+use crate::plan::{CgroupPlan, ContainerPlan};
+use crate::sys::{self, CloneOptions, Forked};
+use prerequisites::Prerequisites;
 
 pub(crate) use exec::{ExecTarget, exec};
 pub(crate) use failure::start_error;
@@ -37,6 +39,8 @@ pub(crate) enum StreamSource {
 pub(crate) struct PlanDescriptors {
     pub root: Option<OwnedFd>,
     pub netns: Option<OwnedFd>,
+    /// A socket that the process waits at, just before its program, until somebody connects and releases it.
+    pub listener: Option<OwnedFd>,
 }
 
 /// A process that was started.
@@ -50,29 +54,41 @@ pub(crate) struct Launched {
     pub held: Option<OwnedFd>,
 }
 
-/// Descriptors that the child takes from this process.
-struct Prerequisites {
-    root: OwnedFd,
-    binds: Vec<OwnedFd>,
-    joined: Vec<(OwnedFd, u64)>,
+/// What a caller does while a container starts.
+pub(crate) trait Observer {
+    /// The process exists; its file system is being built.
+    fn started(&mut self, pid: i32) -> Result<()>;
+
+    /// The file system is built but not entered. Called only where the plan waits for hooks.
+    fn built(&mut self, process: &ExecTarget<'_>) -> Result<()>;
 }
 
 /// Starts a container. After an error nothing of it is left.
 ///
-/// `started` is called with the process id while the container's file system is being built.
+/// The calling process has one thread where the plan has a time namespace.
 pub(crate) fn launch(
     plan: &ContainerPlan,
     descriptors: PlanDescriptors,
     source: StreamSource,
-    started: impl FnOnce(i32) -> Result<()>,
+    observer: &mut dyn Observer,
 ) -> Result<Launched> {
-    let PlanDescriptors { root, netns } = descriptors;
-    let prerequisites = open_prerequisites(plan, root)?;
+    let PlanDescriptors {
+        root,
+        netns,
+        listener,
+    } = descriptors;
+    let prerequisites = Prerequisites::open(&plan.sandbox, root)?;
     let source = if plan.process.terminal { None } else { Some(source) };
     let Streams { parent, child } = Streams::open(source)?;
     let (sync, child_sync) = sync_sockets()?;
-    let mut process = Prepared::new(&plan.process)?;
-    (process.init, process.hold, process.console_size) = (plan.init, plan.hold, plan.console_size);
+    let mut process = Prepared::new(&plan.process, &plan.extras)?;
+    (process.init, process.console_size) = (plan.init, plan.console_size);
+    process.hold = match &listener {
+        Some(listener) => Hold::Listener(listener.as_raw_fd()),
+        None if plan.hold => Hold::Parent,
+        None => Hold::No,
+    };
+    process.adjusted_by_parent = plan.sandbox.leaves_user_namespace();
     process.stdio = child.numbers();
     // v2 processes are born in their group; on v1 the group is made while the child builds its file system.
     let group_plan = plan.cgroup.as_ref();
@@ -90,14 +106,15 @@ pub(crate) fn launch(
         binds: &prerequisites.binds,
         joins_group: group_plan.is_some() && group.is_none(),
     };
-    let (pid, pidfd) = match clone_init(&context, group.as_ref()) {
+    let cloned = clone_init(&context, group.as_ref(), sync.as_fd());
+    drop((child_sync, child));
+    let (pid, pidfd) = match cloned {
         Ok(cloned) => cloned,
         Err(error) => {
             destroy(group);
             return Err(error);
         }
     };
-    drop((child_sync, child));
     let mut launched = Launching {
         pid,
         pidfd,
@@ -105,9 +122,14 @@ pub(crate) fn launch(
         streams: parent,
         ready: false,
     };
-    let finished = join_late_group(&mut group, plan, launched.sync.as_fd())
-        .and_then(|()| started(pid))
-        .and_then(|()| launched.finish(plan.hold, |failure| start_error(plan, failure)));
+    let waits = process.hold != Hold::No;
+    let finished = outside::adjust(pid, &plan.sandbox, &plan.process, launched.sync.as_fd())
+        .and_then(|()| join_late_group(&mut group, plan, launched.sync.as_fd()))
+        .and_then(|()| observer.started(pid))
+        .and_then(|()| {
+            let describe = |failure| start_error(plan, failure);
+            launched.finish(waits, group.as_ref(), Some(observer), describe)
+        });
     match finished {
         Ok(held) => Ok(Launched {
             pid,
@@ -122,75 +144,6 @@ pub(crate) fn launch(
             Err(error)
         }
     }
-}
-
-fn open_prerequisites(plan: &ContainerPlan, root: Option<OwnedFd>) -> Result<Prerequisites> {
-    let sandbox = &plan.sandbox;
-    let root = match (root, &sandbox.root_source) {
-        (Some(root), _) => root,
-        (None, Some(path)) => {
-            let attributes = Attributes {
-                propagation: libc::MS_PRIVATE,
-                ..Attributes::default()
-            };
-            let (path, recursive) = (path.clone(), true);
-            open_bind(&BindSource {
-                path,
-                recursive,
-                attributes,
-                attributes_recursive: true,
-            })?
-        }
-        (None, None) => return Err(RuntimeError::spec("there is no root file system")),
-    };
-    let binds = sandbox.binds.iter().map(open_bind).collect::<Result<_>>()?;
-    let mut joined = Vec::new();
-    for (path, kind) in &sandbox.joined {
-        let namespace = std::fs::File::open(path)
-            .map_err(|error| RuntimeError::io(format!("open the namespace {}", path.display()), error))?;
-        let namespace = OwnedFd::from(namespace);
-        if *kind == libc::CLONE_NEWPID as u64 {
-            // Takes effect for the clone; this process stays where it is.
-            sys::join_namespaces(namespace.as_fd(), libc::CLONE_NEWPID)
-                .map_err(|error| RuntimeError::io(format!("join the namespace {}", path.display()), error))?;
-        }
-        joined.push((namespace, *kind));
-    }
-    Ok(Prerequisites { root, binds, joined })
-}
-
-/// A detached copy of a mount of the host, with its own attributes.
-fn open_bind(source: &BindSource) -> Result<OwnedFd> {
-    let describe = || format!("bind {}", source.path.display());
-    let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-    if source.recursive {
-        flags |= OpenTreeFlags::AT_RECURSIVE;
-    }
-    let tree = rustix::mount::open_tree(rustix::fs::CWD, &source.path, flags)
-        .map_err(|error| RuntimeError::io(describe(), error))?;
-    let Attributes {
-        set,
-        clear,
-        propagation,
-    } = source.attributes;
-    if propagation != 0 {
-        let attributes = MountAttributes {
-            propagation,
-            ..MountAttributes::default()
-        };
-        sys::mount_setattr(tree.as_fd(), source.recursive, attributes)
-            .map_err(|error| RuntimeError::io(describe(), error))?;
-    }
-    if set != 0 || clear != 0 {
-        let attributes = MountAttributes {
-            set,
-            clear,
-            propagation: 0,
-        };
-        sys::mount_setattr(tree.as_fd(), source.attributes_recursive, attributes)
-            .map_err(|error| RuntimeError::io(describe(), error))?;
-    }
-    Ok(tree)
 }
 
 fn sync_sockets() -> Result<(OwnedFd, OwnedFd)> {
@@ -209,15 +162,24 @@ fn create_group(plan: &CgroupPlan) -> Result<Cgroup> {
     Cgroup::create(&plan.root, &plan.path, &resources).map_err(|source| RuntimeError::cgroup("make", source))
 }
 
-fn clone_init(context: &InitContext<'_>, group: Option<&Cgroup>) -> Result<(i32, OwnedFd)> {
-    let group = group.and_then(Cgroup::dir_fd);
+fn clone_init(
+    context: &InitContext<'_>,
+    group: Option<&Cgroup>,
+    sync: BorrowedFd<'_>,
+) -> Result<(i32, OwnedFd)> {
+    if context.sandbox.joins_user_namespace() {
+        return outside::clone_below_namespace(context, group, sync);
+    }
+    let describe = |error| RuntimeError::io("make the container's namespaces", error);
+    let clocks = outside::Clocks::offset(context.sandbox)?;
+    let place = outside::Place::enter(context.sandbox)?;
     let options = CloneOptions {
         flags: context.sandbox.new_namespaces,
-        cgroup: group,
+        cgroup: group.and_then(Cgroup::dir_fd),
         pidfd: true,
     };
     // SAFETY: the child runs `init::run` only, which neither allocates nor locks and never returns.
-    match unsafe { sys::clone3(&options) } {
+    let cloned = match unsafe { sys::clone3(&options) } {
         Ok(Forked::Child) => init::run(context),
         Ok(Forked::Parent {
             pid,
@@ -226,8 +188,11 @@ fn clone_init(context: &InitContext<'_>, group: Option<&Cgroup>) -> Result<(i32,
         Ok(Forked::Parent { pidfd: None, .. }) => {
             Err(RuntimeError::protocol("clone3 gave no process descriptor"))
         }
-        Err(error) => Err(RuntimeError::io("make the container's namespaces", error)),
-    }
+        Err(error) => Err(describe(error)),
+    };
+    place.leave()?;
+    clocks.restore()?;
+    cloned
 }
 
 /// v1: makes the group, unless there is one, and sends the child what it needs to join it.
@@ -269,10 +234,28 @@ struct Launching {
 
 impl Launching {
     /// Follows the child up to exec; true when it is held before that.
-    fn finish(&mut self, hold: bool, describe: impl Fn(Failure) -> RuntimeError) -> Result<bool> {
+    fn finish(
+        &mut self,
+        hold: bool,
+        group: Option<&Cgroup>,
+        mut observer: Option<&mut dyn Observer>,
+        describe: impl Fn(Failure) -> RuntimeError,
+    ) -> Result<bool> {
         loop {
             let message = sync::receive(self.sync.as_fd());
             match message.map_err(|error| RuntimeError::io("hear from the container's process", error))? {
+                Message::Built => {
+                    let target = ExecTarget {
+                        init: self.pidfd.as_fd(),
+                        init_pid: self.pid,
+                        cgroup: group,
+                    };
+                    if let Some(observer) = &mut observer {
+                        observer.built(&target)?;
+                    }
+                    // A process that is gone says so itself.
+                    let _ = sync::send_go(self.sync.as_fd());
+                }
                 Message::Ready if hold => return Ok(true),
                 Message::Ready => self.ready = true,
                 Message::Terminal(terminal) => self.streams.take_terminal(terminal)?,

@@ -18,7 +18,7 @@ use crate::error::{Result, RuntimeError};
 use crate::init::sync::{self, Message};
 use crate::monitor::Monitor;
 use crate::monitor::connection;
-use crate::plan::{ContainerOptions, container_plan};
+use crate::plan::{ContainerOptions, ProcessExtras, container_plan};
 use crate::start::{StartRequest, Started};
 
 pub use process::launcher_main;
@@ -100,6 +100,8 @@ impl Launcher {
                 cgroup: Some((self.config.cgroup.clone(), request.cgroup_path)),
                 has_rootfs: rootfs.is_some(),
                 has_netns: netns.is_some(),
+                runs_hooks: false,
+                extras: ProcessExtras::default(),
             },
         )?;
         let (reply, monitor_reply) = std::os::unix::net::UnixStream::pair()

@@ -101,6 +101,10 @@ pub(super) fn receive(socket: BorrowedFd<'_>) -> Result<Option<MonitorInput>, Er
     Ok(Some(MonitorInput {
         plan,
         reply,
-        descriptors: PlanDescriptors { root, netns },
+        descriptors: PlanDescriptors {
+            root,
+            netns,
+            listener: None,
+        },
     }))
 }

@@ -1,12 +1,15 @@
 //! A whole container as a plan.
 
-use oci_spec::runtime::{
-    Linux, LinuxDevice, LinuxDeviceCgroup, LinuxDeviceType, LinuxNamespaceType, Mount, Spec,
-};
+use oci_spec::runtime::{Linux, LinuxDevice, LinuxDeviceCgroup, LinuxDeviceType, Mount, Spec};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use super::{CgroupPlan, ContainerPlan, ProcessPlan, SandboxPlan, Step, Target, c_string, console, mounts};
+use super::mounts::MountContext;
+use super::{
+    BindSource, CgroupPlan, ContainerPlan, GroupView, ProcessExtras, ProcessPlan, SandboxPlan, Step, Target,
+    c_string, console, mounts, namespaces,
+};
 use crate::cgroup::{CgroupRoot, CgroupVersion};
 use crate::error::{Result, RuntimeError};
 use crate::start::LogConfig;
@@ -50,6 +53,10 @@ pub(crate) struct ContainerOptions<'a> {
     /// The engine hands over the network namespace.
     pub has_netns: bool,
     pub attach_point: PathBuf,
+    /// The caller runs the hooks; else a container with hooks is refused.
+    pub runs_hooks: bool,
+    /// What the caller adds; the specification's own part is filled in.
+    pub extras: ProcessExtras,
 }
 
 /// Plans a container.
@@ -60,7 +67,7 @@ pub(crate) fn container_plan(spec: &Spec, options: ContainerOptions<'_>) -> Resu
         .ok_or_else(|| RuntimeError::spec("there is no process"))?;
     let default_linux = Linux::default();
     let linux = spec.linux().as_ref().unwrap_or(&default_linux);
-    refuse_unsupported(spec, linux)?;
+    refuse_unsupported(spec, linux, options.runs_hooks)?;
     let plan = ProcessPlan::new(process, linux.seccomp().as_ref())?;
     let mut resources = linux.resources().clone().unwrap_or_default();
     if let Some(rules) = resources.devices_mut() {
@@ -89,6 +96,7 @@ pub(crate) fn container_plan(spec: &Spec, options: ContainerOptions<'_>) -> Resu
             resources,
         }),
         process: plan,
+        extras: options.extras.with_spec(process, linux)?,
     })
 }
 
@@ -113,26 +121,20 @@ fn allow_default_devices(rules: &mut Vec<LinuxDeviceCgroup>) {
     }));
 }
 
-fn refuse_unsupported(spec: &Spec, linux: &Linux) -> Result<()> {
+fn refuse_unsupported(spec: &Spec, linux: &Linux, runs_hooks: bool) -> Result<()> {
     let hooks = spec
         .hooks()
         .as_ref()
         .is_some_and(|hooks| *hooks != Default::default());
-    let mapped = [linux.uid_mappings(), linux.gid_mappings()]
-        .iter()
-        .any(|mappings| mappings.as_ref().is_some_and(|m| !m.is_empty()));
+    let devices = linux
+        .net_devices()
+        .as_ref()
+        .is_some_and(|devices| !devices.is_empty());
     let problem = match () {
-        () if hooks => "hooks are not supported",
-        () if mapped => "user namespaces are not supported",
+        () if hooks && !runs_hooks => "hooks are not supported",
         () if linux.intel_rdt().is_some() => "Intel RDT is not supported",
-        () if linux.personality().is_some() => "a personality is not supported",
-        () if linux
-            .time_offsets()
-            .as_ref()
-            .is_some_and(|offsets| !offsets.is_empty()) =>
-        {
-            "time offsets are not supported"
-        }
+        () if linux.memory_policy().is_some() => "a NUMA memory policy is not supported",
+        () if devices => "moving network devices into a container is not supported",
         () => return Ok(()),
     };
     Err(RuntimeError::spec(problem))
@@ -142,7 +144,9 @@ fn sandbox(spec: &Spec, linux: &Linux, options: &ContainerOptions<'_>, unified: 
     let root = spec.root().as_ref();
     let mut plan = SandboxPlan {
         new_namespaces: 0,
-        new_cgroup_namespace: false,
+        group_view: GroupView::Shared,
+        ids: None,
+        clock_offsets: None,
         joined: Vec::new(),
         loopback: false,
         root_source: None,
@@ -158,12 +162,13 @@ fn sandbox(spec: &Spec, linux: &Linux, options: &ContainerOptions<'_>, unified: 
         host_name: optional_c_string(spec.hostname(), "the host name")?,
         domain_name: optional_c_string(spec.domainname(), "the domain name")?,
         sysctls: sysctls(linux)?,
+        waits_for_hooks: hooks_before_start(spec),
     };
     if !options.has_rootfs {
         let root = root.ok_or_else(|| RuntimeError::spec("there is no root file system"))?;
         plan.root_source = Some(root.path().clone());
     }
-    add_namespaces(linux, options.has_netns, &mut plan)?;
+    namespaces::add(linux, options.has_netns, unified, &mut plan)?;
     add_mounts(spec, linux, unified, &mut plan)?;
     add_protected_paths(linux, spec.mounts().as_deref().unwrap_or_default(), &mut plan)?;
     Ok(plan)
@@ -179,9 +184,12 @@ fn optional_c_string(text: &Option<String>, what: &str) -> Result<Option<std::ff
 fn root_propagation(linux: &Linux) -> Result<Option<u64>> {
     match linux.rootfs_propagation().as_deref() {
         None | Some("" | "private" | "rprivate") => Ok(None),
-        Some("slave" | "rslave") => Ok(Some(libc::MS_SLAVE)),
-        Some("shared" | "rshared") => Ok(Some(libc::MS_SHARED)),
-        Some("unbindable" | "runbindable") => Ok(Some(libc::MS_UNBINDABLE)),
+        Some("slave") => Ok(Some(libc::MS_SLAVE)),
+        Some("rslave") => Ok(Some(libc::MS_SLAVE | libc::MS_REC)),
+        Some("shared") => Ok(Some(libc::MS_SHARED)),
+        Some("rshared") => Ok(Some(libc::MS_SHARED | libc::MS_REC)),
+        Some("unbindable") => Ok(Some(libc::MS_UNBINDABLE)),
+        Some("runbindable") => Ok(Some(libc::MS_UNBINDABLE | libc::MS_REC)),
         Some(other) => Err(RuntimeError::spec(format!(
             "unknown root file system propagation {other:?}"
         ))),
@@ -212,33 +220,15 @@ fn sysctls(linux: &Linux) -> Result<Vec<(std::ffi::CString, std::ffi::CString)>>
     Ok(planned)
 }
 
-fn add_namespaces(linux: &Linux, has_netns: bool, plan: &mut SandboxPlan) -> Result<()> {
-    for namespace in linux.namespaces().iter().flatten() {
-        let flag = match namespace.typ() {
-            LinuxNamespaceType::Mount => libc::CLONE_NEWNS,
-            LinuxNamespaceType::Pid => libc::CLONE_NEWPID,
-            LinuxNamespaceType::Uts => libc::CLONE_NEWUTS,
-            LinuxNamespaceType::Ipc => libc::CLONE_NEWIPC,
-            LinuxNamespaceType::Network => libc::CLONE_NEWNET,
-            LinuxNamespaceType::Cgroup => libc::CLONE_NEWCGROUP,
-            LinuxNamespaceType::User => return Err(RuntimeError::spec("user namespaces are not supported")),
-            LinuxNamespaceType::Time => return Err(RuntimeError::spec("time namespaces are not supported")),
-        };
-        match namespace.path() {
-            _ if flag == libc::CLONE_NEWNET && has_netns => {}
-            Some(_) if flag == libc::CLONE_NEWNS => {
-                return Err(RuntimeError::spec("a container has a mount namespace of its own"));
-            }
-            Some(path) => plan.joined.push((path.clone(), flag as u64)),
-            None if flag == libc::CLONE_NEWCGROUP => plan.new_cgroup_namespace = true,
-            None => plan.new_namespaces |= flag as u64,
-        }
-    }
-    plan.loopback = plan.new_namespaces & libc::CLONE_NEWNET as u64 != 0;
-    if plan.new_namespaces & libc::CLONE_NEWNS as u64 == 0 {
-        return Err(RuntimeError::spec("a container needs a mount namespace"));
-    }
-    Ok(())
+/// Whether something runs between the making of the namespaces and the entering of the root file system.
+fn hooks_before_start(spec: &Spec) -> bool {
+    #[allow(deprecated)]
+    let lists = spec
+        .hooks()
+        .as_ref()
+        .map(|hooks| [hooks.prestart(), hooks.create_runtime(), hooks.create_container()]);
+    let mut lists = lists.into_iter().flatten().flatten();
+    lists.any(|hooks| !hooks.is_empty())
 }
 
 fn add_mounts(spec: &Spec, linux: &Linux, unified: bool, plan: &mut SandboxPlan) -> Result<()> {
@@ -260,7 +250,11 @@ fn add_mounts(spec: &Spec, linux: &Linux, unified: bool, plan: &mut SandboxPlan)
         if is_cgroup(mount) {
             mounts::add_cgroup(mount, unified, steps)?;
         } else {
-            mounts::add(mount, linux.mount_label().as_deref(), steps, &mut plan.binds)?;
+            let context = MountContext {
+                label: linux.mount_label().as_deref(),
+                ids: plan.ids.as_ref(),
+            };
+            mounts::add(mount, context, steps, &mut plan.binds)?;
         }
     }
     let dev_is_bound = specified
@@ -289,19 +283,18 @@ fn add_devices(linux: &Linux, plan: &mut SandboxPlan) -> Result<()> {
     let own = linux.devices().as_deref().unwrap_or_default();
     for (path, major, minor) in DEFAULT_DEVICES {
         if !own.iter().any(|device| device.path() == Path::new(path)) {
-            let target = Target::new(Path::new(path), true, false)?;
-            let device = libc::makedev(major, minor);
-            plan.steps.push(Step::Device {
-                target,
+            let device = Device {
+                target: Target::new(Path::new(path), true, false)?,
                 mode: libc::S_IFCHR | 0o666,
-                device,
+                device: libc::makedev(major, minor),
                 uid: 0,
                 gid: 0,
-            });
+            };
+            add_device(Path::new(path), device, plan)?;
         }
     }
     for device in own {
-        plan.steps.push(device_step(device)?);
+        add_device(device.path(), device_of(device)?, plan)?;
     }
     for (path, to) in DEFAULT_LINKS {
         let target = Target::new(Path::new(path), true, false)?;
@@ -313,7 +306,51 @@ fn add_devices(linux: &Linux, plan: &mut SandboxPlan) -> Result<()> {
     Ok(())
 }
 
-fn device_step(device: &LinuxDevice) -> Result<Step> {
+/// A device node to make.
+struct Device {
+    target: Target,
+    mode: u32,
+    device: u64,
+    uid: u32,
+    gid: u32,
+}
+
+/// A user namespace may make no nodes, so that its container gets the host's.
+fn add_device(path: &Path, device: Device, plan: &mut SandboxPlan) -> Result<()> {
+    let Device {
+        target,
+        mode,
+        device,
+        uid,
+        gid,
+    } = device;
+    if plan.makes_nodes() {
+        plan.steps.push(Step::Device {
+            target,
+            mode,
+            device,
+            uid,
+            gid,
+        });
+        return Ok(());
+    }
+    let found = std::fs::metadata(path)
+        .map_err(|error| RuntimeError::io(format!("use the host's device {}", path.display()), error))?;
+    if found.mode() & libc::S_IFMT != mode & libc::S_IFMT || found.rdev() != device {
+        return Err(RuntimeError::spec(format!(
+            "device {} is another one on the host, and a user namespace may make no nodes",
+            path.display()
+        )));
+    }
+    plan.steps.push(Step::Bind {
+        target,
+        source: plan.binds.len(),
+    });
+    plan.binds.push(BindSource::private(path.to_owned()));
+    Ok(())
+}
+
+fn device_of(device: &LinuxDevice) -> Result<Device> {
     let bad = || RuntimeError::spec(format!("bad device {}", device.path().display()));
     let kind = match device.typ() {
         LinuxDeviceType::C | LinuxDeviceType::U => libc::S_IFCHR,
@@ -323,7 +360,7 @@ fn device_step(device: &LinuxDevice) -> Result<Step> {
     };
     let major = u32::try_from(device.major()).map_err(|_| bad())?;
     let minor = u32::try_from(device.minor()).map_err(|_| bad())?;
-    Ok(Step::Device {
+    Ok(Device {
         target: Target::new(device.path(), true, false)?,
         mode: kind | device.file_mode().unwrap_or(0o666) & 0o7777,
         device: libc::makedev(major, minor),

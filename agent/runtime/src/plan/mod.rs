@@ -4,7 +4,10 @@
 
 mod console;
 mod container;
+mod extras;
+mod ids;
 mod mounts;
+mod namespaces;
 mod process;
 
 use serde::{Deserialize, Serialize};
@@ -17,6 +20,8 @@ use crate::monitor::ExecRequest;
 use crate::start::LogConfig;
 
 pub(crate) use container::{ContainerOptions, container_plan};
+pub(crate) use extras::{ProcessExtras, SchedulerPlan};
+pub(crate) use ids::IdMaps;
 pub(crate) use process::{CapabilityPlan, ProcessPlan};
 
 /// A container to start, as the monitor gets it.
@@ -34,6 +39,7 @@ pub(crate) struct ContainerPlan {
     pub cgroup: Option<CgroupPlan>,
     pub sandbox: SandboxPlan,
     pub process: ProcessPlan,
+    pub extras: ProcessExtras,
 }
 
 /// The control group to make.
@@ -50,8 +56,11 @@ pub(crate) struct CgroupPlan {
 pub(crate) struct SandboxPlan {
     /// `CLONE_NEW…` of the namespaces to make with the process.
     pub new_namespaces: u64,
-    /// Make a control group namespace, once the process is in its group.
-    pub new_cgroup_namespace: bool,
+    pub group_view: GroupView,
+    /// The users and groups of a new user namespace.
+    pub ids: Option<IdMaps>,
+    /// The clocks of a new time namespace, as `/proc/self/timens_offsets` takes them; empty where none differs.
+    pub clock_offsets: Option<CString>,
     /// Namespaces to join: a path and its `CLONE_NEW…`.
     pub joined: Vec<(PathBuf, u64)>,
     pub loopback: bool,
@@ -71,6 +80,19 @@ pub(crate) struct SandboxPlan {
     pub domain_name: Option<CString>,
     /// Files below /proc/sys and their values.
     pub sysctls: Vec<(CString, CString)>,
+    /// Stop before the root file system is entered, until the parent has run hooks.
+    pub waits_for_hooks: bool,
+}
+
+/// Which control groups the container sees.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum GroupView {
+    /// Those of the host, or of the namespace that it joins.
+    Shared,
+    /// Those of the host; what is mounted in the container shows only its own.
+    MountedOwn,
+    /// Its own in a new namespace, which is made once the process is in its group.
+    Namespace,
 }
 
 /// A file or directory of the host to be seen in the container.
@@ -79,12 +101,23 @@ pub(crate) struct BindSource {
     pub path: PathBuf,
     pub recursive: bool,
     pub attributes: Attributes,
-    /// Whether the attributes go for mounts below too.
-    pub attributes_recursive: bool,
+    /// Those that go for mounts below too.
+    pub recursive_attributes: Attributes,
+    /// Shows the files as owned by other users and groups.
+    pub ids: Option<BindIds>,
+}
+
+/// Whose files those of a bind mount appear to be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct BindIds {
+    /// The maps: ids of the file system inside, what they are seen as outside.
+    pub maps: IdMaps,
+    /// Whether they go for mounts below too.
+    pub recursive: bool,
 }
 
 /// Mount attributes to set and clear, and the propagation (0 leaves it).
-#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Attributes {
     pub set: u64,
     pub clear: u64,
@@ -148,6 +181,9 @@ pub(crate) struct ExecPlan {
     pub console_size: Option<(u16, u16)>,
     pub stdin_open: bool,
     pub output: bool,
+    /// The engine asks for none of these, and an older monitor would not know them.
+    #[serde(skip)]
+    pub extras: ProcessExtras,
 }
 
 impl ExecPlan {
@@ -161,6 +197,7 @@ impl ExecPlan {
                 .or_else(|| console::size_of(&request.process)),
             stdin_open: request.stdin_open,
             output: request.output,
+            extras: ProcessExtras::default(),
         })
     }
 }

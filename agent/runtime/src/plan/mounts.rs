@@ -3,10 +3,10 @@
 use oci_spec::runtime::Mount;
 use std::ffi::CString;
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Component, Path};
+use std::path::{Component, Path, PathBuf};
 use std::sync::OnceLock;
 
-use super::{Attributes, BindSource, Step, Target, c_string};
+use super::{Attributes, BindIds, BindSource, IdMaps, Step, Target, c_string};
 use crate::error::{Result, RuntimeError};
 
 const RDONLY: u64 = libc::MOUNT_ATTR_RDONLY;
@@ -19,9 +19,12 @@ const ATIME: u64 = libc::MOUNT_ATTR__ATIME;
 #[derive(Default)]
 struct Options {
     attributes: Attributes,
+    /// Those that go for the mounts below a bind mount too.
+    recursive_attributes: Attributes,
     bind: bool,
     recursive: bool,
-    attributes_recursive: bool,
+    /// Show the files as owned by others; whether that goes for the mounts below too.
+    mapped: Option<bool>,
     /// What is left is for the file system.
     filesystem: Vec<(CString, Option<CString>)>,
 }
@@ -62,18 +65,50 @@ impl Target {
     }
 }
 
+/// What of the container a mount depends on.
+#[derive(Clone, Copy, Default)]
+pub(super) struct MountContext<'a> {
+    /// The SELinux label of its own file systems.
+    pub label: Option<&'a str>,
+    /// Its users and groups.
+    pub ids: Option<&'a IdMaps>,
+}
+
+impl BindSource {
+    /// A file or directory alone, which neither gets nor gives mounts.
+    pub(crate) fn private(path: PathBuf) -> BindSource {
+        BindSource {
+            path,
+            recursive: false,
+            attributes: Attributes {
+                propagation: libc::MS_PRIVATE,
+                ..Attributes::default()
+            },
+            recursive_attributes: Attributes::default(),
+            ids: None,
+        }
+    }
+}
+
 /// Appends the steps of one mount.
 pub(super) fn add(
     mount: &Mount,
-    label: Option<&str>,
+    context: MountContext<'_>,
     steps: &mut Vec<Step>,
     binds: &mut Vec<BindSource>,
 ) -> Result<()> {
     let mut options = parse_options(mount.options().as_deref().unwrap_or_default())?;
     let kind = mount.typ().as_deref().unwrap_or("bind");
     if options.bind || kind == "bind" {
-        return add_bind(mount, options, steps, binds);
+        return add_bind(mount, options, context, steps, binds);
     }
+    if options.mapped.is_some() || options.recursive_attributes != Attributes::default() {
+        return Err(RuntimeError::spec(format!(
+            "mount at {}: options for mounts below it and for other owners are for bind mounts",
+            mount.destination().display()
+        )));
+    }
+    let label = context.label;
     let strict = matches!(kind, "proc" | "sysfs");
     if let Some(label) = label.filter(|_| takes_label(kind)) {
         options
@@ -111,6 +146,7 @@ fn takes_label(kind: &str) -> bool {
 fn add_bind(
     mount: &Mount,
     options: Options,
+    context: MountContext<'_>,
     steps: &mut Vec<Step>,
     binds: &mut Vec<BindSource>,
 ) -> Result<()> {
@@ -137,9 +173,32 @@ fn add_bind(
         path: source.clone(),
         recursive: options.recursive,
         attributes,
-        attributes_recursive: options.attributes_recursive,
+        recursive_attributes: options.recursive_attributes,
+        ids: bind_ids(mount, options.mapped, context)?,
     });
     Ok(())
+}
+
+/// The owners that a bind mount's files get: by maps of its own, else by those of the container.
+fn bind_ids(mount: &Mount, mapped: Option<bool>, context: MountContext<'_>) -> Result<Option<BindIds>> {
+    let own = [mount.uid_mappings(), mount.gid_mappings()].map(|maps| maps.as_deref().unwrap_or_default());
+    let recursive = mapped.unwrap_or(false);
+    let [users, groups] = own;
+    if !users.is_empty() || !groups.is_empty() {
+        let maps = IdMaps::new(users, groups)?;
+        return Ok(Some(BindIds { maps, recursive }));
+    }
+    match (mapped, context.ids) {
+        (None, _) => Ok(None),
+        (Some(_), Some(maps)) => Ok(Some(BindIds {
+            maps: maps.clone(),
+            recursive,
+        })),
+        (Some(_), None) => Err(RuntimeError::spec(format!(
+            "mount at {}: without a user namespace, idmap needs uidMappings and gidMappings",
+            mount.destination().display()
+        ))),
+    }
 }
 
 /// Appends the control group file systems, as the container sees its own group only: a tmpfs with one directory per
@@ -215,8 +274,38 @@ fn parse_options(texts: &[String]) -> Result<Options> {
 
 /// Takes an option that is not for the file system; false when it is.
 fn parse_flag(text: &str, options: &mut Options) -> bool {
-    let attributes = &mut options.attributes;
-    let mut set = |bits: u64| attributes.set |= bits;
+    if parse_attribute(text, &mut options.attributes) {
+        return true;
+    }
+    // Each attribute has a form for the mounts below too, with an "r" before its name.
+    if let Some(name) = text.strip_prefix('r')
+        && parse_attribute(name, &mut options.recursive_attributes)
+    {
+        return true;
+    }
+    let propagation = &mut options.attributes.propagation;
+    match text {
+        "bind" => options.bind = true,
+        "rbind" => (options.bind, options.recursive) = (true, true),
+        "idmap" => options.mapped = Some(false),
+        "ridmap" => options.mapped = Some(true),
+        // A bind mount has it with all that is mounted below, or what the host mounts there would still come in.
+        "private" | "rprivate" => *propagation = libc::MS_PRIVATE,
+        "slave" | "rslave" => *propagation = libc::MS_SLAVE,
+        "shared" | "rshared" => *propagation = libc::MS_SHARED,
+        "unbindable" | "runbindable" => *propagation = libc::MS_UNBINDABLE,
+        "defaults" | "async" | "nofail" | "copyup" | "tmpcopyup" => {}
+        _ => return false,
+    }
+    true
+}
+
+/// Takes an attribute of a mount.
+fn parse_attribute(text: &str, attributes: &mut Attributes) -> bool {
+    let mut set = |bits: u64| {
+        attributes.set |= bits;
+        attributes.clear &= !bits;
+    };
     match text {
         "ro" => set(RDONLY),
         "nosuid" => set(NOSUID),
@@ -224,28 +313,24 @@ fn parse_flag(text: &str, options: &mut Options) -> bool {
         "noexec" => set(NOEXEC),
         "nosymfollow" => set(libc::MOUNT_ATTR_NOSYMFOLLOW),
         "nodiratime" => set(libc::MOUNT_ATTR_NODIRATIME),
-        "rw" => attributes.clear |= RDONLY,
-        "suid" => attributes.clear |= NOSUID,
-        "dev" => attributes.clear |= NODEV,
-        "exec" => attributes.clear |= NOEXEC,
-        "diratime" => attributes.clear |= libc::MOUNT_ATTR_NODIRATIME,
+        "rw" => clear(attributes, RDONLY),
+        "suid" => clear(attributes, NOSUID),
+        "dev" => clear(attributes, NODEV),
+        "exec" => clear(attributes, NOEXEC),
+        "symfollow" => clear(attributes, libc::MOUNT_ATTR_NOSYMFOLLOW),
+        "diratime" => clear(attributes, libc::MOUNT_ATTR_NODIRATIME),
         "noatime" => set_atime(attributes, libc::MOUNT_ATTR_NOATIME),
         "strictatime" => set_atime(attributes, libc::MOUNT_ATTR_STRICTATIME),
         "relatime" | "atime" => set_atime(attributes, libc::MOUNT_ATTR_RELATIME),
-        "rro" => {
-            set(RDONLY);
-            options.attributes_recursive = true;
-        }
-        "bind" => options.bind = true,
-        "rbind" => (options.bind, options.recursive) = (true, true),
-        "private" | "rprivate" => attributes.propagation = libc::MS_PRIVATE,
-        "slave" | "rslave" => attributes.propagation = libc::MS_SLAVE,
-        "shared" | "rshared" => attributes.propagation = libc::MS_SHARED,
-        "unbindable" | "runbindable" => attributes.propagation = libc::MS_UNBINDABLE,
-        "defaults" | "async" | "rrw" | "nofail" | "copyup" | "tmpcopyup" => {}
         _ => return false,
     }
     true
+}
+
+/// The last word about an attribute decides.
+fn clear(attributes: &mut Attributes, bits: u64) {
+    attributes.clear |= bits;
+    attributes.set &= !bits;
 }
 
 fn set_atime(attributes: &mut Attributes, value: u64) {
@@ -264,7 +349,8 @@ mod tests {
             let json =
                 serde_json::json!({ "destination": "/at", "type": kind, "source": "s", "options": ["ro"] });
             let mount: Mount = serde_json::from_value(json).unwrap();
-            add(&mount, label, &mut steps, &mut Vec::new()).unwrap();
+            let context = MountContext { label, ids: None };
+            add(&mount, context, &mut steps, &mut Vec::new()).unwrap();
         }
         let context = |step: &Step| match step {
             Step::Mount {

@@ -4,6 +4,7 @@ mod descriptors;
 mod escapes;
 mod execs;
 mod lifecycle;
+mod namespaces;
 mod streams;
 mod support;
 mod survival;

@@ -15,10 +15,10 @@ use tempfile::TempDir;
 /// How long anything may take before a test fails: far more than it needs on a loaded machine.
 pub const DEADLINE: Duration = Duration::from_secs(20);
 
-const APPLETS: [&str; 28] = [
-    "sh", "true", "false", "sleep", "cat", "echo", "id", "ls", "mount", "hostname", "ps", "head", "dd",
-    "yes", "kill", "stat", "touch", "mknod", "grep", "wc", "tr", "env", "readlink", "stty", "tty", "printf",
-    "ln", "mkdir",
+const APPLETS: [&str; 29] = [
+    "cut", "sh", "true", "false", "sleep", "cat", "echo", "id", "ls", "mount", "hostname", "ps", "head",
+    "dd", "yes", "kill", "stat", "touch", "mknod", "grep", "wc", "tr", "env", "readlink", "stty", "tty",
+    "printf", "ln", "mkdir",
 ];
 
 /// Capabilities that Docker gives by default.

@@ -20,7 +20,7 @@ use super::frame::{self, ErrorBody, HelloBody, Kind};
 use super::record::{self, ContainerRecord};
 use crate::error::{Result, RuntimeError};
 use crate::exit;
-use crate::launch::{self, Launched, PlanDescriptors, StreamSource};
+use crate::launch::{self, ExecTarget, Launched, Observer, PlanDescriptors, StreamSource};
 use crate::log::LogWriter;
 use crate::memory;
 use crate::plan::ContainerPlan;
@@ -98,11 +98,24 @@ fn start(plan: OwnedFd, descriptors: PlanDescriptors) -> Result<Server> {
         stdin: plan.stdin_open,
         output: true,
     };
-    let launched = launch::launch(&plan, descriptors, source, |pid| write_record(&plan, pid));
+    let launched = launch::launch(&plan, descriptors, source, &mut Recorder(&plan));
     let launched: Launched = launched.inspect_err(|_| {
         let _ = std::fs::remove_file(plan.state_dir.join(SOCKET_NAME));
     })?;
     Ok(Server::new(plan, launched, listener, log, exit::wall_clock_ns()))
+}
+
+/// Records a container once it has a process.
+struct Recorder<'a>(&'a ContainerPlan);
+
+impl Observer for Recorder<'_> {
+    fn started(&mut self, pid: i32) -> Result<()> {
+        write_record(self.0, pid)
+    }
+
+    fn built(&mut self, _process: &ExecTarget<'_>) -> Result<()> {
+        Err(RuntimeError::spec("hooks are not supported"))
+    }
 }
 
 fn read_plan(file: OwnedFd) -> Result<ContainerPlan> {
