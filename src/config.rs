@@ -11,6 +11,8 @@ use std::path::{Path, PathBuf};
 pub const CONFIG_FILE: &str = "/etc/muster/muster.toml";
 /// Where the Engine API listens by default.
 pub const DEFAULT_SOCKET: &str = "unix:///run/muster/docker.sock";
+/// Where Docker's clients look for an engine.
+pub const DOCKER_SOCKET: &str = "/var/run/docker.sock";
 /// Port of the cluster server, as Swarm's.
 pub const CLUSTER_PORT: u16 = 2377;
 
@@ -29,6 +31,9 @@ pub struct DaemonFlags {
     /// Where the Engine API listens: unix:///path or tcp://address:port; may be given several times
     #[arg(short = 'H', long = "host", value_name = "URL")]
     pub hosts: Vec<String>,
+    /// Also serve /var/run/docker.sock, where Docker's clients look, unless another engine answers there
+    #[arg(long)]
+    pub docker_socket: bool,
     /// Require client certificates signed by --tlscacert on TCP
     #[arg(long)]
     pub tlsverify: bool,
@@ -80,6 +85,7 @@ struct ConfigFile {
     data_dir: Option<PathBuf>,
     run_dir: Option<PathBuf>,
     hosts: Vec<String>,
+    docker_socket: bool,
     tlsverify: bool,
     tlscacert: Option<PathBuf>,
     tlscert: Option<PathBuf>,
@@ -105,6 +111,8 @@ pub struct DaemonConfig {
     pub run_dir: PathBuf,
     /// Where the Engine API listens.
     pub hosts: Vec<ApiHost>,
+    /// Serve [`DOCKER_SOCKET`], too, unless another engine does.
+    pub docker_socket: bool,
     /// Files of the TCP server.
     pub tls: Option<TlsFiles>,
     /// Name of the node.
@@ -184,6 +192,7 @@ fn merge(flags: DaemonFlags, file: ConfigFile) -> ConfigFile {
         data_dir: flags.data_dir.or(file.data_dir),
         run_dir: flags.run_dir.or(file.run_dir),
         hosts: list(flags.hosts, file.hosts),
+        docker_socket: flags.docker_socket || file.docker_socket,
         tlsverify: flags.tlsverify || file.tlsverify,
         tlscacert: flags.tlscacert.or(file.tlscacert),
         tlscert: flags.tlscert.or(file.tlscert),
@@ -266,6 +275,7 @@ fn check(raw: ConfigFile) -> Result<DaemonConfig, Problems> {
         data_dir,
         run_dir,
         hosts,
+        docker_socket: raw.docker_socket,
         tls,
         node_name: raw.node_name,
         listen_addr: listen_addr.expect("a bad address was a problem"),

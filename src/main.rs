@@ -7,6 +7,7 @@ mod client;
 mod config;
 mod daemon;
 mod demo;
+mod dial;
 mod lab;
 mod node;
 
@@ -31,6 +32,8 @@ enum Command {
     Demo,
     /// Run several nodes on this machine, joined into a cluster
     Lab(lab::LabCommand),
+    /// Serve as the far end of a docker CLI's ssh connection
+    System(dial::SystemCommand),
     /// Use the container runtime on its own
     #[command(subcommand)]
     Runtime(RuntimeCommand),
@@ -66,6 +69,9 @@ fn main() -> ExitCode {
     };
     let result = match hidden {
         Some(result) => result.map(|()| ExitCode::SUCCESS),
+        None if dial::is_called_docker(std::env::args_os().next().as_ref()) => {
+            dial::as_docker().map(|()| ExitCode::SUCCESS)
+        }
         None => run(),
     };
     result.unwrap_or_else(|error| {
@@ -79,6 +85,7 @@ fn run() -> anyhow::Result<ExitCode> {
         Command::Daemon(flags) => daemon::run(*flags).map(|()| ExitCode::SUCCESS),
         Command::Demo => demo::run().map(|()| ExitCode::SUCCESS),
         Command::Lab(command) => lab::run(command).map(|()| ExitCode::SUCCESS),
+        Command::System(command) => dial::run(command).map(|()| ExitCode::SUCCESS),
         Command::Runtime(RuntimeCommand::Run { bundle, id }) => {
             let code = muster_runtime::run_bundle(&bundle, &id);
             code.map(|code| ExitCode::from(u8::try_from(code).unwrap_or(u8::MAX)))

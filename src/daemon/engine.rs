@@ -390,8 +390,19 @@ impl LocalEngine for EngineBackend {
         }))
     }
 
-    async fn container_list(&self, _hint: ContainerFilterHint) -> Result<Vec<Arc<ContainerInfo>>> {
-        Ok(self.engine.list().into_iter().map(Arc::new).collect())
+    async fn container_list(&self, hint: ContainerFilterHint) -> Result<Vec<Arc<ContainerInfo>>> {
+        let mut listed = self.engine.list();
+        if hint.size {
+            for info in &mut listed {
+                // One that is removed meanwhile has no size.
+                info.size_rw = self
+                    .engine
+                    .inspect(info.id.as_str(), true)
+                    .await
+                    .map_or(Some(0), |measured| measured.size_rw);
+            }
+        }
+        Ok(listed.into_iter().map(Arc::new).collect())
     }
 
     async fn container_inspect(&self, reference: &str, size: bool) -> Result<Arc<ContainerInfo>> {

@@ -23,6 +23,7 @@ use muster_runtime::{Launcher, LauncherConfig};
 use muster_types::service::Platform;
 use muster_types::{NodeDescription, Resources};
 use std::io::IsTerminal;
+use std::path::PathBuf;
 use std::sync::Arc;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -146,6 +147,13 @@ fn api_config(config: &DaemonConfig) -> anyhow::Result<ServerConfig> {
             (ApiHost::Tcp(address), Some(files)) => Listen::Tls(*address, tls::server_config(files)?),
             (ApiHost::Tcp(address), None) => Listen::InsecureLoopback(*address),
         });
+    }
+    if config.docker_socket {
+        let path = PathBuf::from(config::DOCKER_SOCKET);
+        // Who listens there by -H needs no second listener, which would find the first.
+        if !config.hosts.contains(&ApiHost::Unix(path.clone())) {
+            server.listeners.push(Listen::UnixIfFree(path));
+        }
     }
     Ok(server)
 }

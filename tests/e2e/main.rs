@@ -13,5 +13,6 @@ mod malformed_requests;
 mod node;
 mod old_cli;
 mod partitions;
+mod remote;
 mod services;
 mod support;

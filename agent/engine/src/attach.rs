@@ -94,7 +94,7 @@ impl Inner {
         client: WaitingClient,
     ) -> Result<()> {
         let AttachStream { output, input } = monitor.attach(client.request).await?;
-        self.pump(output, input, client.output, client.input);
+        self.pump(output, input, client.output, client.input, client.request);
         Ok(())
     }
 
@@ -103,16 +103,17 @@ impl Inner {
         self: &Arc<Self>,
         stream: AttachStream,
         tty: bool,
-        stdin: bool,
+        streams: AttachRequest,
     ) -> (AttachSession, OutputSender) {
         let (output, received) = mpsc::channel(OUTPUT_WAITING_MAX);
         let (sent, input) = mpsc::channel(INPUT_WAITING_MAX);
         let open = output.clone();
-        self.pump(stream.output, stream.input, output, stdin.then_some(input));
+        let input = streams.stdin.then_some(input);
+        self.pump(stream.output, stream.input, output, input, streams);
         let session = AttachSession {
             tty,
             output: received,
-            input: stdin.then_some(sent),
+            input: streams.stdin.then_some(sent),
         };
         (session, open)
     }
@@ -123,6 +124,7 @@ impl Inner {
         input: AttachInput,
         to: mpsc::Sender<Result<OutputChunk>>,
         from: Option<mpsc::Receiver<Bytes>>,
+        wanted: AttachRequest,
     ) {
         let stopping = self.stopping.clone();
         self.tasks.spawn(async move {
@@ -130,7 +132,7 @@ impl Inner {
             // left.
             let both = async {
                 tokio::pin! {
-                    let output = pump_output(output, to);
+                    let output = pump_output(output, to, wanted);
                 }
                 tokio::select! {
                     () = &mut output => {}
@@ -145,7 +147,7 @@ impl Inner {
     }
 }
 
-async fn pump_output(mut output: AttachOutput, to: mpsc::Sender<Result<OutputChunk>>) {
+async fn pump_output(mut output: AttachOutput, to: mpsc::Sender<Result<OutputChunk>>, wanted: AttachRequest) {
     loop {
         // A piece that is lost when the client leaves is a piece that nobody reads.
         let next = tokio::select! {
@@ -153,6 +155,8 @@ async fn pump_output(mut output: AttachOutput, to: mpsc::Sender<Result<OutputChu
             () = to.closed() => return,
         };
         let chunk = match next {
+            Ok(Some(Output::Stdout(_) | Output::Console(_))) if !wanted.stdout => continue,
+            Ok(Some(Output::Stderr(_))) if !wanted.stderr => continue,
             Ok(Some(Output::Stdout(data) | Output::Console(data))) => Ok((OutputKind::Stdout, data)),
             Ok(Some(Output::Stderr(data))) => Ok((OutputKind::Stderr, data)),
             Ok(None) | Err(muster_runtime::RuntimeError::Gone) => return,

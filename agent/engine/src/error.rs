@@ -184,6 +184,9 @@ pub enum Error {
     /// The engine is shutting down.
     #[error("the engine is shutting down")]
     ShuttingDown,
+    /// A log driver keeps nothing that could be read.
+    #[error("configured logging driver does not support reading")]
+    LogsUnreadable,
     /// A thing that this engine does not do.
     #[error("{what} is not supported")]
     NotSupported {
@@ -210,7 +213,7 @@ impl Error {
             Self::StartFailed { invalid: true, .. } => ErrorKind::Invalid,
             Self::Image(error) => image_kind(error),
             Self::ShuttingDown => ErrorKind::Unavailable,
-            Self::NotSupported { .. } => ErrorKind::NotImplemented,
+            Self::NotSupported { .. } | Self::LogsUnreadable => ErrorKind::NotImplemented,
             Self::StartFailed { .. }
             | Self::AddressesExhausted { .. }
             | Self::Network(_)

@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use crate::phase::Phase;
 use crate::spec::{ProcessUser, bounding_of, exec_process};
 use crate::user;
-use muster_runtime::{ExecControl, ExecRequest, RuntimeError};
+use muster_runtime::{AttachRequest, ExecControl, ExecRequest, RuntimeError};
 use muster_types::ContainerId;
 use rand::Rng;
 use std::os::fd::AsFd;
@@ -64,10 +64,17 @@ pub struct ExecInfo {
 
 #[derive(Debug)]
 enum State {
-    Prepared,
-    Starting,
-    Running { pid: i32, control: ExecControl },
-    Ended { code: i32 },
+    /// With the size that its terminal shall have.
+    Prepared(Option<(u16, u16)>),
+    /// With the size that a client set meanwhile.
+    Starting(Option<(u16, u16)>),
+    Running {
+        pid: i32,
+        control: ExecControl,
+    },
+    Ended {
+        code: i32,
+    },
 }
 
 /// A process, from its preparation until it is forgotten.
@@ -86,7 +93,7 @@ impl Exec {
 
     pub fn info(&self) -> ExecInfo {
         let (running, exit_code, pid) = match &*self.state() {
-            State::Prepared | State::Starting => (false, None, 0),
+            State::Prepared(_) | State::Starting(_) => (false, None, 0),
             State::Running { pid, .. } => (true, None, *pid),
             State::Ended { code } => (false, Some(*code), 0),
         };
@@ -100,10 +107,15 @@ impl Exec {
         }
     }
 
+    /// Sets the size of its terminal; one that does not run yet gets it at its start.
     pub async fn resize(&self, rows: u16, columns: u16) -> Result<()> {
-        let control = match &*self.state() {
+        let control = match &mut *self.state() {
             State::Running { control, .. } => control.clone(),
-            State::Prepared | State::Starting | State::Ended { .. } => {
+            State::Prepared(size) | State::Starting(size) => {
+                *size = Some((rows, columns));
+                return Ok(());
+            }
+            State::Ended { .. } => {
                 return Err(Error::wrong_state(format!("exec {} is not running", self.id)));
             }
         };
@@ -139,7 +151,7 @@ impl Inner {
             id: id.clone(),
             container: container.id.clone(),
             config,
-            state: Mutex::new(State::Prepared),
+            state: Mutex::new(State::Prepared(None)),
         });
         let mut execs = self.execs();
         if execs.len() >= REMEMBERED_MAX {
@@ -170,18 +182,21 @@ impl Inner {
         let exec = self.exec(id)?;
         let container = self.find(exec.container.as_str())?;
         self.require_running(&container)?;
-        {
+        let wanted = {
             let mut state = exec.state();
             match *state {
-                State::Prepared => *state = State::Starting,
-                State::Starting | State::Running { .. } | State::Ended { .. } => {
+                State::Prepared(wanted) => {
+                    *state = State::Starting(None);
+                    wanted
+                }
+                State::Starting(_) | State::Running { .. } | State::Ended { .. } => {
                     return Err(Error::wrong_state(format!(
                         "Error: Exec command {id} has already run"
                     )));
                 }
             }
-        }
-        match self.exec_launch(&exec, &container, attach, size).await {
+        };
+        match self.exec_launch(&exec, &container, attach, size.or(wanted)).await {
             Ok(session) => Ok(session),
             Err(error) => {
                 let code = match &error {
@@ -229,13 +244,23 @@ impl Inner {
             output: attach && (config.stdout || config.stderr),
         };
         let session = run.monitor.exec(request).await?;
-        *exec.state() = State::Running {
+        let running = State::Running {
             pid: session.pid,
             control: session.control.clone(),
         };
+        let before = std::mem::replace(&mut *exec.state(), running);
+        if let State::Starting(Some((rows, columns))) = before {
+            // The process may have ended; then its terminal needs no size.
+            let _ = session.control.resize(rows, columns).await;
+        }
         let event = format!("exec_start: {}", config.command.join(" "));
         self.container_event(container, &event, &[("execID", exec.id.clone())]);
-        let client = attach.then(|| self.session(session.stream, config.tty, config.stdin));
+        let streams = AttachRequest {
+            stdin: config.stdin,
+            stdout: config.stdout,
+            stderr: config.stderr,
+        };
+        let client = attach.then(|| self.session(session.stream, config.tty, streams));
         let (client, open) = client.unzip();
         self.watch_exec(exec, container, session.control, open);
         Ok(client)

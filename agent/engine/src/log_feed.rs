@@ -28,9 +28,7 @@ impl Engine {
         let container = self.inner.find(reference)?;
         let record = container.record();
         if !self.inner.has_log(&record) {
-            return Err(Error::NotSupported {
-                what: "reading logs: the configured logging driver does not support it, and that".to_owned(),
-            });
+            return Err(Error::LogsUnreadable);
         }
         let path = self.inner.layout.log(&record.id);
         let for_open = query.clone();

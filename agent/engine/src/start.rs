@@ -362,7 +362,7 @@ pub(crate) fn log_settings(driver: &LogDriver) -> Result<Option<(Option<u64>, u3
         "" | "json-file" | "local" => {}
         other => {
             return Err(Error::invalid(format!(
-                "logger: no log driver named '{other}' is registered; use json-file or none"
+                "logger: no log driver named '{other}' is registered"
             )));
         }
     }

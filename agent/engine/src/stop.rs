@@ -82,6 +82,10 @@ impl Inner {
         if number == signal::KILL || number == stop_signal {
             self.mark_stopped(container).await;
         }
+        if number == signal::KILL {
+            // Nothing outlives it, and clients ask for the exit code next.
+            return self.end_with(container, &run, number, KILL_WAIT).await;
+        }
         self.send(container, &run, number).await?;
         self.container_event(container, "kill", &[("signal", number.to_string())]);
         Ok(())

@@ -12,7 +12,10 @@ const SECONDS_MAX: &str = "120";
 pub struct Docker {
     program: &'static str,
     socket: PathBuf,
+    host: String,
     settings: PathBuf,
+    /// Where programs are looked for first.
+    programs: Option<PathBuf>,
 }
 
 /// What a command answered.
@@ -27,9 +30,27 @@ impl Docker {
     /// The CLI of the daemon behind this socket, with settings of its own.
     pub fn new(socket: &Path, settings: &Path) -> Self {
         Self {
-            program: "docker",
             socket: socket.to_owned(),
+            ..Self::at(&format!("unix://{}", socket.display()), settings)
+        }
+    }
+
+    /// The CLI of the daemon at this address.
+    pub fn at(host: &str, settings: &Path) -> Self {
+        Self {
+            program: "docker",
+            socket: PathBuf::new(),
+            host: host.to_owned(),
             settings: settings.to_owned(),
+            programs: None,
+        }
+    }
+
+    /// The same daemon, asked by a CLI that finds programs in this directory first.
+    pub fn found_in(self, directory: &Path) -> Self {
+        Self {
+            programs: Some(directory.to_owned()),
+            ..self
         }
     }
 
@@ -49,6 +70,25 @@ impl Docker {
             .args(["--kill-after=5", SECONDS_MAX, self.program])
             .args(args);
         finish(&mut command)
+    }
+
+    /// Runs `docker ARGS…` with this input.
+    pub fn piped(&self, input: &[u8], args: &[&str]) -> Output {
+        let mut command = self.command("timeout");
+        command
+            .args(["--kill-after=5", SECONDS_MAX, self.program])
+            .args(args)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let mut child = command.spawn().expect("`timeout` is in the path");
+        let mut keyboard = child.stdin.take().expect("it is piped");
+        let input = input.to_vec();
+        // A process that ends early leaves the rest of its input.
+        let typing = std::thread::spawn(move || keyboard.write_all(&input));
+        let output = child.wait_with_output().expect("it was started");
+        let _ = typing.join();
+        answered(&output)
     }
 
     /// Runs `docker ARGS…`, which must succeed, and returns what it printed, without space around it.
@@ -122,11 +162,15 @@ impl Docker {
     fn command(&self, program: &str) -> Command {
         let mut command = Command::new(program);
         command
-            .env("DOCKER_HOST", format!("unix://{}", self.socket.display()))
+            .env("DOCKER_HOST", &self.host)
             .env("DOCKER_CONFIG", &self.settings)
             .env_remove("DOCKER_CONTEXT")
             .env_remove("DOCKER_API_VERSION")
             .stdin(Stdio::null());
+        if let Some(programs) = &self.programs {
+            let path = std::env::var("PATH").unwrap_or_default();
+            command.env("PATH", format!("{}:{path}", programs.display()));
+        }
         command
     }
 }
@@ -135,6 +179,10 @@ fn finish(command: &mut Command) -> Output {
     let output = command
         .output()
         .expect("`timeout`, `script` and `docker` are in the path");
+    answered(&output)
+}
+
+fn answered(output: &std::process::Output) -> Output {
     Output {
         code: output.status.code().unwrap_or(-1),
         stdout: String::from_utf8_lossy(&output.stdout).into_owned(),

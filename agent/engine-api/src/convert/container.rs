@@ -10,7 +10,7 @@ use muster_types::container::{
     ContainerConfig, ContainerInfo, ContainerState, HealthState, MountKind, NetworkEndpoint,
 };
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// Docker prints a time that never was as year one.
@@ -121,7 +121,7 @@ fn config(info: &ContainerInfo) -> Config {
         tty: config.tty,
         open_stdin: config.open_stdin,
         stdin_once: config.stdin_once,
-        env: info.env.clone(),
+        env: env(info),
         cmd: config.cmd.clone().map(Command::List),
         healthcheck: config.health.as_ref().map(health::write),
         image: config.image.clone(),
@@ -133,6 +133,14 @@ fn config(info: &ContainerInfo) -> Config {
         stop_timeout: config.stop_grace.map(stop_timeout),
         ..Config::default()
     }
+}
+
+/// The user's entries first, as they were given, then those of the image that they leave alone.
+fn env(info: &ContainerInfo) -> Vec<String> {
+    let name = |entry: &str| entry.split('=').next().unwrap_or_default().to_owned();
+    let own: BTreeSet<String> = info.config.env.iter().map(|entry| name(entry)).collect();
+    let others = info.env.iter().filter(|entry| !own.contains(&name(entry)));
+    info.config.env.iter().chain(others).cloned().collect()
 }
 
 fn stop_timeout(grace: Duration) -> i64 {

@@ -1,6 +1,6 @@
 //! Containers, apart from streams and waiting.
 
-use crate::backend::{ContainerFilterHint, RemoveOptions, StopOptions};
+use crate::backend::{BackendError, ContainerFilterHint, ErrorKind, RemoveOptions, StopOptions};
 use crate::convert;
 use crate::http::{Call, Failure, Filters, Object, Reply, json, json_created, json_gated, status_only};
 use crate::wire::container::{CreateBody, Created};
@@ -333,8 +333,37 @@ pub(super) async fn remove(call: Call) -> Reply {
         force: call.query.flag("force"),
         volumes: call.query.flag("v"),
     };
-    call.engine().container_remove(call.reference(), options).await?;
-    no_content()
+    match call.engine().container_remove(call.reference(), options).await {
+        Ok(()) => no_content(),
+        Err(error) => Err(in_words_of(&call, error).await),
+    }
+}
+
+/// First version whose daemon says "cannot remove container"; clients of older ones look for "You cannot remove".
+const SAYS_CANNOT_REMOVE: u32 = 44;
+
+/// Why a container was not removed, in the words of the client's version.
+async fn in_words_of(call: &Call, error: BackendError) -> Failure {
+    let older = call.version.minor < SAYS_CANNOT_REMOVE && error.kind == ErrorKind::Conflict;
+    let info = match older {
+        true => call
+            .engine()
+            .container_inspect(call.reference(), false)
+            .await
+            .ok(),
+        false => None,
+    };
+    match info.filter(|info| is_up(info)) {
+        Some(info) => Failure::new(
+            StatusCode::CONFLICT,
+            format!(
+                "You cannot remove a {} container {}. Stop the container before attempting removal or force remove",
+                info.state.name(),
+                info.id
+            ),
+        ),
+        None => error.into(),
+    }
 }
 
 #[cfg(test)]

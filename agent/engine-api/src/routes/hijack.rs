@@ -1,13 +1,19 @@
 //! Attach and exec: the connection leaves HTTP and carries the process's streams both ways.
 
-use crate::backend::{AttachOptions, AttachSession, InputStream, OutputChunk, OutputStream, StreamKind};
+use super::websocket;
+use crate::backend::{
+    AttachOptions, AttachSession, BackendError, InputStream, OutputChunk, OutputStream, StreamKind,
+};
 use crate::http::{Body, Call, Failure, Reply, empty};
+use crate::server::Client;
 use bytes::{BufMut, Bytes, BytesMut};
 use futures::StreamExt;
-use hyper::header::{CONNECTION, CONTENT_TYPE, HeaderValue, UPGRADE};
+use futures::future::BoxFuture;
+use hyper::header::{CONNECTION, CONTENT_TYPE, HeaderValue, SEC_WEBSOCKET_ACCEPT, UPGRADE};
 use hyper::{Response, StatusCode};
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 /// Content type of streams in frames.
@@ -33,72 +39,116 @@ pub(super) fn content_type(call: &Call, tty: bool) -> &'static str {
 /// `POST /containers/{id}/attach`.
 pub(super) async fn container_attach(mut call: Call) -> Reply {
     call.body_bytes().await?;
-    let options = AttachOptions {
+    let options = options(&call);
+    let keys = call.query.get("detachKeys").unwrap_or_default().to_owned();
+    detach_keys(&keys)?;
+    let session = call.engine().container_attach(call.reference(), options).await?;
+    let opening = Opening {
+        tty: session.tty,
+        session: Box::pin(std::future::ready(Ok(session))),
+    };
+    answer(&call, opening, &keys)
+}
+
+/// What the query asks to attach.
+pub(super) fn options(call: &Call) -> AttachOptions {
+    AttachOptions {
         stdin: call.query.flag("stdin"),
         stdout: call.query.flag("stdout"),
         stderr: call.query.flag("stderr"),
         logs: call.query.flag("logs"),
         stream: call.query.flag("stream"),
-    };
-    let keys = call.query.get("detachKeys").unwrap_or_default().to_owned();
-    detach_keys(&keys)?;
-    let session = call.engine().container_attach(call.reference(), options).await?;
-    answer(&call, session, &keys)
+    }
+}
+
+/// A session that begins once the answer's head is on its way.
+pub(super) struct Opening {
+    /// The client wants output as it is, not in frames.
+    pub tty: bool,
+    /// Begins it. What goes wrong is told in the stream, because the head is sent by then.
+    pub session: BoxFuture<'static, Result<AttachSession, BackendError>>,
 }
 
 /// Answers 101 to clients that ask for an upgrade and 200 to old ones, which do not; either way the connection carries
 /// the session after the answer's head.
-pub(super) fn answer(call: &Call, session: AttachSession, keys: &str) -> Reply {
+pub(super) fn answer(call: &Call, opening: Opening, keys: &str) -> Reply {
     let keys = detach_keys(keys)?;
     let mut response = Response::new(empty());
     let headers = response.headers_mut();
     headers.insert(
         CONTENT_TYPE,
-        HeaderValue::from_static(content_type(call, session.tty)),
+        HeaderValue::from_static(content_type(call, opening.tty)),
     );
     if call.request.headers().contains_key(UPGRADE) {
         headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
         headers.insert(UPGRADE, HeaderValue::from_static("tcp"));
         *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     }
-    let begun = Begun(Arc::new(Mutex::new(Some((session, keys)))));
-    response.extensions_mut().insert(begun);
+    begin(&mut response, opening, keys, Framing::Docker);
     Ok(response)
+}
+
+/// Makes an answer the beginning of a session.
+pub(super) fn begin(response: &mut Response<Body>, opening: Opening, keys: Vec<u8>, framing: Framing) {
+    let begun = Begun(Arc::new(Mutex::new(Some((opening, keys, framing)))));
+    response.extensions_mut().insert(begun);
+}
+
+/// How the streams look on the connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Framing {
+    /// Raw with a terminal, else in Docker's frames.
+    Docker,
+    /// Messages of a WebSocket.
+    Websocket,
 }
 
 /// A session as an extension of the answer that begins it, until it is taken.
 #[derive(Clone)]
 struct Begun(Arc<Mutex<Option<Session>>>);
 
-/// A session and the keys that detach from it.
-type Session = (AttachSession, Vec<u8>);
+/// A session, the keys that detach from it, and its look.
+type Session = (Opening, Vec<u8>, Framing);
 
 /// What takes over a connection after a request.
 pub(crate) struct Takeover {
     head: Vec<u8>,
-    session: AttachSession,
+    opening: Opening,
     keys: Vec<u8>,
+    framing: Framing,
 }
 
 impl Takeover {
     /// The session that an answer begins, if it begins one.
     pub fn of(response: &Response<Body>) -> Option<Self> {
         let Begun(begun) = response.extensions().get()?;
-        let (session, keys) = begun.lock().unwrap_or_else(PoisonError::into_inner).take()?;
+        let (opening, keys, framing) = begun.lock().unwrap_or_else(PoisonError::into_inner).take()?;
         Some(Self {
             head: head(response),
-            session,
+            opening,
             keys,
+            framing,
         })
     }
 
     /// Writes the answer's head and carries the session. `received` is what the client already sent after its request.
-    pub async fn carry<C: AsyncRead + AsyncWrite>(self, connection: C, received: Bytes) {
-        let (from_client, mut to_client) = tokio::io::split(connection);
-        let from_client = std::io::Cursor::new(received).chain(from_client);
+    pub async fn carry(self, mut connection: impl Client, received: Bytes) {
         let carried = async {
-            to_client.write_all(&self.head).await?;
-            carry(from_client, to_client, self.session, self.keys).await
+            connection.write_all(&self.head).await?;
+            connection.flush().await?;
+            // Whoever begins the session meanwhile keeps its output until the client has the head.
+            let (session, ()) = tokio::join!(self.opening.session, head_is_read(&connection));
+            let (from_client, to_client) = tokio::io::split(connection);
+            let from_client = std::io::Cursor::new(received).chain(from_client);
+            match self.framing {
+                Framing::Docker => {
+                    carry_frames(from_client, to_client, session, self.opening.tty, self.keys).await
+                }
+                Framing::Websocket => {
+                    let connection = tokio::io::join(from_client, to_client);
+                    websocket::carry(connection, session, self.keys).await
+                }
+            }
         };
         if let Err(error) = carried.await {
             tracing::debug!(%error, "attached client is gone");
@@ -106,10 +156,58 @@ impl Takeover {
     }
 }
 
+/// Longest wait for a client to read the answer's head; one that is slower may lose its first output.
+const HEAD_READ_MAX: Duration = Duration::from_millis(200);
+/// Time between two looks; shorter than a process takes to start.
+const HEAD_LOOK_PERIOD: Duration = Duration::from_millis(1);
+
+/// Waits until the client has read what was sent. Some clients (docker-py) read the head through a buffer and the output
+/// past it: output that comes together with the head is lost to them.
+async fn head_is_read(client: &impl Client) {
+    let read = async {
+        while client.unread_bytes() > 0 {
+            tokio::time::sleep(HEAD_LOOK_PERIOD).await;
+        }
+    };
+    // Too slow a client gets its output nevertheless.
+    let _ = tokio::time::timeout(HEAD_READ_MAX, read).await;
+}
+
+async fn carry_frames(
+    from_client: impl AsyncRead + Unpin,
+    mut to_client: impl AsyncWrite + Unpin,
+    session: Result<AttachSession, BackendError>,
+    tty: bool,
+    keys: Vec<u8>,
+) -> io::Result<()> {
+    match session {
+        Ok(session) => {
+            let sending = send_output(to_client, session.output, tty);
+            let keys = if session.tty { keys } else { Vec::new() };
+            carry(from_client, sending, session.input, keys).await
+        }
+        Err(error) => {
+            to_client.write_all(&framed(tty, &refusal(&error))).await?;
+            to_client.shutdown().await
+        }
+    }
+}
+
+/// How Docker tells in the stream that a session could not begin.
+pub(super) fn refusal(error: &BackendError) -> OutputChunk {
+    OutputChunk {
+        stream: StreamKind::Stdout,
+        data: Bytes::from(format!("{}\r\n", error.message)),
+    }
+}
+
 fn head(response: &Response<Body>) -> Vec<u8> {
     let status = response.status();
     // Docker's words.
     let reason = match status {
+        StatusCode::SWITCHING_PROTOCOLS if response.headers().contains_key(SEC_WEBSOCKET_ACCEPT) => {
+            "Switching Protocols"
+        }
         StatusCode::SWITCHING_PROTOCOLS => "UPGRADED",
         _ => "OK",
     };
@@ -126,18 +224,16 @@ fn head(response: &Response<Body>) -> Vec<u8> {
 
 /// Carries both directions until the output ends, the client detaches, or the connection breaks. The end of the
 /// client's input closes the process's input only.
-async fn carry(
+pub(super) async fn carry(
     from_client: impl AsyncRead + Unpin,
-    to_client: impl AsyncWrite + Unpin,
-    session: AttachSession,
+    sending: impl Future<Output = io::Result<()>>,
+    input: Option<InputStream>,
     keys: Vec<u8>,
 ) -> io::Result<()> {
-    let AttachSession { tty, output, input } = session;
-    let sending = send_output(to_client, output, tty);
     tokio::pin!(sending);
     let receiving = async {
         match input {
-            Some(input) => receive_input(from_client, input, if tty { keys } else { Vec::new() }).await,
+            Some(input) => receive_input(from_client, input, keys).await,
             None => Received::Closed,
         }
     };
@@ -241,7 +337,7 @@ impl DetachScanner {
 }
 
 /// Reads keys such as `ctrl-p,ctrl-q` or `a`; empty means the default.
-fn detach_keys(text: &str) -> Result<Vec<u8>, Failure> {
+pub(super) fn detach_keys(text: &str) -> Result<Vec<u8>, Failure> {
     if text.is_empty() {
         return Ok(DETACH_KEYS.to_vec());
     }

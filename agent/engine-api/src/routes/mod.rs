@@ -19,6 +19,7 @@ mod system;
 mod tasks;
 mod volumes;
 mod wait;
+mod websocket;
 
 pub(crate) use hijack::Takeover;
 pub(crate) use operations::{Found, find};

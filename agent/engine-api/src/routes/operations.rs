@@ -2,7 +2,7 @@
 
 use super::{
     containers, events, exec, hijack, images, logs, networks, nodes, plugins, prune, secrets, services,
-    stats, swarm, system, tasks, volumes, wait,
+    stats, swarm, system, tasks, volumes, wait, websocket,
 };
 use crate::http::{Call, Reply};
 use futures::future::BoxFuture;
@@ -65,7 +65,7 @@ pub(crate) const OPERATIONS: &[Operation] = operations! {
     POST "/containers/{id}/pause" ContainerPause => containers::pause;
     POST "/containers/{id}/unpause" ContainerUnpause => containers::unpause;
     POST "/containers/{id}/attach" ContainerAttach => hijack::container_attach;
-    GET "/containers/{id}/attach/ws" ContainerAttachWebsocket;
+    GET "/containers/{id}/attach/ws" ContainerAttachWebsocket => websocket::container_attach;
     POST "/containers/{id}/wait" ContainerWait => wait::container;
     DELETE "/containers/{id}" ContainerDelete => containers::remove;
     HEAD "/containers/{id}/archive" ContainerArchiveInfo;

@@ -1,7 +1,7 @@
 //! Accepting connections, and ending them when the server stops.
 
 use super::listen::{ListenError, ServerConfig, Socket, bind};
-use super::{App, origin};
+use super::{App, Client, origin};
 use crate::backend::Backends;
 use crate::http::Body;
 use crate::routes::Takeover;
@@ -16,7 +16,6 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::task::TaskTracker;
 
@@ -41,7 +40,7 @@ impl Server {
     pub async fn bind(config: &ServerConfig) -> Result<Self, ListenError> {
         let mut sockets = Vec::with_capacity(config.listeners.len());
         for listen in &config.listeners {
-            sockets.push(bind(listen, &config.group).await?);
+            sockets.extend(bind(listen, &config.group).await?);
         }
         Ok(Self { sockets })
     }
@@ -159,7 +158,7 @@ enum Trust {
 
 async fn serve_connection<S>(stream: S, app: Arc<App>, trust: Trust)
 where
-    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    S: Client,
 {
     let stopping = app.stopping.clone();
     let (leave, mut leaving) = mpsc::channel(1);

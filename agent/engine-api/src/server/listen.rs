@@ -1,5 +1,6 @@
 //! Where the server listens, and how sockets are made.
 
+use super::other;
 use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
@@ -13,6 +14,8 @@ use tokio_rustls::TlsAcceptor;
 pub enum Listen {
     /// A Unix socket, mode 0660, with the configured group where the host has it.
     Unix(PathBuf),
+    /// As [`Listen::Unix`], but left out while another engine listens there.
+    UnixIfFree(PathBuf),
     /// TCP with TLS. The configuration must demand client certificates.
     Tls(SocketAddr, Arc<rustls::ServerConfig>),
     /// TCP without protection, on a loopback address only; foreign `Host` and `Origin` headers are refused.
@@ -104,15 +107,23 @@ impl Drop for SocketFile {
     }
 }
 
-pub(super) async fn bind(listen: &Listen, group: &str) -> Result<Socket, ListenError> {
+/// The socket; `None` where another engine has its place and the listener may be left out.
+pub(super) async fn bind(listen: &Listen, group: &str) -> Result<Option<Socket>, ListenError> {
     match listen {
-        Listen::Unix(path) => bind_unix(path, group),
+        Listen::Unix(path) => bind_unix(path, group).map(Some),
+        Listen::UnixIfFree(path) => match other::engine_at(path).await {
+            Some(engine) => {
+                tracing::warn!(path = %path.display(), engine, "another engine listens here; it keeps its socket");
+                Ok(None)
+            }
+            None => bind_unix(path, group).map(Some),
+        },
         Listen::Tls(address, config) => {
             let acceptor = TlsAcceptor::from(config.clone());
-            Ok(Socket::Tls(bind_tcp(*address).await?, acceptor))
+            Ok(Some(Socket::Tls(bind_tcp(*address).await?, acceptor)))
         }
         Listen::InsecureLoopback(address) if address.ip().is_loopback() => {
-            Ok(Socket::Insecure(bind_tcp(*address).await?))
+            Ok(Some(Socket::Insecure(bind_tcp(*address).await?)))
         }
         Listen::InsecureLoopback(address) => Err(ListenError::NotLoopback { address: *address }),
     }

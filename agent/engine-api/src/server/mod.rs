@@ -2,9 +2,12 @@
 
 mod accept;
 mod app;
+mod client;
 mod listen;
 mod origin;
+mod other;
 
 pub use accept::{Server, serve};
 pub(crate) use app::App;
+pub(crate) use client::Client;
 pub use listen::{Listen, ListenError, ServerConfig};

@@ -14,6 +14,7 @@ pub(crate) struct CreateBody {
     pub attach_stdin: bool,
     pub attach_stdout: bool,
     pub attach_stderr: bool,
+    #[serde(alias = "detachKeys")]
     pub detach_keys: String,
     pub env: Vec<String>,
     pub working_dir: String,

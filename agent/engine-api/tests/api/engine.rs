@@ -548,6 +548,10 @@ impl LocalEngine for FakeEngine {
         let config = {
             let mut state = self.0.state.lock().unwrap();
             let exec = state.execs.iter_mut().find(|exec| exec.info.id == id).unwrap();
+            if exec.info.config.command == ["missing"] {
+                exec.info.exit_code = Some(127);
+                return Err(BackendError::invalid("executable file not found in $PATH"));
+            }
             exec.info.exit_code = Some(7);
             exec.info.config.clone()
         };

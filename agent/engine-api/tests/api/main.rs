@@ -1,6 +1,7 @@
 //! The whole server on a unix socket, over an engine and a cluster that live in memory: driven by raw requests and by
 //! the real docker CLI.
 
+mod attach;
 mod cli;
 mod client;
 mod cluster;

@@ -324,7 +324,7 @@ async fn clients_that_ask_for_no_upgrade_get_a_raw_stream_too() {
         let (_, _, created) = server.request("POST", "/containers/web/exec", Some(exec)).await;
         let id: serde_json::Value = serde_json::from_str(&created).unwrap();
         let start = format!(
-            "POST /exec/{}/start HTTP/1.1\r\nHost: x\r\n{asked}Content-Type: application/json\r\nContent-Length: 2\r\n\r\n{{}}",
+            "POST /exec/{}/start HTTP/1.1\r\nHost: x\r\n{asked}Content-Type: application/json\r\nContent-Length: 12\r\n\r\n{{\"Tty\":true}}",
             id["Id"].as_str().unwrap()
         );
         let answer = hijack(&server, &start, b" input").await;

@@ -3,10 +3,14 @@
 use muster_workspace_tests::{Repository, SourceFile};
 
 /// Places with unsafe code, and why safe code will not do.
-const PLACES: [(&str, &str); 7] = [
+const PLACES: [(&str, &str); 8] = [
     (
         "agent/runtime/src/",
         "clone3, fork and what runs between them and exec",
+    ),
+    (
+        "agent/engine-api/src/server/client.rs",
+        "a socket is asked how much of what was sent its client has read; no safe binding asks that",
     ),
     (
         "agent/runtime/tests/cgroup/",
