@@ -42,6 +42,10 @@ class Node:
         found = [pid for pid in processes.children(self.init()) if processes.command(pid)[1:2] == ["daemon"]]
         return found[0]
 
+    def directories(self):
+        """Where it keeps files."""
+        return [self.socket.parent, Path(f"/proc/{self.daemon()}/root/run/muster")]
+
     def own_processes(self):
         """Daemon, launcher and monitors: what runs in the node's pid namespace; containers have theirs."""
         init = self.init()

@@ -20,6 +20,11 @@ METHOD = """
   connection that is kept. dockerd runs in a network namespace of its own, Muster in a lab of its own.
 - A service's tasks run the default bridge, without published ports, and are killed when they stop. "Running" is what
   `GET /tasks` says, asked every 5 ms for one replica and every 20 ms for a hundred.
+- `docker run` is the CLI in the path, given the engine's socket. "exec" is the request to make it, the one to start it
+  and the end of its streams. Eight clients at once have a connection each. A log is what a container writes in lines of
+  100 bytes as fast as they are taken, with the default log driver and options; its CPU is that of the engine's own
+  processes (daemon, launcher, monitors; dockerd, containerd, shims), not the container's. The node with a thousand
+  containers is measured for Muster alone, which dockerd needs minutes for.
 - A leader is lost by `muster lab kill`, which ends the node with all its processes, or by kill -9 of dockerd. "Cut off"
   means that the node's link was cut before, so that no reset packet tells of its end. Survivors are then asked to create
   a service every 20 ms, with overlapping attempts; the time runs from before the cut or kill to the first success, and
@@ -119,6 +124,8 @@ def rows(results):
             row("`service create`, 1 replica, until running", 0.10, *pair(single, "service 1", "running"), digits=3),
             row("`service create`, 100 replicas on one node", 1.5, *pair(single, "service 100", "running")),
         ]
+    if engine := results.get("engine"):
+        found += engine_rows(engine["figures"])
     if results.get("failover"):
         found += failover_rows(results)
     if leadership := results.get("leadership"):
@@ -128,6 +135,58 @@ def rows(results):
     if runtimes := results.get("runtime"):
         found += runtime_rows(runtimes["figures"])
     return [line for line in found if line]
+
+
+def halves(sides):
+    """The lists of both sides, or of Muster alone."""
+    return sides[0], sides[1] if len(sides) > 1 else []
+
+
+def part_of(theirs, part):
+    """A goal that is a part of the other side's median; none where it was not measured."""
+    return round(percentile(theirs, 50) * part, 2) if theirs else None
+
+
+def engine_rows(figures):
+    """Rows of one node as a container engine of its own."""
+    exec_ours, exec_theirs = halves([[value * 1e3 for value in side] for side in figures["exec"]])
+    burst = {key: halves([side[key] for side in figures["burst"]]) for key in ("start", "remove")}
+    rates = halves([[100 / seconds for seconds in side] for side in burst["start"]])
+    logs = {key: halves([side[key] for side in figures["logs"]]) for key in ("cpu seconds per GB", "seconds per GB")}
+    cpu_goal = part_of(logs["cpu seconds per GB"][1], 1 / 2)
+    return [
+        row("`docker run --rm` of `true`, real CLI, bridge", 40, *halves(figures["cli"]), "ms", 1e3, 1),
+        rate_row("100 containers create and start, 8 clients", 150, *rates),
+        row("100 containers removed by force, 8 clients", 0.7, *burst["remove"]),
+        row("`exec` of `true` (goal: a fifth of dockerd's)", part_of(exec_theirs, 1 / 5), exec_ours, exec_theirs, "ms"),
+        row("log of one container, CPU per GB (goal: half of dockerd's)", cpu_goal, *logs["cpu seconds per GB"]),
+        row("log of one container, time per GB", None, *logs["seconds per GB"]),
+        *thousand_rows(figures["thousand"]),
+    ]
+
+
+def rate_row(label, goal, ours, theirs):
+    """A row whose figure is a rate: more is better."""
+    met = "yes" if percentile(ours, 50) >= goal else "NO"
+    ratio = f"{percentile(ours, 50) / percentile(theirs, 50):.1f} times as many" if theirs else "-"
+    count = f"{len(ours)}" + (f" / {len(theirs)}" if theirs else "")
+    unit = "per second"
+    return (
+        f"| {label} | {goal} {unit} or more | {shown(ours, 1, 0)} {unit} | {shown(theirs, 1, 1)} {unit if theirs else ''} "
+        f"| {ratio} | {count} | {met} |"
+    )
+
+
+def thousand_rows(figures):
+    """Rows of a node with many containers, which Muster ran alone."""
+    count = figures["count"]
+    return [
+        row(f"{count} containers: list of all over the API", 50, figures["list"], [], "ms", 1e3, 1),
+        row(f"{count} containers: created and started, 8 clients", None, [figures["start"]], []),
+        row(f"{count} containers: removed by force, 8 clients", None, [figures["remove"]], []),
+        row(f"{count} containers: memory of daemon, launcher and monitors for each", None, [figures["KiB each"]], [], "KiB", digits=0),
+        row(f"{count} containers: of it launcher and monitors", None, [figures["KiB each, monitors"]], [], "KiB", digits=0),
+    ]
 
 
 def failover_rows(results):
@@ -195,6 +254,8 @@ def details(results):
             for key in ("removed", "nothing left"):
                 label = f"service of {count}: {key}"
                 found.append(detail(label, *pair(single, f"service {count}", key)))
+    if engine := results.get("engine"):
+        found += engine_details(engine["figures"])
     if failover := results.get("failover"):
         for how in HOW:
             for key, told in (("down", "counts as down"), ("first", "first replacement runs")):
@@ -207,6 +268,19 @@ def details(results):
         for count in (1, 10, 50):
             lists = [[side[f"beside {count} gone"]] for side in figures] + [[]]
             found.append(detail(f"after {count} containers removed by force: nothing left", *lists[:2], "ms", 1e3, 1))
+    return found
+
+
+def engine_details(figures):
+    """What the docker CLI costs alone, and what is left after many containers."""
+    found = [detail("`docker --version`, which asks no engine", figures["cli alone"], [], "ms", 1e3, 1)]
+    left = halves([side["nothing left"] for side in figures["burst"]])
+    found.append(detail("100 containers: from the first removal until nothing is left", *left))
+    thousand = figures["thousand"]
+    found.append(detail(f"{thousand['count']} containers: after the removal, until nothing is left", [thousand["gone"]], []))
+    for key, before in thousand["before"].items():
+        after = thousand["after"][key]
+        found.append(f"| {thousand['count']} containers: {key} before and after | {before} and {after} | - |")
     return found
 
 

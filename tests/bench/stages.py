@@ -9,6 +9,7 @@ import containers
 import failover
 import image
 import leadership
+import local
 import memory
 import muster
 import runtime
@@ -156,8 +157,33 @@ def leaderships(setting):
         return figures
 
 
+def engines(setting):
+    """One node as a container engine of its own, beside dockerd."""
+    with ExitStack() as stack:
+        both = clusters(setting, stack, 1, 1)
+        nodes = [cluster.nodes[0] for cluster in both]
+        figures = {
+            "cli": local.cli_runs(nodes, setting.times(5, 40)),
+            "cli alone": local.cli_alone(setting.times(5, 40)),
+            "exec": local.execs(nodes, setting.times(10, 100)),
+            "burst": local.bursts(nodes, 100, setting.times(1, 3)),
+            "logs": local.logged(nodes, setting.times(50, 1000), setting.times(1, 2)),
+            "thousand": local.thousand(nodes[0], setting.times(100, 1000)),
+        }
+        for measure in ("cli", "exec"):
+            for cluster, values in zip(both, figures[measure]):
+                told(measure, cluster, values, "ms", 1e3)
+        for measure in ("burst", "logs"):
+            for cluster, times in zip(both, figures[measure]):
+                for label, values in times.items():
+                    told(f"{measure} {label}", cluster, values)
+        print("thousand:", figures["thousand"])
+        return figures
+
+
 STAGES = {
     "single": single,
+    "engine": engines,
     "memory": memories,
     "runtime": runtimes,
     "leadership": leaderships,
