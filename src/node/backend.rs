@@ -1,5 +1,6 @@
 //! The cluster as the Engine API sees it, from this node.
 
+use super::fetch::Nowhere;
 use super::host::{NodeHost, Standing};
 use super::member::Member;
 use super::{address, events, task_logs};
@@ -145,6 +146,14 @@ fn from_control(error: ControlError) -> BackendError {
             }
             RefusalKind::Internal => BackendError::internal(message),
         },
+    }
+}
+
+fn from_fetch(error: anyhow::Error) -> BackendError {
+    if error.is::<Nowhere>() {
+        BackendError::not_found(error.to_string())
+    } else {
+        failed(error)
     }
 }
 
@@ -472,6 +481,10 @@ impl ClusterBackend for NodeBackend {
         let member = self.member()?;
         let view = self.read().await?;
         Ok(task_logs::merged(&member, &view.state, &selection, &options))
+    }
+
+    async fn image_fetch(&self, reference: &str) -> Result<()> {
+        self.member()?.fetch_image(reference).await.map_err(from_fetch)
     }
 
     async fn events(&self, _since: Option<Timestamp>, until: Option<Timestamp>) -> Result<EventStream> {

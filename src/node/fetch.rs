@@ -1,7 +1,7 @@
 //! Getting an image from another node of the cluster: manifest, then the blobs that are missing, each verified by its
 //! digest.
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use muster_images::{BlobDescriptor, Digest, ImageStore, LoadLimits};
 use muster_proto::node::node_client::NodeClient;
 use muster_proto::node::{FetchBlobRequest, FindImageReply, FindImageRequest};
@@ -28,7 +28,15 @@ const PIECES_BUFFERED: usize = 8;
 #[error("it has no time for another transfer")]
 struct Busy;
 
-/// Fetches the image from the first of these nodes that has it and has time.
+/// No peer has the image.
+#[derive(Debug, thiserror::Error)]
+#[error("No such image: {reference} (no node of the cluster has it; load it on one)")]
+pub struct Nowhere {
+    reference: String,
+}
+
+/// Fetches the image from the first of these nodes that has it and has time. The error is [`Nowhere`] when all
+/// of them lack it.
 pub async fn fetch_image(
     images: &ImageStore,
     dialer: &Dialer,
@@ -60,7 +68,9 @@ pub async fn fetch_image(
     }
     match failure {
         Some(error) => Err(error.context(format!("cannot fetch image {reference} from the cluster's nodes"))),
-        None => bail!("No such image: {reference} (no node of the cluster has it; load it on one)"),
+        None => Err(anyhow::Error::new(Nowhere {
+            reference: reference.to_owned(),
+        })),
     }
 }
 

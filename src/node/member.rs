@@ -173,6 +173,20 @@ impl Member {
             .unwrap_or_default()
     }
 
+    /// Fetches an image from another node of the cluster.
+    pub async fn fetch_image(&self, reference: &str) -> anyhow::Result<()> {
+        let own = self.node();
+        let peers: Vec<String> = {
+            let view = self.view.borrow();
+            let others = view.peers.iter().filter(|(node, _)| *node != own);
+            others.map(|(_, address)| address.clone()).collect()
+        };
+        self.context
+            .tasks
+            .fetch_image(&self.dialer, &peers, reference)
+            .await
+    }
+
     /// Joins the Raft group under a new Raft id and starts the controller.
     pub async fn become_controller(&self) -> anyhow::Result<()> {
         // Always: a controller that lags believes only a certificate that is newer than the record that it knows.

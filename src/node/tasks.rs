@@ -57,11 +57,20 @@ impl EngineTasks {
             Err(error) => return Err(error.message),
         }
         match self.cluster() {
-            Some((_, dialer)) => fetch_image(&self.images, &dialer, peers, reference)
-                .await
-                .map_err(|error| format!("{error:#}")),
-            None => Err(format!("No such image: {reference}")),
+            Some((_, dialer)) => self.fetch_image(&dialer, peers, reference).await,
+            None => Err(anyhow::anyhow!("No such image: {reference}")),
         }
+        .map_err(|error| format!("{error:#}"))
+    }
+
+    /// Fetches an image from one of these nodes, also when one of its name is here.
+    pub async fn fetch_image(
+        &self,
+        dialer: &Dialer,
+        peers: &[String],
+        reference: &str,
+    ) -> anyhow::Result<()> {
+        fetch_image(&self.images, dialer, peers, reference).await
     }
 
     async fn create(&self, task: &AssignedTask, peers: &[String]) -> Result<ContainerId, String> {

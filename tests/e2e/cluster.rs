@@ -23,6 +23,18 @@ fn an_image_loaded_on_one_node_runs_on_all_and_replicas_spread() {
 #[test]
 fn a_follower_answers_as_the_leader_and_a_worker_refuses() {
     let lab = Lab::with_image("e2efol", 3, 2);
+    // The image is on node-1 alone: a worker and a follower fetch it where a user names it.
+    for node in ["node-2", "node-3"] {
+        let docker = lab.docker(node);
+        assert_eq!(docker.run(&["run", "--rm", IMAGE, "echo", "here"]), "here");
+        let again = docker.run(&["pull", IMAGE]);
+        assert!(again.contains("Image is up to date"), "{again}");
+        let nowhere = docker.refuse(&["pull", "nosuch:1"]);
+        assert!(
+            nowhere.contains("no node of the cluster has it"),
+            "{node}: {nowhere}"
+        );
+    }
     let (follower, worker) = (lab.docker("node-2"), lab.docker("node-3"));
     follower.run(&[
         "service",

@@ -81,6 +81,10 @@ pub trait ClusterBackend: Send + Sync + 'static {
     /// end of the stream, after the entries of the others.
     async fn task_logs(&self, selection: LogSelection, options: LogOptions) -> Result<TaskLogStream>;
 
+    /// Brings an image of this name to this node from another one. `NotFound` when no other node has it. Works on
+    /// workers, too.
+    async fn image_fetch(&self, reference: &str) -> Result<()>;
+
     /// Events of cluster objects, as [`LocalEngine::events`](super::LocalEngine::events). Empty and without end on
     /// nodes that are not controllers.
     async fn events(&self, since: Option<Timestamp>, until: Option<Timestamp>) -> Result<EventStream>;

@@ -117,13 +117,7 @@ pub(super) async fn create(call: Call) -> Reply {
         Some(tag) => format!("{image}{}{tag}", separator(tag)),
         None => image.to_owned(),
     };
-    Err(Failure::new(
-        StatusCode::NOT_FOUND,
-        format!(
-            "pull access denied for {name}: this version cannot pull images from registries; load the image with \
-             \"docker load\""
-        ),
-    ))
+    super::pull::from_cluster(&call, &name).await
 }
 
 /// `GET /images/{name}/json`.

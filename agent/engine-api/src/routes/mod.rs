@@ -11,6 +11,7 @@ mod nodes;
 mod operations;
 mod plugins;
 mod prune;
+mod pull;
 mod secrets;
 mod services;
 mod stats;

@@ -431,6 +431,10 @@ impl ClusterBackend for FakeCluster {
         })
     }
 
+    async fn image_fetch(&self, reference: &str) -> Result<()> {
+        Err(BackendError::not_found(format!("No such image: {reference}")))
+    }
+
     async fn events(&self, _: Option<Timestamp>, until: Option<Timestamp>) -> Result<EventStream> {
         if until.is_some() {
             return Ok(stream::empty().boxed());
