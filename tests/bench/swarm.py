@@ -105,19 +105,26 @@ class Cluster:
 
     def __init__(self, directory, name, nodes, controllers, archive, heartbeat_s=5, own_binaries=False):
         self.name = name
+        self.archive = archive
+        self.heartbeat_s = heartbeat_s
         self.bridge = f"mb-{name}br"
-        shell(f"ip netns add {self.bridge}; ip -n {self.bridge} link add br0 type bridge; ip -n {self.bridge} link set br0 up")
         self.nodes = [Node(self, number + 1, directory) for number in range(nodes)]
         self.controllers = self.nodes[:controllers]
         self.workers = self.nodes[controllers:]
+        self.own_binaries = own_binaries
+        self.build()
+
+    def build(self):
+        """Starts the daemons on a bridge and joins them."""
+        shell(f"ip netns add {self.bridge}; ip -n {self.bridge} link add br0 type bridge; ip -n {self.bridge} link set br0 up")
         for node in self.nodes:
             self.connect(node)
-            if own_binaries:
+            if self.own_binaries:
                 node.copy_binaries()
             node.start()
-            node.engine().load(archive)
+            node.engine().load(self.archive)
         self.join()
-        self.heartbeat(heartbeat_s)
+        self.heartbeat(self.heartbeat_s)
 
     def connect(self, node):
         """Makes a node's network namespace and link."""
@@ -153,8 +160,9 @@ class Cluster:
         raise RuntimeError("no manager answers")
 
     def rebuild(self):
-        """A swarm that is not whole again in time ends the run: it would say nothing about the other side."""
-        raise RuntimeError("the swarm did not become whole again")
+        """Removes the swarm and makes it again."""
+        self.down()
+        self.build()
 
     def kill(self, node):
         """Ends a dockerd without warning; its containers go on, which makes its loss no slower to see."""
