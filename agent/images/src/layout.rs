@@ -17,10 +17,12 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use rustix::mount::UnmountFlags;
 
 use crate::digest::Digest;
 use crate::error::{Error, Result};
-use crate::removal::remove_tree;
+use crate::removal;
 use crate::trash::Trash;
 
 /// The lowest layer of an image without layers.
@@ -65,7 +67,10 @@ impl Layout {
             trash: Trash::start(root.join("trash"))?,
         };
         for name in names(&layout.temporary())? {
-            layout.discard(&layout.temporary().join(OsStr::from_bytes(&name)))?;
+            let left = layout.temporary().join(OsStr::from_bytes(&name));
+            // A mount that was to be taken away again at once; what is none is no mount point.
+            let _ = rustix::mount::unmount(&left, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW);
+            layout.discard(&left)?;
         }
         Ok(layout)
     }
@@ -133,13 +138,21 @@ impl Layout {
 
 /// Deletes a file or a tree.
 pub(crate) fn remove(path: &Path) -> Result<()> {
+    remove_tree(path).map_err(|error| Error::io("remove", path, error))
+}
+
+/// Deletes a file or a tree of any depth; nothing there is no error. Symbolic links are not followed, and what is
+/// mounted in it is an error.
+pub fn remove_tree(path: &Path) -> std::io::Result<()> {
     let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
         return Ok(());
     };
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    rustix::fs::open(parent, flags, Mode::empty())
-        .and_then(|parent| remove_tree(parent.as_fd(), name.as_bytes()))
-        .map_err(|error| Error::io("remove", path, error))
+    let parent = match rustix::fs::open(parent, flags, Mode::empty()) {
+        Err(Errno::NOENT) => return Ok(()),
+        parent => parent?,
+    };
+    Ok(removal::remove_tree(parent.as_fd(), name.as_bytes())?)
 }
 
 /// The names in a directory.
@@ -161,6 +174,26 @@ pub(crate) fn sync_directory(directory: &Path) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn mounts_that_were_cut_short_do_not_hinder_the_next_open() {
+        let place = tempfile::tempdir().unwrap();
+        Layout::make(place.path()).unwrap();
+        let mounted = place.path().join("tmp/mount-x");
+        fs::create_dir(&mounted).unwrap();
+        rustix::mount::mount(
+            "none",
+            &mounted,
+            "tmpfs",
+            rustix::mount::MountFlags::empty(),
+            None,
+        )
+        .unwrap();
+        let layout = Layout::open(place.path()).unwrap();
+        assert!(names(&layout.temporary()).unwrap().is_empty());
+        layout.wait_until_deleted();
+        assert!(names(&place.path().join("trash")).unwrap().is_empty());
+    }
 
     #[test]
     fn leftovers_are_discarded_at_open_and_container_ids_are_checked() {

@@ -55,6 +55,7 @@ pub use error::{ArchiveError, Error, ErrorKind, Result};
 pub use history::HistoryEntry;
 pub use image::Image;
 pub use import::BlobDescriptor;
+pub use layout::remove_tree;
 pub use lease::Lease;
 pub use limits::LoadLimits;
 pub use load::LoadedImage;
