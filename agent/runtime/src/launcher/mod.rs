@@ -6,6 +6,7 @@
 mod executable;
 mod process;
 mod request;
+mod start_lock;
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use std::os::fd::{AsFd, OwnedFd};
@@ -22,6 +23,7 @@ use crate::plan::{ContainerOptions, ProcessExtras, container_plan};
 use crate::start::{StartRequest, Started};
 
 pub use process::launcher_main;
+use start_lock::StartLock;
 
 /// The name of the subcommand that runs [`launcher_main`].
 pub const LAUNCHER_SUBCOMMAND: &str = "launcher";
@@ -52,6 +54,7 @@ impl LauncherConfig {
 #[derive(Debug)]
 pub struct Launcher {
     config: LauncherConfig,
+    starts: StartLock,
     process: Mutex<LauncherProcess>,
 }
 
@@ -63,10 +66,15 @@ struct LauncherProcess {
 
 impl Launcher {
     /// Starts the launcher. Call this before the process has other threads: it is the cheapest then.
+    ///
+    /// Blocks until what an earlier daemon of this run directory began to start runs or has failed, so that whoever looks
+    /// afterwards sees everything.
     pub fn spawn(config: &LauncherConfig) -> Result<Launcher> {
-        let process = Mutex::new(LauncherProcess::spawn(config)?);
+        let starts = StartLock::take(&config.run_dir)?;
+        let process = Mutex::new(LauncherProcess::spawn(config, &starts)?);
         Ok(Launcher {
             config: config.clone(),
+            starts,
             process,
         })
     }
@@ -143,7 +151,7 @@ impl Launcher {
             return Ok(());
         }
         // The launcher died: the kernel refuses what nobody can receive.
-        *process = LauncherProcess::spawn(&self.config)?;
+        *process = LauncherProcess::spawn(&self.config, &self.starts)?;
         request
             .send(process.socket.as_fd())
             .map_err(|error| RuntimeError::io("reach the launcher", error))
@@ -151,7 +159,7 @@ impl Launcher {
 }
 
 impl LauncherProcess {
-    fn spawn(config: &LauncherConfig) -> Result<LauncherProcess> {
+    fn spawn(config: &LauncherConfig, starts: &StartLock) -> Result<LauncherProcess> {
         let describe = || format!("start the launcher for {}", config.run_dir.display());
         let (socket, theirs) = rustix::net::socketpair(
             AddressFamily::UNIX,
@@ -162,10 +170,13 @@ impl LauncherProcess {
         .map_err(|error| RuntimeError::io(describe(), error))?;
         let executable =
             executable::protected(&config.executable).map_err(|error| RuntimeError::io(describe(), error))?;
+        let lock = starts
+            .share()
+            .map_err(|error| RuntimeError::io(describe(), error))?;
         let child = Command::new(executable.path())
             .arg(LAUNCHER_SUBCOMMAND)
             .stdin(Stdio::from(theirs))
-            .stdout(Stdio::null())
+            .stdout(lock)
             .stderr(Stdio::null())
             .env_clear()
             .current_dir("/")

@@ -18,7 +18,7 @@ pub fn launcher_main(arguments: &[OsString]) -> ! {
     if !arguments.is_empty() {
         sys::exit_now(2);
     }
-    let Ok(socket) = take_socket() else {
+    let Ok((socket, starts)) = take_descriptors() else {
         sys::exit_now(1);
     };
     if let Err(failure) = join_group(socket.as_fd()) {
@@ -27,7 +27,7 @@ pub fn launcher_main(arguments: &[OsString]) -> ! {
     }
     // Without it, monitors only take more memory.
     let _ = memory::share_constants();
-    serve(socket.as_fd())
+    serve(socket.as_fd(), starts)
 }
 
 /// Joins the control group whose files the daemon sends first, and says so.
@@ -41,23 +41,25 @@ fn join_group(socket: BorrowedFd<'_>) -> Result<(), Failure> {
     fail(Stage::Release, sync::send_ready(socket))
 }
 
-/// Standard input is the socket; the numbers 0 to 2 then become /dev/null, for what is forked later.
-fn take_socket() -> Result<OwnedFd, Errno> {
+/// Standard input is the socket and standard output the lock that starts hold; the numbers 0 to 2 then become /dev/null,
+/// for what is forked later.
+fn take_descriptors() -> Result<(OwnedFd, OwnedFd), Errno> {
     let _ = rustix::process::setsid();
     let _ = rustix::thread::set_name(c"muster-launcher");
     sys::reset_signals();
     sys::ignore_children();
-    let [input, ..] = sys::standard_streams();
+    let [input, output, _] = sys::standard_streams();
     let socket = rustix::io::fcntl_dupfd_cloexec(input, 3)?;
+    let starts = rustix::io::fcntl_dupfd_cloexec(output, 3)?;
     let null = rustix::fs::open(c"/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
     for stream in 0..3 {
         sys::duplicate_to(std::os::fd::AsRawFd::as_raw_fd(&null), stream)?;
     }
     sys::close_at_exec_from(3)?;
-    Ok(socket)
+    Ok((socket, starts))
 }
 
-fn serve(socket: BorrowedFd<'_>) -> ! {
+fn serve(socket: BorrowedFd<'_>, starts: OwnedFd) -> ! {
     loop {
         let input = match memory::wait_readable(socket).and_then(|()| request::receive(socket)) {
             Ok(Some(input)) => input,
@@ -72,7 +74,7 @@ fn serve(socket: BorrowedFd<'_>) -> ! {
                 // SAFETY: this is the child's copy of the socket, which nothing else in it uses.
                 unsafe { close_inherited(socket) };
                 sys::reset_signals();
-                monitor::run(input)
+                monitor::run(input, starts)
             }
             Ok(ForkResult::Parent { .. }) => {}
             Err(error) => monitor::refuse(input, Errno::from_raw_os_error(error as i32)),

@@ -36,14 +36,16 @@ pub(crate) struct MonitorInput {
     pub descriptors: PlanDescriptors,
 }
 
-/// Runs a monitor; never returns.
-pub(crate) fn run(input: MonitorInput) -> ! {
+/// Runs a monitor; never returns. `starts` is held until its container runs, or cannot.
+pub(crate) fn run(input: MonitorInput, starts: OwnedFd) -> ! {
     let MonitorInput {
         plan,
         mut reply,
         descriptors,
     } = input;
-    let code = match start(plan, descriptors) {
+    let started = start(plan, descriptors);
+    drop(starts);
+    let code = match started {
         Ok(server) => {
             let _ = reply.write_all(&server.hello());
             let _ = reply.write_all(&frame::encode_bytes(Kind::Done, &[]));
