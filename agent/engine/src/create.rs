@@ -8,7 +8,7 @@ use crate::files;
 use crate::image_config;
 use crate::layout::{make_directory, remove_directory};
 use crate::network;
-use crate::record::Record;
+use crate::record::{Record, Unfinished};
 use crate::signal;
 use crate::spec::{self, SecurityOptions, merged_environment, validate_resources};
 use crate::store::Table;
@@ -76,7 +76,15 @@ impl Inner {
         });
         made.await?;
         self.make_mounts(container, image).await?;
-        let record = container.record();
+        self.record_as(container, Unfinished::Nothing).await
+    }
+
+    /// Makes durable what is under way with a container.
+    pub(crate) async fn record_as(&self, container: &Container, unfinished: Unfinished) -> Result<()> {
+        let record = container.with(|cell| {
+            cell.record.unfinished = unfinished;
+            cell.record.clone()
+        });
         self.store
             .put(Table::Containers, record.id.as_str(), &record)
             .await
@@ -98,7 +106,11 @@ impl Inner {
             inner.images.release(id.as_str())?;
             remove_directory(&inner.layout.container(&id))
         });
-        if let Err(error) = cleared.await {
+        let mut cleared = cleared.await;
+        if cleared.is_ok() && record.unfinished != Unfinished::Nothing {
+            cleared = self.store.remove(Table::Containers, record.id.as_str()).await;
+        }
+        if let Err(error) = cleared {
             tracing::warn!(
                 container = record.id.short(),
                 error = error.chain(),
@@ -183,11 +195,24 @@ impl Inner {
                 });
             }
         }
+        let wanted: Vec<WantedMount> = wanted.into_iter().map(WantedMount::new).collect::<Result<_>>()?;
+        let is_new = |mount: &&WantedMount| {
+            mount.spec.kind == MountKind::Volume && self.volumes.get(&mount.volume).is_none()
+        };
+        let volumes: Vec<String> = wanted
+            .iter()
+            .filter(is_new)
+            .map(|mount| mount.volume.clone())
+            .collect();
+        if !volumes.is_empty() {
+            // Nothing else would tell whose they are, and that nobody has used them.
+            self.record_as(container, Unfinished::Create { volumes }).await?;
+        }
         let mut fresh = Vec::new();
-        for spec in &wanted {
-            let target = checked_target(&spec.target)?;
-            let (point, is_new) = self.mount_point(container, spec, target).await?;
-            if is_new && !spec.no_copy {
+        for mount in wanted {
+            let no_copy = mount.spec.no_copy;
+            let (point, is_new) = self.mount_point(container, mount).await?;
+            if is_new && !no_copy {
                 fresh.push(point.clone());
             }
             container.with(|cell| {
@@ -219,9 +244,9 @@ impl Inner {
     async fn mount_point(
         self: &Arc<Self>,
         container: &Arc<Container>,
-        spec: &MountSpec,
-        target: String,
+        mount: WantedMount,
     ) -> Result<(MountPoint, bool)> {
+        let WantedMount { spec, target, volume } = mount;
         let mut point = MountPoint {
             kind: spec.kind,
             name: String::new(),
@@ -233,25 +258,46 @@ impl Inner {
         match spec.kind {
             MountKind::Tmpfs => Ok((point, false)),
             MountKind::Bind => {
-                check_bind_source(spec)?;
+                check_bind_source(&spec)?;
                 Ok((point, false))
             }
             MountKind::Volume => {
                 let anonymous = spec.source.is_empty();
-                let name = if anonymous {
-                    random_id().to_string()
-                } else {
-                    spec.source.clone()
-                };
-                let (volume, is_new) = self.volumes.ensure(&name, &spec.volume_labels, anonymous).await?;
+                let (made, is_new) = self
+                    .volumes
+                    .ensure(&volume, &spec.volume_labels, anonymous)
+                    .await?;
                 if anonymous {
-                    container.with(|cell| cell.record.anonymous_volumes.push(name.clone()));
+                    container.with(|cell| cell.record.anonymous_volumes.push(volume.clone()));
                 }
-                point.name = name;
-                point.source = volume.mountpoint.to_string_lossy().into_owned();
+                point.name = volume;
+                point.source = made.mountpoint.to_string_lossy().into_owned();
                 Ok((point, is_new))
             }
         }
+    }
+}
+
+/// A mount that was asked for, with what it does not say itself.
+struct WantedMount {
+    spec: MountSpec,
+    /// Its place in the container, in its plain form.
+    target: String,
+    /// The volume's name, where it is a volume: one without a name gets one.
+    volume: String,
+}
+
+impl WantedMount {
+    fn new(spec: MountSpec) -> Result<Self> {
+        let volume = match spec.source.as_str() {
+            "" => random_id().to_string(),
+            name => name.to_owned(),
+        };
+        Ok(Self {
+            target: checked_target(&spec.target)?,
+            spec,
+            volume,
+        })
     }
 }
 
@@ -334,6 +380,7 @@ fn record(
         finished_at: Timestamp::ZERO,
         restart_count: 0,
         stopped_by_user: false,
+        unfinished: Unfinished::Nothing,
         config,
     })
 }

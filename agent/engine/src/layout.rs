@@ -23,11 +23,8 @@ impl Layout {
         }
     }
 
-    /// Makes the directories and deletes what removals left before a crash. Nothing else may use them yet. Blocking.
+    /// Makes the directories. Blocking.
     pub fn prepare(&self) -> Result<()> {
-        if let Err(error) = remove_directory(&self.discarded()) {
-            tracing::warn!(error = error.chain(), "a removed container's directory stays");
-        }
         let directories = [
             &self.data_dir,
             &self.run_dir,
@@ -37,6 +34,15 @@ impl Layout {
             &self.runs(),
         ];
         directories.into_iter().try_for_each(|path| make_directory(path))
+    }
+
+    /// Deletes what removals left before a crash. Nobody else may remove anything yet. Blocking.
+    pub fn empty_discarded(&self) {
+        for name in names(&self.discarded()) {
+            if let Err(error) = remove_directory(&self.discarded().join(name)) {
+                tracing::warn!(error = error.chain(), "what was removed stays on the disk");
+            }
+        }
     }
 
     pub fn data_dir(&self) -> &Path {
@@ -63,7 +69,7 @@ impl Layout {
         self.data_dir.join("containers")
     }
 
-    /// Directories of containers that were removed, until they are deleted.
+    /// Directories of containers and volumes that were removed, until they are deleted.
     pub fn discarded(&self) -> PathBuf {
         self.data_dir.join("discarded")
     }
@@ -135,14 +141,13 @@ const REMOVALS_MAX: u32 = 50;
 /// Wait before that.
 const REMOVE_AGAIN_AFTER: Duration = Duration::from_millis(2);
 
-/// Removes a directory with all that is in it. Idempotent. Blocking.
+/// Removes a directory with all that is in it, however deep: containers write into volumes. Idempotent. Blocking.
 pub(crate) fn remove_directory(path: &Path) -> Result<()> {
     let mut removals = 0;
     loop {
         removals += 1;
-        match fs::remove_dir_all(path) {
+        match muster_images::remove_tree(path) {
             Ok(()) => return Ok(()),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty && removals < REMOVALS_MAX => {
                 std::thread::sleep(REMOVE_AGAIN_AFTER);
             }
@@ -164,6 +169,14 @@ pub(crate) fn remove_file(path: &Path) -> Result<()> {
         }
         _ => Ok(()),
     }
+}
+
+/// Names in a directory; none where it cannot be read.
+pub(crate) fn names(path: &Path) -> Vec<String> {
+    let entries = fs::read_dir(path).into_iter().flatten().flatten();
+    entries
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .collect()
 }
 
 /// Writes a file anew.
@@ -189,7 +202,7 @@ mod tests {
         layout.prepare().unwrap();
         let discarded = layout.discard_container(&id).unwrap();
         assert!(discarded.exists() && !layout.container(&id).exists());
-        layout.prepare().unwrap();
+        layout.empty_discarded();
         assert!(!discarded.exists());
     }
 }

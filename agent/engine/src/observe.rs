@@ -178,8 +178,13 @@ impl Engine {
 
     /// Makes a volume, or returns the one with this name.
     pub async fn volume_create(&self, name: &str, labels: Labels) -> Result<Volume> {
-        let (volume, _) = self.inner.volumes.ensure(name, &labels, false).await?;
-        Ok(volume)
+        let inner = std::sync::Arc::clone(&self.inner);
+        let name = name.to_owned();
+        self.carry("volume_create", async move {
+            let (volume, _) = inner.volumes.ensure(&name, &labels, false).await?;
+            Ok(volume)
+        })
+        .await
     }
 
     /// Removes a volume that no container has. With `force` a missing one is no error.

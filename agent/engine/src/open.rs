@@ -7,12 +7,12 @@ use crate::engine::{Identity, Inner};
 use crate::error::{Error, Result};
 use crate::events::EventBus;
 use crate::host;
-use crate::layout::{self, Layout};
+use crate::layout::{self, Layout, names};
 use crate::metrics::EngineMetrics;
 use crate::names::Registry;
 use crate::network::Networking;
 use crate::phase::Phase;
-use crate::record::Record;
+use crate::record::{Record, Unfinished};
 use crate::spec::{HostAbilities, HostFacts, parse_host_limits};
 use crate::start::{RunFacts, STARTS_MAX};
 use crate::store::{Store, Table};
@@ -58,6 +58,10 @@ pub(crate) async fn open(config: EngineConfig) -> Result<Arc<Inner>> {
         Ok::<_, Error>((store, volumes, images, records, id))
     });
     let (store, volumes, images, records, id) = opened.await.map_err(|_| Error::ShuttingDown)??;
+    volumes.settle().await?;
+    let for_removal = layout.clone();
+    let emptied = tokio::task::spawn_blocking(move || for_removal.empty_discarded());
+    emptied.await.map_err(|_| Error::ShuttingDown)?;
     let networking = Networking::open(&config.bridge, layout.run_dir()).await?;
     let id = match id {
         Some(id) => id,
@@ -90,8 +94,13 @@ pub(crate) async fn open(config: EngineConfig) -> Result<Arc<Inner>> {
     });
     // No restart may begin before every running container has its address again and orphans are gone.
     let starts = inner.starts.acquire_many(STARTS_MAX).await;
+    let mut due = Vec::new();
     for record in records {
-        inner.recover(record).await?;
+        due.extend(inner.recover(record).await?);
+    }
+    // Only now is it known who uses which volume.
+    for removal in due {
+        inner.carry_out(removal).await?;
     }
     inner.clear_orphans().await;
     drop(starts);
@@ -166,12 +175,21 @@ enum Left {
     Nothing,
 }
 
+/// A removal that is due.
+enum Removal {
+    /// It was cut short, or so was the create.
+    CutShort(Arc<Container>),
+    /// The container ended and was to go then.
+    Ended(Arc<Container>),
+}
+
 impl Inner {
-    /// Takes a container over.
-    async fn recover(self: &Arc<Self>, mut record: Record) -> Result<()> {
+    /// Takes a container over; returns what is to be done once all are known.
+    async fn recover(self: &Arc<Self>, mut record: Record) -> Result<Option<Removal>> {
         let left = self.left_of(&record).await;
         let was_live = record.phase.is_live() || matches!(record.phase, Phase::Restarting | Phase::Starting);
-        let removing = matches!(record.phase, Phase::Removing | Phase::Dead | Phase::Removed);
+        let removing = matches!(record.phase, Phase::Removing | Phase::Dead | Phase::Removed)
+            || record.unfinished != Unfinished::Nothing;
         record.phase = match (&left, record.was_started()) {
             (Left::Running(_), _) => Phase::Running,
             (Left::Nothing | Left::NeverRan, false) => Phase::Created,
@@ -192,15 +210,45 @@ impl Inner {
         let container = Arc::new(Container::new(record, self.metrics.clone()));
         self.containers().insert(&id, &name, |_| Arc::clone(&container))?;
         if (removing || broken) && !matches!(left, Left::Running(_)) {
-            return self.finish_removal(&container).await;
+            container.with(|cell| cell.record.phase = Phase::Removing);
+            return Ok(Some(Removal::CutShort(container)));
         }
-        match left {
-            Left::Running(run) => self.rejoin(&container, *run).await,
-            Left::Ended(_) | Left::NeverRan => {
-                self.clear_run(&container, None).await;
-                self.settle(&container, true).await
+        let ended_now = match left {
+            Left::Running(run) => {
+                self.rejoin(&container, *run).await?;
+                return Ok(None);
             }
-            Left::Nothing => self.settle(&container, was_live).await,
+            Left::Ended(_) | Left::NeverRan => true,
+            Left::Nothing => was_live,
+        };
+        self.clear_left(&container, ended_now).await?;
+        Ok(self.settle(&container, ended_now))
+    }
+
+    /// Takes away what a run left, once what it tells of the end is durable.
+    async fn clear_left(self: &Arc<Self>, container: &Arc<Container>, ended_now: bool) -> Result<()> {
+        let record = container.record();
+        let is_left = self.layout.run(&record.id).exists();
+        let (table, key) = (Table::Containers, record.id.as_str());
+        match (ended_now, is_left) {
+            (true, true) => self.store.put(table, key, &record).await?,
+            (true, false) => self.store.put_behind(table, key, &record).await?,
+            (false, _) => {}
+        }
+        if is_left || ended_now {
+            self.clear_run(container, None).await;
+        }
+        Ok(())
+    }
+
+    async fn carry_out(self: &Arc<Self>, removal: Removal) -> Result<()> {
+        match removal {
+            Removal::CutShort(container) => self.finish_removal(&container).await,
+            Removal::Ended(container) => {
+                let _owned = container.operation.lock().await;
+                self.remove_ended(&container).await;
+                Ok(())
+            }
         }
     }
 
@@ -264,6 +312,8 @@ impl Inner {
         let record = container.with(|cell| {
             // The row of its start may have been lost.
             cell.record.begin(clock::from_runtime(monitor.started_at_ns()));
+            // What runs is whole, and its removal did not come to its first step.
+            cell.record.unfinished = Unfinished::Nothing;
             cell.run = Some(run);
             cell.record.clone()
         });
@@ -316,18 +366,11 @@ impl Inner {
         }
     }
 
-    /// A container that does not run: it is removed or started again where it says so.
-    async fn settle(self: &Arc<Self>, container: &Arc<Container>, ended_now: bool) -> Result<()> {
+    /// A container that does not run: it is to be removed, or is started again, where it says so.
+    fn settle(self: &Arc<Self>, container: &Arc<Container>, ended_now: bool) -> Option<Removal> {
         let record = container.record();
         if record.config.host.auto_remove && record.phase == Phase::Exited {
-            let _owned = container.operation.lock().await;
-            self.remove_ended(container).await;
-            return Ok(());
-        }
-        if ended_now {
-            self.store
-                .put_behind(Table::Containers, record.id.as_str(), &record)
-                .await?;
+            return Some(Removal::Ended(Arc::clone(container)));
         }
         let always = record.config.host.restart == EngineRestart::Always && record.was_started();
         let unless_stopped =
@@ -339,17 +382,23 @@ impl Inner {
             container.with(|cell| cell.record.phase = Phase::Restarting);
             self.restart_later(container, Duration::ZERO);
         }
-        Ok(())
+        None
     }
 
     async fn finish_removal(self: &Arc<Self>, container: &Arc<Container>) -> Result<()> {
         tracing::info!(
             container = container.id.short(),
-            "a removal that was cut short is finished"
+            "a create or a removal that was cut short is taken back or finished"
         );
         self.clear_run(container, None).await;
-        // Whether the removal was to take anonymous volumes along is not known: they stay where nothing says so.
-        let volumes = container.record().config.host.auto_remove;
+        let record = container.record();
+        // Whether a removal was to take anonymous volumes along is not known where nothing says so: then they stay.
+        let volumes = record.config.host.auto_remove || record.unfinished != Unfinished::Nothing;
+        if let Unfinished::Create { volumes } = &record.unfinished {
+            for volume in volumes {
+                self.remove_unused_volume(volume).await?;
+            }
+        }
         self.clear_away(container, volumes).await
     }
 
@@ -380,7 +429,7 @@ impl Inner {
         }
         let cleared = self
             .blocking(move |inner| {
-                let shared = directory_names(&inner.layout.shms());
+                let shared = names(&inner.layout.shms());
                 let stale = shared.into_iter().filter(|id| !running.contains(id));
                 for id in stale.filter_map(|id| ContainerId::parse(&id)) {
                     inner.clear_shm(&id);
@@ -394,7 +443,7 @@ impl Inner {
     }
 
     async fn kill_unknown_runs(self: &Arc<Self>, known: &HashSet<String>) {
-        for id in directory_names(&self.layout.runs()) {
+        for id in names(&self.layout.runs()) {
             let Some(id) = ContainerId::parse(&id).filter(|id| !known.contains(id.as_str())) else {
                 continue;
             };
@@ -427,20 +476,13 @@ impl Inner {
                 self.images.release(&id)?;
             }
         }
-        for id in directory_names(&self.layout.containers()) {
+        for id in names(&self.layout.containers()) {
             if let Some(id) = ContainerId::parse(&id).filter(|id| !known.contains(id.as_str())) {
                 layout::remove_directory(&self.layout.container(&id))?;
             }
         }
         Ok(())
     }
-}
-
-fn directory_names(path: &std::path::Path) -> Vec<String> {
-    let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
-    entries
-        .map(|entry| entry.file_name().to_string_lossy().into_owned())
-        .collect()
 }
 
 #[cfg(test)]

@@ -61,6 +61,25 @@ pub struct Record {
     pub restart_count: u64,
     /// A user stopped it, so that `unless-stopped` leaves it alone.
     pub stopped_by_user: bool,
+    /// What was begun with it and is not known to have come to its end.
+    #[serde(default)]
+    pub unfinished: Unfinished,
+}
+
+/// An operation that an engine which ends in its middle leaves to the next one: recorded only where nothing else would
+/// tell what to take away.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum Unfinished {
+    /// Nothing is under way.
+    #[default]
+    Nothing,
+    /// It is being made, and these volumes with it.
+    Create {
+        /// Names of the volumes, which nobody has used yet.
+        volumes: Vec<String>,
+    },
+    /// It is being removed together with its anonymous volumes.
+    Removal,
 }
 
 impl Record {

@@ -5,6 +5,7 @@ use crate::engine::{Inner, RemoveOptions};
 use crate::error::{Error, Result};
 use crate::layout::remove_directory;
 use crate::phase::{Phase, Step};
+use crate::record::Unfinished;
 use crate::store::Table;
 use std::sync::Arc;
 
@@ -24,7 +25,7 @@ impl Inner {
     /// Removes a container. The caller holds its operation.
     ///
     /// Its directory goes first and its row last, without a sync: a row without a directory is what recovery finds of a
-    /// removal that a crash cut short, and it then removes the rest.
+    /// removal that a crash cut short, and it then removes the rest; what it is to take along is in the row before.
     pub(crate) async fn remove_owned(
         self: &Arc<Self>,
         container: &Arc<Container>,
@@ -76,6 +77,10 @@ impl Inner {
     ) -> Result<()> {
         let record = container.record();
         let id = record.id.clone();
+        let takes_volumes = volumes && !record.anonymous_volumes.is_empty();
+        if takes_volumes && record.unfinished != Unfinished::Removal {
+            self.record_as(container, Unfinished::Removal).await?;
+        }
         let discarded = self.blocking(move |inner| {
             let discarded = inner.layout.discard_container(&id)?;
             remove_directory(&inner.layout.run(&id))?;
@@ -91,10 +96,7 @@ impl Inner {
         });
         if volumes {
             for volume in &record.anonymous_volumes {
-                match self.remove_volume(volume).await {
-                    Ok(()) | Err(Error::NoSuchVolume { .. } | Error::VolumeInUse { .. }) => {}
-                    Err(error) => return Err(error),
-                }
+                self.remove_unused_volume(volume).await?;
             }
         }
         self.containers().remove(&record.id);
@@ -102,6 +104,14 @@ impl Inner {
         self.store
             .remove_behind(Table::Containers, record.id.as_str())
             .await
+    }
+
+    /// Removes a volume unless another container has it. Idempotent.
+    pub(crate) async fn remove_unused_volume(self: &Arc<Self>, name: &str) -> Result<()> {
+        match self.remove_volume(name).await {
+            Ok(()) | Err(Error::NoSuchVolume { .. } | Error::VolumeInUse { .. }) => Ok(()),
+            Err(error) => Err(error),
+        }
     }
 
     /// Removes a volume that no container has.

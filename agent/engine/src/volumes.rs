@@ -2,12 +2,14 @@
 
 use crate::clock;
 use crate::error::{Error, Result};
-use crate::layout::{Layout, make_directory, remove_directory};
+use crate::layout::{Layout, make_directory, names, remove_directory};
 use crate::store::{Store, Table};
-use muster_types::Timestamp;
 use muster_types::service::Labels;
+use muster_types::{ContainerId, Timestamp};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -29,11 +31,18 @@ pub struct Volume {
     pub anonymous: bool,
 }
 
+/// What stands before and after a removed volume's name while its content is deleted. A volume's name has no `@`.
+const DISCARDED_BEFORE: &str = "volume-";
+const DISCARDED_AFTER: char = '@';
+
 /// The volumes of this node.
 pub(crate) struct Volumes {
     directory: PathBuf,
+    discarded: PathBuf,
     store: Store,
     known: Mutex<BTreeMap<String, Volume>>,
+    /// Volumes are made and removed one at a time, so that nobody gets one that is being removed.
+    changing: tokio::sync::Mutex<()>,
 }
 
 impl Volumes {
@@ -42,6 +51,8 @@ impl Volumes {
         let rows = store.all::<Volume>(Table::Volumes)?;
         Ok(Self {
             directory: layout.volumes(),
+            discarded: layout.discarded(),
+            changing: tokio::sync::Mutex::default(),
             store: store.clone(),
             known: Mutex::new(
                 rows.into_iter()
@@ -65,40 +76,113 @@ impl Volumes {
             return Ok((volume, false));
         }
         check_name(name)?;
-        let mountpoint = self.directory.join(name).join(CONTENT);
-        make_directory(&mountpoint)?;
+        let _changing = self.changing.lock().await;
+        // Two containers may have asked for it at once: the first one's stays.
+        if let Some(volume) = self.get(name) {
+            return Ok((volume, false));
+        }
+        make_directory(&self.directory.join(name).join(CONTENT))?;
+        let volume = self.adopt(name, labels, anonymous).await?;
+        Ok((volume, true))
+    }
+
+    /// Records a volume whose directory is there.
+    async fn adopt(&self, name: &str, labels: &Labels, anonymous: bool) -> Result<Volume> {
         let volume = Volume {
             name: name.to_owned(),
-            mountpoint,
+            mountpoint: self.directory.join(name).join(CONTENT),
             created: clock::now(),
             labels: labels.clone(),
             anonymous,
         };
         self.store.put(Table::Volumes, name, &volume).await?;
-        let mut known = self.known();
-        // Two containers may have asked for it at once: the first one's stays.
-        let new = !known.contains_key(name);
-        let volume = known.entry(name.to_owned()).or_insert(volume).clone();
-        Ok((volume, new))
+        self.known().insert(name.to_owned(), volume.clone());
+        Ok(volume)
     }
 
     /// Removes a volume that nobody uses.
+    ///
+    /// Its directory goes out of sight first, under a name that tells the next engine to finish a removal that is cut
+    /// short before the row is gone.
     pub async fn remove(&self, name: &str) -> Result<()> {
-        let removed = self.known().remove(name);
-        if removed.is_none() {
+        let changing = self.changing.lock().await;
+        let Some(volume) = self.known().remove(name) else {
             return Err(Error::NoSuchVolume {
                 name: name.to_owned(),
             });
+        };
+        let discarded = self.discarded_path(name);
+        let removed = match rename(&self.directory.join(name), &discarded) {
+            Ok(()) => self.store.remove(Table::Volumes, name).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = removed {
+            self.known().insert(name.to_owned(), volume);
+            return Err(error);
         }
-        let directory = self.directory.join(name);
-        let cleared = tokio::task::spawn_blocking(move || remove_directory(&directory)).await;
-        cleared.map_err(|_| Error::ShuttingDown)??;
-        self.store.remove(Table::Volumes, name).await
+        drop(changing);
+        let cleared = tokio::task::spawn_blocking(move || remove_directory(&discarded)).await;
+        cleared.map_err(|_| Error::ShuttingDown)?
+    }
+
+    /// Settles what an earlier engine left of making and removing volumes.
+    ///
+    /// A directory without a row is removed where there is nothing in it, and is a volume again otherwise: what somebody
+    /// has written is never deleted because metadata were lost.
+    pub async fn settle(&self) -> Result<()> {
+        for name in names(&self.discarded) {
+            let name = name.strip_prefix(DISCARDED_BEFORE);
+            let name = name.and_then(|name| name.rsplit_once(DISCARDED_AFTER));
+            if let Some((name, _)) = name
+                && !self.directory.join(name).exists()
+                && self.known().remove(name).is_some()
+            {
+                self.store.remove(Table::Volumes, name).await?;
+            }
+        }
+        for name in names(&self.directory) {
+            let directory = self.directory.join(&name);
+            let content = directory.join(CONTENT);
+            if self.get(&name).is_some() {
+                continue;
+            }
+            let emptied = is_gone(fs::remove_dir(&content)) && is_gone(fs::remove_dir(&directory));
+            if !emptied && content.is_dir() && check_name(&name).is_ok() {
+                tracing::warn!(
+                    volume = name,
+                    "a volume that is not in the metadata is taken over"
+                );
+                self.adopt(&name, &Labels::new(), ContainerId::parse(&name).is_some())
+                    .await?;
+            }
+        }
+        Ok(())
+    }
+
+    fn discarded_path(&self, name: &str) -> PathBuf {
+        // A volume of the same name may be removed while this one's content is still being deleted.
+        let number: u64 = rand::random();
+        let name = format!("{DISCARDED_BEFORE}{name}{DISCARDED_AFTER}{number:x}");
+        self.discarded.join(name)
     }
 
     fn known(&self) -> MutexGuard<'_, BTreeMap<String, Volume>> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Renames; nothing there is no error.
+fn rename(from: &Path, to: &Path) -> Result<()> {
+    match fs::rename(from, to) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound || from.exists() => {
+            Err(Error::io(format!("discard {}", from.display()), error))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn is_gone(removed: io::Result<()>) -> bool {
+    removed.map_or_else(|error| error.kind() == io::ErrorKind::NotFound, |()| true)
 }
 
 /// A volume's name is a directory's.
@@ -147,6 +231,43 @@ mod tests {
             volumes.remove("data").await,
             Err(Error::NoSuchVolume { .. })
         ));
+        store.close();
+    }
+
+    /// The volumes of a store as the next engine finds them.
+    async fn reopened(layout: &Layout, store: &Store) -> Vec<String> {
+        let volumes = Volumes::open(layout, store).unwrap();
+        volumes.settle().await.unwrap();
+        volumes.list().into_iter().map(|volume| volume.name).collect()
+    }
+
+    #[tokio::test]
+    async fn what_was_cut_short_is_settled_and_content_is_kept() {
+        let directory = tempfile::tempdir().unwrap();
+        let layout = Layout::new(&directory.path().join("data"), &directory.path().join("run"));
+        layout.prepare().unwrap();
+        let store = Store::open(&layout.metadata()).unwrap();
+        let volumes = Volumes::open(&layout, &store).unwrap();
+        for name in ["kept", "removed", "lost"] {
+            volumes.ensure(name, &Labels::new(), false).await.unwrap();
+        }
+        // Making one was cut short before its row, removing another after its directory.
+        make_directory(&layout.volumes().join("empty/_data")).unwrap();
+        make_directory(&layout.volumes().join("emptier")).unwrap();
+        rename(
+            &layout.volumes().join("removed"),
+            &volumes.discarded_path("removed"),
+        )
+        .unwrap();
+        // The row of one with content was lost.
+        store.remove(Table::Volumes, "lost").await.unwrap();
+        fs::write(layout.volumes().join("lost/_data/file"), "content").unwrap();
+        assert_eq!(reopened(&layout, &store).await, ["kept", "lost"]);
+        assert_eq!(names(&layout.volumes()).len(), 2);
+        layout.empty_discarded();
+        assert_eq!(reopened(&layout, &store).await, ["kept", "lost"]);
+        let content = fs::read(layout.volumes().join("lost/_data/file")).unwrap();
+        assert_eq!(content, b"content");
         store.close();
     }
 }

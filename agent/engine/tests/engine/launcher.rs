@@ -1,6 +1,14 @@
-//! The launcher as a program of its own, for the tests: the daemon's binary has it as a subcommand.
+//! Programs of the tests: the launcher (the daemon's binary has it as a subcommand), and an engine in a process of its
+//! own, which can be killed at any point.
+
+mod subject;
 
 fn main() {
-    let arguments: Vec<_> = std::env::args_os().skip(2).collect();
-    muster_runtime::launcher_main(&arguments)
+    let mut arguments = std::env::args_os().skip(1);
+    let subcommand = arguments.next();
+    let arguments: Vec<_> = arguments.collect();
+    if subcommand.is_some_and(|subcommand| subcommand == muster_runtime::LAUNCHER_SUBCOMMAND) {
+        muster_runtime::launcher_main(&arguments)
+    }
+    subject::main(&arguments);
 }

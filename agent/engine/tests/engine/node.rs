@@ -25,26 +25,7 @@ pub struct Node {
 
 /// Runs a test on a node of its own.
 pub fn on_node<F: Future<Output = ()>>(test: impl FnOnce(Node) -> F) {
-    static NUMBER: AtomicU32 = AtomicU32::new(0);
-    // The test's thread gets a network of its own, and so do the threads and processes that it starts.
-    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).expect("tests run as root");
-    let parent = format!(
-        "muster-test-{}-{}",
-        std::process::id(),
-        NUMBER.fetch_add(1, Ordering::Relaxed)
-    );
-    let cgroup = CgroupRoot::detect()
-        .and_then(|root| root.with_parent(&parent))
-        .unwrap();
-    cgroup.prepare().unwrap();
-    let node = Node {
-        directory: tempfile::Builder::new()
-            .prefix("muster-engine-")
-            .tempdir()
-            .unwrap(),
-        cgroup,
-        parent,
-    };
+    let node = Node::new();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -54,7 +35,31 @@ pub fn on_node<F: Future<Output = ()>>(test: impl FnOnce(Node) -> F) {
 }
 
 impl Node {
-    fn path(&self, name: &str) -> PathBuf {
+    /// Makes one. The calling thread gets a network of its own, and so do the threads and processes that it starts.
+    pub fn new() -> Self {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).expect("tests run as root");
+        let parent = format!(
+            "muster-test-{}-{}",
+            std::process::id(),
+            NUMBER.fetch_add(1, Ordering::Relaxed)
+        );
+        let cgroup = CgroupRoot::detect()
+            .and_then(|root| root.with_parent(&parent))
+            .unwrap();
+        cgroup.prepare().unwrap();
+        Self {
+            directory: tempfile::Builder::new()
+                .prefix("muster-engine-")
+                .tempdir()
+                .unwrap(),
+            cgroup,
+            parent,
+        }
+    }
+
+    /// A path of the node.
+    pub fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
     }
 
@@ -73,41 +78,16 @@ impl Node {
     /// Opens the engine with an image of a shell.
     pub async fn open_with_image(&self) -> Engine {
         let engine = self.open().await;
-        let mut recipe = ImageRecipe {
-            reference: IMAGE.to_owned(),
-            env: vec!["PATH=/bin".to_owned()],
-            ..ImageRecipe::default()
-        }
-        .with("bin", 0o755, RecipeSource::Directory)
-        .with(
-            "bin/busybox",
-            0o755,
-            RecipeSource::File("/usr/bin/busybox".into()),
-        )
-        .with("etc", 0o755, RecipeSource::Directory)
-        .with(
-            "etc/passwd",
-            0o644,
-            RecipeSource::Bytes(b"root:x:0:0::/root:/bin/sh\nweb:x:101:102::/srv:\n".to_vec()),
-        )
-        .with("tmp", 0o1777, RecipeSource::Directory)
-        .with("srv", 0o755, RecipeSource::Directory)
-        .with("srv/page", 0o644, RecipeSource::Bytes(b"from the image".to_vec()))
-        .with("bin/noexec", 0o644, RecipeSource::Bytes(b"text".to_vec()));
-        for applet in [
-            "sh", "true", "false", "sleep", "echo", "cat", "id", "hostname", "ip", "env", "nc", "ls", "wc",
-            "stat",
-        ] {
-            recipe = recipe.with(
-                &format!("bin/{applet}"),
-                0o755,
-                RecipeSource::Symlink("busybox".to_owned()),
-            );
-        }
-        let mut archive = Vec::new();
-        recipe.write(&mut archive).unwrap();
-        engine.image_load(Cursor::new(archive)).await.unwrap();
+        engine.image_load(Cursor::new(archive(IMAGE))).await.unwrap();
         engine
+    }
+
+    /// Writes images of a shell to archives of their names.
+    pub fn write_images(&self, names: &[&str]) {
+        for name in names {
+            let content = archive(&format!("{name}:latest"));
+            std::fs::write(self.path(&format!("{name}.tar")), content).unwrap();
+        }
     }
 
     /// Removes every container, closes the engine, and checks that nothing is left over.
@@ -169,7 +149,13 @@ impl Node {
         vec![data, run, pin]
     }
 
-    fn groups(&self) -> Vec<PathBuf> {
+    /// The name of the group that all of its groups are below.
+    pub fn parent(&self) -> &str {
+        &self.parent
+    }
+
+    /// That group, in each hierarchy.
+    pub fn groups(&self) -> Vec<PathBuf> {
         let top = Path::new("/sys/fs/cgroup");
         let roots = names(top)
             .into_iter()
@@ -180,6 +166,49 @@ impl Node {
             .filter(|group| group.is_dir())
             .collect()
     }
+}
+
+/// The archive of an image of a shell.
+fn archive(reference: &str) -> Vec<u8> {
+    let mut recipe = ImageRecipe {
+        reference: reference.to_owned(),
+        env: vec!["PATH=/bin".to_owned()],
+        ..ImageRecipe::default()
+    }
+    .with("bin", 0o755, RecipeSource::Directory)
+    .with(
+        "bin/busybox",
+        0o755,
+        RecipeSource::File("/usr/bin/busybox".into()),
+    )
+    .with("etc", 0o755, RecipeSource::Directory)
+    .with(
+        "etc/passwd",
+        0o644,
+        RecipeSource::Bytes(b"root:x:0:0::/root:/bin/sh\nweb:x:101:102::/srv:\n".to_vec()),
+    )
+    .with("tmp", 0o1777, RecipeSource::Directory)
+    .with("srv", 0o755, RecipeSource::Directory)
+    .with(
+        "srv/name",
+        0o644,
+        RecipeSource::Bytes(reference.as_bytes().to_vec()),
+    )
+    .with("srv/page", 0o644, RecipeSource::Bytes(b"from the image".to_vec()))
+    .with("bin/noexec", 0o644, RecipeSource::Bytes(b"text".to_vec()));
+    for applet in [
+        "sh", "true", "false", "sleep", "echo", "cat", "id", "hostname", "ip", "env", "nc", "ls", "wc",
+        "stat",
+    ] {
+        recipe = recipe.with(
+            &format!("bin/{applet}"),
+            0o755,
+            RecipeSource::Symlink("busybox".to_owned()),
+        );
+    }
+    let mut archive = Vec::new();
+    recipe.write(&mut archive).unwrap();
+    archive
 }
 
 impl Drop for Node {
@@ -221,7 +250,8 @@ fn cleared(group: &Path) -> bool {
     std::fs::remove_dir(group).is_ok() || !group.exists()
 }
 
-fn names(path: &Path) -> Vec<String> {
+/// Names in a directory; none where there is no directory.
+pub fn names(path: &Path) -> Vec<String> {
     let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
     entries
         .map(|entry| entry.file_name().to_string_lossy().into_owned())
