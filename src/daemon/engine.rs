@@ -1,7 +1,7 @@
 //! The engine behind the Engine API's trait: nothing but conversions.
 
+use super::input_writer::InputWriter;
 use async_trait::async_trait;
-use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::{StreamExt, TryStreamExt};
 use muster_engine::{self as own, Engine};
@@ -14,18 +14,14 @@ use muster_engine_api::backend::{
     WaitResult,
 };
 use muster_types::container::{ContainerConfig, ContainerInfo};
+use muster_types::container_update::ContainerUpdate;
 use muster_types::image::ImageSummary;
 use muster_types::{ContainerId, Timestamp};
 use std::collections::BTreeMap;
 use std::io;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
-use tokio::io::AsyncWrite;
-use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::io::{StreamReader, SyncIoBridge};
-use tokio_util::sync::PollSender;
 
 /// The engine as the Engine API sees it.
 pub struct EngineBackend {
@@ -235,47 +231,6 @@ fn container_stats(stats: own::ContainerStats) -> ContainerStats {
     }
 }
 
-/// Standard input as a writer: dropping or shutting it down closes the process's standard input.
-struct InputWriter {
-    sender: PollSender<Bytes>,
-}
-
-impl InputWriter {
-    fn new(sender: mpsc::Sender<Bytes>) -> Self {
-        Self {
-            sender: PollSender::new(sender),
-        }
-    }
-}
-
-fn closed<T>(_: T) -> io::Error {
-    io::Error::new(io::ErrorKind::BrokenPipe, "the process closed its input")
-}
-
-impl AsyncWrite for InputWriter {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        match self.sender.poll_reserve(cx) {
-            Poll::Ready(Ok(())) => {
-                self.sender
-                    .send_item(Bytes::copy_from_slice(bytes))
-                    .map_err(closed)?;
-                Poll::Ready(Ok(bytes.len()))
-            }
-            Poll::Ready(Err(error)) => Poll::Ready(Err(closed(error))),
-            Poll::Pending => Poll::Pending,
-        }
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.sender.close();
-        Poll::Ready(Ok(()))
-    }
-}
-
 #[async_trait]
 impl LocalEngine for EngineBackend {
     async fn info(&self) -> Result<EngineInfo> {
@@ -360,6 +315,10 @@ impl LocalEngine for EngineBackend {
 
     async fn container_rename(&self, reference: &str, name: &str) -> Result<()> {
         self.engine.rename(reference, name).await.map_err(failed)
+    }
+
+    async fn container_update(&self, reference: &str, update: ContainerUpdate) -> Result<Vec<String>> {
+        self.engine.update(reference, update).await.map_err(failed)
     }
 
     async fn container_remove(&self, reference: &str, options: RemoveOptions) -> Result<()> {

@@ -1,6 +1,7 @@
 //! One node's daemon: engine, membership, Engine API, metrics; started in order, stopped in reverse.
 
 mod engine;
+mod input_writer;
 mod lock;
 mod metrics;
 mod tls;

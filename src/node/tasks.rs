@@ -452,6 +452,10 @@ mod tests {
             hosts_path: String::new(),
             resolv_conf_path: String::new(),
             size_rw: None,
+            size_root: None,
+            apparmor_profile: String::new(),
+            selinux_labels: Default::default(),
+            execs: Vec::new(),
         }
     }
 

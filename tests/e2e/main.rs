@@ -14,5 +14,6 @@ mod node;
 mod old_cli;
 mod partitions;
 mod remote;
+mod run_options;
 mod services;
 mod support;

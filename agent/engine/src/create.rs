@@ -1,16 +1,18 @@
 //! Making a container.
 
+use crate::check;
 use crate::clock;
 use crate::container::Container;
 use crate::engine::{Created, Inner};
 use crate::error::{Error, Result};
 use crate::files;
+use crate::health;
 use crate::image_config;
 use crate::layout::{make_directory, remove_directory};
 use crate::network;
 use crate::record::{Record, Unfinished};
 use crate::signal;
-use crate::spec::{self, SecurityOptions, merged_environment, validate_resources};
+use crate::spec::{self, Purpose, SecurityOptions, merged_environment};
 use crate::store::Table;
 use muster_types::container::{ContainerConfig, MountKind, MountPoint, MountSpec, NetworkMode};
 use muster_types::image::ImageConfig;
@@ -32,6 +34,8 @@ impl Inner {
     pub(crate) async fn create(self: &Arc<Self>, name: &str, mut config: ContainerConfig) -> Result<Created> {
         let mut warnings = self.check(&config)?;
         self.resolve_joined(&mut config.host)?;
+        let resources = &mut config.host.resources;
+        warnings.extend(spec::admit(resources, &self.host.abilities, Purpose::Create)?);
         let reference = config.image.clone();
         let (image_id, image) = self
             .blocking(move |inner| image_config::of(&inner.images, &reference))
@@ -39,13 +43,6 @@ impl Inner {
         apply_image_labels(&mut config, &image);
         let id = random_id();
         let record = record(&id, config, image_id, &image)?;
-        if record.config.host.resources.oom_kill_disable && record.config.host.resources.memory_bytes == 0 {
-            warnings.push(
-                "OOM killer is disabled for the container, but no memory limit is set, this can result in the system \
-                 running out of resources."
-                    .to_owned(),
-            );
-        }
         let name = self.containers().insert(&id, name, |name| {
             let record = Record {
                 name: name.to_owned(),
@@ -124,9 +121,8 @@ impl Inner {
         if config.image.is_empty() {
             return Err(Error::invalid("no image specified"));
         }
-        validate_resources(&config.host.resources, &self.host.abilities)?;
         SecurityOptions::parse(&config.host.security_opt)?;
-        spec::check_sysctls(&config.host)?;
+        check::settings(config)?;
         network::shared_with(&config.host.network)?;
         if config.host.auto_remove && config.host.restart != muster_types::container::EngineRestart::No {
             return Err(Error::invalid(
@@ -156,9 +152,8 @@ impl Inner {
                     .map(str::to_owned),
             );
         }
-        let resources = &config.host.resources;
-        if resources.memory_bytes > 0 && !self.host.abilities.swap {
-            warnings.push("Your kernel does not support swap limit capabilities or the cgroup is not mounted. Memory limited without swap.".to_owned());
+        if config.host.network == NetworkMode::Host && !config.host.ports.is_empty() {
+            warnings.push("Published ports are discarded when using host network mode".to_owned());
         }
         Ok(warnings)
     }
@@ -307,23 +302,40 @@ fn apply_image_labels(config: &mut ContainerConfig, image: &ImageConfig) {
     }
 }
 
+/// Fills what the container's configuration leaves to its image, as users see it afterwards.
+fn complete(config: &mut ContainerConfig, image: &ImageConfig) {
+    let given = |list: &Vec<String>| (!list.is_empty()).then(|| list.clone());
+    // A user's own entrypoint, also an empty one, clears the image's command.
+    if config.entrypoint.is_none() {
+        config.cmd = config.cmd.take().or_else(|| given(&image.cmd));
+        config.entrypoint = given(&image.entrypoint);
+    }
+    for path in &image.volumes {
+        if !config.volumes.contains(path) {
+            config.volumes.push(path.clone());
+        }
+    }
+    for port in &image.exposed_ports {
+        if !config.exposed_ports.contains(port) {
+            config.exposed_ports.push(port.clone());
+        }
+    }
+    if config.stop_signal.is_empty() {
+        config.stop_signal = image.stop_signal.clone().unwrap_or_default();
+    }
+    config.health = health::in_effect(config.health.as_ref(), image.health.as_ref());
+}
+
 /// The record of a container that is about to be made, with what the image says filled in.
 fn record(
     id: &ContainerId,
-    config: ContainerConfig,
+    mut config: ContainerConfig,
     image_id: String,
     image: &ImageConfig,
 ) -> Result<Record> {
-    let mut command = config
-        .entrypoint
-        .clone()
-        .unwrap_or_else(|| image.entrypoint.clone());
-    match (&config.cmd, &config.entrypoint) {
-        (Some(cmd), _) => command.extend(cmd.iter().cloned()),
-        // A user's own entrypoint clears the image's command, as with Docker.
-        (None, Some(_)) => {}
-        (None, None) => command.extend(image.cmd.iter().cloned()),
-    }
+    complete(&mut config, image);
+    let mut command = config.entrypoint.clone().unwrap_or_default();
+    command.extend(config.cmd.iter().flatten().cloned());
     if command.first().is_none_or(String::is_empty) {
         return Err(Error::invalid("no command specified"));
     }
@@ -335,12 +347,7 @@ fn record(
         }
     };
     let working_dir = or_image(&config.working_dir, &image.working_dir);
-    let stop_signal = or_image(
-        &config.stop_signal,
-        &image.stop_signal.clone().unwrap_or_default(),
-    );
-    let mut exposed_ports = image.exposed_ports.clone();
-    exposed_ports.extend(config.exposed_ports.iter().cloned());
+    let mut exposed_ports = config.exposed_ports.clone();
     exposed_ports.sort();
     exposed_ports.dedup();
     let host_name = match config.hostname.as_str() {
@@ -361,13 +368,13 @@ fn record(
         },
         user: or_image(&config.user, &image.user),
         host_name,
-        stop_signal: if stop_signal.is_empty() {
+        stop_signal: if config.stop_signal.is_empty() {
             signal::TERM
         } else {
-            signal::parse(&stop_signal)?
+            signal::parse(&config.stop_signal)?
         },
         stop_grace: Record::grace_of(&config),
-        health: config.health.clone().or_else(|| image.health.clone()),
+        health: config.health.clone(),
         exposed_ports,
         mounts: Vec::new(),
         anonymous_volumes: Vec::new(),

@@ -19,6 +19,7 @@ use muster_images::ImageStore;
 use muster_runtime::cgroup::CgroupRoot;
 use muster_runtime::{AttachRequest, Launcher};
 use muster_types::container::{ContainerConfig, ContainerInfo};
+use muster_types::container_update::ContainerUpdate;
 use muster_types::event::EventKind;
 use muster_types::service::{DnsSpec, Labels, LogDriver};
 use muster_types::{ContainerId, Timestamp};
@@ -177,6 +178,13 @@ impl Engine {
             .await
     }
 
+    /// Changes a container's limits and its restart policy, also while it runs; returns warnings.
+    pub async fn update(&self, reference: &str, update: ContainerUpdate) -> Result<Vec<String>> {
+        let (inner, container) = self.found(reference)?;
+        self.carry("update", async move { inner.update(&container, update).await })
+            .await
+    }
+
     /// Removes a container.
     pub async fn remove(&self, reference: &str, options: RemoveOptions) -> Result<()> {
         let (inner, container) = self.found(reference)?;
@@ -209,12 +217,14 @@ impl Engine {
     pub async fn inspect(&self, reference: &str, size: bool) -> Result<ContainerInfo> {
         let (inner, container) = self.found(reference)?;
         let mut info = container.info(&inner.layout);
+        inner.add_confinement(&mut info)?;
         if size {
             let id = info.id.to_string();
             let measured = inner
                 .blocking(move |inner| Ok(inner.images.rootfs_size(&id)?))
                 .await?;
             info.size_rw = Some(measured.written_bytes);
+            info.size_root = Some(measured.total_bytes);
         }
         Ok(info)
     }

@@ -312,6 +312,17 @@ impl Inner {
     }
 
     /// The container is removed.
+    /// The processes of a container that were made and have not ended.
+    pub(crate) fn execs_of(&self, container: &ContainerId) -> Vec<String> {
+        let execs = self.execs();
+        let of = execs
+            .values()
+            .filter(|exec| exec.container == *container && !exec.has_ended());
+        let mut ids: Vec<_> = of.map(|exec| exec.id.clone()).collect();
+        ids.sort();
+        ids
+    }
+
     pub(crate) fn forget_execs(&self, container: &ContainerId) {
         self.execs().retain(|_, exec| exec.container != *container);
     }

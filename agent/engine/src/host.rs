@@ -1,5 +1,6 @@
 //! What the engine reads of its host: identity, memory, processors, routes, limits.
 
+use crate::spec::CpuList;
 use muster_network::Ipv4Net;
 use std::fs;
 use std::net::Ipv4Addr;
@@ -20,6 +21,12 @@ pub fn memory_bytes() -> u64 {
 /// Processors that may be used.
 pub fn cpus() -> u64 {
     std::thread::available_parallelism().map_or(1, |cpus| cpus.get() as u64)
+}
+
+/// The processors (`cpu`) or memory nodes (`node`) that are there. A kernel without memory nodes has one.
+pub fn online(what: &str) -> CpuList {
+    let list = trimmed(&format!("/sys/devices/system/{what}/online"));
+    CpuList::parse(if list.is_empty() { "0" } else { &list }).unwrap_or_default()
 }
 
 /// Kernel release.
@@ -125,6 +132,9 @@ mod tests {
     fn facts_of_this_host_are_found() {
         assert!(memory_bytes() > 1 << 20);
         assert!(cpus() > 0);
+        for what in ["cpu", "node"] {
+            assert!(CpuList::parse("0").unwrap().is_within(&online(what)), "{what}");
+        }
         assert_eq!(boot_id().len(), 36);
         assert!(!kernel_release().is_empty());
         assert!(processor_time_ns() > 0);

@@ -95,6 +95,8 @@ impl Inner {
         if let Some(reference) = network::shared_with(&host.network)? {
             let other = self.donor(reference, Kind::Network, record)?;
             joined.paths.network = Some(joined.hold(&other, Kind::Network)?);
+            let name = other.with(|cell| cell.record.host_name.clone());
+            joined.paths.host = Some((self.layout.container(&other.id), name));
         }
         if let Some(reference) = host.pid.container() {
             let other = self.donor(reference, Kind::Pid, record)?;

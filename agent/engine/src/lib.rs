@@ -10,6 +10,7 @@
 
 mod attach;
 mod backoff;
+mod check;
 mod clock;
 mod config;
 mod container;
@@ -43,6 +44,7 @@ mod spec;
 mod start;
 mod stop;
 mod store;
+mod update;
 mod user;
 mod volumes;
 mod wait;

@@ -5,6 +5,7 @@ use crate::error::{Error, Result};
 use crate::host;
 use crate::ipam::{self, AddressPool};
 use crate::record::Record;
+use crate::spec;
 use muster_network::{
     BridgeSpec, Interface, Ipv4Net, MacAddress, Network, NetworkConfig, NetworkError, PortMapping, Protocol,
     SandboxSpec,
@@ -21,6 +22,13 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 const DEFAULT_NETWORK: &str = "bridge";
 /// Name of a container's interface.
 const INTERFACE: &str = "eth0";
+
+/// Parameters of every network namespace; Docker's. Users other than root may send pings and serve low ports: inside of a
+/// container neither is anybody else's.
+const SYSCTLS: [(&str, &str); 2] = [
+    ("net.ipv4.ping_group_range", "0 2147483647"),
+    ("net.ipv4.ip_unprivileged_port_start", "0"),
+];
 
 /// The id of a built-in network: fixed, 64 hexadecimal characters.
 pub(crate) fn network_id(name: &str) -> String {
@@ -72,6 +80,8 @@ impl Networking {
     pub async fn open(settings: &BridgeSettings, run_dir: &Path) -> Result<Self> {
         let mut config = NetworkConfig::new(run_dir);
         config.table_prefix.clone_from(&settings.table);
+        let usual = SYSCTLS.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        config.sysctls.extend(usual);
         let network = Network::open(config).await?;
         let taken = host::route_networks(&settings.name);
         let subnet = ipam::choose_subnet(settings.subnet, &taken).ok_or_else(|| {
@@ -153,13 +163,11 @@ impl Networking {
                 .collect(),
         };
         let sysctls = record.config.host.sysctls.iter();
-        let sysctls = sysctls.filter(|(name, _)| name.starts_with("net."));
+        let sysctls = sysctls.map(|(name, value)| (spec::dotted_sysctl(name), value.clone()));
         let spec = SandboxSpec {
             container_id: record.id.to_string(),
             interfaces,
-            sysctls: sysctls
-                .map(|(name, value)| (name.clone(), value.clone()))
-                .collect(),
+            sysctls: sysctls.filter(|(name, _)| name.starts_with("net.")).collect(),
         };
         Ok(Some(self.network.create_sandbox(&spec).await?.netns))
     }

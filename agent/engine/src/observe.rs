@@ -1,16 +1,35 @@
 //! Facts about the engine and its containers: info, counters, processes.
 
 use crate::clock;
-use crate::engine::Engine;
+use crate::engine::{Engine, Inner};
 use crate::error::{Error, Result};
 use crate::host;
+use crate::spec::{self, SecurityOptions};
 use crate::volumes::Volume;
 use muster_network::InterfaceStats;
 use muster_runtime::cgroup::{CgroupStats, CgroupVersion};
 use muster_types::Timestamp;
-use muster_types::container::ContainerState;
+use muster_types::container::{ContainerInfo, ContainerState};
 use muster_types::service::Labels;
 use std::fs;
+
+impl Inner {
+    /// Adds what confines a container, and what else runs in it.
+    pub(crate) fn add_confinement(&self, info: &mut ContainerInfo) -> Result<()> {
+        let host = &mut info.config.host;
+        let options = SecurityOptions::parse(&host.security_opt)?;
+        let default = self.host.apparmor_profile.as_deref();
+        let profile = options.apparmor_in_effect(default, host.privileged);
+        info.apparmor_profile = profile.unwrap_or_default();
+        let labels = spec::selinux_labels(self.host.selinux.as_ref(), info.id.as_str(), host)?;
+        if let Some(labels) = labels {
+            info.selinux_labels = (labels.process.unwrap_or_default(), labels.mount);
+        }
+        (host.masked_paths, host.readonly_paths) = spec::system_paths(host, &options);
+        info.execs = self.execs_of(&info.id);
+        Ok(())
+    }
+}
 
 /// Facts about the node and its engine.
 #[derive(Debug, Clone, PartialEq, Eq)]

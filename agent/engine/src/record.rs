@@ -2,7 +2,7 @@
 
 use crate::container::Ending;
 use crate::phase::{IllegalStep, Phase, Step};
-use muster_types::container::{ContainerConfig, HealthCheck, MountPoint};
+use muster_types::container::{ContainerConfig, ContainerState, HealthCheck, MountPoint};
 use muster_types::{ContainerId, Timestamp};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
@@ -105,6 +105,16 @@ impl Record {
         let step = if restarts { Step::ExitToRestart } else { Step::Exit };
         self.phase = self.phase.after(step)?;
         Ok(())
+    }
+
+    /// The state as users see it. A start under way shows what was before it: a container that its engine starts again is
+    /// restarting until it runs.
+    pub fn state(&self) -> ContainerState {
+        match self.phase {
+            Phase::Starting if self.restart_count > 0 => ContainerState::Restarting,
+            Phase::Starting if self.was_started() => ContainerState::Exited,
+            phase => phase.state(),
+        }
     }
 
     /// Whether it was ever started.

@@ -210,7 +210,8 @@ impl Inner {
             rootfs: Some(rootfs),
             netns,
             cgroup_path: self.cgroup_path(record),
-            console_size: None,
+            console_size: Some(record.config.host.console_size)
+                .filter(|(rows, columns)| (*rows, *columns) != (0, 0)),
             hold: !waiting.is_empty(),
         };
         let started = self.launcher.start(request).await?;
@@ -265,16 +266,20 @@ impl Inner {
         let rootfs = self.images.mount_labelled(record.id.as_str(), mount_label)?;
         working_dir::make(rootfs.as_fd(), &record.working_dir);
         let user = user::resolve(rootfs.as_fd(), &record.user, &record.config.groups)?;
-        self.write_files(record, endpoint, mount_label)?;
+        let own = (self.layout.container(&record.id), record.host_name.clone());
+        let (files, host_name) = joined.host.as_ref().unwrap_or(&own);
+        if joined.host.is_none() {
+            self.write_files(record, endpoint, mount_label)?;
+        }
         let spec = spec::build(&SpecInput {
             config: &record.config,
             command: &record.command,
             env: &record.env,
             working_dir: &record.working_dir,
-            host_name: &record.host_name,
+            host_name,
             user: &user,
             mounts: &record.mounts,
-            files: &self.layout.container(&record.id),
+            files,
             joined,
             labels: labels.as_ref(),
             host: &self.host,

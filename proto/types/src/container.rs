@@ -1,5 +1,6 @@
 //! The vocabulary of the local engine: what a container is asked to be, and what it is.
 
+use crate::block_io::DeviceLimits;
 use crate::namespace::{CgroupNamespace, IpcMode, NamespaceMode, mode_or_flag};
 use crate::service::{DnsSpec, Labels, LogDriver, Protocol};
 use crate::{ContainerId, TaskId, Timestamp};
@@ -114,6 +115,18 @@ pub struct HostConfig {
     pub log: Option<LogDriver>,
     /// Devices.
     pub devices: Vec<DeviceMapping>,
+    /// Further rules for the use of devices, as `c 10:200 rwm`.
+    pub device_rules: Vec<String>,
+    /// Paths to hide; the usual ones when `None`.
+    pub masked_paths: Option<Vec<String>>,
+    /// Paths to make read-only; the usual ones when `None`.
+    pub readonly_paths: Option<Vec<String>>,
+    /// Rows and columns of the terminal at start; 0 leaves them.
+    pub console_size: (u16, u16),
+    /// The file that the client wrote the id to, reported back only.
+    pub id_file: String,
+    /// Name of the runtime as the user wrote it, reported back only.
+    pub runtime: String,
     /// Parent cgroup; the engine's own when empty.
     pub cgroup_parent: String,
     /// Runtime annotations.
@@ -132,6 +145,10 @@ pub struct ContainerResources {
     pub cpu_period_us: u64,
     /// CFS quota in microseconds; negative means none.
     pub cpu_quota_us: i64,
+    /// Real-time period in microseconds.
+    pub cpu_realtime_period_us: u64,
+    /// Real-time runtime in microseconds.
+    pub cpu_realtime_runtime_us: i64,
     /// CPUs allowed.
     pub cpuset_cpus: String,
     /// Memory nodes allowed.
@@ -144,12 +161,16 @@ pub struct ContainerResources {
     pub memory_swap_bytes: i64,
     /// Swappiness, 0 to 100.
     pub memory_swappiness: Option<u64>,
-    /// Disable the OOM killer.
-    pub oom_kill_disable: bool,
+    /// Disable the OOM killer; not said where the host cannot.
+    pub oom_kill_disable: Option<bool>,
+    /// Limit of kernel memory in bytes, which no kernel of today keeps.
+    pub kernel_memory_bytes: u64,
     /// Most processes; 0 or negative means none.
     pub pids: i64,
     /// Block I/O weight, 10 to 1000.
     pub blkio_weight: u16,
+    /// Limits of single block devices.
+    pub devices: DeviceLimits,
 }
 
 /// Restart of a container by its engine.
@@ -372,6 +393,18 @@ pub struct ContainerInfo {
     pub resolv_conf_path: String,
     /// Bytes of its writable layer, when asked for.
     pub size_rw: Option<u64>,
+    /// Bytes of its whole file system, when asked for.
+    #[serde(default)]
+    pub size_root: Option<u64>,
+    /// AppArmor profile; empty where there is none.
+    #[serde(default)]
+    pub apparmor_profile: String,
+    /// SELinux labels of its processes and of its files; empty where there are none.
+    #[serde(default)]
+    pub selinux_labels: (String, String),
+    /// Processes of exec that were made and have not ended.
+    #[serde(default)]
+    pub execs: Vec<String>,
 }
 
 /// Health of a container.

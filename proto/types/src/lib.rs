@@ -5,9 +5,11 @@
 //! [`node`]; [`container`] holds the vocabulary of the local engine.
 
 pub mod assignment;
+pub mod block_io;
 pub mod cluster;
 pub mod constraint;
 pub mod container;
+pub mod container_update;
 pub mod event;
 pub mod id;
 pub mod image;

@@ -7,6 +7,7 @@ use super::{
 use async_trait::async_trait;
 use futures::future::BoxFuture;
 use muster_types::container::{ContainerConfig, ContainerInfo};
+use muster_types::container_update::ContainerUpdate;
 use muster_types::image::ImageSummary;
 use muster_types::service::Labels;
 use muster_types::{ContainerId, Timestamp};
@@ -56,6 +57,10 @@ pub trait LocalEngine: Send + Sync + 'static {
 
     /// Gives it another name. `Conflict` when the name is in use.
     async fn container_rename(&self, reference: &str, name: &str) -> Result<()>;
+
+    /// Changes its limits and its restart policy, also while it runs; returns warnings. `Conflict` when the change
+    /// contradicts what it has, `Invalid` when it makes no sense.
+    async fn container_update(&self, reference: &str, update: ContainerUpdate) -> Result<Vec<String>>;
 
     /// Removes it. `Conflict` when it runs and `force` is not given.
     async fn container_remove(&self, reference: &str, options: RemoveOptions) -> Result<()>;

@@ -5,6 +5,9 @@ use crate::http::Failure;
 use crate::wire::container::Health;
 use muster_types::container::HealthCheck;
 
+/// Shortest time of a health check; Docker's.
+const NANOSECONDS_MIN: i64 = 1_000_000;
+
 /// Reads a health check; one that says nothing means the image's own (`None`).
 pub(crate) fn read(wire: Option<Health>) -> Read<Option<HealthCheck>> {
     let Some(wire) = wire.filter(|wire| *wire != Health::default()) else {
@@ -17,6 +20,21 @@ pub(crate) fn read(wire: Option<Health>) -> Read<Option<HealthCheck>> {
                 "Unknown healthcheck type {kind:?} (expected 'CMD')"
             )));
         }
+    }
+    for (field, nanoseconds) in [
+        ("Interval", wire.interval),
+        ("Timeout", wire.timeout),
+        ("StartPeriod", wire.start_period),
+        ("StartInterval", wire.start_interval),
+    ] {
+        if nanoseconds != 0 && nanoseconds < NANOSECONDS_MIN {
+            return Err(Failure::invalid(format!(
+                "{field} in Healthcheck cannot be less than 1ms"
+            )));
+        }
+    }
+    if wire.retries < 0 {
+        return Err(Failure::invalid("Retries in Healthcheck cannot be negative"));
     }
     Ok(Some(HealthCheck {
         interval: duration::read("Healthcheck.Interval", wire.interval)?,

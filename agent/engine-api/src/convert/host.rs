@@ -1,11 +1,9 @@
 //! `HostConfig` of a request becomes the domain's.
 
-use super::{Read, mount, namespace, non_negative, port, unsupported};
+use super::{Read, mount, namespace, non_negative, port, resources, unsupported};
 use crate::http::Failure;
 use crate::wire::container as wire;
-use muster_types::container::{
-    ContainerResources, DeviceMapping, EngineRestart, HostConfig, MountSpec, NetworkMode, Ulimit,
-};
+use muster_types::container::{DeviceMapping, EngineRestart, HostConfig, MountSpec, NetworkMode, Ulimit};
 use muster_types::service::{DnsSpec, LogDriver};
 use std::ops::{Deref, DerefMut};
 
@@ -34,7 +32,7 @@ impl DerefMut for Host {
 pub(crate) fn read(mut host: wire::HostConfig) -> Read<Host> {
     refuse_unsupported(&host)?;
     let groups = std::mem::take(&mut host.group_add);
-    let security_opt = read_security(&mut host);
+    refuse_device_requests(&host.device_requests)?;
     let restart = read_restart(&host.restart_policy)?;
     if host.auto_remove && restart != EngineRestart::No {
         return Err(Failure::invalid(
@@ -48,13 +46,13 @@ pub(crate) fn read(mut host: wire::HostConfig) -> Read<Host> {
         restart,
         network: read_network(&host.network_mode),
         mounts: read_mounts(&mut host)?,
-        resources: read_resources(&host)?,
+        resources: resources::read(&host)?,
         ports: port::read_bindings(host.port_bindings)?,
         publish_all: host.publish_all_ports,
         privileged: host.privileged,
         cap_add: host.cap_add,
         cap_drop: host.cap_drop,
-        security_opt,
+        security_opt: host.security_opt,
         read_only: host.readonly_rootfs,
         extra_hosts: host.extra_hosts,
         dns: DnsSpec {
@@ -81,65 +79,66 @@ pub(crate) fn read(mut host: wire::HostConfig) -> Read<Host> {
             },
         ),
         devices: host.devices.into_iter().map(read_device).collect(),
+        device_rules: host.device_cgroup_rules,
+        masked_paths: host.masked_paths,
+        readonly_paths: host.readonly_paths,
+        console_size: (host.console_size[0], host.console_size[1]),
+        id_file: host.container_id_file,
+        runtime: host.runtime,
         cgroup_parent: host.cgroup_parent,
         annotations: host.annotations,
     };
     Ok(Host { config, groups })
 }
 
-/// Clients say by empty lists that no path is to be hidden or protected.
-fn read_security(host: &mut wire::HostConfig) -> Vec<String> {
-    let mut options = std::mem::take(&mut host.security_opt);
-    if host.masked_paths.is_some() && host.readonly_paths.is_some() {
-        options.push("systempaths=unconfined".to_owned());
-    }
-    options
-}
-
 fn refuse_unsupported(host: &wire::HostConfig) -> Read<()> {
     let asked = [
         ("VolumesFrom", !host.volumes_from.is_empty()),
         ("Links", !host.links.is_empty()),
-        ("DeviceRequests", !host.device_requests.is_empty()),
-        ("DeviceCgroupRules", !host.device_cgroup_rules.is_empty()),
-        ("StorageOpt", !host.storage_opt.is_empty()),
-        (
-            "MaskedPaths",
-            host.masked_paths.as_ref().is_some_and(|paths| !paths.is_empty()),
-        ),
-        (
-            "ReadonlyPaths",
-            host.readonly_paths
-                .as_ref()
-                .is_some_and(|paths| !paths.is_empty()),
-        ),
-        (
-            "MaskedPaths without ReadonlyPaths",
-            host.masked_paths.is_some() != host.readonly_paths.is_some(),
-        ),
         (
             "VolumeDriver",
             !matches!(host.volume_driver.as_str(), "" | "local"),
         ),
-        (
-            "Runtime",
-            !matches!(host.runtime.as_str(), "" | "muster" | "runc"),
-        ),
-        ("Isolation", !matches!(host.isolation.as_str(), "" | "default")),
-        ("BlkioWeightDevice", !host.blkio_weight_device.is_empty()),
-        ("BlkioDeviceReadBps", !host.blkio_device_read_bps.is_empty()),
-        ("BlkioDeviceWriteBps", !host.blkio_device_write_bps.is_empty()),
-        ("BlkioDeviceReadIOps", !host.blkio_device_read_iops.is_empty()),
-        ("BlkioDeviceWriteIOps", !host.blkio_device_write_iops.is_empty()),
-        (
-            "CPU real-time scheduling",
-            host.cpu_realtime_period != 0 || host.cpu_realtime_runtime != 0,
-        ),
     ];
-    match asked.iter().find(|(_, asked)| *asked) {
-        Some((field, _)) => Err(unsupported(&format!("HostConfig.{field}"))),
-        None => Ok(()),
+    if let Some((field, _)) = asked.iter().find(|(_, asked)| *asked) {
+        return Err(unsupported(&format!("HostConfig.{field}")));
     }
+    if !host.storage_opt.is_empty() {
+        return Err(Failure::invalid(
+            "--storage-opt is supported only where the data directory's file system carries project quotas, which \
+             this node does not use: leave the option out",
+        ));
+    }
+    if !matches!(host.runtime.as_str(), "" | "muster" | "runc") {
+        return Err(Failure::invalid(format!(
+            "unknown or invalid runtime name: {}",
+            host.runtime
+        )));
+    }
+    if !matches!(host.isolation.as_str(), "" | "default") {
+        return Err(Failure::invalid(format!(
+            "invalid isolation ({}): linux only supports 'default'",
+            host.isolation
+        )));
+    }
+    Ok(())
+}
+
+/// No driver of this engine chooses devices, so that none of these can be met.
+fn refuse_device_requests(requests: &[wire::DeviceRequest]) -> Read<()> {
+    let Some(request) = requests.first() else {
+        return Ok(());
+    };
+    let sets = request
+        .capabilities
+        .iter()
+        .map(|set| format!("[{}]", set.join(" ")));
+    let sets: Vec<_> = sets.collect();
+    Err(Failure::invalid(format!(
+        "could not select device driver {:?} with capabilities: [{}]",
+        request.driver,
+        sets.join(" ")
+    )))
 }
 
 /// Reads a network mode or a network's name.
@@ -155,7 +154,8 @@ pub(crate) fn read_network(mode: &str) -> NetworkMode {
     }
 }
 
-fn read_restart(policy: &wire::RestartPolicy) -> Read<EngineRestart> {
+/// Reads a restart policy.
+pub(crate) fn read_restart(policy: &wire::RestartPolicy) -> Read<EngineRestart> {
     let retries_max = non_negative("MaximumRetryCount", policy.maximum_retry_count)?;
     match policy.name.as_str() {
         "on-failure" => Ok(EngineRestart::OnFailure { retries_max }),
@@ -190,49 +190,6 @@ fn read_mounts(host: &mut wire::HostConfig) -> Read<Vec<MountSpec>> {
         ))),
         None => Ok(mounts),
     }
-}
-
-fn read_resources(host: &wire::HostConfig) -> Read<ContainerResources> {
-    let nano_cpus = non_negative("NanoCpus", host.nano_cpus)?;
-    if nano_cpus != 0 && (host.cpu_quota != 0 || host.cpu_period != 0) {
-        return Err(Failure::invalid(
-            "Conflicting options: Nano CPUs and CPU Period or Quota cannot both be set",
-        ));
-    }
-    let memory_bytes = non_negative("Memory", host.memory)?;
-    if memory_bytes != 0 && memory_bytes < 6 << 20 {
-        return Err(Failure::invalid("Minimum memory limit allowed is 6MB"));
-    }
-    if host.memory_swap > 0 && host.memory_swap < host.memory {
-        return Err(Failure::invalid(
-            "Minimum memoryswap limit should be larger than memory limit, see usage",
-        ));
-    }
-    // Older clients send -1 for "the kernel's default".
-    let memory_swappiness = match host.memory_swappiness {
-        None | Some(-1) => None,
-        Some(value @ 0..=100) => Some(non_negative("MemorySwappiness", value)?),
-        Some(value) => {
-            return Err(Failure::invalid(format!(
-                "Invalid value: {value}, valid memory swappiness range is 0-100"
-            )));
-        }
-    };
-    Ok(ContainerResources {
-        nano_cpus,
-        cpu_shares: non_negative("CpuShares", host.cpu_shares)?,
-        cpu_period_us: non_negative("CpuPeriod", host.cpu_period)?,
-        cpu_quota_us: host.cpu_quota,
-        cpuset_cpus: host.cpuset_cpus.clone(),
-        cpuset_mems: host.cpuset_mems.clone(),
-        memory_bytes,
-        memory_reservation_bytes: non_negative("MemoryReservation", host.memory_reservation)?,
-        memory_swap_bytes: host.memory_swap,
-        memory_swappiness,
-        oom_kill_disable: host.oom_kill_disable.unwrap_or(false),
-        pids: host.pids_limit.unwrap_or(0),
-        blkio_weight: host.blkio_weight,
-    })
 }
 
 /// Reads a resource limit of processes.

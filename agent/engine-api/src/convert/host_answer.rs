@@ -1,6 +1,6 @@
 //! The domain's host settings become `HostConfig` of an answer.
 
-use super::{host::write_ulimit, mount, namespace, port, signed};
+use super::{host::write_ulimit, mount, namespace, port, resources, signed};
 use crate::wire::container as wire;
 use muster_types::container::{
     ContainerConfig, EngineRestart, HostConfig, MountKind, MountSpec, NetworkMode,
@@ -10,8 +10,7 @@ use muster_types::container::{
 pub(crate) fn write(config: &ContainerConfig) -> wire::HostConfig {
     let host = &config.host;
     let (binds, mounts) = split_mounts(&host.mounts);
-    let resources = &host.resources;
-    wire::HostConfig {
+    let mut answer = wire::HostConfig {
         binds,
         mounts,
         log_config: write_log(host),
@@ -39,16 +38,14 @@ pub(crate) fn write(config: &ContainerConfig) -> wire::HostConfig {
         security_opt: host.security_opt.clone(),
         shm_size: signed(host.shm_bytes.unwrap_or(64 << 20)),
         sysctls: host.sysctls.clone(),
-        runtime: "muster".to_owned(),
-        cpu_shares: signed(resources.cpu_shares),
-        memory: signed(resources.memory_bytes),
-        nano_cpus: signed(resources.nano_cpus),
+        runtime: or(&host.runtime, "muster"),
+        isolation: String::new(),
+        container_id_file: host.id_file.clone(),
+        console_size: [host.console_size.0, host.console_size.1],
+        device_cgroup_rules: host.device_rules.clone(),
+        masked_paths: host.masked_paths.clone(),
+        readonly_paths: host.readonly_paths.clone(),
         cgroup_parent: host.cgroup_parent.clone(),
-        blkio_weight: resources.blkio_weight,
-        cpu_period: signed(resources.cpu_period_us),
-        cpu_quota: resources.cpu_quota_us,
-        cpuset_cpus: resources.cpuset_cpus.clone(),
-        cpuset_mems: resources.cpuset_mems.clone(),
         devices: host
             .devices
             .iter()
@@ -58,15 +55,16 @@ pub(crate) fn write(config: &ContainerConfig) -> wire::HostConfig {
                 cgroup_permissions: device.permissions.clone(),
             })
             .collect(),
-        memory_reservation: signed(resources.memory_reservation_bytes),
-        memory_swap: resources.memory_swap_bytes,
-        memory_swappiness: resources.memory_swappiness.map(signed),
-        oom_kill_disable: Some(resources.oom_kill_disable),
-        pids_limit: (resources.pids != 0).then_some(resources.pids),
         ulimits: host.ulimits.iter().map(write_ulimit).collect(),
         init: host.init.then_some(true),
         ..wire::HostConfig::default()
-    }
+    };
+    resources::write(&host.resources, &mut answer);
+    answer
+}
+
+fn or(text: &str, other: &str) -> String {
+    if text.is_empty() { other } else { text }.to_owned()
 }
 
 /// Mounts that `-v` can write become `Binds`, the others `Mounts`.

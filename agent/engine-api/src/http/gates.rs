@@ -9,6 +9,8 @@ use serde_json::Value;
 pub(crate) enum Object {
     /// Body of `POST /containers/create`.
     ContainerCreate,
+    /// Body of `POST /containers/{id}/update`.
+    ContainerUpdate,
     /// Body of `POST /containers/{id}/exec` and `/exec/{id}/start`.
     Exec,
     /// `GET /containers/{id}/json`.
@@ -61,6 +63,9 @@ const GATES: &[(Object, &str, Lives)] = &[
         "HostConfig.Mounts.*.TmpfsOptions.Options",
         Since(46),
     ),
+    // Later versions have no kernel memory, whatever their clients send.
+    (Object::ContainerCreate, "HostConfig.KernelMemory", Until(41)),
+    (Object::ContainerUpdate, "KernelMemory", Until(41)),
     (Object::Exec, "ConsoleSize", Since(42)),
     (Object::Container, "HostConfig.Annotations", Since(43)),
     (Object::Container, "Config.Healthcheck.StartInterval", Since(44)),

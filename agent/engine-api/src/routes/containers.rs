@@ -3,7 +3,7 @@
 use crate::backend::{BackendError, ContainerFilterHint, ErrorKind, RemoveOptions, StopOptions};
 use crate::convert;
 use crate::http::{Call, Failure, Filters, Object, Reply, json, json_created, json_gated, status_only};
-use crate::wire::container::{CreateBody, Created};
+use crate::wire::container::{CreateBody, Created, HostConfig, Updated};
 use hyper::StatusCode;
 use muster_types::container::{ContainerInfo, ContainerState};
 use serde_json::json as value;
@@ -198,11 +198,34 @@ pub(super) async fn create(mut call: Call) -> Reply {
     if let Some(name) = &name {
         check_name(name)?;
     }
+    check_platform(&call, &config.image).await?;
     let created = call.engine().container_create(name.as_deref(), config).await?;
     json_created(&Created {
         id: created.id.to_string(),
         warnings: created.warnings,
     })
+}
+
+/// Refuses an image of another platform than the one asked for. One that is missing is told by the creation.
+async fn check_platform(call: &Call, image: &str) -> Result<(), Failure> {
+    // `platform` came with 1.41.
+    let asked = call.query.get("platform").filter(|text| !text.is_empty());
+    let Some(asked) = asked.filter(|_| call.version.minor >= 41) else {
+        return Ok(());
+    };
+    let platform = convert::platform::Platform::read(asked)?;
+    match call.engine().image_inspect(image).await {
+        Ok(found) => platform.check(image, &found.os, &found.architecture),
+        Err(_) => Ok(()),
+    }
+}
+
+/// `POST /containers/{id}/update`.
+pub(super) async fn update(mut call: Call) -> Reply {
+    let body: HostConfig = call.body_of(Object::ContainerUpdate).await?;
+    let update = convert::resources::read_update(&body)?;
+    let warnings = call.engine().container_update(call.reference(), update).await?;
+    json(&Updated { warnings })
 }
 
 fn check_name(name: &str) -> Result<(), Failure> {

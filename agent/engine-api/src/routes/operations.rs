@@ -60,7 +60,7 @@ pub(crate) const OPERATIONS: &[Operation] = operations! {
     POST "/containers/{id}/stop" ContainerStop => containers::stop;
     POST "/containers/{id}/restart" ContainerRestart => containers::restart;
     POST "/containers/{id}/kill" ContainerKill => containers::kill;
-    POST "/containers/{id}/update" ContainerUpdate;
+    POST "/containers/{id}/update" ContainerUpdate => containers::update;
     POST "/containers/{id}/rename" ContainerRename => containers::rename;
     POST "/containers/{id}/pause" ContainerPause => containers::pause;
     POST "/containers/{id}/unpause" ContainerUnpause => containers::unpause;

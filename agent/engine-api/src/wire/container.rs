@@ -89,6 +89,7 @@ pub(crate) struct Health {
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default, rename_all = "PascalCase")]
 pub(crate) struct HostConfig {
+    #[serde(serialize_with = "null_if_empty")]
     pub binds: Vec<String>,
     #[serde(rename = "ContainerIDFile")]
     pub container_id_file: String,
@@ -98,26 +99,33 @@ pub(crate) struct HostConfig {
     pub restart_policy: RestartPolicy,
     pub auto_remove: bool,
     pub volume_driver: String,
+    #[serde(serialize_with = "null_if_empty")]
     pub volumes_from: Vec<String>,
     pub console_size: [u16; 2],
     #[serde(skip_serializing_if = "is_default")]
     pub annotations: Labels,
+    #[serde(serialize_with = "null_if_empty")]
     pub cap_add: Vec<String>,
+    #[serde(serialize_with = "null_if_empty")]
     pub cap_drop: Vec<String>,
     pub cgroupns_mode: String,
     pub dns: Vec<String>,
     pub dns_options: Vec<String>,
     pub dns_search: Vec<String>,
+    #[serde(serialize_with = "null_if_empty")]
     pub extra_hosts: Vec<String>,
+    #[serde(serialize_with = "null_if_empty")]
     pub group_add: Vec<String>,
     pub ipc_mode: String,
     pub cgroup: String,
+    #[serde(serialize_with = "null_if_empty")]
     pub links: Vec<String>,
     pub oom_score_adj: i64,
     pub pid_mode: String,
     pub privileged: bool,
     pub publish_all_ports: bool,
     pub readonly_rootfs: bool,
+    #[serde(serialize_with = "null_if_empty")]
     pub security_opt: Vec<String>,
     #[serde(skip_serializing_if = "is_default")]
     pub storage_opt: Labels,
@@ -136,13 +144,13 @@ pub(crate) struct HostConfig {
     pub nano_cpus: i64,
     pub cgroup_parent: String,
     pub blkio_weight: u16,
-    pub blkio_weight_device: Vec<Value>,
-    pub blkio_device_read_bps: Vec<Value>,
-    pub blkio_device_write_bps: Vec<Value>,
+    pub blkio_weight_device: Vec<WeightDevice>,
+    pub blkio_device_read_bps: Vec<ThrottleDevice>,
+    pub blkio_device_write_bps: Vec<ThrottleDevice>,
     #[serde(rename = "BlkioDeviceReadIOps")]
-    pub blkio_device_read_iops: Vec<Value>,
+    pub blkio_device_read_iops: Vec<ThrottleDevice>,
     #[serde(rename = "BlkioDeviceWriteIOps")]
-    pub blkio_device_write_iops: Vec<Value>,
+    pub blkio_device_write_iops: Vec<ThrottleDevice>,
     pub cpu_period: i64,
     pub cpu_quota: i64,
     pub cpu_realtime_period: i64,
@@ -150,14 +158,25 @@ pub(crate) struct HostConfig {
     pub cpuset_cpus: String,
     pub cpuset_mems: String,
     pub devices: Vec<Device>,
+    #[serde(serialize_with = "null_if_empty")]
     pub device_cgroup_rules: Vec<String>,
-    pub device_requests: Vec<Value>,
+    #[serde(serialize_with = "null_if_empty")]
+    pub device_requests: Vec<DeviceRequest>,
+    /// Only in requests of old clients; no kernel of today keeps it.
+    #[serde(skip_serializing)]
+    pub kernel_memory: i64,
     pub memory_reservation: i64,
     pub memory_swap: i64,
     pub memory_swappiness: Option<i64>,
     pub oom_kill_disable: Option<bool>,
     pub pids_limit: Option<i64>,
     pub ulimits: Vec<Ulimit>,
+    pub cpu_count: i64,
+    pub cpu_percent: i64,
+    #[serde(rename = "IOMaximumIOps")]
+    pub io_maximum_iops: u64,
+    #[serde(rename = "IOMaximumBandwidth")]
+    pub io_maximum_bandwidth: u64,
     #[serde(skip_serializing_if = "is_default")]
     pub mounts: Vec<Mount>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -166,6 +185,50 @@ pub(crate) struct HostConfig {
     pub readonly_paths: Option<Vec<String>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub init: Option<bool>,
+}
+
+/// Docker writes some lists that nobody filled as `null`.
+fn null_if_empty<T: Serialize, S: serde::Serializer>(list: &[T], serializer: S) -> Result<S::Ok, S::Error> {
+    if list.is_empty() {
+        serializer.serialize_none()
+    } else {
+        list.serialize(serializer)
+    }
+}
+
+/// The weight of a block device.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+pub(crate) struct WeightDevice {
+    pub path: String,
+    pub weight: u16,
+}
+
+/// The rate of a block device.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+pub(crate) struct ThrottleDevice {
+    pub path: String,
+    pub rate: u64,
+}
+
+/// Devices that a driver of the engine is to choose.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+pub(crate) struct DeviceRequest {
+    pub driver: String,
+    pub count: i64,
+    #[serde(rename = "DeviceIDs")]
+    pub device_ids: Vec<String>,
+    pub capabilities: Vec<Vec<String>>,
+    pub options: Labels,
+}
+
+/// Answer of `update`.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub(crate) struct Updated {
+    pub warnings: Vec<String>,
 }
 
 /// A log driver.

@@ -7,6 +7,7 @@ use futures::future::BoxFuture;
 use futures::{StreamExt, TryStreamExt, stream};
 use muster_engine_api::backend::*;
 use muster_types::container::{ContainerConfig, ContainerInfo, ContainerState, NetworkEndpoint};
+use muster_types::container_update::ContainerUpdate;
 use muster_types::event::{Event, EventKind, EventScope};
 use muster_types::image::ImageSummary;
 use muster_types::{ContainerId, Timestamp};
@@ -277,6 +278,10 @@ impl LocalEngine for FakeEngine {
             hosts_path: String::new(),
             resolv_conf_path: String::new(),
             size_rw: None,
+            size_root: None,
+            apparmor_profile: String::new(),
+            selinux_labels: Default::default(),
+            execs: Vec::new(),
             config,
         };
         self.0.event(&mut state, "create", &info);
@@ -392,6 +397,15 @@ impl LocalEngine for FakeEngine {
     async fn container_rename(&self, reference: &str, name: &str) -> Result<()> {
         name.clone_into(&mut self.0.state.lock().unwrap().container(reference)?.info.name);
         Ok(())
+    }
+
+    async fn container_update(&self, reference: &str, update: ContainerUpdate) -> Result<Vec<String>> {
+        let mut state = self.0.state.lock().unwrap();
+        let host = &mut state.container(reference)?.info.config.host;
+        host.resources = update
+            .applied_to(&host.resources)
+            .map_err(|conflict| BackendError::conflict(conflict.0))?;
+        Ok(vec!["a warning".to_owned()])
     }
 
     async fn container_remove(&self, reference: &str, options: RemoveOptions) -> Result<()> {

@@ -94,6 +94,19 @@ async fn malformed_requests_get_400_and_the_server_lives() {
         ("/swarm/init", "{\"Availability\":\"sometimes\"}"),
         ("/containers/x/wait?condition=never", ""),
         ("/containers/x/resize?h=a&w=1", ""),
+        ("/containers/x/update", "{\"CpuShares\":-1}"),
+        (
+            "/containers/x/update",
+            "{\"RestartPolicy\":{\"Name\":\"sometimes\"}}",
+        ),
+        (
+            "/containers/create",
+            "{\"Image\":\"a\",\"HostConfig\":{\"PidMode\":\"nobodys\"}}",
+        ),
+        (
+            "/containers/create",
+            "{\"Image\":\"a\",\"HostConfig\":{\"Runtime\":\"nosuch\"}}",
+        ),
         ("/v1.39/swarm/init", "{}"),
         ("/v1.99/swarm/init", "{}"),
         ("/v1..1/swarm/init", "{}"),
@@ -170,6 +183,16 @@ async fn answers_fit_dockers_models() {
     let container: docker::ContainerInspectResponse = reads_as(&server, "/containers/web/json").await;
     assert_eq!(container.name.as_deref(), Some("/web"));
     assert_eq!(container.host_config.unwrap().memory, Some(8 << 20));
+    let change = r#"{"Memory":16777216,"MemorySwap":-1,"PidsLimit":7,"RestartPolicy":{"Name":"always"}}"#;
+    let (status, _, body) = server
+        .request("POST", "/containers/web/update", Some(change))
+        .await;
+    assert_eq!(status, 200, "{body}");
+    let updated: docker::ContainerUpdateResponse = serde_json::from_str(&body).unwrap();
+    assert_eq!(updated.warnings.unwrap(), ["a warning"]);
+    let container: docker::ContainerInspectResponse = reads_as(&server, "/containers/web/json").await;
+    let host = container.host_config.unwrap();
+    assert_eq!((host.memory, host.pids_limit), (Some(16 << 20), Some(7)));
     let list: Vec<docker::ContainerSummary> = reads_as(&server, "/containers/json?all=1").await;
     assert_eq!(list[0].ports.as_ref().unwrap()[0].public_port, Some(8080));
     let images: Vec<docker::ImageSummary> = reads_as(&server, "/images/json").await;

@@ -24,7 +24,7 @@ impl Container {
                 working_dir: record.working_dir.clone(),
                 user: record.user.clone(),
                 created: record.created,
-                state: record.phase.state(),
+                state: record.state(),
                 pid: run.map_or(0, |run| run.monitor.pid()),
                 exit_code: record.exit_code,
                 oom_killed: record.oom_killed,
@@ -41,6 +41,10 @@ impl Container {
                 hosts_path: in_files(files::HOSTS),
                 resolv_conf_path: in_files(files::RESOLV_CONF),
                 size_rw: None,
+                size_root: None,
+                apparmor_profile: String::new(),
+                selinux_labels: Default::default(),
+                execs: Vec::new(),
             }
         })
     }

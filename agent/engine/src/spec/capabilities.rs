@@ -112,6 +112,13 @@ pub fn effective_set(add: &[String], drop: &[String], privileged: bool, host: u6
     Ok(given.filter_map(|name| Capability::from_str(name).ok()).collect())
 }
 
+/// Refuses names that are none.
+pub fn check(add: &[String], drop: &[String]) -> Result<()> {
+    known("CapAdd", add)?;
+    known("CapDrop", drop)?;
+    Ok(())
+}
+
 fn has(host: u64, name: &str) -> bool {
     ALL.iter()
         .position(|known| *known == name)

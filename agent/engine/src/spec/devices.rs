@@ -20,9 +20,10 @@ pub fn nodes(config: &ContainerConfig) -> Result<Vec<LinuxDevice>> {
         of_host(Path::new("/dev"), &mut nodes)?;
     }
     for mapping in &host.devices {
-        let device = node(mapping)?;
-        nodes.retain(|known: &LinuxDevice| known.path() != device.path());
-        nodes.push(device);
+        for device in mapped(mapping)? {
+            nodes.retain(|known: &LinuxDevice| known.path() != device.path());
+            nodes.push(device);
+        }
     }
     Ok(nodes)
 }
@@ -56,17 +57,50 @@ pub fn rules(config: &ContainerConfig) -> Result<Vec<LinuxDeviceCgroup>> {
     }
     let mut rules = vec![rule(false, None, None, None, "rwm")];
     for mapping in &config.host.devices {
-        let node = node(mapping)?;
         let access = permissions(mapping)?;
-        rules.push(rule(
-            true,
-            Some(node.typ()),
-            Some(node.major()),
-            Some(node.minor()),
-            access,
-        ));
+        for node in mapped(mapping)? {
+            let (kind, major, minor) = (node.typ(), node.major(), node.minor());
+            rules.push(rule(true, Some(kind), Some(major), Some(minor), access));
+        }
+    }
+    for text in &config.host.device_rules {
+        rules.push(given_rule(text)?);
     }
     Ok(rules)
+}
+
+/// Refuses rules that cannot be read.
+pub fn check_rules(texts: &[String]) -> Result<()> {
+    texts.iter().try_for_each(|text| given_rule(text).map(drop))
+}
+
+/// Reads a rule in the kernel's form, such as `c 10:* rwm`.
+fn given_rule(text: &str) -> Result<LinuxDeviceCgroup> {
+    let refused = || Error::invalid(format!("invalid device cgroup rule format: '{text}'"));
+    let [kind, numbers, access] = text.split(' ').collect::<Vec<_>>()[..] else {
+        return Err(refused());
+    };
+    let kind = match kind {
+        "a" => LinuxDeviceType::A,
+        "b" => LinuxDeviceType::B,
+        "c" => LinuxDeviceType::C,
+        _ => return Err(refused()),
+    };
+    let number = |text: &str| match text {
+        "*" => Ok(None),
+        digits if digits.bytes().all(|byte| byte.is_ascii_digit()) => digits
+            .parse::<u32>()
+            .map(i64::from)
+            .map(Some)
+            .map_err(|_| refused()),
+        _ => Err(refused()),
+    };
+    let (major, minor) = numbers.split_once(':').ok_or_else(refused)?;
+    let known = access.chars().all(|letter| "rwm".contains(letter));
+    if !known || !(1..=3).contains(&access.len()) {
+        return Err(refused());
+    }
+    Ok(rule(true, Some(kind), number(major)?, number(minor)?, access))
 }
 
 fn rule(
@@ -93,7 +127,8 @@ fn permissions(mapping: &DeviceMapping) -> Result<&str> {
     }
 }
 
-fn node(mapping: &DeviceMapping) -> Result<LinuxDevice> {
+/// The nodes that a mapping means: one, or all below a directory.
+fn mapped(mapping: &DeviceMapping) -> Result<Vec<LinuxDevice>> {
     let host = &mapping.host_path;
     let gathering = |problem: String| {
         Error::invalid(format!(
@@ -101,12 +136,28 @@ fn node(mapping: &DeviceMapping) -> Result<LinuxDevice> {
         ))
     };
     let found = stat(host.as_str()).map_err(|error| gathering(error.desc().to_owned()))?;
-    let kind = kind(&found).ok_or_else(|| gathering("not a device node".to_owned()))?;
     let path = match mapping.container_path.as_str() {
         "" => host,
         path => path,
     };
-    device(PathBuf::from(path), kind, &found)
+    if let Some(kind) = kind(&found) {
+        return Ok(vec![device(PathBuf::from(path), kind, &found)?]);
+    }
+    let mut nodes = Vec::new();
+    if found.st_mode & SFlag::S_IFMT.bits() == SFlag::S_IFDIR.bits() {
+        let directory = std::fs::canonicalize(host).map_err(|error| gathering(error.to_string()))?;
+        of_host(&directory, &mut nodes)?;
+        for node in &mut nodes {
+            if let Ok(below) = node.path().strip_prefix(&directory) {
+                let moved = Path::new(path).join(below);
+                node.set_path(moved);
+            }
+        }
+    }
+    if nodes.is_empty() {
+        return Err(gathering("not a device node".to_owned()));
+    }
+    Ok(nodes)
 }
 
 fn kind(found: &FileStat) -> Option<LinuxDeviceType> {
@@ -172,6 +223,49 @@ mod tests {
         assert_eq!(at("/dev/null"), [(1, 5)]);
         assert!(at("/dev/ptmx").is_empty());
         assert!(nodes.iter().all(|node| !node.path().starts_with("/dev/pts")));
+    }
+
+    #[test]
+    fn a_directory_stands_for_the_devices_below_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let below = directory.path().join("below");
+        std::fs::create_dir(&below).unwrap();
+        let made = nix::sys::stat::mknod(
+            &below.join("zero"),
+            SFlag::S_IFCHR,
+            nix::sys::stat::Mode::from_bits_truncate(0o600),
+            nix::sys::stat::makedev(1, 5),
+        );
+        made.expect("tests run as root");
+        let config = config(directory.path().to_str().unwrap(), "r");
+        let nodes = nodes(&config).unwrap();
+        assert_eq!(nodes.len(), 1);
+        assert_eq!(nodes[0].path(), Path::new("/dev/mine/below/zero"));
+        assert_eq!(rules(&config).unwrap()[1].to_string(), "c 1:5 r");
+    }
+
+    #[test]
+    fn rules_in_the_kernels_form_are_read() {
+        let mut config = ContainerConfig::default();
+        config.host.device_rules = vec!["c 10:* rwm".into(), "b 8:1 r".into(), "a *:* m".into()];
+        let texts: Vec<_> = rules(&config).unwrap().iter().map(ToString::to_string).collect();
+        assert_eq!(texts[1..], ["c 10:* rwm", "b 8:1 r", "a *:* m"]);
+        for bad in [
+            "",
+            "c 1:3",
+            "x 1:3 r",
+            "c 1 r",
+            "c 1:3 rx",
+            "c -1:3 r",
+            "c 1:3  r",
+            "c 99999999999:1 r",
+        ] {
+            let refused = check_rules(&[bad.to_owned()]).unwrap_err().to_string();
+            assert!(
+                refused.starts_with("invalid device cgroup rule format: '"),
+                "{refused}"
+            );
+        }
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! Turns what a container is asked to be into an OCI runtime specification. Pure: what the host says comes in as data.
 
+mod admission;
 mod capabilities;
+mod cpu_list;
 mod devices;
 mod limits;
 mod mounts;
@@ -10,13 +12,16 @@ mod resources;
 mod security;
 mod sysctls;
 
-pub use capabilities::bounding_of;
+pub use admission::{HostAbilities, Purpose, admit};
+pub use capabilities::{bounding_of, check as check_capabilities};
+pub use cpu_list::CpuList;
+pub use devices::check_rules as check_device_rules;
 pub use limits::parse_host_limits;
 pub use namespaces::JoinedNamespaces;
 pub use process::{exec_process, merged_environment};
-pub use resources::{HostAbilities, validate as validate_resources};
-pub use security::{SecurityOptions, selinux_labels};
-pub use sysctls::of as check_sysctls;
+pub use resources::changed as changed_limits;
+pub use security::{SecurityOptions, check_paths, selinux_labels, system_paths};
+pub use sysctls::{dotted as dotted_sysctl, of as check_sysctls};
 
 use crate::error::Result;
 use muster_runtime::label::selinux::{ContainerContexts, ContainerLabels};

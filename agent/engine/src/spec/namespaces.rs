@@ -17,6 +17,8 @@ pub struct JoinedNamespaces {
     pub ipc: Option<PathBuf>,
     /// A directory of the host with shared memory: another container's, or the own one that others may join.
     pub shm: Option<PathBuf>,
+    /// What comes with the network of another container: the directory of its generated files, and its host name.
+    pub host: Option<(PathBuf, String)>,
 }
 
 /// The namespaces that it has of its own or joins; a kind that is missing is the host's.

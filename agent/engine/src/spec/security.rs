@@ -114,6 +114,38 @@ pub fn selinux_labels(
     }
 }
 
+/// The paths to hide and those to make read-only: what was asked for, else Docker's lists unless the container is
+/// privileged.
+pub fn system_paths(
+    host: &HostConfig,
+    options: &SecurityOptions,
+) -> (Option<Vec<String>>, Option<Vec<String>>) {
+    let usual = |paths: &[&str]| {
+        let hides = !host.privileged && !options.all_paths;
+        hides.then(|| paths.iter().map(|path| (*path).to_owned()).collect())
+    };
+    let masked = host.masked_paths.clone().or_else(|| usual(&MASKED));
+    let read_only = host.readonly_paths.clone().or_else(|| usual(&READ_ONLY));
+    (masked, read_only)
+}
+
+/// Refuses paths that could never be hidden or made read-only.
+pub fn check_paths(host: &HostConfig) -> Result<()> {
+    let lists = [
+        ("MaskedPaths", &host.masked_paths),
+        ("ReadonlyPaths", &host.readonly_paths),
+    ];
+    for (field, paths) in lists {
+        let plain = |path: &&String| path.starts_with('/') && !path.split('/').any(|part| part == "..");
+        if let Some(bad) = paths.iter().flatten().find(|path| !plain(path)) {
+            return Err(Error::invalid(format!(
+                "invalid {field}: {bad:?} is no absolute path without \"..\""
+            )));
+        }
+    }
+    Ok(())
+}
+
 fn hint() -> &'static str {
     "give the profile's JSON, `unconfined`, or nothing for the default"
 }
@@ -124,12 +156,11 @@ pub fn confine(input: &SpecInput<'_>, options: &SecurityOptions, linux: &mut Lin
     linux.set_masked_paths(None);
     linux.set_readonly_paths(None);
     linux.set_seccomp(None);
+    let (masked, read_only) = system_paths(host, options);
+    linux.set_masked_paths(masked);
+    linux.set_readonly_paths(read_only);
     if host.privileged {
         return Ok(());
-    }
-    if !options.all_paths {
-        linux.set_masked_paths(Some(MASKED.map(str::to_owned).to_vec()));
-        linux.set_readonly_paths(Some(READ_ONLY.map(str::to_owned).to_vec()));
     }
     let given = capabilities::effective_set(&host.cap_add, &host.cap_drop, false, input.host.capabilities)?;
     let granted: Vec<_> = given.into_iter().collect();

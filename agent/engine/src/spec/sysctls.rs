@@ -53,7 +53,7 @@ pub fn of(host: &HostConfig) -> Result<HashMap<String, String>> {
 }
 
 /// The name with dots, where it was written with slashes: the first separator says which way it was written.
-fn dotted(name: &str) -> String {
+pub fn dotted(name: &str) -> String {
     let swap = |letter| match letter {
         '/' => '.',
         '.' => '/',

@@ -1,6 +1,7 @@
 //! What a specification holds, option by option.
 
 use super::*;
+use muster_types::block_io::DeviceRate;
 use muster_types::container::NetworkMode;
 use muster_types::container::{MountKind, MountSpec};
 use muster_types::namespace::{IpcMode, NamespaceMode};
@@ -11,11 +12,20 @@ fn host() -> HostFacts {
     HostFacts {
         abilities: HostAbilities {
             cpus: 2,
+            cpu_list: CpuList::parse("0-1").unwrap(),
+            memory_nodes: CpuList::parse("0").unwrap(),
+            memory: true,
             swap: true,
             swappiness: true,
             oom_kill_disable: true,
             memory_reservation: true,
+            pids: true,
+            cpu_shares: true,
+            cpu_quota: true,
+            cpu_realtime: true,
+            cpuset: true,
             block_weight: true,
+            block_throttle: true,
         },
         capabilities: u64::MAX,
         machine: Machine::current(),
@@ -240,6 +250,7 @@ fn namespaces_of_others_are_joined_by_path() {
         pid: Some("/p".into()),
         ipc: Some("/i".into()),
         shm: Some("/shared".into()),
+        host: None,
     };
     let spec = try_build_joined(&config, &[], 0, &joined).unwrap();
     let namespaces = spec.linux().as_ref().unwrap().namespaces().clone().unwrap();
@@ -284,6 +295,10 @@ fn limits_are_converted() {
         limits.cpu_shares = 512;
         limits.pids = 100;
         limits.blkio_weight = 300;
+        limits.devices.reads = vec![DeviceRate {
+            path: "/dev/null".into(),
+            rate: 9,
+        }];
     });
     let resources = spec.linux().as_ref().unwrap().resources().clone().unwrap();
     let memory = resources.memory().unwrap();
@@ -294,19 +309,17 @@ fn limits_are_converted() {
         (Some(150_000), Some(100_000), Some(512))
     );
     assert_eq!(resources.pids().unwrap().limit(), 100);
-    assert_eq!(resources.block_io().clone().unwrap().weight(), Some(300));
-}
-
-#[test]
-fn impossible_limits_are_refused() {
-    assert_eq!(
-        refused(|config| config.host.resources.memory_bytes = 1),
-        "Minimum memory limit allowed is 6MB"
-    );
-    assert!(refused(|config| config.host.resources.nano_cpus = 3_000_000_000).contains("only 2 CPUs"));
-    assert!(refused(|config| config.host.resources.memory_swap_bytes = 10).contains("Memory limit"));
-    assert!(refused(|config| config.host.resources.blkio_weight = 5).contains("10 to 1000"));
-    assert!(refused(|config| config.host.resources.memory_swappiness = Some(101)).contains("0-100"));
+    let block = resources.block_io().clone().unwrap();
+    assert_eq!(block.weight(), Some(300));
+    let reads = block.throttle_read_iops_device().clone().unwrap();
+    assert_eq!((reads[0].major(), reads[0].minor(), reads[0].rate()), (1, 3, 9));
+    let absent = refused(|config| {
+        config.host.resources.devices.writes = vec![DeviceRate {
+            path: "/dev/absent".into(),
+            rate: 9,
+        }];
+    });
+    assert!(absent.contains("stat /dev/absent: No such file"), "{absent}");
 }
 
 #[test]

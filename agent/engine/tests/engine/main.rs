@@ -3,6 +3,7 @@
 
 mod interruption;
 mod life;
+mod limits;
 mod namespaces;
 mod network;
 mod node;

@@ -100,6 +100,16 @@ fn a_container_joins_another_and_both_may_end() {
         .await;
         assert_eq!(code, 0, "{output}");
         assert!(output.starts_with("secret\n"), "{output}");
+        // With the network come the names.
+        let names = changed("hostname; cat /etc/hosts", |config| {
+            config.host.network = NetworkMode::Container("giver".into());
+        });
+        let (_, output) = run(&engine, names).await;
+        let donor = info(&engine, "giver").await;
+        assert!(output.starts_with(donor.id.short()), "{output}");
+        let address = donor.networks["bridge"].address.unwrap().to_string();
+        assert!(output.contains(&address), "{output}");
+
         // The daemon restarts; the shared memory is still the same one.
         engine.shutdown().await;
         drop(engine);
