@@ -12,8 +12,8 @@ mod lab;
 mod node;
 
 use clap::{Parser, Subcommand};
-use std::ffi::OsString;
-use std::path::PathBuf;
+use std::ffi::{OsStr, OsString};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 /// Turns a set of Linux hosts into one virtual container engine.
@@ -37,6 +37,13 @@ enum Command {
     /// Use the container runtime on its own
     #[command(subcommand)]
     Runtime(RuntimeCommand),
+    /// Be an OCI runtime with runc's command line, for podman and containerd
+    #[command(disable_help_flag = true)]
+    Oci {
+        /// As runc takes them
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
 }
 
 #[derive(Subcommand)]
@@ -51,14 +58,15 @@ enum RuntimeCommand {
     },
 }
 
+/// The name of a link to this binary that is the OCI runtime: podman and containerd call a program, without a subcommand.
+const OCI_PROGRAM: &str = "muster-oci";
+
 fn main() -> ExitCode {
-    // The launcher must stay small and single-threaded: nothing else runs before it.
-    let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
-    if arguments
-        .first()
-        .is_some_and(|first| first == muster_runtime::LAUNCHER_SUBCOMMAND)
-    {
-        muster_runtime::launcher_main(&arguments[1..]);
+    let mut arguments = std::env::args_os();
+    let program = arguments.next().unwrap_or_default();
+    let arguments: Vec<OsString> = arguments.collect();
+    if let Some(code) = run_small(&program, &arguments) {
+        return code;
     }
     // A lab's nodes are made of this binary too; the names are no part of the command line.
     let hidden = match arguments.first().and_then(|first| first.to_str()) {
@@ -74,10 +82,37 @@ fn main() -> ExitCode {
         }
         None => run(),
     };
-    result.unwrap_or_else(|error| {
-        eprintln!("muster: {error:#}");
-        ExitCode::FAILURE
-    })
+    result.unwrap_or_else(|error| fail(&error))
+}
+
+/// What must stay small, single-threaded and quick to start: nothing else runs before it.
+fn run_small(program: &OsStr, arguments: &[OsString]) -> Option<ExitCode> {
+    let first = arguments.first().and_then(|first| first.to_str());
+    match (first, arguments) {
+        (Some(muster_runtime::LAUNCHER_SUBCOMMAND), [_, rest @ ..]) => muster_runtime::launcher_main(rest),
+        (Some(muster_runtime::OCI_SUBCOMMAND | muster_runtime::PROTECTED_SUBCOMMAND), [_, rest @ ..]) => {
+            Some(muster_runtime::oci_main(rest))
+        }
+        _ if Path::new(program).file_name() == Some(OsStr::new(OCI_PROGRAM)) => {
+            Some(muster_runtime::oci_main(arguments))
+        }
+        // In the order that programs write it; the command line below knows every other.
+        (Some("runtime"), [_, run, flag, bundle, id]) if run == "run" && flag == "--bundle" => {
+            let result = run_bundle(Path::new(bundle), &id.to_string_lossy());
+            Some(result.unwrap_or_else(|error| fail(&error)))
+        }
+        _ => None,
+    }
+}
+
+fn run_bundle(bundle: &Path, id: &str) -> anyhow::Result<ExitCode> {
+    let code = muster_runtime::run_bundle(bundle, id)?;
+    Ok(ExitCode::from(u8::try_from(code).unwrap_or(u8::MAX)))
+}
+
+fn fail(error: &anyhow::Error) -> ExitCode {
+    eprintln!("muster: {error:#}");
+    ExitCode::FAILURE
 }
 
 fn run() -> anyhow::Result<ExitCode> {
@@ -86,10 +121,7 @@ fn run() -> anyhow::Result<ExitCode> {
         Command::Demo => demo::run().map(|()| ExitCode::SUCCESS),
         Command::Lab(command) => lab::run(command).map(|()| ExitCode::SUCCESS),
         Command::System(command) => dial::run(command).map(|()| ExitCode::SUCCESS),
-        Command::Runtime(RuntimeCommand::Run { bundle, id }) => {
-            let code = muster_runtime::run_bundle(&bundle, &id);
-            code.map(|code| ExitCode::from(u8::try_from(code).unwrap_or(u8::MAX)))
-                .map_err(anyhow::Error::from)
-        }
+        Command::Runtime(RuntimeCommand::Run { bundle, id }) => run_bundle(&bundle, &id),
+        Command::Oci { arguments } => Ok(muster_runtime::oci_main(&arguments)),
     }
 }

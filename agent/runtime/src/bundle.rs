@@ -75,7 +75,8 @@ impl Observer for Nobody {
     }
 }
 
-fn absolute_root(bundle: &Path, spec: &mut Spec) -> Result<PathBuf> {
+/// Makes the path of the root file system absolute, and without links.
+pub(crate) fn absolute_root(bundle: &Path, spec: &mut Spec) -> Result<PathBuf> {
     let bundle = std::path::absolute(bundle).map_err(|error| RuntimeError::io("find the bundle", error))?;
     let mut root = spec
         .root()

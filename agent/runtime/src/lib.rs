@@ -19,6 +19,7 @@ mod launcher;
 mod log;
 mod memory;
 mod monitor;
+mod oci;
 mod plan;
 mod start;
 mod sys;
@@ -32,5 +33,6 @@ pub use monitor::{
     AttachInput, AttachOutput, AttachRequest, AttachStream, ExecControl, ExecRequest, ExecSession, Monitor,
     Output, recover_lost,
 };
+pub use oci::{OCI_SUBCOMMAND, PROTECTED_SUBCOMMAND, oci_main};
 pub use start::{LogConfig, StartRequest, Started};
 pub use user::{ResolvedUser, resolve_group_name, resolve_user};

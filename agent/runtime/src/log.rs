@@ -225,13 +225,17 @@ fn escape_byte(buffer: &mut Vec<u8>, byte: u8) {
 }
 
 /// The time of a piece of output, as RFC 3339 with nanoseconds.
-struct Timestamp {
+pub(crate) struct Timestamp {
     text: [u8; 30],
 }
 
 impl Timestamp {
-    fn now() -> Timestamp {
+    pub(crate) fn now() -> Timestamp {
         Self::at(u64::try_from(wall_clock_ns()).unwrap_or(0))
+    }
+
+    pub(crate) fn text(&self) -> &str {
+        std::str::from_utf8(&self.text).expect("it is digits and separators")
     }
 
     fn at(unix_ns: u64) -> Timestamp {

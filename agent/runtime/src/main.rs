@@ -1,4 +1,4 @@
-//! The runtime as a program of its own: the launcher (for tests), and `run` for one OCI bundle.
+//! The runtime as a program of its own: the launcher and the OCI runtime (for tests), and `run` for one OCI bundle.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -8,12 +8,22 @@ use std::time::Instant;
 /// The exit code of wrong usage, and of containers that cannot be started for other reasons than their command.
 const CODE_USAGE: u8 = 125;
 
+/// The name of a link to this binary that is the OCI runtime.
+const OCI_PROGRAM: &str = "muster-oci";
+
 fn main() -> ExitCode {
-    let mut arguments = std::env::args_os().skip(1);
+    let mut arguments = std::env::args_os();
+    let program = PathBuf::from(arguments.next().unwrap_or_default());
+    if program.file_name().is_some_and(|name| name == OCI_PROGRAM) {
+        return muster_runtime::oci_main(&arguments.collect::<Vec<OsString>>());
+    }
     let command = arguments.next().unwrap_or_default();
     let rest: Vec<OsString> = arguments.collect();
     match (command.to_str(), rest.as_slice()) {
         (Some(muster_runtime::LAUNCHER_SUBCOMMAND), _) => muster_runtime::launcher_main(&rest),
+        (Some(muster_runtime::OCI_SUBCOMMAND | muster_runtime::PROTECTED_SUBCOMMAND), _) => {
+            muster_runtime::oci_main(&rest)
+        }
         (Some("run"), [flag, bundle, id]) if flag == "--bundle" => run(PathBuf::from(bundle), id),
         (Some("measure"), [flag, bundle, count]) if flag == "--bundle" => {
             measure(PathBuf::from(bundle), count)

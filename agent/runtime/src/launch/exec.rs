@@ -56,7 +56,7 @@ pub(crate) fn exec(plan: &ExecPlan, target: &ExecTarget<'_>) -> Result<Launched>
 }
 
 /// Starts a process in a container.
-fn exec_with(plan: &ExecPlan, target: &ExecTarget<'_>, source: StreamSource) -> Result<Launched> {
+pub(crate) fn exec_with(plan: &ExecPlan, target: &ExecTarget<'_>, source: StreamSource) -> Result<Launched> {
     let namespaces = namespaces_of(target.init_pid)?;
     let Streams { parent, child } = Streams::open((!plan.process.terminal).then_some(source))?;
     let (sync, child_sync) = sync_sockets()?;

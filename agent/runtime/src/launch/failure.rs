@@ -20,7 +20,7 @@ pub(crate) fn start_error(plan: &ContainerPlan, failure: Failure) -> RuntimeErro
 }
 
 /// The error of any process.
-pub(super) fn process_error(
+pub(crate) fn process_error(
     process: &ProcessPlan,
     sandbox: Option<&SandboxPlan>,
     failure: Failure,

@@ -18,8 +18,8 @@ use crate::plan::{CgroupPlan, ContainerPlan};
 use crate::sys::{self, CloneOptions, Forked};
 use prerequisites::Prerequisites;
 
-pub(crate) use exec::{ExecTarget, exec};
-pub(crate) use failure::start_error;
+pub(crate) use exec::{ExecTarget, exec, exec_with};
+pub(crate) use failure::{process_error, start_error};
 pub(crate) use streams::{ParentStreams, Streams};
 
 /// How long the group of a container that could not be started may take to go.

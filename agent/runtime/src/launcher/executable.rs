@@ -15,19 +15,19 @@ use crate::sys::{self, MountAttributes};
 
 /// A protected executable; the path is valid in this process and until exec in its children.
 #[derive(Debug)]
-pub(super) struct Executable {
+pub(crate) struct Executable {
     file: OwnedFd,
 }
 
 impl Executable {
-    pub(super) fn path(&self) -> PathBuf {
+    pub(crate) fn path(&self) -> PathBuf {
         PathBuf::from(format!("/proc/self/fd/{}", self.file.as_raw_fd()))
     }
 }
 
 /// A read-only mount of the binary, which shares its pages with every other process that runs it; or where the kernel or
 /// the file system refuses that, a sealed copy in memory.
-pub(super) fn protected(path: &Path) -> io::Result<Executable> {
+pub(crate) fn protected(path: &Path) -> io::Result<Executable> {
     let file = match read_only_mount(path).or_else(|_| read_only_mount(&same_file(path)?)) {
         Ok(file) => file,
         Err(_) => sealed_copy(path)?,

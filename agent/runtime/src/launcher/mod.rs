@@ -10,6 +10,7 @@ mod start_lock;
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, PoisonError};
@@ -22,6 +23,7 @@ use crate::monitor::connection;
 use crate::plan::{ContainerOptions, ProcessExtras, container_plan};
 use crate::start::{StartRequest, Started};
 
+pub(crate) use executable::protected;
 pub use process::launcher_main;
 use start_lock::StartLock;
 
@@ -91,6 +93,29 @@ impl Launcher {
     /// Not cancel-safe: a cancelled start may still happen; its run directory then has a monitor to connect to.
     pub async fn start(&self, request: StartRequest) -> Result<Started> {
         let state_dir = request.state_dir.clone();
+        let reply = self.ask(request)?;
+        let reply = tokio::net::UnixStream::from_std(reply)
+            .map_err(|error| RuntimeError::io("use the start's socket", error))?;
+        let answered = async {
+            let (mut reply, hello) = connection::greet(reply).await?;
+            connection::expect_done(&mut reply).await?;
+            Ok(hello)
+        };
+        let hello = answered.await.map_err(|error| match error {
+            RuntimeError::Gone => RuntimeError::protocol("the container's monitor ended during the start"),
+            error => error,
+        })?;
+        let monitor = Monitor::from_hello(&state_dir, hello);
+        Ok(Started {
+            pid: hello.pid,
+            started_at_ns: hello.started_at_ns,
+            monitor,
+        })
+    }
+
+    /// Plans a container and asks the launcher for it; the answer comes on the socket. Apart from [`start`](Self::start),
+    /// because a future would keep room for all that is only needed here.
+    fn ask(&self, request: StartRequest) -> Result<UnixStream> {
         let (rootfs, netns) = (request.rootfs, request.netns);
         let plan = container_plan(
             &request.spec,
@@ -112,8 +137,8 @@ impl Launcher {
                 extras: ProcessExtras::default(),
             },
         )?;
-        let (reply, monitor_reply) = std::os::unix::net::UnixStream::pair()
-            .map_err(|error| RuntimeError::io("make a socket for the start", error))?;
+        let (reply, monitor_reply) =
+            UnixStream::pair().map_err(|error| RuntimeError::io("make a socket for the start", error))?;
         let encoded = request::encode_plan(&plan)?;
         let sent = request::Request {
             plan: encoded.as_fd(),
@@ -122,27 +147,10 @@ impl Launcher {
             netns: netns.as_ref().map(AsFd::as_fd),
         };
         self.send(&sent)?;
-        drop((monitor_reply, rootfs, netns));
         reply
             .set_nonblocking(true)
             .map_err(|error| RuntimeError::io("use the start's socket", error))?;
-        let reply = tokio::net::UnixStream::from_std(reply)
-            .map_err(|error| RuntimeError::io("use the start's socket", error))?;
-        let answered = async {
-            let (mut reply, hello) = connection::greet(reply).await?;
-            connection::expect_done(&mut reply).await?;
-            Ok(hello)
-        };
-        let hello = answered.await.map_err(|error| match error {
-            RuntimeError::Gone => RuntimeError::protocol("the container's monitor ended during the start"),
-            error => error,
-        })?;
-        let monitor = Monitor::from_hello(&state_dir, hello);
-        Ok(Started {
-            pid: hello.pid,
-            started_at_ns: hello.started_at_ns,
-            monitor,
-        })
+        Ok(reply)
     }
 
     fn send(&self, request: &request::Request<'_>) -> Result<()> {

@@ -3,7 +3,7 @@
 use oci_spec::runtime::Process;
 
 /// Rows and columns, where both are given and fit.
-pub(super) fn size_of(process: &Process) -> Option<(u16, u16)> {
+pub(crate) fn size_of(process: &Process) -> Option<(u16, u16)> {
     let size = process.console_size()?;
     let (rows, columns) = (
         u16::try_from(size.height()).ok()?,

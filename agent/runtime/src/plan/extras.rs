@@ -16,6 +16,9 @@ const PERSONALITY_LINUX: u64 = 0;
 const IO_CLASS_SHIFT: u32 = 13;
 const IO_PRIORITY_LOWEST: i64 = 7;
 
+/// The highest processor number that an affinity may name; the kernel's own limit is 8192.
+const PROCESSORS_MAX: usize = 8192;
+
 /// Everything beyond [`super::ProcessPlan`]: the default asks for nothing.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(crate) struct ProcessExtras {
@@ -75,6 +78,17 @@ impl ProcessExtras {
         Ok(ProcessExtras {
             scheduler: process.scheduler().as_ref().map(SchedulerPlan::new).transpose()?,
             io_priority: io_priority(process)?,
+            ..self
+        })
+    }
+
+    /// Adds the processors of an exec'ed process.
+    pub(crate) fn with_affinity(self, process: &Process) -> Result<ProcessExtras> {
+        let affinity = process.exec_cpu_affinity().as_ref();
+        let bits = |list: Option<&String>| list.map(|list| processor_bits(list)).transpose();
+        Ok(ProcessExtras {
+            first_affinity: bits(affinity.and_then(|affinity| affinity.initial().as_ref()))?,
+            affinity: bits(affinity.and_then(|affinity| affinity.cpu_affinity_final().as_ref()))?,
             ..self
         })
     }
@@ -140,5 +154,46 @@ fn io_priority(process: &Process) -> Result<Option<u32>> {
             "I/O priority {} is not in 0..=7",
             asked.priority()
         ))),
+    }
+}
+
+/// A list such as `0-3,7` as bits.
+fn processor_bits(list: &str) -> Result<Vec<u64>> {
+    let bad = || {
+        RuntimeError::spec(format!(
+            "bad list of processors {list:?}: write numbers and ranges, such as 0-3,7"
+        ))
+    };
+    let number = |text: &str| {
+        let number = text.trim().parse::<usize>().ok();
+        number.filter(|number| *number < PROCESSORS_MAX).ok_or_else(bad)
+    };
+    let mut bits = Vec::new();
+    for part in list.split(',') {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        let (first, last) = (number(first)?, number(last)?);
+        if first > last {
+            return Err(bad());
+        }
+        for processor in first..=last {
+            let word = processor / 64;
+            bits.resize(bits.len().max(word + 1), 0);
+            bits[word] |= 1u64 << (processor % 64);
+        }
+    }
+    Ok(bits)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_of_processors_become_bits() {
+        assert_eq!(processor_bits("0-2,4").unwrap(), [0b10111]);
+        assert_eq!(processor_bits("64").unwrap(), [0, 1]);
+        for bad in ["", "a", "3-1", "0-", "99999999"] {
+            assert!(processor_bits(bad).is_err(), "{bad:?}");
+        }
     }
 }

@@ -19,10 +19,11 @@ use crate::error::{Result, RuntimeError};
 use crate::monitor::ExecRequest;
 use crate::start::LogConfig;
 
+pub(crate) use console::size_of as console_size;
 pub(crate) use container::{ContainerOptions, container_plan};
 pub(crate) use extras::{ProcessExtras, SchedulerPlan};
 pub(crate) use ids::IdMaps;
-pub(crate) use process::{CapabilityPlan, ProcessPlan};
+pub(crate) use process::{CAPABILITIES, CapabilityPlan, LabelPlan, ProcessPlan};
 
 /// A container to start, as the monitor gets it.
 #[derive(Debug, Serialize, Deserialize)]

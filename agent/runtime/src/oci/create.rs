@@ -1,0 +1,357 @@
+//! `create` and `run`.
+
+use oci_spec::runtime::Spec;
+use rustix::fs::AtFlags;
+use std::io::Write;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use super::arguments::Flags;
+use super::error::{OciError, Result};
+use super::foreground::{self, Signals};
+use super::hooks::{self, Place, Point};
+use super::journal::timestamp_now;
+use super::record::{ContainerDirectory, Record, process_start};
+use super::{Context, console, group, lifecycle, state_json};
+use crate::cgroup::CgroupRoot;
+use crate::error::RuntimeError;
+use crate::init::sync;
+use crate::launch::{self, ExecTarget, Launched, Observer, PlanDescriptors, Released, StreamSource};
+use crate::plan::{ContainerOptions, ContainerPlan, ProcessExtras, container_plan};
+
+/// Highest number of descriptors that a caller may pass on; systemd's own limit for sockets is far below.
+const PRESERVED_MAX: u32 = 1024;
+
+/// When the command returns, and what it leaves behind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Mode {
+    /// The process waits for `start`.
+    Create,
+    /// The program runs on.
+    Detach,
+    /// The program has ended; whether its container stays.
+    Foreground { keep: bool },
+}
+
+impl Mode {
+    fn returns_early(self) -> bool {
+        !matches!(self, Mode::Foreground { .. })
+    }
+}
+
+/// Makes a container, and runs it where that was asked for. What comes back is the exit code.
+pub(super) fn create(context: &Context, flags: &Flags, id: &str, mode: Mode) -> Result<i32> {
+    if flags.is_set("no-pivot") {
+        return Err(OciError::Unsupported {
+            what: "--no-pivot",
+            instead: "put the root file system on a disk or a tmpfs, or in any mount but the initial ramdisk",
+        });
+    }
+    let bundle = bundle_of(flags)?;
+    let mut spec = load_spec(&bundle)?;
+    hooks::check(spec.hooks().as_ref())?;
+    let terminal = spec
+        .process()
+        .as_ref()
+        .and_then(|process| process.terminal())
+        .unwrap_or(false);
+    check_console(terminal, flags, mode.returns_early())?;
+    let (root, path) = group::of_container(&spec, id, context.systemd_cgroup)?;
+    let rootfs = crate::bundle::absolute_root(&bundle, &mut spec)?;
+    let extras = extras_of(flags, mode.returns_early())?;
+    let plan = plan_of(&spec, id, &rootfs, (root.clone(), path.clone()), extras, mode)?;
+    let directory = ContainerDirectory::make(&context.root, id)?;
+    let record = Record {
+        id: id.to_owned(),
+        bundle,
+        rootfs,
+        pid: 0,
+        pid_started: 0,
+        created: timestamp_now(),
+        cgroup: root,
+        cgroup_path: path,
+        spec,
+    };
+    let mut creation = Creation {
+        context,
+        flags,
+        directory: &directory,
+        record,
+    };
+    let result = creation.start(&plan, mode);
+    if result.is_err() {
+        // The first error says more than one of the removal would.
+        let _ = directory.remove();
+    }
+    result
+}
+
+/// A container that is being made.
+struct Creation<'a> {
+    context: &'a Context,
+    flags: &'a Flags,
+    directory: &'a ContainerDirectory,
+    record: Record,
+}
+
+impl Creation<'_> {
+    fn start(&mut self, plan: &ContainerPlan, mode: Mode) -> Result<i32> {
+        let signals = match mode {
+            Mode::Foreground { .. } => Some(Signals::hold()?),
+            Mode::Create | Mode::Detach => None,
+        };
+        let listener = match mode {
+            Mode::Create => Some(self.directory.listen()?),
+            Mode::Detach | Mode::Foreground { .. } => None,
+        };
+        let descriptors = PlanDescriptors {
+            listener,
+            ..PlanDescriptors::default()
+        };
+        let mut launched = launch::launch(plan, descriptors, StreamSource::Inherited, self)?;
+        if let Err(error) = self.after_launch(plan, &mut launched, mode) {
+            abandon(launched);
+            return Err(error);
+        }
+        match (mode, signals) {
+            (Mode::Foreground { keep }, Some(signals)) => self.wait(launched, &signals, keep),
+            _ => Ok(0),
+        }
+    }
+
+    fn after_launch(&self, plan: &ContainerPlan, launched: &mut Launched, mode: Mode) -> Result<()> {
+        if let (Some(terminal), Some(path)) = (&launched.streams.terminal, self.flags.value("console-socket"))
+        {
+            console::send_terminal(path, terminal)?;
+        }
+        if let Some(path) = self.flags.value("pidfd-socket") {
+            console::send(path, launched.pidfd.as_fd(), "the process")?;
+        }
+        if plan.hold {
+            self.release(plan, launched)?;
+        }
+        write_pid_file(self.flags, launched.pid)?;
+        if mode != Mode::Create {
+            self.context.run_all(Point::Poststart, &self.record, "running");
+        }
+        Ok(())
+    }
+
+    /// Runs what has to be run before the program, then lets it go.
+    fn release(&self, plan: &ContainerPlan, launched: &mut Launched) -> Result<()> {
+        let Some(held) = launched.held.take() else {
+            return Ok(());
+        };
+        let target = ExecTarget {
+            init: launched.pidfd.as_fd(),
+            init_pid: launched.pid,
+            cgroup: launched.cgroup.as_ref(),
+        };
+        let state = state_json(&self.record, "created");
+        let hooks = self.record.spec.hooks().as_ref();
+        hooks::run(Point::StartContainer, hooks, &state, Place::Container(&target))?;
+        release(held, |failure| launch::start_error(plan, failure))
+    }
+
+    fn wait(&self, launched: Launched, signals: &Signals, keep: bool) -> Result<i32> {
+        let terminal = launched.streams.terminal;
+        let status = foreground::wait(launched.pid, &launched.pidfd, signals, terminal)?;
+        if !keep {
+            lifecycle::remove(self.context, self.directory, &self.record)?;
+        }
+        Ok(exit_code(status))
+    }
+}
+
+impl Observer for Creation<'_> {
+    fn started(&mut self, pid: i32) -> crate::error::Result<()> {
+        let started =
+            process_start(pid).map_err(|error| RuntimeError::io("look at the container's process", error))?;
+        self.record.pid = pid;
+        // One that has ended already will say why.
+        self.record.pid_started = started.unwrap_or(0);
+        self.directory.write(&self.record).map_err(RuntimeError::from)
+    }
+
+    fn built(&mut self, process: &ExecTarget<'_>) -> crate::error::Result<()> {
+        let state = state_json(&self.record, "creating");
+        let hooks = self.record.spec.hooks().as_ref();
+        let host = Place::Host(&self.record.bundle);
+        hooks::run(Point::Prestart, hooks, &state, host)?;
+        hooks::run(Point::CreateRuntime, hooks, &state, host)?;
+        hooks::run(Point::CreateContainer, hooks, &state, Place::Container(process))?;
+        Ok(())
+    }
+}
+
+/// Lets a held process become its program, and hears whether it could.
+pub(super) fn release(held: OwnedFd, describe: impl Fn(sync::Failure) -> RuntimeError) -> Result<()> {
+    // One that is gone shows below.
+    let _ = sync::send_go(held.as_fd());
+    match launch::read_released(held.as_fd(), describe) {
+        Released::Running => Ok(()),
+        Released::Failed(error) => Err(error.into()),
+    }
+}
+
+/// Ends a container that could not be made whole.
+fn abandon(launched: Launched) {
+    let _ = crate::sys::pidfd_signal(launched.pidfd.as_fd(), libc::SIGKILL);
+    let _ = crate::sys::reap(launched.pid, true);
+    if let Some(group) = launched.cgroup {
+        // The failure says more than what removing its remains may add.
+        let _ = group.kill_all();
+        let _ = group.destroy(lifecycle::DESTROY_DEADLINE);
+    }
+}
+
+fn bundle_of(flags: &Flags) -> Result<PathBuf> {
+    let bundle = Path::new(
+        flags
+            .value("bundle")
+            .filter(|path| !path.is_empty())
+            .unwrap_or("."),
+    );
+    std::fs::canonicalize(bundle)
+        .map_err(|error| OciError::io(format!("find the bundle {}", bundle.display()), error))
+}
+
+/// Reads the specification of a bundle.
+pub(super) fn load_spec(bundle: &Path) -> Result<Spec> {
+    let path = bundle.join("config.json");
+    let content =
+        std::fs::read(&path).map_err(|error| OciError::io(format!("read {}", path.display()), error))?;
+    let spec: Spec = serde_json::from_slice(&content)
+        .map_err(|error| OciError::io(format!("understand {}", path.display()), error))?;
+    check_version(spec.version())?;
+    Ok(spec)
+}
+
+/// Versions of the specification since 1.0.0 are compatible with each other.
+fn check_version(version: &str) -> Result<()> {
+    let mut numbers = version.split(['.', '-', '+']);
+    let known =
+        numbers.next() == Some("1") && numbers.by_ref().take(2).all(|part| part.parse::<u32>().is_ok());
+    if known {
+        return Ok(());
+    }
+    Err(RuntimeError::spec(format!(
+        "ociVersion {version:?} is not a version 1 of the specification"
+    ))
+    .into())
+}
+
+fn check_console(terminal: bool, flags: &Flags, returns_early: bool) -> Result<()> {
+    let socket = flags.value("console-socket").is_some_and(|path| !path.is_empty());
+    match (terminal && returns_early, socket) {
+        (true, false) => Err(OciError::usage(
+            "cannot allocate tty if the runtime will detach without setting console socket",
+        )),
+        (false, true) => Err(OciError::usage(
+            "cannot use console socket if the runtime will not detach or allocate tty",
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// What the command line adds to a process.
+pub(super) fn extras_of(flags: &Flags, returns_early: bool) -> Result<ProcessExtras> {
+    let preserved = flags.number::<u32>("preserve-fds")?.unwrap_or(0);
+    if preserved > PRESERVED_MAX {
+        return Err(OciError::usage(format!(
+            "--preserve-fds {preserved} is more than {PRESERVED_MAX}"
+        )));
+    }
+    for number in 3..3 + preserved {
+        let there = rustix::fs::statat(
+            rustix::fs::CWD,
+            format!("/proc/self/fd/{number}"),
+            AtFlags::SYMLINK_NOFOLLOW,
+        );
+        there.map_err(|error| OciError::io(format!("pass descriptor {number} on"), error))?;
+    }
+    Ok(ProcessExtras {
+        preserved,
+        outlives_parent: returns_early,
+        owns_streams: true,
+        keeps_keyring: flags.is_set("no-new-keyring"),
+        ..ProcessExtras::default()
+    })
+}
+
+fn plan_of(
+    spec: &Spec,
+    id: &str,
+    rootfs: &Path,
+    cgroup: (CgroupRoot, String),
+    extras: ProcessExtras,
+    mode: Mode,
+) -> Result<ContainerPlan> {
+    let runs_in_container = !Point::StartContainer.of(spec.hooks().as_ref()).is_empty();
+    let plan = container_plan(
+        spec,
+        ContainerOptions {
+            id,
+            attach_point: rootfs.to_owned(),
+            state_dir: PathBuf::new(),
+            exit_file: None,
+            log: None,
+            stdin_open: true,
+            stdin_once: false,
+            init: false,
+            hold: mode != Mode::Create && runs_in_container,
+            console_size: None,
+            cgroup: Some(cgroup),
+            has_rootfs: false,
+            has_netns: false,
+            runs_hooks: true,
+            extras,
+        },
+    );
+    Ok(plan?)
+}
+
+/// Writes the process's id where the caller wants it, whole or not at all.
+pub(super) fn write_pid_file(flags: &Flags, pid: i32) -> Result<()> {
+    let Some(path) = flags
+        .value("pid-file")
+        .filter(|path| !path.is_empty())
+        .map(Path::new)
+    else {
+        return Ok(());
+    };
+    let write = || {
+        let name = path.file_name().ok_or(std::io::ErrorKind::InvalidInput)?;
+        let mut unfinished = std::ffi::OsString::from(".");
+        unfinished.push(name);
+        let unfinished = path.with_file_name(unfinished);
+        let mut file = std::fs::File::create(&unfinished)?;
+        file.write_all(pid.to_string().as_bytes())?;
+        std::fs::rename(unfinished, path)
+    };
+    write().map_err(|error| OciError::io(format!("write {}", path.display()), error))
+}
+
+/// The exit code of a process, as a shell gives it.
+pub(super) fn exit_code(status: i32) -> i32 {
+    if libc::WIFSIGNALED(status) {
+        128 + libc::WTERMSIG(status)
+    } else {
+        libc::WEXITSTATUS(status)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_version_one_is_understood() {
+        for good in ["1.0.0", "1.0.2-dev", "1.3.0", "1.0.0-rc1"] {
+            assert!(check_version(good).is_ok(), "{good}");
+        }
+        for bad in ["", "0.1.0", "2.0.0", "invalid", "1.x.0"] {
+            assert!(check_version(bad).is_err(), "{bad:?}");
+        }
+    }
+}
