@@ -9,6 +9,7 @@ use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, O
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use super::copy_up::copy_up;
 use crate::plan::{Step, Target};
 use crate::sys::{self, MountAttributes};
 
@@ -50,7 +51,12 @@ impl<'a> Steps<'a> {
                 attributes,
                 propagation,
                 label,
+                copy_up,
             } => {
+                if *copy_up {
+                    let target = self.target(target)?;
+                    return copied_filesystem(kind, source, options, *attributes, target.as_fd());
+                }
                 let mount = new_filesystem(kind, source, options, *attributes)?;
                 if let Some(label) = label {
                     label_root(mount.as_fd(), label)?;
@@ -265,6 +271,25 @@ fn new_filesystem(
     rustix::mount::fsconfig_create(filesystem.as_fd())?;
     let attributes = MountAttrFlags::from_bits_retain(attributes as u32);
     rustix::mount::fsmount(filesystem.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes)
+}
+
+/// As [`new_filesystem`], filled with what lies at the target and attached there. It can be written to until then.
+fn copied_filesystem(
+    kind: &CStr,
+    source: &CStr,
+    options: &[(CString, Option<CString>)],
+    attributes: u64,
+    target: BorrowedFd<'_>,
+) -> Result<(), Errno> {
+    let mount = new_filesystem(kind, source, options, 0)?;
+    copy_up(target, mount.as_fd())?;
+    let attributes = MountAttributes {
+        set: attributes,
+        clear: 0,
+        propagation: 0,
+    };
+    sys::mount_setattr(mount.as_fd(), false, attributes)?;
+    attach(mount.as_fd(), target)
 }
 
 /// Gives the root of a file system that is attached nowhere yet an SELinux label.

@@ -27,8 +27,10 @@ pub(super) fn build(context: &InitContext<'_>, host: &HostFiles) -> Result<(), F
         }
     }
     rustix::process::umask(Mode::empty());
-    let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
-    fail(Stage::Propagation, rustix::mount::mount_change(c"/", private))?;
+    if !plan.shares_mounts {
+        let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
+        fail(Stage::Propagation, rustix::mount::mount_change(c"/", private))?;
+    }
     fail(Stage::AttachRoot, attach_root(context))?;
     if plan.loopback {
         fail(Stage::Loopback, sys::bring_loopback_up())?;
@@ -126,6 +128,11 @@ pub(super) fn enter(context: &InitContext<'_>, host: &HostFiles) -> Result<(), F
 
 fn pivot(context: &InitContext<'_>) -> Result<(), Errno> {
     rustix::process::fchdir(context.root)?;
+    if context.sandbox.shares_mounts {
+        // Others have the same root, so that it stays where it is.
+        rustix::process::chroot(c".")?;
+        return rustix::process::chdir(c"/");
+    }
     // With the old root put onto the new one it is the topmost mount of ".", so the unmount takes it away again.
     rustix::process::pivot_root(c".", c".")?;
     rustix::mount::unmount(c".", UnmountFlags::DETACH)?;

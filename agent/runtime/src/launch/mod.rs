@@ -140,6 +140,9 @@ pub(crate) fn launch(
         }),
         Err(error) => {
             launched.abandon();
+            if plan.sandbox.shares_mounts {
+                prerequisites.detach_root();
+            }
             destroy(group);
             Err(error)
         }

@@ -1,7 +1,7 @@
 //! Descriptors that a container's first process takes from its parent.
 
-use rustix::mount::OpenTreeFlags;
-use std::os::fd::{AsFd, OwnedFd};
+use rustix::mount::{OpenTreeFlags, UnmountFlags};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 
 use super::outside;
@@ -37,6 +37,15 @@ impl Prerequisites {
             joined.push((namespace, *kind));
         }
         Ok(Prerequisites { root, binds, joined })
+    }
+}
+
+impl Prerequisites {
+    /// Takes the root file system away again from a mount namespace that others use; one that was not attached stays
+    /// what it is.
+    pub(super) fn detach_root(&self) {
+        let path = format!("/proc/self/fd/{}", self.root.as_raw_fd());
+        let _ = rustix::mount::unmount(path, UnmountFlags::DETACH);
     }
 }
 

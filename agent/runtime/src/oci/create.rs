@@ -11,7 +11,7 @@ use super::error::{OciError, Result};
 use super::foreground::{self, Signals};
 use super::hooks::{self, Place, Point};
 use super::journal::timestamp_now;
-use super::record::{ContainerDirectory, Record, process_start};
+use super::record::{ContainerDirectory, Record, mount_number, process_start};
 use super::{Context, console, group, lifecycle, state_json};
 use crate::cgroup::CgroupRoot;
 use crate::error::RuntimeError;
@@ -60,7 +60,6 @@ pub(super) fn create(context: &Context, flags: &Flags, id: &str, mode: Mode) -> 
     let rootfs = crate::bundle::absolute_root(&bundle, &mut spec)?;
     let extras = extras_of(flags, mode.returns_early())?;
     let plan = plan_of(&spec, id, &rootfs, (root.clone(), path.clone()), extras, mode)?;
-    let directory = ContainerDirectory::make(&context.root, id)?;
     let record = Record {
         id: id.to_owned(),
         bundle,
@@ -71,7 +70,16 @@ pub(super) fn create(context: &Context, flags: &Flags, id: &str, mode: Mode) -> 
         cgroup: root,
         cgroup_path: path,
         spec,
+        shared_root: None,
     };
+    if !record.has_own_mounts() && !Point::StartContainer.of(record.spec.hooks().as_ref()).is_empty() {
+        // They would enter the mount namespace, and find the host there.
+        return Err(OciError::Unsupported {
+            what: "a startContainer hook without a mount namespace of the container's own",
+            instead: "add {\"type\": \"mount\"} to linux.namespaces",
+        });
+    }
+    let directory = ContainerDirectory::make(&context.root, id)?;
     let mut creation = Creation {
         context,
         flags,
@@ -111,6 +119,7 @@ impl Creation<'_> {
         let mut launched = launch::launch(plan, descriptors, StreamSource::Inherited, self)?;
         if let Err(error) = self.after_launch(plan, &mut launched, mode) {
             abandon(launched);
+            let _ = self.record.detach_root();
             return Err(error);
         }
         match (mode, signals) {
@@ -119,7 +128,12 @@ impl Creation<'_> {
         }
     }
 
-    fn after_launch(&self, plan: &ContainerPlan, launched: &mut Launched, mode: Mode) -> Result<()> {
+    fn after_launch(&mut self, plan: &ContainerPlan, launched: &mut Launched, mode: Mode) -> Result<()> {
+        if plan.sandbox.shares_mounts && !plan.sandbox.joins_mounts() {
+            let root = PathBuf::from(format!("/proc/{}/root", launched.pid));
+            self.record.shared_root = mount_number(&root);
+            self.directory.write(&self.record)?;
+        }
         if let (Some(terminal), Some(path)) = (&launched.streams.terminal, self.flags.value("console-socket"))
         {
             console::send_terminal(path, terminal)?;

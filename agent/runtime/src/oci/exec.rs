@@ -35,6 +35,12 @@ pub(super) fn exec(context: &Context, flags: &Flags, operands: &[String]) -> Res
         }
         Status::Paused | Status::Created | Status::Running => {}
     }
+    if !record.has_own_mounts() {
+        return Err(OciError::Unsupported {
+            what: "exec in a container without a mount namespace of its own",
+            instead: "add {\"type\": \"mount\"} to linux.namespaces: others share its root here",
+        });
+    }
     let process = process_of(&record.spec, flags, command)?;
     let plan = plan_of(&record.spec, &process, flags)?;
     let detach = flags.is_set("detach");

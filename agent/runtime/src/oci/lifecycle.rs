@@ -237,6 +237,7 @@ pub(super) fn remove(context: &Context, directory: &ContainerDirectory, record: 
         Err(error) if error.errno() == Some(libc::ENOENT) => {}
         Err(source) => return Err(RuntimeError::cgroup("remove", source).into()),
     }
+    record.detach_root()?;
     directory.remove()?;
     context.run_all(Point::Poststop, record, "stopped");
     Ok(())

@@ -1,7 +1,8 @@
 //! What is known of a container: a directory below `--root` with one file, and the socket that its process waits at.
 
-use oci_spec::runtime::Spec;
-use rustix::fs::{FlockOperation, Mode, OFlags};
+use oci_spec::runtime::{LinuxNamespaceType, Spec};
+use rustix::fs::{AtFlags, CWD, FlockOperation, Mode, OFlags, StatxFlags};
+use rustix::mount::UnmountFlags;
 use rustix::process::{Pid, PidfdFlags};
 use serde::{Deserialize, Serialize};
 use std::fs::DirBuilder;
@@ -37,6 +38,9 @@ pub(super) struct Record {
     pub cgroup: CgroupRoot,
     pub cgroup_path: String,
     pub spec: Spec,
+    /// The mount that is the container's root, where that is in the host's mount namespace.
+    #[serde(default)]
+    pub shared_root: Option<u64>,
 }
 
 /// What a container is doing.
@@ -220,6 +224,26 @@ impl Record {
         }
     }
 
+    /// Whether the container has a mount namespace of its own.
+    pub(super) fn has_own_mounts(&self) -> bool {
+        let linux = self.spec.linux().as_ref();
+        let namespaces = linux.and_then(|linux| linux.namespaces().as_ref());
+        let mut namespaces = namespaces.into_iter().flatten();
+        namespaces.any(|namespace| namespace.typ() == LinuxNamespaceType::Mount && namespace.path().is_none())
+    }
+
+    /// Takes the root of a container without a mount namespace of its own away from the host's.
+    pub(super) fn detach_root(&self) -> Result<()> {
+        // What lies there meanwhile is somebody else's.
+        match self.shared_root {
+            Some(number) if mount_number(&self.rootfs) == Some(number) => {
+                rustix::mount::unmount(&self.rootfs, UnmountFlags::DETACH)
+                    .map_err(|error| OciError::io("take the container's mounts away", error))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// The control group.
     pub(super) fn group(&self) -> Result<Cgroup> {
         Cgroup::open(&self.cgroup, &self.cgroup_path)
@@ -235,6 +259,12 @@ fn path_of(root: &Path, id: &str) -> Result<PathBuf> {
         )));
     }
     Ok(root.join(id))
+}
+
+/// The number of the mount that a path is on.
+pub(super) fn mount_number(path: &Path) -> Option<u64> {
+    let status = rustix::fs::statx(CWD, path, AtFlags::empty(), StatxFlags::MNT_ID).ok()?;
+    (status.stx_mask & StatxFlags::MNT_ID.bits() != 0).then_some(status.stx_mnt_id)
 }
 
 /// When a process started, in ticks since the boot; `None` when it has ended.

@@ -144,6 +144,7 @@ fn sandbox(spec: &Spec, linux: &Linux, options: &ContainerOptions<'_>, unified: 
     let root = spec.root().as_ref();
     let mut plan = SandboxPlan {
         new_namespaces: 0,
+        shares_mounts: false,
         group_view: GroupView::Shared,
         ids: None,
         clock_offsets: None,
@@ -168,7 +169,12 @@ fn sandbox(spec: &Spec, linux: &Linux, options: &ContainerOptions<'_>, unified: 
         let root = root.ok_or_else(|| RuntimeError::spec("there is no root file system"))?;
         plan.root_source = Some(root.path().clone());
     }
-    namespaces::add(linux, options.has_netns, unified, &mut plan)?;
+    let given = namespaces::Given {
+        has_netns: options.has_netns,
+        may_share_mounts: options.runs_hooks,
+        unified,
+    };
+    namespaces::add(linux, given, &mut plan)?;
     add_mounts(spec, linux, unified, &mut plan)?;
     add_protected_paths(linux, spec.mounts().as_deref().unwrap_or_default(), &mut plan)?;
     Ok(plan)

@@ -57,6 +57,9 @@ pub(crate) struct CgroupPlan {
 pub(crate) struct SandboxPlan {
     /// `CLONE_NEW…` of the namespaces to make with the process.
     pub new_namespaces: u64,
+    /// The mount namespace is the host's or another container's: the root file system is attached in it, and entered
+    /// by this process alone.
+    pub shares_mounts: bool,
     pub group_view: GroupView,
     /// The users and groups of a new user namespace.
     pub ids: Option<IdMaps>,
@@ -152,6 +155,8 @@ pub(crate) enum Step {
         propagation: u64,
         /// The SELinux label of its root, where the file system has no option for one.
         label: Option<CString>,
+        /// Fill it with what lies where it is attached.
+        copy_up: bool,
     },
     /// Attaches a bind source.
     Bind { target: Target, source: usize },

@@ -23,6 +23,8 @@ struct Options {
     recursive_attributes: Attributes,
     bind: bool,
     recursive: bool,
+    /// Fill a new file system with what lies where it is attached.
+    copy_up: bool,
     /// Show the files as owned by others; whether that goes for the mounts below too.
     mapped: Option<bool>,
     /// What is left is for the file system.
@@ -133,6 +135,7 @@ pub(super) fn add(
         attributes: options.attributes.set,
         propagation: options.attributes.propagation,
         label: root_label.map(|label| c_string(label, "a label")).transpose()?,
+        copy_up: options.copy_up,
     });
     Ok(())
 }
@@ -215,6 +218,7 @@ pub(super) fn add_cgroup(mount: &Mount, unified: bool, steps: &mut Vec<Step>) ->
             attributes,
             propagation: 0,
             label: None,
+            copy_up: false,
         })
     };
     let destination = mount.destination();
@@ -294,7 +298,8 @@ fn parse_flag(text: &str, options: &mut Options) -> bool {
         "slave" | "rslave" => *propagation = libc::MS_SLAVE,
         "shared" | "rshared" => *propagation = libc::MS_SHARED,
         "unbindable" | "runbindable" => *propagation = libc::MS_UNBINDABLE,
-        "defaults" | "async" | "nofail" | "copyup" | "tmpcopyup" => {}
+        "copyup" | "tmpcopyup" => options.copy_up = true,
+        "defaults" | "async" | "nofail" => {}
         _ => return false,
     }
     true

@@ -14,8 +14,19 @@ const NEW_USER: u64 = libc::CLONE_NEWUSER as u64;
 /// Nanoseconds that make a second.
 const NANOSECONDS: u32 = 1_000_000_000;
 
-/// Plans the namespaces. `has_netns`: the network namespace comes from elsewhere.
-pub(super) fn add(linux: &Linux, has_netns: bool, unified: bool, plan: &mut SandboxPlan) -> Result<()> {
+/// What is decided elsewhere.
+#[derive(Clone, Copy)]
+pub(super) struct Given {
+    /// The network namespace comes from the caller.
+    pub has_netns: bool,
+    /// The caller cleans up after a container that has no mount namespace of its own.
+    pub may_share_mounts: bool,
+    /// Control groups are v2.
+    pub unified: bool,
+}
+
+/// Plans the namespaces.
+pub(super) fn add(linux: &Linux, given: Given, plan: &mut SandboxPlan) -> Result<()> {
     let mut seen = 0;
     for namespace in linux.namespaces().iter().flatten() {
         let flag = flag_of(namespace.typ());
@@ -27,8 +38,8 @@ pub(super) fn add(linux: &Linux, has_netns: bool, unified: bool, plan: &mut Sand
         }
         seen |= flag;
         match namespace.path() {
-            _ if flag == libc::CLONE_NEWNET as u64 && has_netns => {}
-            Some(_) if flag == libc::CLONE_NEWNS as u64 => {
+            _ if flag == libc::CLONE_NEWNET as u64 && given.has_netns => {}
+            Some(_) if flag == libc::CLONE_NEWNS as u64 && !given.may_share_mounts => {
                 return Err(RuntimeError::spec("a container has a mount namespace of its own"));
             }
             Some(path) => plan.joined.push((path.clone(), flag)),
@@ -38,13 +49,14 @@ pub(super) fn add(linux: &Linux, has_netns: bool, unified: bool, plan: &mut Sand
         }
     }
     plan.loopback = plan.new_namespaces & libc::CLONE_NEWNET as u64 != 0;
-    if plan.new_namespaces & libc::CLONE_NEWNS as u64 == 0 {
+    plan.shares_mounts = plan.new_namespaces & libc::CLONE_NEWNS as u64 == 0;
+    if plan.shares_mounts && !given.may_share_mounts {
         return Err(RuntimeError::spec("a container needs a mount namespace"));
     }
     // A namespace belongs to the user namespace of the process that makes it, so that one comes before all others.
     plan.joined.sort_by_key(|(_, flag)| *flag != NEW_USER);
     // Without a namespace of its own a container on v1 would see the groups of all others.
-    if plan.group_view == GroupView::Shared && !unified && seen & libc::CLONE_NEWCGROUP as u64 == 0 {
+    if plan.group_view == GroupView::Shared && !given.unified && seen & libc::CLONE_NEWCGROUP as u64 == 0 {
         // From a user namespace there is no way back out of the namespace that mounting takes.
         plan.group_view = if plan.new_namespaces & NEW_USER != 0 || plan.joins_user_namespace() {
             GroupView::Namespace
@@ -135,6 +147,13 @@ impl SandboxPlan {
     /// Whether that is one that exists.
     pub(crate) fn joins_user_namespace(&self) -> bool {
         self.joined.iter().any(|(_, flag)| *flag == NEW_USER)
+    }
+
+    /// Whether it lives in a mount namespace that exists and is not its parent's.
+    pub(crate) fn joins_mounts(&self) -> bool {
+        self.joined
+            .iter()
+            .any(|(_, flag)| *flag == libc::CLONE_NEWNS as u64)
     }
 
     /// Whether the container may make device nodes.

@@ -119,7 +119,8 @@ async fn killed_monitor_is_noticed_without_a_daemon() {
 async fn dropped_launcher_ends_and_containers_stay() {
     let node = Node::new();
     let container = node.container(&["sleep", "1000"]);
-    let mut config = muster_runtime::LauncherConfig::new(node.directory.path(), node.root.clone());
+    let mut config =
+        muster_runtime::LauncherConfig::new(node.directory.path().join("other"), node.root.clone());
     config.executable = env!("CARGO_BIN_EXE_muster-runtime").into();
     let launcher = muster_runtime::Launcher::spawn(&config).expect("it starts");
     let started = within(launcher.start(container.request()))
@@ -142,9 +143,10 @@ async fn dropped_launcher_ends_and_containers_stay() {
 async fn monitors_cost_little_memory() {
     const CONTAINERS: usize = 12;
     // What each monitor has for itself alone, and its part of what it shares with the launcher and the others. Shared
-    // code is larger in builds without optimisation; the release build is at about a third of this.
+    // code is larger in builds without optimisation, where what a monitor uses also lies between what only the OCI
+    // runtime of the same program uses; the release build is at about a third of this.
     const PRIVATE_DIRTY_KIB_MAX: u64 = 200;
-    const PROPORTIONAL_KIB_MAX: u64 = 400;
+    const PROPORTIONAL_KIB_MAX: u64 = 550;
     let node = Node::new();
     let mut running = Vec::new();
     for _ in 0..CONTAINERS {

@@ -122,6 +122,11 @@ fn podman_runs_execs_stops_and_removes() {
         "{}",
         String::from_utf8_lossy(&missing.stderr)
     );
+    let copied = podman.run(&["--rm", "--tmpfs", "/etc", "box:test", "cat", "/etc/passwd"]);
+    assert!(
+        printed("run", &copied).starts_with("root:"),
+        "a tmpfs begins with what was there"
+    );
     let mapped = podman.run(&[
         "--rm",
         "--uidmap",

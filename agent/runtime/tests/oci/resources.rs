@@ -148,3 +148,28 @@ fn bind_mounts_take_recursive_attributes_and_id_maps() {
         called.err
     );
 }
+
+#[test]
+fn container_in_the_hosts_mount_namespace_leaves_no_mount_there() {
+    let runtime = Runtime::new();
+    let mut config = runtime.config("one", "readlink /proc/self/ns/mnt; ls /; exec sleep 1000");
+    let namespaces = config["linux"]["namespaces"].as_array_mut().expect("a list");
+    namespaces.retain(|namespace| namespace["type"] != "mount");
+    let created = runtime.create("one", &config);
+    runtime.ok(&["start", "one"]);
+    let own = std::fs::read_link("/proc/self/ns/mnt").expect("procfs is mounted");
+    let wanted = format!("{}\nbin\ndev\netc\nproc\nsys\ntmp\n", own.display());
+    crate::support::until("its output", || created.out() == wanted);
+    let mounts = || {
+        let mounts = std::fs::read_to_string("/proc/self/mounts").expect("procfs is mounted");
+        mounts.matches(runtime.rootfs().to_str().expect("UTF-8")).count()
+    };
+    assert!(mounts() > 1, "its mounts are the host's");
+    let exec = runtime.call(&["exec", "one", "true"]);
+    assert!(exec.err.contains("mount namespace"), "{}", exec.err);
+    runtime.ok(&["delete", "-f", "one"]);
+    assert_eq!(mounts(), 0);
+    config["process"]["args"] = json!(["/no/such/program"]);
+    assert_eq!(runtime.run("two", &config).code, 1);
+    assert_eq!(mounts(), 0, "nor after a failure");
+}
