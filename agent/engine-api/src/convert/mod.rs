@@ -8,6 +8,8 @@ pub(crate) mod exec;
 pub(crate) mod health;
 pub(crate) mod host;
 pub(crate) mod host_answer;
+#[cfg(test)]
+mod hostile;
 pub(crate) mod image;
 pub(crate) mod info;
 pub(crate) mod mount;

@@ -3,6 +3,8 @@
 mod client;
 pub(crate) mod connection;
 pub(crate) mod frame;
+#[cfg(test)]
+mod hostile;
 pub(crate) mod process;
 mod record;
 mod stream;

@@ -8,6 +8,8 @@
 mod abi;
 mod assemble;
 mod compile;
+#[cfg(test)]
+mod hostile;
 mod install;
 mod profile;
 mod recent;
