@@ -8,7 +8,7 @@ use muster_types::{Reason, Task};
 pub(crate) fn of(draft: Draft<'_>) -> Option<Changeset> {
     let mut changes = Vec::new();
     service_row(&draft, &mut changes);
-    for task in &draft.tasks {
+    for task in draft.drafts() {
         task_changes(task, &mut changes);
     }
     let service = draft.service.id;
@@ -109,7 +109,7 @@ fn preconditions(draft: &Draft<'_>) -> Vec<Precondition> {
         }
     };
     unchanged(ObjectKey::Service(draft.service.id), &[Part::Spec, Part::Control]);
-    for task in &draft.tasks {
+    for task in draft.drafts() {
         let Some(stored) = &task.stored else {
             continue;
         };
@@ -134,7 +134,7 @@ fn reason(draft: &Draft<'_>) -> Reason {
     if draft.drop_service {
         return Reason::ServiceRemoved;
     }
-    let changed = draft.tasks.iter().find(|task| match &task.stored {
+    let changed = draft.drafts().find(|task| match &task.stored {
         None => !task.removed,
         Some(stored) => task.removed || stored != &task.row,
     });

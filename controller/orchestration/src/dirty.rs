@@ -1,8 +1,9 @@
 //! Where looking may be worth it.
 
+use crate::due::{Due, FIRST_SLOT};
 use muster_state::{ClusterState, Touched};
 use muster_types::service::ServiceMode;
-use muster_types::{NodeId, ServiceId, Timestamp};
+use muster_types::{NodeId, ServiceId, Slot, Timestamp};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Where looking may be worth it, and until when the rest may wait.
@@ -13,14 +14,77 @@ use std::collections::{BTreeMap, BTreeSet};
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Dirty {
     pub(crate) everything: bool,
-    pub(crate) services: BTreeSet<ServiceId>,
+    pub(crate) services: BTreeMap<ServiceId, Look>,
     pub(crate) nodes: BTreeSet<NodeId>,
     /// Tasks without a node may find one.
     pub(crate) unplaced: bool,
-    /// When a service is due although nothing changed.
-    pub(crate) due: BTreeMap<ServiceId, Timestamp>,
+    /// When slots are due although nothing changed.
+    pub(crate) due: Due,
     /// The service that was served last when the budget ended; the next call goes on after it.
     pub(crate) served: Option<ServiceId>,
+}
+
+/// What of a service is worth a look. Its row, its counts and its tasks without a node always are.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct Look {
+    /// Slots of which a task changed, or a node, or which are due.
+    pub(crate) slots: BTreeSet<Slot>,
+    /// Every slot from this one on.
+    from: Option<Slot>,
+    /// Nodes that have no task of it may have to have one.
+    pub(crate) nodes: bool,
+}
+
+impl Look {
+    /// At everything of the service.
+    fn whole() -> Self {
+        Self {
+            slots: BTreeSet::new(),
+            from: Some(FIRST_SLOT),
+            nodes: true,
+        }
+    }
+
+    fn merge(&mut self, other: Self) {
+        self.slots.extend(other.slots);
+        self.from = match (self.from, other.from) {
+            (Some(one), Some(other)) => Some(one.min(other)),
+            (one, other) => one.or(other),
+        };
+        self.nodes |= other.nodes;
+    }
+
+    /// No slot is left to look at.
+    pub(crate) fn has_no_slots(&self) -> bool {
+        self.slots.is_empty() && self.from.is_none()
+    }
+
+    /// Takes so many slots out, in order: first those that changed, then the others of a look at all.
+    pub(crate) fn take_slots(
+        &mut self,
+        state: &ClusterState,
+        service: ServiceId,
+        most: usize,
+    ) -> BTreeSet<Slot> {
+        let mut taken = BTreeSet::new();
+        while taken.len() < most
+            && let Some(slot) = self.slots.pop_first()
+        {
+            taken.insert(slot);
+        }
+        let Some(from) = self.from else {
+            return taken;
+        };
+        self.from = None;
+        for slot in state.slots_of_service(service, from) {
+            if taken.len() >= most && !taken.contains(&slot) {
+                self.from = Some(slot);
+                break;
+            }
+            taken.insert(slot);
+        }
+        taken
+    }
 }
 
 impl Dirty {
@@ -41,13 +105,21 @@ impl Dirty {
     pub fn touch(&mut self, touched: &Touched) {
         self.everything |= touched.cluster;
         self.unplaced |= touched.loads;
-        self.services.extend(&touched.services);
+        for service in &touched.services {
+            self.services.entry(*service).or_default().nodes = true;
+        }
+        for service in &touched.whole_services {
+            self.services.entry(*service).or_default().merge(Look::whole());
+        }
+        for (service, slot) in &touched.slots {
+            self.services.entry(*service).or_default().slots.insert(*slot);
+        }
         self.nodes.extend(&touched.nodes);
     }
 
     /// Adds a service.
     pub fn service(&mut self, service: ServiceId) {
-        self.services.insert(service);
+        self.services.entry(service).or_default().merge(Look::whole());
     }
 
     /// Whether a call at `now` would look at anything.
@@ -61,39 +133,49 @@ impl Dirty {
 
     /// When the first service is due although nothing changed.
     pub fn wake_at(&self) -> Option<Timestamp> {
-        self.due.values().min().copied()
+        self.due.first()
     }
 
-    /// The services to look at, beginning after the one served last.
-    pub(crate) fn services_in_turn(&self, state: &ClusterState, now: Timestamp) -> Vec<ServiceId> {
-        let all = self.services_of(state, now);
-        let Some(served) = self.served else {
-            return all.into_iter().collect();
-        };
-        let after = all.iter().filter(|id| **id > served);
-        let before = all.iter().filter(|id| **id <= served);
-        after.chain(before).copied().collect()
-    }
-
-    fn services_of(&self, state: &ClusterState, now: Timestamp) -> BTreeSet<ServiceId> {
-        if self.everything {
-            return state.services().map(|service| service.id).collect();
-        }
+    /// What to look at, by service, also services that are gone.
+    pub(crate) fn looks(&self, state: &ClusterState, now: Timestamp) -> BTreeMap<ServiceId, Look> {
         let mut found = self.services.clone();
-        found.extend(self.due.iter().filter(|(_, at)| **at <= now).map(|(id, _)| *id));
+        if self.everything {
+            for service in state.services() {
+                found.entry(service.id).or_default().merge(Look::whole());
+            }
+            return found;
+        }
+        for (service, slot) in self.due.until(now) {
+            found.entry(service).or_default().slots.insert(slot);
+        }
         for node in &self.nodes {
-            found.extend(state.tasks_of_node(*node).map(|task| task.service));
+            for task in state.tasks_of_node(*node) {
+                found.entry(task.service).or_default().slots.insert(task.slot);
+            }
         }
         if !self.nodes.is_empty() {
             let global = state
                 .services()
                 .filter(|service| service.spec.mode == ServiceMode::Global);
-            found.extend(global.map(|service| service.id));
+            for service in global {
+                found.entry(service.id).or_default().nodes = true;
+            }
         }
         if self.unplaced || !self.nodes.is_empty() {
-            found.extend(state.tasks_without_node().map(|task| task.service));
+            for service in state.services_with_unplaced_tasks() {
+                found.entry(service).or_default();
+            }
         }
-        found.retain(|id| state.service(*id).is_some());
         found
+    }
+
+    /// The services to look at, beginning after the one served last.
+    pub(crate) fn in_turn(&self, looks: &BTreeMap<ServiceId, Look>) -> Vec<ServiceId> {
+        let Some(served) = self.served else {
+            return looks.keys().copied().collect();
+        };
+        let after = looks.keys().filter(|id| **id > served);
+        let before = looks.keys().filter(|id| **id <= served);
+        after.chain(before).copied().collect()
     }
 }

@@ -1,8 +1,11 @@
 //! One service as the passes see and change it, before the changes become a changeset.
 
+mod revisions;
+
 use crate::Pending;
+use crate::due::{Due, FIRST_SLOT};
 use muster_scheduler::Constraints;
-use muster_state::{ClusterState, TemplateRevision};
+use muster_state::{ClusterState, ServiceTasks, TemplateRevision};
 use muster_types::service::{PublishedPort, UpdateStatus};
 use muster_types::{
     DesiredState, IdSource, Meta, NodeId, NodeState, Reason, Service, ServiceId, Slot, Task, TaskId,
@@ -14,7 +17,21 @@ use std::sync::Arc;
 /// Position of a task within its draft.
 pub(crate) type TaskIndex = usize;
 
-/// One service with all its tasks. Passes read and change it in turn; what differs in the end is the changeset.
+/// What of a service is looked at.
+#[derive(Clone, Copy)]
+pub(crate) struct Scope<'a> {
+    /// These slots.
+    pub(crate) slots: &'a BTreeSet<Slot>,
+    /// Nodes that have no task of it, too.
+    pub(crate) nodes: bool,
+    /// No slot is left that changed.
+    pub(crate) whole: bool,
+    /// When slots are due.
+    pub(crate) due: &'a Due,
+}
+
+/// One service with the slots that are looked at, and what is counted of all. Passes read and change it in turn, and
+/// load further slots that they have to know; what differs in the end is the changeset.
 pub(crate) struct Draft<'a> {
     pub(crate) state: &'a ClusterState,
     pub(crate) now: Timestamp,
@@ -22,9 +39,12 @@ pub(crate) struct Draft<'a> {
     pub(crate) service: Arc<Service>,
     pub(crate) revision: Arc<TemplateRevision>,
     pub(crate) constraints: Constraints,
+    pub(crate) scope: Scope<'a>,
+    /// What is counted of all tasks, as they are stored.
+    pub(crate) counted: Arc<ServiceTasks>,
     pub(crate) tasks: Vec<TaskDraft>,
-    /// Tasks by slot, oldest first.
-    pub(crate) slots: BTreeMap<Slot, Vec<TaskIndex>>,
+    /// Tasks of the loaded slots, oldest first.
+    slots: BTreeMap<Slot, Vec<TaskIndex>>,
     /// How each older revision compares with the current one.
     relations: BTreeMap<u64, Relation>,
     pub(crate) update: Option<UpdateStatus>,
@@ -39,7 +59,10 @@ pub(crate) struct Draft<'a> {
     spent: usize,
     /// The budget ended before the passes did.
     pub(crate) unfinished: bool,
-    pub(crate) wake_at: Option<Timestamp>,
+    /// It ended before all that the loaded slots ask for was decided.
+    pub(crate) slots_unfinished: bool,
+    /// When to look at slots again.
+    pub(crate) wakes: BTreeMap<Slot, Timestamp>,
     /// Why some tasks have no node, and how many.
     pub(crate) unplaced: Option<(usize, String)>,
 }
@@ -73,28 +96,15 @@ impl<'a> Draft<'a> {
         now: Timestamp,
         budget: usize,
         ids: &'a mut dyn IdSource,
+        scope: Scope<'a>,
     ) -> Option<Self> {
         let service = state.service(id)?.clone();
         let revision = state.template(id, service.template_version)?.clone();
-        let mut tasks: Vec<TaskDraft> = state
-            .tasks_of_service(id)
-            .map(|task| TaskDraft {
-                stored: Some(task.clone()),
-                row: task.clone(),
-                removed: false,
-                charged: false,
-            })
-            .collect();
-        tasks.sort_by_key(|task| (task.row.slot, task.row.meta.created_at, task.row.id));
-        let mut slots: BTreeMap<Slot, Vec<TaskIndex>> = BTreeMap::new();
-        for (index, task) in tasks.iter().enumerate() {
-            slots.entry(task.row.slot).or_default().push(index);
-        }
         let relations = state
             .templates_of(id)
             .map(|(version, older)| (version, relation(older, &revision)))
             .collect();
-        Some(Self {
+        let mut draft = Self {
             state,
             now,
             ids,
@@ -103,8 +113,10 @@ impl<'a> Draft<'a> {
             constraints: Constraints::of(&revision.template.placement),
             service,
             revision,
-            tasks,
-            slots,
+            scope,
+            counted: state.service_tasks(id),
+            tasks: Vec::new(),
+            slots: BTreeMap::new(),
             relations,
             rollback: None,
             dropped_templates: Vec::new(),
@@ -114,9 +126,52 @@ impl<'a> Draft<'a> {
             budget: budget.saturating_sub(1),
             spent: 0,
             unfinished: false,
-            wake_at: None,
+            slots_unfinished: false,
+            wakes: BTreeMap::new(),
             unplaced: None,
-        })
+        };
+        for slot in scope.slots {
+            draft.load(*slot);
+        }
+        Some(draft)
+    }
+
+    /// Brings in a slot, unless it is there already.
+    pub(crate) fn load(&mut self, slot: Slot) {
+        if self.slots.contains_key(&slot) {
+            return;
+        }
+        let first = self.tasks.len();
+        let stored = self.state.tasks_of_slot(self.service.id, slot);
+        self.tasks.extend(stored.map(|task| TaskDraft {
+            stored: Some(task.clone()),
+            row: task.clone(),
+            removed: false,
+            charged: false,
+        }));
+        self.tasks[first..].sort_by_key(|task| (task.row.meta.created_at, task.row.id));
+        self.slots.insert(slot, (first..self.tasks.len()).collect());
+    }
+
+    /// Brings in the slots whose tasks have no node.
+    pub(crate) fn load_unplaced(&mut self) {
+        let state = self.state;
+        for task in state.unplaced_tasks_of(self.service.id) {
+            self.load(task.slot);
+        }
+    }
+
+    /// Brings in every slot, for the few rules that weigh all against each other.
+    pub(crate) fn load_all(&mut self) {
+        let state = self.state;
+        for slot in state.slots_of_service(self.service.id, FIRST_SLOT) {
+            self.load(slot);
+        }
+    }
+
+    /// Whether the slot was brought in.
+    pub(crate) fn is_loaded(&self, slot: Slot) -> bool {
+        self.slots.contains_key(&slot)
     }
 
     /// The task as it shall be.
@@ -124,11 +179,15 @@ impl<'a> Draft<'a> {
         &self.tasks[index].row
     }
 
-    /// Tasks that are not removed, in slot order.
+    /// Loaded tasks that are not removed, in slot order.
     pub(crate) fn indexes(&self) -> Vec<TaskIndex> {
-        (0..self.tasks.len())
-            .filter(|index| !self.tasks[*index].removed)
-            .collect()
+        let all = self.slots.values().flatten().copied();
+        all.filter(|index| !self.tasks[*index].removed).collect()
+    }
+
+    /// Every loaded task in slot order, also those that are removed.
+    pub(crate) fn drafts(&self) -> impl Iterator<Item = &TaskDraft> {
+        self.slots.values().flatten().map(|index| &self.tasks[*index])
     }
 
     /// Tasks of a slot that are not removed, oldest first.
@@ -140,9 +199,10 @@ impl<'a> Draft<'a> {
             .filter(|index| !self.tasks[*index].removed)
     }
 
-    /// Every slot that has a record.
+    /// Every loaded slot that has, or had, a record.
     pub(crate) fn slot_list(&self) -> Vec<Slot> {
-        self.slots.keys().copied().collect()
+        let held = self.slots.iter().filter(|(_, tasks)| !tasks.is_empty());
+        held.map(|(slot, _)| *slot).collect()
     }
 
     /// The controller wants the task to run.
@@ -204,6 +264,13 @@ impl<'a> Draft<'a> {
 
     /// Whether `changes` more fit the budget; notes it when they do not.
     pub(crate) fn has_room(&mut self, changes: usize) -> bool {
+        let fits = self.may_add(changes);
+        self.slots_unfinished |= !fits;
+        fits
+    }
+
+    /// The same for what is found again by counts, without a look at the slots that are loaded.
+    pub(crate) fn may_add(&mut self, changes: usize) -> bool {
         let fits = self.spent + changes <= self.budget;
         self.unfinished |= !fits;
         fits
@@ -260,6 +327,7 @@ impl<'a> Draft<'a> {
 
     /// Makes a task. Without a `start_after` it starts at once, or when the tasks before it in its slot stopped.
     pub(crate) fn create(&mut self, slot: Slot, start_after: Option<Timestamp>, reason: Reason) -> TaskIndex {
+        self.load(slot);
         let waits = start_after.is_some()
             || self
                 .in_slot(slot)
@@ -318,10 +386,11 @@ impl<'a> Draft<'a> {
         task.removed = true;
     }
 
-    /// Looks at the service again at this time, if it is still to come.
-    pub(crate) fn wake(&mut self, at: Timestamp) {
+    /// Looks at the slot again at this time, if it is still to come.
+    pub(crate) fn wake(&mut self, slot: Slot, at: Timestamp) {
         if at > self.now {
-            self.wake_at = Some(self.wake_at.map_or(at, |before| before.min(at)));
+            let wake = self.wakes.entry(slot).or_insert(at);
+            *wake = at.min(*wake);
         }
     }
 

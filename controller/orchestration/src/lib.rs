@@ -12,8 +12,9 @@ mod reconcile;
 
 mod changes;
 mod draft;
+mod due;
 mod pass;
 
 pub use dirty::Dirty;
 pub use plan::{CHANGES_MAX, Pending, Plan};
-pub use reconcile::reconcile;
+pub use reconcile::{Limits, reconcile, reconcile_within};

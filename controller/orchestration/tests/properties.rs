@@ -263,8 +263,13 @@ proptest! {
     #![proptest_config(config())]
 
     #[test]
-    fn reconcile_comes_to_rest_and_grants_what_is_wanted(events in prop::collection::vec(event(), 1..40)) {
+    fn reconcile_comes_to_rest_and_grants_what_is_wanted(
+        events in prop::collection::vec(event(), 1..40),
+        // A slot or two at a time: what waits for its turn must not be lost, and an update waits for it.
+        slots in prop_oneof![Just(1usize), Just(2), Just(1000)],
+    ) {
         let mut world = World::new();
+        world.limits.slots = slots;
         for node in NODES {
             world.add_node(node, 1000, &[("good", "yes")]);
         }

@@ -105,7 +105,12 @@ impl Leader {
     /// Until the next decision that waits for time alone.
     pub(super) fn wakes_in(&self, now: Now) -> Option<Duration> {
         let waits = self.reconcile_from.saturating_sub(now.elapsed);
-        let due = self.dirty.wake_at().map(|at| at.since(self.cluster_time(now)));
+        let time = self.cluster_time(now);
+        if self.dirty.is_due(time) {
+            // The last call left something over.
+            return Some(waits);
+        }
+        let due = self.dirty.wake_at().map(|at| at.since(time));
         due.map(|due| due.max(waits))
     }
 }

@@ -665,7 +665,10 @@ impl Controller {
 
     /// Waiting time of the longest tick that a leader may sleep, for the shell's timer.
     pub fn next_reconcile_in(&self, now: Now) -> Option<Duration> {
-        self.leader.as_ref().and_then(|leader| leader.wakes_in(now))
+        // One under way wakes the core when it is committed.
+        let may_begin = self.is_leading() && !self.proposals.reconciling();
+        let leader = self.leader.as_ref().filter(|_| may_begin)?;
+        leader.wakes_in(now)
     }
 }
 

@@ -1,6 +1,6 @@
 //! Indexes over the tables, kept by the only functions that write rows.
 
-use crate::{ClusterState, NodeLoad};
+use crate::{ClusterState, NodeLoad, ServiceTasks};
 use imbl::{OrdMap, OrdSet};
 use muster_types::{Node, NodeId, RaftId, Service, ServiceId, Slot, Task, TaskId};
 use std::sync::Arc;
@@ -13,6 +13,7 @@ pub(crate) struct Indexes {
     pub(crate) tasks_by_slot: OrdSet<(ServiceId, Slot, TaskId)>,
     pub(crate) tasks_by_node: OrdSet<(Option<NodeId>, ServiceId, TaskId)>,
     pub(crate) load: OrdMap<NodeId, NodeLoad>,
+    pub(crate) service_tasks: OrdMap<ServiceId, Arc<ServiceTasks>>,
 }
 
 impl ClusterState {
@@ -82,6 +83,7 @@ impl ClusterState {
             }
             Some(_) => {}
         }
+        self.count_task(old.as_deref(), &task);
         let held = old.as_deref().and_then(holder);
         let holds = holder(&task);
         if held != holds {
@@ -100,6 +102,7 @@ impl ClusterState {
         };
         self.indexes.tasks_by_slot.remove(&(task.service, task.slot, id));
         self.indexes.tasks_by_node.remove(&(task.node, task.service, id));
+        self.uncount_task(&task);
         if let Some((node, wanted)) = holder(&task) {
             self.release(node, wanted, &task);
         }

@@ -152,6 +152,44 @@ impl ClusterState {
         self.by_node(Some(node))
     }
 
+    /// The slots of a service that have records, from this one on; one with several comes so many times.
+    pub fn slots_of_service(&self, service: ServiceId, from: Slot) -> impl Iterator<Item = Slot> + '_ {
+        self.indexes
+            .tasks_by_slot
+            .range((service, from, FIRST_TASK)..=(service, LAST_SLOT, LAST_TASK))
+            .map(|(_, slot, _)| *slot)
+    }
+
+    /// The tasks of a service that a node was given, by id.
+    pub fn tasks_of_node_and_service(
+        &self,
+        node: NodeId,
+        service: ServiceId,
+    ) -> impl Iterator<Item = &Arc<Task>> {
+        self.by_node_and_service(Some(node), service)
+    }
+
+    /// The tasks of a service that have no node, by id.
+    pub fn unplaced_tasks_of(&self, service: ServiceId) -> impl Iterator<Item = &Arc<Task>> {
+        self.by_node_and_service(None, service)
+    }
+
+    /// Services that have tasks without a node.
+    pub fn services_with_unplaced_tasks(&self) -> Vec<ServiceId> {
+        let mut found = Vec::new();
+        let mut first = Some(0);
+        while let Some(number) = first {
+            let from = (None, ServiceId::from_u128(number), FIRST_TASK);
+            let last = (None, ServiceId::from_u128(u128::MAX), LAST_TASK);
+            let Some((_, service, _)) = self.indexes.tasks_by_node.range(from..=last).next() else {
+                break;
+            };
+            found.push(*service);
+            first = service.as_u128().checked_add(1);
+        }
+        found
+    }
+
     /// The tasks that have no node, by service, then id.
     pub fn tasks_without_node(&self) -> impl Iterator<Item = &Arc<Task>> {
         self.by_node(None)
@@ -186,6 +224,17 @@ impl ClusterState {
             Part::Control => meta.control_version,
             Part::Status => meta.status_version,
         })
+    }
+
+    fn by_node_and_service(
+        &self,
+        node: Option<NodeId>,
+        service: ServiceId,
+    ) -> impl Iterator<Item = &Arc<Task>> {
+        self.indexes
+            .tasks_by_node
+            .range((node, service, FIRST_TASK)..=(node, service, LAST_TASK))
+            .filter_map(|(_, _, id)| self.tasks.get(id))
     }
 
     fn by_node(&self, node: Option<NodeId>) -> impl Iterator<Item = &Arc<Task>> {

@@ -1,6 +1,6 @@
 //! Which rows an entry changed, so that nobody has to look at all of them.
 
-use muster_types::{NodeId, ServiceId, TaskId};
+use muster_types::{NodeId, ServiceId, Slot, TaskId};
 use std::collections::BTreeSet;
 
 /// Which rows an entry changed. An optimisation only: looking at more never changes a decision.
@@ -10,8 +10,12 @@ pub struct Touched {
     pub cluster: bool,
     /// Node rows.
     pub nodes: BTreeSet<NodeId>,
-    /// Service rows, and services of which a task changed.
+    /// Service rows.
     pub services: BTreeSet<ServiceId>,
+    /// Services of which every slot may have to follow the row.
+    pub whole_services: BTreeSet<ServiceId>,
+    /// Slots of which a task changed, came or went, or lost its node's row.
+    pub slots: BTreeSet<(ServiceId, Slot)>,
     /// Task rows.
     pub tasks: BTreeSet<TaskId>,
     /// Nodes whose assignment set changed: a task came, went or has a new desired state.
@@ -31,6 +35,8 @@ impl Touched {
         self.cluster |= other.cluster;
         self.nodes.extend(other.nodes);
         self.services.extend(other.services);
+        self.whole_services.extend(other.whole_services);
+        self.slots.extend(other.slots);
         self.tasks.extend(other.tasks);
         self.assignments.extend(other.assignments);
         self.loads |= other.loads;

@@ -12,18 +12,16 @@ pub(super) fn keep_one_per_node(draft: &mut Draft<'_>) {
     if draft.service.spec.mode != ServiceMode::Global || draft.service.removing {
         return;
     }
-    let nodes: Vec<NodeId> = draft
-        .state
-        .nodes()
-        .filter(|node| takes_new_tasks(node) && fits(draft, node))
-        .map(|node| node.id)
-        .collect();
-    for node in &nodes {
-        let slot = Slot::Node(*node);
+    if draft.scope.nodes {
+        draft.load_unplaced();
+    }
+    for node in nodes_to_serve(draft) {
+        let slot = Slot::Node(node);
+        draft.load(slot);
         if draft.wanted_in(slot).is_some() || draft.is_finished(slot) {
             continue;
         }
-        if !draft.has_room(1) {
+        if !draft.may_add(1) {
             return;
         }
         let reason = match reason_to_fill(draft, slot) {
@@ -34,6 +32,20 @@ pub(super) fn keep_one_per_node(draft: &mut Draft<'_>) {
         draft.create(slot, None, reason);
     }
     leave_unfit(draft);
+}
+
+/// Fitting nodes that may lack their task: of all nodes those without a wanted one, or those of the loaded slots.
+fn nodes_to_serve(draft: &Draft<'_>) -> Vec<NodeId> {
+    let may_lack = |node: &Node| {
+        let slot = Slot::Node(node.id);
+        let mut stored = draft.state.tasks_of_slot(draft.service.id, slot);
+        draft.is_loaded(slot) || (draft.scope.nodes && !stored.any(|task| task.wants_to_run()))
+    };
+    let nodes = draft.state.nodes().map(AsRef::as_ref);
+    nodes
+        .filter(|node| takes_new_tasks(node) && may_lack(node) && fits(draft, node))
+        .map(|node| node.id)
+        .collect()
 }
 
 /// Whether an update may replace the task of this slot: a paused or absent node keeps the one that it has.

@@ -28,13 +28,13 @@ pub(super) fn leave_nodes(draft: &mut Draft<'_>) {
                 verdict
             }
         };
-        let verdict = verdict.or_else(|| overcommitted(draft, index, node));
+        let Some(reason) = verdict.or_else(|| overcommitted(draft, index, node)) else {
+            continue;
+        };
         if !draft.has_room_for(index) {
             return;
         }
-        if let Some(reason) = verdict {
-            draft.set_desired(index, DesiredState::Shutdown, reason);
-        }
+        draft.set_desired(index, DesiredState::Shutdown, reason);
         give_up(draft, index, node);
     }
 }
@@ -114,7 +114,8 @@ fn give_up(draft: &mut Draft<'_>, index: TaskIndex, id: NodeId) {
                 let message = Reason::GivenUp { node: id }.to_string();
                 draft.set_status(index, TaskState::Orphaned, &message, None);
             } else {
-                draft.wake(deadline);
+                let slot = draft.task(index).slot;
+                draft.wake(slot, deadline);
             }
         }
         NodeState::Ready | NodeState::Unknown => {}

@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 /// Places the tasks that are wanted and have no node, those of one revision together.
 pub(super) fn place_tasks(draft: &mut Draft<'_>) {
+    draft.load_unplaced();
     let mut groups: BTreeMap<(u64, Option<NodeId>), Vec<TaskIndex>> = BTreeMap::new();
     for index in draft.indexes() {
         let task = draft.task(index);
@@ -47,22 +48,23 @@ pub(super) fn place_tasks(draft: &mut Draft<'_>) {
 /// Every node with what all services take of it. Resources and ports are taken until a task is seen to stop; rank and
 /// the limit per node count the tasks that shall run, as in Swarm.
 fn node_views(draft: &Draft<'_>) -> Vec<NodeView> {
-    let mut shall_run: BTreeMap<NodeId, u64> = BTreeMap::new();
-    let mut stored: BTreeMap<NodeId, u64> = BTreeMap::new();
+    // What this draft adds to the stored counts, and takes from them.
+    let (mut more, mut less): (BTreeMap<NodeId, u64>, BTreeMap<NodeId, u64>) = Default::default();
     for task in &draft.tasks {
         let running = |task: &Task| task.node.filter(|_| task.wants_to_run() && !task.is_terminal());
         if let Some(node) = running(&task.row) {
-            *shall_run.entry(node).or_default() += 1;
+            *more.entry(node).or_default() += 1;
         }
         if let Some(node) = task.stored.as_deref().and_then(running) {
-            *stored.entry(node).or_default() += 1;
+            *less.entry(node).or_default() += 1;
         }
     }
     let count = |counts: &BTreeMap<NodeId, u64>, id| counts.get(&id).copied().unwrap_or(0);
     let view = |node: &Arc<Node>| {
         let load = draft.state.load(node.id);
-        let service_tasks = count(&shall_run, node.id);
-        let others = load.wanted.saturating_sub(count(&stored, node.id));
+        let stored = draft.counted.on_node(node.id);
+        let service_tasks = (stored + count(&more, node.id)).saturating_sub(count(&less, node.id));
+        let others = load.wanted.saturating_sub(stored);
         NodeView {
             free: load.free(node.description.resources),
             ports: load.ports.keys().copied().collect(),
@@ -79,13 +81,14 @@ fn node_views(draft: &Draft<'_>) -> Vec<NodeView> {
 fn note_failures(draft: &Draft<'_>, version: u64, views: &mut [NodeView]) {
     let since = draft.now.before(FAILURE_WINDOW);
     let mut failures: BTreeMap<NodeId, u64> = BTreeMap::new();
-    for index in draft.indexes() {
-        let task = draft.task(index);
-        let failed = matches!(task.status.state, TaskState::Failed | TaskState::Rejected)
-            && task.template_version == version
-            && task.meta.observed_at >= since;
-        if let Some(node) = task.node.filter(|_| failed) {
-            *failures.entry(node).or_default() += 1;
+    for slot in draft.counted.failed_of(version) {
+        for task in draft.state.tasks_of_slot(draft.service.id, slot) {
+            let failed = matches!(task.status.state, TaskState::Failed | TaskState::Rejected)
+                && task.template_version == version
+                && task.meta.observed_at >= since;
+            if let Some(node) = task.node.filter(|_| failed) {
+                *failures.entry(node).or_default() += 1;
+            }
         }
     }
     for view in views {

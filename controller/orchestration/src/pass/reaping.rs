@@ -2,7 +2,6 @@
 
 use crate::draft::{Draft, TaskIndex};
 use muster_types::{ClusterSpec, DesiredState, Slot, TaskState};
-use std::collections::BTreeSet;
 
 /// Most records kept in a slot for a restart policy that counts attempts. Policies beyond it never run out of
 /// attempts, which bounds what one slot can cost.
@@ -11,10 +10,9 @@ const ATTEMPT_RECORDS_MAX: u64 = 1000;
 /// Ends tasks that never had a node, forgets records, and in the end the service itself.
 pub(super) fn forget_records(draft: &mut Draft<'_>) {
     for index in draft.indexes() {
-        if !draft.has_room_for(index) {
+        if !end(draft, index) {
             return;
         }
-        end(draft, index);
     }
     for slot in draft.slot_list() {
         if !trim(draft, slot) {
@@ -24,17 +22,29 @@ pub(super) fn forget_records(draft: &mut Draft<'_>) {
     forget_revisions(draft);
 }
 
-fn end(draft: &mut Draft<'_>, index: TaskIndex) {
+/// `false` when the budget ended.
+fn end(draft: &mut Draft<'_>, index: TaskIndex) -> bool {
     let task = draft.task(index);
+    let (desired, ended) = (task.desired, task.is_terminal());
     let over = task.node.is_none() || draft.was_over(index);
-    match task.desired {
-        DesiredState::Remove if over => draft.remove(index),
-        DesiredState::Shutdown if !task.is_terminal() && over => {
-            let message = task.reason.to_string();
-            draft.set_status(index, TaskState::Shutdown, &message, None);
-        }
-        DesiredState::Ready | DesiredState::Running | DesiredState::Shutdown | DesiredState::Remove => {}
+    let ends = match desired {
+        DesiredState::Remove => over,
+        DesiredState::Shutdown => over && !ended,
+        DesiredState::Ready | DesiredState::Running => false,
+    };
+    if !ends {
+        return true;
     }
+    if !draft.has_room_for(index) {
+        return false;
+    }
+    if desired == DesiredState::Remove {
+        draft.remove(index);
+    } else {
+        let message = draft.task(index).reason.to_string();
+        draft.set_status(index, TaskState::Shutdown, &message, None);
+    }
+    true
 }
 
 /// Forgets the slot's oldest ended tasks beyond the limit. The newest stays: it says whether the slot is finished.
@@ -78,21 +88,17 @@ fn history_limit(draft: &Draft<'_>) -> Option<usize> {
 }
 
 fn forget_revisions(draft: &mut Draft<'_>) {
-    let used: BTreeSet<u64> = draft
-        .indexes()
-        .into_iter()
-        .map(|index| draft.task(index).template_version)
-        .collect();
+    let used = draft.revisions_left();
     if draft.service.removing {
-        draft.drop_service = draft.indexes().is_empty();
+        draft.drop_service = used.is_empty();
         return;
     }
     let state = draft.state;
     for (version, _) in state.templates_of(draft.service.id) {
-        if version == draft.service.template_version || used.contains(&version) {
+        if version == draft.service.template_version || used.contains_key(&version) {
             continue;
         }
-        if !draft.has_room(1) {
+        if !draft.may_add(1) {
             return;
         }
         draft.charge();

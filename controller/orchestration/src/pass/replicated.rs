@@ -2,7 +2,7 @@
 
 use crate::draft::Draft;
 use muster_types::service::ServiceMode;
-use muster_types::{DesiredState, NodeId, Reason, Slot, TaskState};
+use muster_types::{DesiredState, NodeId, Reason, Slot, Task, TaskState};
 use std::collections::BTreeMap;
 
 /// Fills missing slots, empties surplus ones, and forgets the records of slots that are not in use.
@@ -13,28 +13,40 @@ pub(super) fn keep_replicas(draft: &mut Draft<'_>) {
     if draft.service.removing {
         return;
     }
-    let slots = draft.slot_list();
-    let in_use = |draft: &Draft<'_>, slot: Slot| {
-        matches!(slot, Slot::Replica(_)) && (draft.wanted_in(slot).is_some() || draft.is_finished(slot))
-    };
-    let (mut used, unused): (Vec<Slot>, Vec<Slot>) = slots.into_iter().partition(|slot| in_use(draft, *slot));
+    // Slots that were finished, and are not since the service says something else, are of no use.
+    for version in draft
+        .stale_revisions()
+        .into_iter()
+        .chain(draft.relaxed_revisions())
+    {
+        for slot in draft.counted.clone().ended_of(version) {
+            draft.load(slot);
+        }
+    }
     let wanted = usize::try_from(replicas).unwrap_or(usize::MAX);
-    if used.len() < wanted {
-        fill(draft, &used, wanted);
+    let used = used_count(draft);
+    let leaving = if used > wanted {
+        most_dispensable_first(draft, used_slots(draft), wanted)
+    } else {
+        Vec::new()
+    };
+    let filled = used >= wanted || fill(draft, wanted - used);
+    let unused: Vec<Slot> = draft
+        .slot_list()
+        .into_iter()
+        .filter(|slot| !in_use(draft, *slot))
+        .collect();
+    if !filled {
+        // They may be the next to be filled.
+        draft.slots_unfinished |= !unused.is_empty();
         return;
     }
-    let surplus = used.split_off(wanted.min(used.len()));
-    let leaving = if surplus.is_empty() {
-        Vec::new()
-    } else {
-        used.extend(surplus);
-        most_dispensable_first(draft, used, wanted)
-    };
     for (slot, reason) in leaving
         .into_iter()
         .map(|slot| (slot, Reason::SurplusReplica))
         .chain(unused.into_iter().map(|slot| (slot, Reason::HistoryLimit)))
     {
+        draft.load(slot);
         for index in draft.in_slot(slot).collect::<Vec<_>>() {
             if !draft.has_room_for(index) {
                 return;
@@ -44,24 +56,61 @@ pub(super) fn keep_replicas(draft: &mut Draft<'_>) {
     }
 }
 
-/// New tasks in the lowest free slots.
-fn fill(draft: &mut Draft<'_>, used: &[Slot], wanted: usize) {
-    let mut missing = wanted - used.len();
+/// Whether a loaded slot is one of the replicas.
+fn in_use(draft: &Draft<'_>, slot: Slot) -> bool {
+    matches!(slot, Slot::Replica(_)) && (draft.wanted_in(slot).is_some() || draft.is_finished(slot))
+}
+
+/// How many slots are in use: as counted, but for the loaded ones, which are looked at.
+fn used_count(draft: &Draft<'_>) -> usize {
+    let current = draft.current_revisions();
+    let ended = current.iter().map(|version| draft.counted.ended_count(*version));
+    let counted = draft.counted.wanted_slots() + ended.sum::<u64>();
+    let (mut stored, mut used) = (0, 0);
+    for slot in draft.slot_list() {
+        stored += u64::from(draft.was_counted(slot, &current));
+        used += u64::from(in_use(draft, slot));
+    }
+    usize::try_from((counted + used).saturating_sub(stored)).unwrap_or(usize::MAX)
+}
+
+/// Every slot in use, in order.
+fn used_slots(draft: &Draft<'_>) -> Vec<Slot> {
+    let counted = &draft.counted;
+    let wanted = counted
+        .revisions()
+        .flat_map(|(version, _)| counted.wanted_of(version));
+    let current = draft.current_revisions();
+    let ended = current.iter().flat_map(|version| counted.ended_of(*version));
+    let mut slots: Vec<Slot> = wanted
+        .chain(ended)
+        .filter(|slot| matches!(slot, Slot::Replica(_)) && !draft.is_loaded(*slot))
+        .collect();
+    slots.extend(draft.slot_list().into_iter().filter(|slot| in_use(draft, *slot)));
+    slots.sort_unstable();
+    slots.dedup();
+    slots
+}
+
+/// New tasks in the lowest free slots; false when the budget ended.
+fn fill(draft: &mut Draft<'_>, mut missing: usize) -> bool {
     let mut number = 0;
-    let mut taken = used.iter().copied().peekable();
+    let mut taken = used_slots(draft).into_iter().peekable();
     while missing > 0 {
         number += 1;
         let slot = Slot::Replica(number);
         if taken.next_if_eq(&slot).is_some() {
             continue;
         }
-        if !draft.has_room(1) {
-            return;
+        if !draft.may_add(1) {
+            return false;
         }
+        draft.load(slot);
         let reason = reason_to_fill(draft, slot);
         draft.create(slot, None, reason);
         missing -= 1;
     }
+    true
 }
 
 /// A slot that lost its task to its node says so.
@@ -87,7 +136,7 @@ fn most_dispensable_first(draft: &Draft<'_>, slots: Vec<Slot>, kept: usize) -> V
     let mut order: Vec<(bool, u64, Slot)> = slots
         .into_iter()
         .map(|slot| {
-            let task = draft.wanted_in(slot).map(|index| draft.task(index));
+            let task = wanted_task(draft, slot);
             let running = task.is_some_and(|task| task.status.state == TaskState::Running);
             let node = task.and_then(|task| task.node);
             let nth = on_node.entry(node).or_default();
@@ -101,4 +150,16 @@ fn most_dispensable_first(draft: &Draft<'_>, slots: Vec<Slot>, kept: usize) -> V
         .into_iter()
         .map(|(_, _, slot)| slot)
         .collect()
+}
+
+/// The newest task of a slot that shall run, without loading the slot.
+fn wanted_task<'a>(draft: &'a Draft<'_>, slot: Slot) -> Option<&'a Task> {
+    if draft.is_loaded(slot) {
+        return draft.wanted_in(slot).map(|index| draft.task(index));
+    }
+    let stored = draft.state.tasks_of_slot(draft.service.id, slot);
+    stored
+        .filter(|task| task.wants_to_run())
+        .max_by_key(|task| (task.meta.created_at, task.id))
+        .map(AsRef::as_ref)
 }

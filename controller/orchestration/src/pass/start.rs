@@ -22,9 +22,10 @@ pub(super) fn let_tasks_run(draft: &mut Draft<'_>) {
         if task.desired != DesiredState::Ready || draft.tasks[index].removed {
             continue;
         }
+        let slot = task.slot;
         let ready_at = free_at(draft, index).max(task.start_after);
         match ready_at {
-            Some(at) if at > draft.now => draft.wake(at),
+            Some(at) if at > draft.now => draft.wake(slot, at),
             Some(_) | None if is_slot_taken(draft, index) => {}
             Some(_) | None => {
                 if !draft.has_room_for(index) {

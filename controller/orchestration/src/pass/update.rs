@@ -4,6 +4,7 @@ use super::global::may_be_replaced;
 use crate::draft::{Draft, TaskIndex};
 use muster_types::service::{FailureAction, UpdateConfig, UpdateOrder, UpdateState, UpdateStatus};
 use muster_types::{DesiredState, Reason, Slot, TaskState, Timestamp};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 /// Replaces tasks that do not run what the service says, as its update settings say.
@@ -13,12 +14,20 @@ pub(super) fn replace_stale_tasks(draft: &mut Draft<'_>) {
     }
     let config = config(draft);
     finish_overlaps(draft, config.order);
-    let stale = stale_slots(draft);
-    let Some(started_at) = begin(draft, &stale) else {
+    if let Some(started_at) = in_progress(draft) {
+        for slot in draft.slot_list() {
+            watch(draft, slot, started_at, &config);
+        }
+    }
+    if !draft.scope.whole {
+        // What is left to look at may be a replacement that failed, or is watched.
+        return;
+    }
+    let first = next_stale(draft, None);
+    let Some(started_at) = begin(draft, first.is_some()) else {
         return;
     };
-    let progress = Progress::of(draft, &stale, started_at, &config);
-    if let Some(failed) = progress.failed_too_often(draft, &config) {
+    if let Some(failed) = failed_too_often(draft, started_at, &config) {
         fail(draft, &config, failed);
         return;
     }
@@ -26,82 +35,169 @@ pub(super) fn replace_stale_tasks(draft: &mut Draft<'_>) {
         0 => usize::MAX,
         limit => usize::try_from(limit).unwrap_or(usize::MAX),
     };
-    let free = parallelism.saturating_sub(progress.busy);
-    for slot in stale.iter().take(free) {
-        if !replace(draft, *slot, config.order) {
+    match first {
+        None => complete_when_watched(draft, started_at, &config),
+        Some(first) if parallelism == usize::MAX => replace_some(draft, first, parallelism, &config),
+        Some(first) => {
+            let busy = busy_slots(draft, started_at, &config, parallelism);
+            replace_some(draft, first, parallelism - busy, &config);
+        }
+    }
+}
+
+fn replace_some(draft: &mut Draft<'_>, first: Slot, most: usize, config: &UpdateConfig) {
+    let mut next = Some(first);
+    for _ in 0..most {
+        let Some(slot) = next else { return };
+        if !replace(draft, slot, config.order) {
             return;
         }
-    }
-    if stale.is_empty() && progress.busy == 0 {
-        complete(draft, progress.settled_at);
+        next = next_stale(draft, Some(slot));
     }
 }
 
-/// Where an update stands, read from the records.
-struct Progress {
-    /// Slots whose replacement does not run yet, or not for long enough.
-    busy: usize,
-    /// Slots that belong to the update.
-    slots: usize,
-    /// A task of each slot whose replacement failed.
-    failed: Vec<TaskIndex>,
-    /// When the newest replacement will have been watched for long enough.
-    settled_at: Timestamp,
+/// When the update in progress began.
+fn in_progress(draft: &Draft<'_>) -> Option<Timestamp> {
+    let update = draft.update.as_ref()?;
+    match update.state {
+        UpdateState::Updating | UpdateState::RollbackStarted => Some(update.started_at),
+        UpdateState::Paused
+        | UpdateState::Completed
+        | UpdateState::RollbackPaused
+        | UpdateState::RollbackCompleted => None,
+    }
 }
 
-impl Progress {
-    fn of(draft: &mut Draft<'_>, stale: &[Slot], started_at: Timestamp, config: &UpdateConfig) -> Self {
-        let mut progress = Self {
-            busy: 0,
-            slots: stale.len(),
-            failed: Vec::new(),
-            settled_at: started_at,
-        };
-        for slot in draft.slot_list() {
-            let replacements: Vec<TaskIndex> = draft
-                .in_slot(slot)
-                .filter(|index| draft.is_current(*index) && draft.task(*index).meta.created_at >= started_at)
-                .collect();
-            let Some(newest) = replacements.last() else {
-                continue;
-            };
-            progress.slots += 1;
-            let failure = replacements.iter().find(|index| has_failed(draft, **index));
-            progress.failed.extend(failure);
-            let until = busy_until(draft, failure.copied(), *newest, config.delay);
-            match until {
-                Busy::Until(at) if at > draft.now => {
-                    draft.wake(at);
-                    progress.busy += 1;
-                }
-                Busy::Starting => progress.busy += 1,
-                Busy::Until(_) | Busy::Done => {}
-            }
-            let task = draft.task(*newest);
-            if draft.is_wanted(*newest) && task.status.state == TaskState::Running {
-                let watched = task.meta.observed_at.after(monitor(config));
-                progress.settled_at = progress.settled_at.max(watched);
-            }
+/// Where an update stands in one slot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stand {
+    /// No task of the update is there.
+    Untouched,
+    /// The replacement does not run yet, or not for long enough for the next one to begin.
+    Busy,
+    /// The replacement is watched.
+    Watched,
+    /// Whatever comes is no concern of the update.
+    Settled,
+}
+
+/// Looks at one slot, and sees to it that it is looked at again when a wait is over.
+fn watch(draft: &mut Draft<'_>, slot: Slot, started_at: Timestamp, config: &UpdateConfig) -> Stand {
+    draft.load(slot);
+    let replacements = replacements(draft, slot, started_at);
+    let Some(newest) = replacements.last().copied() else {
+        return Stand::Untouched;
+    };
+    let failure = replacements.iter().find(|index| has_failed(draft, **index));
+    let busy = busy_until(draft, failure.copied(), newest, config.delay);
+    let task = draft.task(newest);
+    let runs = draft.is_wanted(newest) && task.status.state == TaskState::Running;
+    let watched = runs.then(|| task.meta.observed_at.after(monitor(config)));
+    if let Some(until) = watched {
+        draft.wake(slot, until);
+    }
+    match busy {
+        Busy::Until(at) if at > draft.now => {
+            draft.wake(slot, at);
+            Stand::Busy
         }
-        progress
+        Busy::Starting => Stand::Busy,
+        Busy::Until(_) | Busy::Done if watched.is_some_and(|until| until > draft.now) => Stand::Watched,
+        Busy::Until(_) | Busy::Done => Stand::Settled,
     }
+}
 
-    /// A failed task, when more slots failed than the settings allow.
-    fn failed_too_often(&self, draft: &Draft<'_>, config: &UpdateConfig) -> Option<TaskIndex> {
-        let first = self.failed.first()?;
-        let rolling_back = draft
-            .update
-            .as_ref()
-            .is_some_and(|update| is_rollback(update.state));
-        let continues = match config.failure_action {
-            FailureAction::Continue => true,
-            FailureAction::Pause => false,
-            // A rollback is never rolled back again; it pauses.
-            FailureAction::Rollback => !rolling_back && draft.service.previous_spec.is_none(),
-        };
-        let ratio = self.failed.len() as f32 / self.slots.max(1) as f32;
-        (!continues && ratio > config.failure_ratio_max).then_some(*first)
+/// Tasks of a slot that the update made, oldest first.
+fn replacements(draft: &Draft<'_>, slot: Slot, started_at: Timestamp) -> Vec<TaskIndex> {
+    draft
+        .in_slot(slot)
+        .filter(|index| draft.is_current(*index) && draft.task(*index).meta.created_at >= started_at)
+        .collect()
+}
+
+/// Slots in which the update may wait for something: those that were looked at, those with a task that does not run
+/// yet, and those that are due once a wait is over.
+fn open_slots(draft: &Draft<'_>) -> BTreeSet<Slot> {
+    let mut open: BTreeSet<Slot> = draft.slot_list().into_iter().collect();
+    open.extend(draft.counted.starting());
+    open.extend(draft.scope.due.of_service(draft.service.id));
+    open
+}
+
+/// Slots whose replacement does not run yet, or not for long enough; no more than `most` are counted.
+fn busy_slots(draft: &mut Draft<'_>, started_at: Timestamp, config: &UpdateConfig, most: usize) -> usize {
+    let mut busy = 0;
+    for slot in open_slots(draft) {
+        if busy >= most {
+            break;
+        }
+        busy += usize::from(watch(draft, slot, started_at, config) == Stand::Busy);
     }
+    busy
+}
+
+/// Ends the update once every replacement has been watched for long enough.
+fn complete_when_watched(draft: &mut Draft<'_>, started_at: Timestamp, config: &UpdateConfig) {
+    for slot in open_slots(draft) {
+        match watch(draft, slot, started_at, config) {
+            Stand::Busy | Stand::Watched => return,
+            Stand::Untouched | Stand::Settled => {}
+        }
+    }
+    complete(draft);
+}
+
+/// A failed task, when more slots failed than the settings allow.
+fn failed_too_often(
+    draft: &mut Draft<'_>,
+    started_at: Timestamp,
+    config: &UpdateConfig,
+) -> Option<TaskIndex> {
+    let rolling_back = draft
+        .update
+        .as_ref()
+        .is_some_and(|update| is_rollback(update.state));
+    let continues = match config.failure_action {
+        FailureAction::Continue => true,
+        FailureAction::Pause => false,
+        // A rollback is never rolled back again; it pauses.
+        FailureAction::Rollback => !rolling_back && draft.service.previous_spec.is_none(),
+    };
+    if continues {
+        return None;
+    }
+    let mut slots: BTreeSet<Slot> = draft.slot_list().into_iter().collect();
+    for version in draft
+        .current_revisions()
+        .into_iter()
+        .chain(draft.relaxed_revisions())
+    {
+        slots.extend(draft.counted.failed_of(version));
+    }
+    let (mut first, mut failed) = (None, 0);
+    for slot in slots {
+        draft.load(slot);
+        let found = replacements(draft, slot, started_at)
+            .into_iter()
+            .find(|index| has_failed(draft, *index));
+        failed += usize::from(found.is_some());
+        first = first.or(found);
+        if first.is_some() && config.failure_ratio_max <= 0.0 {
+            return first;
+        }
+    }
+    first?;
+    let ratio = failed as f32 / updated_slots(draft, started_at).max(1) as f32;
+    first.filter(|_| ratio > config.failure_ratio_max)
+}
+
+/// How many slots belong to the update. All have to be read for it, which only settings that tolerate some failures
+/// ask for, and only after a failure.
+fn updated_slots(draft: &mut Draft<'_>, started_at: Timestamp) -> usize {
+    draft.load_all();
+    let slots = draft.slot_list().into_iter();
+    let belongs = |slot: &Slot| is_stale(draft, *slot) || !replacements(draft, *slot, started_at).is_empty();
+    slots.filter(belongs).count()
 }
 
 enum Busy {
@@ -178,24 +274,40 @@ fn finish_overlaps(draft: &mut Draft<'_>, order: UpdateOrder) {
     }
 }
 
-/// Slots served by a stale task only.
-fn stale_slots(draft: &Draft<'_>) -> Vec<Slot> {
-    let served_stale = |slot: &Slot| {
-        // A replacement that its restart policy let end is not tried again; the stale task stays.
-        if draft.is_finished(*slot) || !may_be_replaced(draft, *slot) {
-            return false;
+/// Whether a loaded slot is served by a stale task only.
+fn is_stale(draft: &Draft<'_>, slot: Slot) -> bool {
+    // A replacement that its restart policy let end is not tried again; the stale task stays.
+    if draft.is_finished(slot) || !may_be_replaced(draft, slot) {
+        return false;
+    }
+    let mut wanted = draft
+        .in_slot(slot)
+        .filter(|index| draft.is_wanted(*index))
+        .peekable();
+    wanted.peek().is_some() && wanted.all(|index| !draft.is_current(index))
+}
+
+/// The first slot after this one that is served by a stale task only.
+fn next_stale(draft: &mut Draft<'_>, after: Option<Slot>) -> Option<Slot> {
+    let (stale, misfits) = (draft.stale_revisions(), draft.misfit_slots());
+    let mut after = after;
+    loop {
+        let counted = draft.counted.clone();
+        let of_revisions = stale
+            .iter()
+            .filter_map(|version| counted.wanted_after(*version, after));
+        let of_nodes = misfits.iter().find(|slot| Some(**slot) > after).copied();
+        let candidate = of_revisions.chain(of_nodes).min()?;
+        draft.load(candidate);
+        if is_stale(draft, candidate) {
+            return Some(candidate);
         }
-        let mut wanted = draft
-            .in_slot(*slot)
-            .filter(|index| draft.is_wanted(*index))
-            .peekable();
-        wanted.peek().is_some() && wanted.all(|index| !draft.is_current(index))
-    };
-    draft.slot_list().into_iter().filter(served_stale).collect()
+        after = Some(candidate);
+    }
 }
 
 /// When the update in progress began, beginning one if there are stale tasks; `None` when there is nothing to do.
-fn begin(draft: &mut Draft<'_>, stale: &[Slot]) -> Option<Timestamp> {
+fn begin(draft: &mut Draft<'_>, stale: bool) -> Option<Timestamp> {
     if let Some(update) = &draft.update {
         match update.state {
             UpdateState::Updating | UpdateState::RollbackStarted => return Some(update.started_at),
@@ -203,7 +315,7 @@ fn begin(draft: &mut Draft<'_>, stale: &[Slot]) -> Option<Timestamp> {
             UpdateState::Completed | UpdateState::RollbackCompleted => {}
         }
     }
-    if stale.is_empty() {
+    if !stale {
         return None;
     }
     draft.update = Some(UpdateStatus {
@@ -221,7 +333,7 @@ fn replace(draft: &mut Draft<'_>, slot: Slot, order: UpdateOrder) -> bool {
         .in_slot(slot)
         .filter(|index| draft.is_wanted(*index))
         .collect();
-    if !draft.has_room(2 * stale.len() + 1) {
+    if !draft.may_add(2 * stale.len() + 1) {
         return false;
     }
     match order {
@@ -284,12 +396,7 @@ fn fail(draft: &mut Draft<'_>, config: &UpdateConfig, failed: TaskIndex) {
     }
 }
 
-/// Ends the update once the newest replacement has been watched for long enough.
-fn complete(draft: &mut Draft<'_>, settled_at: Timestamp) {
-    if settled_at > draft.now {
-        draft.wake(settled_at);
-        return;
-    }
+fn complete(draft: &mut Draft<'_>) {
     let now = draft.now;
     if let Some(update) = &mut draft.update {
         let (state, message) = match is_rollback(update.state) {

@@ -2,7 +2,7 @@
 
 #![allow(dead_code, reason = "each test target uses its part of it")]
 
-use muster_orchestration::{Dirty, Plan, reconcile};
+use muster_orchestration::{Dirty, Limits, Plan, reconcile, reconcile_within};
 use muster_state::{
     Application, Change, Changeset, ClusterState, Entry, Outcome, Reporter, invariants, service_update,
 };
@@ -41,6 +41,7 @@ pub struct World {
     pub rejected: usize,
     /// Every call of reconcile looks at everything.
     pub looks_at_everything: bool,
+    pub limits: Limits,
 }
 
 impl World {
@@ -54,6 +55,7 @@ impl World {
             held: BTreeSet::new(),
             rejected: 0,
             looks_at_everything: false,
+            limits: Limits::default(),
         };
         let token = JoinToken {
             root_digest: [0; 32],
@@ -101,7 +103,7 @@ impl World {
         if self.looks_at_everything {
             self.dirty = Dirty::everything();
         }
-        let plan = reconcile(&self.state, &self.dirty, self.now, &mut self.ids);
+        let plan = reconcile_within(self.limits, &self.state, &self.dirty, self.now, &mut self.ids);
         assert!(plan.change_count() <= muster_orchestration::CHANGES_MAX);
         self.dirty = plan.leftover.clone();
         for changeset in plan.changesets.clone() {

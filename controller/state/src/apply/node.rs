@@ -130,8 +130,8 @@ impl ClusterState {
         self.take_node(id).ok_or(Rejection::NotFound { object })?;
         // Its tasks outlive the row until reconcile gives them up, and then no key leads to them.
         touched
-            .services
-            .extend(self.tasks_of_node(id).map(|task| task.service));
+            .slots
+            .extend(self.tasks_of_node(id).map(|task| (task.service, task.slot)));
         let validity = self
             .cluster
             .as_ref()

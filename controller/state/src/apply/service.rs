@@ -2,12 +2,28 @@
 
 use crate::state::TemplateRevision;
 use crate::{Change, ClusterState, ObjectKey, PreviousSpec, Rejection, Revision, Touched};
-use muster_types::service::{PublishMode, PublishedPort, ServiceSpec, UpdateStatus};
+use muster_types::service::{
+    PublishMode, PublishedPort, ServiceMode, ServiceSpec, UpdateState, UpdateStatus,
+};
 use muster_types::{Service, ServiceId};
 use std::sync::Arc;
 
 impl ClusterState {
     pub(super) fn apply_service(&mut self, change: &Change, touched: &mut Touched) -> Result<(), Rejection> {
+        let ObjectKey::Service(id) = change.object() else {
+            return self.change_service(change, touched);
+        };
+        let before = self.services.get(&id).cloned();
+        self.change_service(change, touched)?;
+        if let (Some(before), Some(after)) = (before, self.services.get(&id))
+            && concerns_every_slot(&before, after)
+        {
+            touched.whole_services.insert(id);
+        }
+        Ok(())
+    }
+
+    fn change_service(&mut self, change: &Change, touched: &mut Touched) -> Result<(), Rejection> {
         match change {
             Change::ServiceCreate { service, spec } => {
                 touched.services.insert(*service);
@@ -158,7 +174,7 @@ impl ClusterState {
     fn remove_service(&mut self, id: ServiceId) -> Result<(), Rejection> {
         let object = ObjectKey::Service(id);
         self.service_row(id)?;
-        if self.tasks_of_service(id).next().is_some() {
+        if self.service_tasks(id).records() > 0 {
             return Err(Rejection::InUse { object });
         }
         let versions: Vec<u64> = self.templates_of(id).map(|(version, _)| version).collect();
@@ -174,8 +190,9 @@ impl ClusterState {
         let current = self.service_row(id)?.template_version == version;
         if current
             || self
-                .tasks_of_service(id)
-                .any(|task| task.template_version == version)
+                .service_tasks(id)
+                .revisions()
+                .any(|(used, _)| used == version)
         {
             return Err(Rejection::InUse { object });
         }
@@ -184,6 +201,39 @@ impl ClusterState {
             None => Err(Rejection::NotFound { object }),
         }
     }
+}
+
+/// Whether a slot in which nothing changed may have to follow the change of its service's row. What is found by counts
+/// (slots that are missing, surplus or stale) does not need this.
+fn concerns_every_slot(before: &Service, after: &Service) -> bool {
+    let settings = |service: &Service| {
+        let (spec, template) = (&service.spec, &service.spec.template);
+        let replicated = matches!(spec.mode, ServiceMode::Replicated { .. });
+        let of_spec = (replicated, spec.update, spec.rollback, service.removing);
+        (of_spec, template.restart, template.container.stop_grace)
+    };
+    settings(before) != settings(after)
+        || before.spec.template.placement != after.spec.template.placement
+        || breaks_off(before.update.as_ref(), after.update.as_ref())
+}
+
+/// Whether an update ends before its time, or the other settings of a rollback count from now on.
+fn breaks_off(before: Option<&UpdateStatus>, after: Option<&UpdateStatus>) -> bool {
+    use UpdateState::{Completed, RollbackCompleted, RollbackPaused, RollbackStarted, Updating};
+    let rollback = |status: Option<&UpdateStatus>| {
+        status.is_some_and(|status| {
+            matches!(status.state, RollbackStarted | RollbackPaused | RollbackCompleted)
+        })
+    };
+    let state = after.map(|status| status.state);
+    let broken = match before.map(|status| status.state) {
+        Some(Updating) => state != Some(Completed),
+        Some(RollbackStarted) => state != Some(RollbackCompleted),
+        Some(_) | None => false,
+    };
+    let goes_on = before.map(|status| (status.state, status.started_at))
+        == after.map(|status| (status.state, status.started_at));
+    (broken && !goes_on) || rollback(before) != rollback(after)
 }
 
 fn is_fixed_ingress(port: &PublishedPort) -> bool {

@@ -47,7 +47,7 @@ impl ClusterState {
 
     fn touch_and_put(&mut self, row: Task, touched: &mut Touched) {
         touched.tasks.insert(row.id);
-        touched.services.insert(row.service);
+        touched.slots.insert((row.service, row.slot));
         self.put_task(row);
     }
 
@@ -168,7 +168,7 @@ impl ClusterState {
             return Err(Rejection::NotStopped { task: id });
         }
         touched.assignments.extend(row.node);
-        touched.services.insert(row.service);
+        touched.slots.insert((row.service, row.slot));
         touched.tasks.insert(id);
         self.take_task(id);
         Ok(())
