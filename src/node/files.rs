@@ -2,6 +2,7 @@
 //! when the node leaves its cluster.
 
 use anyhow::Context;
+use muster_consensus::{KeyFile, RealDisk};
 use muster_types::{ClusterId, NodeId, RaftId};
 use serde::{Deserialize, Serialize};
 use std::fs;
@@ -9,6 +10,7 @@ use std::io::Write;
 use std::net::SocketAddr;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 const MEMBERSHIP: &str = "membership.json";
 const ROOT_CERTIFICATE: &str = "root.crt";
@@ -107,22 +109,12 @@ impl NodeFiles {
         self.write(MEMBERSHIP, &serde_json::to_vec_pretty(membership)?)
     }
 
-    /// The key that encrypts the Raft log's data keys; made when there is none.
-    pub fn raft_key(&self) -> anyhow::Result<[u8; muster_consensus::KEY_BYTES]> {
+    /// The file of the keys that wrap the Raft log's data keys. It lies beside the node's TLS key.
+    pub fn raft_keys(&self) -> anyhow::Result<KeyFile> {
         self.make_directory()?;
-        let path = self.directory.join(RAFT_KEY);
-        match fs::read(&path) {
-            Ok(bytes) => {
-                let key: Result<[u8; muster_consensus::KEY_BYTES], _> = bytes.try_into();
-                key.map_err(|_| anyhow::anyhow!("{} is damaged", path.display()))
-            }
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                let key: [u8; muster_consensus::KEY_BYTES] = rand::random();
-                self.write(RAFT_KEY, &key)?;
-                Ok(key)
-            }
-            Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
-        }
+        let disk = RealDisk::open(&self.directory)
+            .with_context(|| format!("cannot open {}", self.directory.display()))?;
+        Ok(KeyFile::new(Arc::new(disk), RAFT_KEY))
     }
 
     /// Removes the Raft log and its key: the node is no controller any more.

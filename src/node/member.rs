@@ -9,7 +9,7 @@ use anyhow::Context;
 use arc_swap::ArcSwapOption;
 use muster_agent::agent::{Agent, AgentConfig, AgentView, Stop};
 use muster_agent::task_engine::TaskEngine;
-use muster_consensus::{KeyRing, NodeConfig, RealDisk};
+use muster_consensus::{NodeConfig, RealDisk, SystemEntropy};
 use muster_controller::authorize::may_replace;
 use muster_controller::core::io::Members;
 use muster_controller::metrics::ControllerMetrics;
@@ -268,11 +268,13 @@ impl Member {
             .into_iter()
             .map(|(id, address)| (id, NodeId::default(), address))
             .collect();
+        let keys = self.context.files.raft_keys()?.load(&SystemEntropy::new())?;
+        let interrupted = keys.is_rotating();
         let config = ControllerConfig {
             node: membership.node,
             raft: NodeConfig::new(raft_id.0, membership.cluster.as_u128(), rand::random()),
             disk: Arc::new(RealDisk::open(&directory)?),
-            keys: KeyRing::new(self.context.files.raft_key()?),
+            keys: keys.ring(),
             bootstrap,
             known: Members {
                 members: known,
@@ -303,6 +305,25 @@ impl Member {
             failed,
             watcher,
         });
+        if interrupted {
+            self.rotate_raft_key().await?;
+        }
+        Ok(())
+    }
+
+    /// Puts a new key in the place of the one that wraps the Raft log's data keys, and forgets that. After a crash at
+    /// any point the keys that are kept open the log, and the controller ends at its next start what was begun.
+    pub async fn rotate_raft_key(&self) -> anyhow::Result<()> {
+        let Some(handle) = self.controller() else {
+            return Ok(());
+        };
+        let file = self.context.files.raft_keys()?;
+        let keys = file.begin_rotation(&SystemEntropy::new())?;
+        anyhow::ensure!(
+            handle.rotate_keys(keys.ring()).await,
+            "the controller ended before its log had another key"
+        );
+        file.finish_rotation(keys)?;
         Ok(())
     }
 

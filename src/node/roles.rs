@@ -118,6 +118,8 @@ async fn look(member: &Member, renew_at_share: f64) -> anyhow::Result<()> {
     if demoted || renewal_due(member.certificate.validity(), renew_at_share) {
         member.renew_certificate().await?;
         tracing::info!("the node's certificate was renewed");
+        // The key that wraps the log's data keys lies beside the TLS key and lives as long.
+        member.rotate_raft_key().await?;
     }
     Ok(())
 }

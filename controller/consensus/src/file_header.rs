@@ -104,8 +104,43 @@ impl FileHeader {
         Ok((header, DataKey::new(&data_key)))
     }
 
-    /// Wraps the data key of a file under the ring's current key; contents stay as they are. The caller syncs.
-    pub(crate) fn rewrap(
+    /// Wraps the data key of a file under the ring's current key, and then nowhere else; contents stay as they are. When
+    /// this returns it survives a crash, and a crash before leaves the one or the other key of the ring.
+    pub(crate) fn rotate(
+        file: &dyn DiskFile,
+        name: &str,
+        kind: FileKind,
+        keys: &KeyRing,
+        entropy: &dyn Entropy,
+    ) -> Result<(), OpenError> {
+        let sync = || {
+            file.sync_data()
+                .map_err(|source| FatalError::disk("sync", name, source))
+        };
+        if FileHeader::rewrap(file, name, kind, keys, entropy)? == Rewrap::Written {
+            sync()?;
+        }
+        if FileHeader::wipe_older(file, name, kind)? {
+            sync()?;
+        }
+        Ok(())
+    }
+
+    /// Overwrites the slot that is not in use, if it holds anything. The caller syncs.
+    fn wipe_older(file: &dyn DiskFile, name: &str, kind: FileKind) -> Result<bool, OpenError> {
+        let offset = SLOT_OFFSETS[1 - newest_slot(file, name, kind)?.0];
+        let mut bytes = [0; SLOT_BYTES];
+        file.read_at(offset, &mut bytes)
+            .map_err(|source| FatalError::disk("read", name, source))?;
+        if bytes == [0; SLOT_BYTES] {
+            return Ok(false);
+        }
+        file.write_at(offset, &[0; SLOT_BYTES])
+            .map_err(|source| FatalError::disk("write the key of", name, source))?;
+        Ok(true)
+    }
+
+    fn rewrap(
         file: &dyn DiskFile,
         name: &str,
         kind: FileKind,
@@ -166,7 +201,7 @@ impl FileHeader {
 
 /// What a rotation did to one file.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Rewrap {
+enum Rewrap {
     AlreadyCurrent,
     Written,
 }

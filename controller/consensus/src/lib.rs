@@ -14,6 +14,7 @@ mod config;
 mod disk;
 mod error;
 mod file_header;
+mod key_file;
 mod keys;
 mod log;
 mod membership;
@@ -37,6 +38,7 @@ pub use disk::{Disk, DiskFile};
 pub use error::{
     BootstrapError, FatalError, MembershipError, OpenError, ProposeError, ReadError, SnapshotError, StepError,
 };
+pub use key_file::{KeyFile, KeyFileError, StoredKeys};
 pub use keys::{Entropy, KEY_BYTES, KeyId, KeyRing, SystemEntropy};
 pub use log::LogCounters;
 pub use membership::Membership;

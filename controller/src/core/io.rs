@@ -2,7 +2,7 @@
 
 use crate::control::{ControlError, ControlReply, ControlRequest};
 use bytes::Bytes;
-use muster_consensus::{SnapshotChunk, SnapshotId};
+use muster_consensus::{KeyRing, SnapshotChunk, SnapshotId};
 use muster_state::ClusterState;
 use muster_types::{
     AssignmentUpdate, NodeDescription, NodeId, RaftId, RequestId, SessionId, TaskId, TaskStatus, Timestamp,
@@ -78,6 +78,14 @@ pub enum Input {
     Read {
         /// Token.
         token: Token,
+    },
+    /// Wraps the log's data keys under the ring's current key. Answered by [`Output::KeysRotated`]; a failure ends the
+    /// controller.
+    RotateKeys {
+        /// Token.
+        token: Token,
+        /// The keys; those before the current one are still needed.
+        keys: Box<KeyRing>,
     },
     /// An agent opened a session. Answered by [`Output::SessionOpened`] or [`Output::SessionRefused`].
     SessionOpen {
@@ -169,6 +177,11 @@ pub enum Output {
         token: Token,
         /// A snapshot of the state.
         result: Result<Box<ReadView>, ControlError>,
+    },
+    /// Answer to [`Input::RotateKeys`]: from now on only the current key is needed.
+    KeysRotated {
+        /// Token.
+        token: Token,
     },
     /// A session began.
     SessionOpened {

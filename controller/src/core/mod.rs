@@ -20,7 +20,7 @@ use bytes::Bytes;
 use io::{Input, Members, Now, Output, ReadView, Token};
 use leader::Leader;
 use muster_consensus::{
-    CommittedEntry, FatalError, OpenError, Payload, ProposeError, RaftNode, Ready, SnapshotChunk,
+    CommittedEntry, FatalError, KeyRing, OpenError, Payload, ProposeError, RaftNode, Ready, SnapshotChunk,
     SnapshotError, SnapshotId, StepError,
 };
 use muster_state::{Changeset, ClusterState, Entry, EntryError, Outcome, SnapshotError as StateError};
@@ -188,6 +188,7 @@ impl Controller {
             Input::Write { token, id, request } => self.write(token, id, request, now),
             Input::Read { token } => self.read(token, now),
             Input::StepDown => self.step_down(),
+            Input::RotateKeys { token, keys } => self.rotate_keys(token, *keys),
             Input::SessionOpen { .. }
             | Input::SessionLost { .. }
             | Input::Farewell { .. }
@@ -225,6 +226,17 @@ impl Controller {
     fn note(&mut self, call: impl FnOnce(&mut RaftNode) -> Result<(), FatalError>) {
         if let Err(error) = call(&mut self.raft) {
             self.fatal.get_or_insert(error);
+        }
+    }
+
+    fn rotate_keys(&mut self, token: Token, keys: KeyRing) {
+        match self.raft.rotate_keys(keys) {
+            Ok(()) => self.outputs.push(Output::KeysRotated { token }),
+            Err(error) => {
+                // The node refuses every later call, and the next flush says so.
+                tracing::error!(error = %error, "the keys of the Raft log could not be rotated");
+                self.note(RaftNode::tick);
+            }
         }
     }
 

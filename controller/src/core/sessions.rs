@@ -64,6 +64,7 @@ impl Controller {
             | Input::ServeChunk { .. }
             | Input::Write { .. }
             | Input::Read { .. }
+            | Input::RotateKeys { .. }
             | Input::StepDown => {}
         }
     }

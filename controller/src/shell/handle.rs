@@ -4,7 +4,7 @@ use super::leader_channel::LeaderChannel;
 use crate::control::{ControlError, ControlReply, ControlRequest};
 use crate::core::io::{Input, Members, NodeView, ReadView, Token};
 use arc_swap::{ArcSwap, ArcSwapOption};
-use muster_consensus::{SnapshotChunk, SnapshotId};
+use muster_consensus::{KeyRing, SnapshotChunk, SnapshotId};
 use muster_proto::control::WriteRequest;
 use muster_proto::control::control_client::ControlClient;
 use muster_proto::dispatcher::dispatcher_client::DispatcherClient;
@@ -57,6 +57,7 @@ pub(super) enum Responder {
     Read(oneshot::Sender<Result<Box<ReadView>, ControlError>>),
     Chunk(oneshot::Sender<Option<SnapshotChunk>>),
     Heartbeat(oneshot::Sender<bool>),
+    Keys(oneshot::Sender<()>),
 }
 
 /// State before and after a flush.
@@ -190,6 +191,16 @@ impl ControllerHandle {
         };
         let answer = tokio::time::timeout(CALL_WITHIN, answer).await;
         answer.unwrap_or(Err(ControlError::NoLeader))
+    }
+
+    /// Wraps the data keys of the log on disk under the ring's current key; false when the controller ended first. Once
+    /// it is done no other key of the ring is needed.
+    pub async fn rotate_keys(&self, keys: KeyRing) -> bool {
+        let (sender, receiver) = oneshot::channel();
+        let expected = self.expect(Responder::Keys(sender));
+        let (token, keys) = (expected.token, Box::new(keys));
+        self.send(Input::RotateKeys { token, keys }).await;
+        receiver.await.is_ok()
     }
 
     /// The state as far as it is applied here; may be old.

@@ -247,6 +247,11 @@ impl Core {
                     let _ = sender.send(accepted);
                 }
             }
+            Output::KeysRotated { token } => {
+                if let Some(Responder::Keys(sender)) = self.handle.take_responder(token) {
+                    let _ = sender.send(());
+                }
+            }
             Output::SessionOpened {
                 session,
                 heartbeat_period,

@@ -415,7 +415,7 @@ impl World {
                     controller.members = *members;
                 }
             }
-            Output::Changed { .. } => {}
+            Output::Changed { .. } | Output::KeysRotated { .. } => {}
             Output::Removed => {
                 if let Some(controller) = self.machines[machine].controller_mut() {
                     controller.removed = true;

@@ -10,7 +10,7 @@ pub(crate) use recovery::{RecoveredLog, recover};
 
 use crate::disk::Disk;
 use crate::error::{FatalError, OpenError};
-use crate::file_header::{FileHeader, FileKind, Owner, Rewrap};
+use crate::file_header::{FileHeader, FileKind, Owner};
 use crate::keys::{Entropy, KeyRing};
 use raft::eraftpb::{ConfState, Entry, HardState};
 use record::{put_conf_state, put_entry, put_hard_state, put_snapshot_mark};
@@ -232,19 +232,13 @@ impl SegmentLog {
     /// Wraps the data keys of all segments under the current key of the new ring.
     pub(crate) fn rotate_keys(&mut self, keys: &KeyRing) -> Result<(), OpenError> {
         for segment in self.sealed.iter().chain([&self.active.segment]) {
-            let done = FileHeader::rewrap(
+            FileHeader::rotate(
                 segment.file.as_ref(),
                 &segment.name,
                 FileKind::Segment,
                 keys,
                 self.context.entropy.as_ref(),
             )?;
-            if done == Rewrap::Written {
-                segment
-                    .file
-                    .sync_data()
-                    .map_err(|source| FatalError::disk("sync", &segment.name, source))?;
-            }
         }
         for spare in self.spares.drain(..) {
             self.context

@@ -4,7 +4,7 @@ use super::{Descriptor, SnapshotId, digest};
 use crate::codec::Fields;
 use crate::disk::DiskFile;
 use crate::error::{FatalError, OpenError, SnapshotError};
-use crate::file_header::{FileHeader, FileKind, HEADER_BYTES, Rewrap};
+use crate::file_header::{FileHeader, FileKind, HEADER_BYTES};
 use crate::keys::{DataKey, KeyRing, TAG_BYTES};
 use crate::log::{FileContext, put_members, take_members};
 use raft::eraftpb::{ConfState, Snapshot, SnapshotMetadata};
@@ -251,11 +251,7 @@ impl SnapshotFiles {
     pub(crate) fn rewrap(&self, snapshot: &StoredSnapshot) -> Result<(), OpenError> {
         let (name, file) = (&snapshot.name, snapshot.file.as_ref());
         let (keys, entropy) = (&self.context.keys, self.context.entropy.as_ref());
-        if FileHeader::rewrap(file, name, FileKind::Snapshot, keys, entropy)? == Rewrap::Written {
-            file.sync_data()
-                .map_err(|source| FatalError::disk("sync", name, source))?;
-        }
-        Ok(())
+        FileHeader::rotate(file, name, FileKind::Snapshot, keys, entropy)
     }
 }
 

@@ -3,8 +3,8 @@
 use crate::disk::Disk;
 use crate::sim::{SeededEntropy, SimDisk};
 use crate::{
-    FatalError, KeyRing, Membership, MembershipChange, NodeConfig, OpenError, Payload, RaftNode, RoleKind,
-    SnapshotError,
+    FatalError, KeyFile, KeyFileError, KeyRing, Membership, MembershipChange, NodeConfig, OpenError, Payload,
+    RaftNode, RoleKind, SnapshotError,
 };
 use bytes::Bytes;
 use std::sync::Arc;
@@ -175,6 +175,15 @@ fn after_a_rotation_the_previous_key_is_not_needed() {
         .expect("rotate");
     write(&mut node, 10);
     drop(node);
+    for name in disk.list().expect("list") {
+        let file = disk.open(&name).expect("open");
+        let slots = [0, 4096].map(|offset| {
+            let mut bytes = [0; 512];
+            file.read_at(offset, &mut bytes).expect("read");
+            bytes != [0; 512]
+        });
+        assert_ne!(slots[0], slots[1], "{name} has its data key under one key only");
+    }
     let error = open(&disk, KeyRing::new(KEY), 2)
         .err()
         .expect("the old key alone");
@@ -278,6 +287,66 @@ fn a_crash_in_the_middle_of_a_rotation_leaves_every_file_readable() {
         drain(&mut node);
         assert!(node.status().commit >= written);
     }
+}
+
+/// The key's file lies on the same disk here, so that one crash hits both.
+#[test]
+fn a_crash_at_any_write_of_a_rotation_leaves_keys_that_open_the_log() {
+    let mut finished = false;
+    for operations in 1..60 {
+        let disk = SimDisk::new(operations);
+        let file = KeyFile::new(Arc::new(disk.clone()), "raft.key");
+        let first = file.load(&SeededEntropy::new(90)).expect("a first key");
+        let mut node = open(&disk, first.ring(), 1).expect("open");
+        node.bootstrap(&[1], b"").expect("bootstrap");
+        node.campaign().expect("campaign");
+        drain(&mut node);
+        while node.status().segments < 3 {
+            write(&mut node, 10);
+        }
+        let written = node.status().commit;
+        disk.crash_after(operations);
+        let rotated = rotate(&file, &mut node, 91);
+        drop(node);
+        disk.power_on();
+        disk.crash_after(u64::MAX);
+        let kept = file.load(&SeededEntropy::new(92)).expect("keys after the crash");
+        let mut node = open(&disk, kept.ring(), 5).expect("they open the log");
+        node.campaign().expect("campaign");
+        drain(&mut node);
+        assert!(node.status().commit >= written);
+        rotate(&file, &mut node, 93).expect("what was begun is ended, or begun again");
+        drop(node);
+        let alone = file.load(&SeededEntropy::new(94)).expect("one key");
+        assert!(!alone.is_rotating());
+        assert_ne!(alone.ring().current_id(), first.ring().current_id());
+        drop(open(&disk, alone.ring(), 6).expect("the new key alone"));
+        assert!(
+            open(&disk, first.ring(), 7).is_err(),
+            "the first key is worth nothing"
+        );
+        finished |= rotated.is_ok();
+    }
+    assert!(finished, "the last crashes come after the whole rotation");
+}
+
+fn rotate(file: &KeyFile, node: &mut RaftNode, entropy: u64) -> Result<(), Box<dyn std::error::Error>> {
+    let keys = file.begin_rotation(&SeededEntropy::new(entropy))?;
+    node.rotate_keys(keys.ring())?;
+    Ok(file.finish_rotation(keys)?)
+}
+
+#[test]
+fn a_key_file_of_another_length_is_refused() {
+    let disk = SimDisk::new(1);
+    let file = disk.create("raft.key", 0).expect("create");
+    file.write_at(0, &[1; 31]).expect("write");
+    let keys = KeyFile::new(Arc::new(disk.clone()), "raft.key");
+    let error = keys.load(&SeededEntropy::new(1)).err().expect("refused");
+    assert!(
+        matches!(error, KeyFileError::Damaged { bytes: 31, .. }),
+        "{error}"
+    );
 }
 
 #[test]
