@@ -10,8 +10,9 @@ use super::foreground::{self, Signals};
 use super::record::{ContainerDirectory, Status};
 use super::{Context, console};
 use crate::error::RuntimeError;
-use crate::launch::{ExecTarget, StreamSource, exec_with};
+use crate::launch::{ExecTarget, Launched, StreamSource, exec_with};
 use crate::plan::{ExecPlan, ProcessPlan};
+use crate::sys;
 
 /// Starts a process and, unless it is detached, waits for its end. What comes back is the exit code.
 pub(super) fn exec(context: &Context, flags: &Flags, operands: &[String]) -> Result<i32> {
@@ -54,13 +55,12 @@ pub(super) fn exec(context: &Context, flags: &Flags, operands: &[String]) -> Res
         cgroup: Some(&group),
     };
     let launched = exec_with(&plan, &target, StreamSource::Inherited)?;
-    if let (Some(terminal), Some(path)) = (&launched.streams.terminal, flags.value("console-socket")) {
-        console::send_terminal(path, terminal)?;
+    if let Err(error) = hand_over(flags, &launched) {
+        // Nobody would hear of this process.
+        let _ = sys::pidfd_signal(launched.pidfd.as_fd(), libc::SIGKILL);
+        let _ = sys::reap(launched.pid, true);
+        return Err(error);
     }
-    if let Some(path) = flags.value("pidfd-socket") {
-        console::send(path, launched.pidfd.as_fd(), "the process")?;
-    }
-    write_pid_file(flags, launched.pid)?;
     match signals {
         None => Ok(0),
         Some(signals) => {
@@ -69,6 +69,17 @@ pub(super) fn exec(context: &Context, flags: &Flags, operands: &[String]) -> Res
             Ok(exit_code(status))
         }
     }
+}
+
+/// Gives the caller what it asked for: the terminal, the process, its id.
+fn hand_over(flags: &Flags, launched: &Launched) -> Result<()> {
+    if let (Some(terminal), Some(path)) = (&launched.streams.terminal, flags.value("console-socket")) {
+        console::send_terminal(path, terminal)?;
+    }
+    if let Some(path) = flags.value("pidfd-socket") {
+        console::send(path, launched.pidfd.as_fd(), "the process")?;
+    }
+    write_pid_file(flags, launched.pid)
 }
 
 fn refused(message: &str) -> OciError {

@@ -180,6 +180,10 @@ fn what_is_not_supported_is_said() {
     let mut config = runtime.config("two", "true");
     config["linux"]["intelRdt"] = json!({ "closID": "a" });
     assert!(runtime.run("two", &config).err.contains("Intel RDT"));
+    let mut config = runtime.config("three", "true");
+    config["linux"]["seccomp"] =
+        json!({ "defaultAction": "SCMP_ACT_ALLOW", "listenerPath": "/run/agent.sock" });
+    assert!(runtime.run("three", &config).err.contains("listenerPath"));
 }
 
 #[test]
