@@ -88,6 +88,7 @@ fn log_session(session: own::LogSession) -> LogSession {
             },
             at: entry.at,
             data: entry.data,
+            attributes: entry.attributes,
         }),
         Err(error) => Err(failed(error)),
     });
@@ -354,11 +355,9 @@ impl LocalEngine for EngineBackend {
         if hint.size {
             for info in &mut listed {
                 // One that is removed meanwhile has no size.
-                info.size_rw = self
-                    .engine
-                    .inspect(info.id.as_str(), true)
-                    .await
-                    .map_or(Some(0), |measured| measured.size_rw);
+                if let Ok(measured) = self.engine.inspect(info.id.as_str(), true).await {
+                    *info = measured;
+                }
             }
         }
         Ok(listed.into_iter().map(Arc::new).collect())

@@ -128,6 +128,7 @@ fn entry(task: &Task, record: muster_proto::node::LogRecord) -> TaskLogEntry {
             stream,
             at: Timestamp(record.at),
             data: record.line,
+            attributes: Default::default(),
         },
     }
 }

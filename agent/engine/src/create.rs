@@ -9,6 +9,7 @@ use crate::files;
 use crate::health;
 use crate::image_config;
 use crate::layout::{make_directory, remove_directory};
+use crate::log_driver;
 use crate::network;
 use crate::record::{Record, Unfinished};
 use crate::signal;
@@ -40,7 +41,7 @@ impl Inner {
         let (image_id, image) = self
             .blocking(move |inner| image_config::of(&inner.images, &reference))
             .await?;
-        apply_image_labels(&mut config, &image);
+        apply_image(&mut config, &image);
         let id = random_id();
         let record = record(&id, config, image_id, &image)?;
         let name = self.containers().insert(&id, name, |name| {
@@ -134,8 +135,11 @@ impl Inner {
                 "a container can have {MOUNTS_MAX} mounts"
             )));
         }
-        if let Some(log) = &config.host.log {
-            crate::start::log_settings(log)?;
+        let mut warnings = Vec::new();
+        if let Some(log) = &config.host.log
+            && let Some(settings) = log_driver::settings(log)?
+        {
+            warnings.extend(settings.warnings);
         }
         if !config.working_dir.is_empty() && !config.working_dir.starts_with('/') {
             return Err(Error::invalid(format!(
@@ -143,7 +147,6 @@ impl Inner {
                 config.working_dir
             )));
         }
-        let mut warnings = Vec::new();
         if !matches!(config.host.network, NetworkMode::Host | NetworkMode::Container(_)) {
             let resolver = files::host_resolver();
             warnings.extend(
@@ -296,7 +299,28 @@ impl WantedMount {
     }
 }
 
-fn apply_image_labels(config: &mut ContainerConfig, image: &ImageConfig) {
+/// Fills in what the image says and the user does not, so that the container tells all of it.
+fn apply_image(config: &mut ContainerConfig, image: &ImageConfig) {
+    let given = |command: &Vec<String>| (!command.is_empty()).then(|| command.clone());
+    if config.entrypoint.is_none() {
+        // A user's own entrypoint clears the image's command, as with Docker.
+        config.cmd = config.cmd.take().or_else(|| given(&image.cmd));
+        config.entrypoint = given(&image.entrypoint);
+    }
+    for (own, images) in [
+        (&mut config.exposed_ports, &image.exposed_ports),
+        (&mut config.volumes, &image.volumes),
+    ] {
+        own.extend(images.iter().cloned());
+        own.sort();
+        own.dedup();
+    }
+    if config.stop_signal.is_empty() {
+        config.stop_signal = image.stop_signal.clone().unwrap_or_default();
+    }
+    if config.health.is_none() {
+        config.health.clone_from(&image.health);
+    }
     for (key, value) in &image.labels {
         config.labels.entry(key.clone()).or_insert_with(|| value.clone());
     }

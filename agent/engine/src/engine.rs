@@ -127,7 +127,8 @@ impl Engine {
     /// Starts a container and returns once its program runs.
     pub async fn start(&self, reference: &str) -> Result<()> {
         let (inner, container) = self.found(reference)?;
-        self.carry("start", async move { inner.start(&container).await })
+        // A start is the largest of all operations; callers would carry it in their own futures.
+        self.carry("start", Box::pin(async move { inner.start(&container).await }))
             .await
     }
 

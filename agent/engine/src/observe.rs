@@ -11,7 +11,6 @@ use muster_runtime::cgroup::{CgroupStats, CgroupVersion};
 use muster_types::Timestamp;
 use muster_types::container::{ContainerInfo, ContainerState};
 use muster_types::service::Labels;
-use std::fs;
 
 impl Inner {
     /// Adds what confines a container, and what else runs in it.
@@ -85,15 +84,6 @@ pub struct ContainerStats {
     pub cpus: u64,
     /// Bytes of the host's memory.
     pub host_memory_bytes: u64,
-}
-
-/// Processes of a container as `ps -ef` prints them.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ProcessTable {
-    /// Column titles.
-    pub titles: Vec<String>,
-    /// Rows with as many cells.
-    pub processes: Vec<Vec<String>>,
 }
 
 impl Engine {
@@ -170,26 +160,6 @@ impl Engine {
         Ok(stats)
     }
 
-    /// A container's processes. Of the arguments of `ps`, `-ef` is served.
-    pub async fn top(&self, reference: &str, arguments: &str) -> Result<ProcessTable> {
-        if !matches!(arguments.trim(), "" | "-ef" | "ef") {
-            return Err(Error::NotSupported {
-                what: format!("top with the ps arguments {arguments:?} (-ef is)"),
-            });
-        }
-        let container = self.inner.find(reference)?;
-        self.inner.running(&container)?;
-        let pids = self
-            .inner
-            .with_cgroup(&container, "list the processes of", |group| group.pids())
-            .await?;
-        let titles = ["UID", "PID", "PPID", "C", "STIME", "TTY", "TIME", "CMD"];
-        Ok(ProcessTable {
-            titles: titles.map(str::to_owned).to_vec(),
-            processes: pids.into_iter().filter_map(process_row).collect(),
-        })
-    }
-
     /// All volumes.
     pub fn volume_list(&self) -> Vec<Volume> {
         self.inner.volumes.list()
@@ -234,68 +204,6 @@ fn security(apparmor: bool, selinux: bool) -> Vec<String> {
     let options = options.chain(apparmor.then_some("name=apparmor"));
     let options = options.chain(selinux.then_some("name=selinux"));
     options.chain(["name=cgroupns"]).map(str::to_owned).collect()
-}
-
-/// One process; `None` when it ended meanwhile.
-fn process_row(pid: i32) -> Option<Vec<String>> {
-    /// Ticks of /proc/PID/stat per second: fixed in the kernel's interface.
-    const TICKS_PER_SECOND: u64 = 100;
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let field = |name: &str| {
-        let line = status
-            .lines()
-            .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
-        line.and_then(|text| text.split_whitespace().next())
-            .unwrap_or("?")
-            .to_owned()
-    };
-    // The name in parentheses may hold anything, so count from the last one.
-    let fields: Vec<&str> = stat.rsplit_once(") ")?.1.split(' ').collect();
-    let number = |index: usize| {
-        fields
-            .get(index)
-            .and_then(|text| text.parse::<u64>().ok())
-            .unwrap_or_default()
-    };
-    let seconds = (number(11) + number(12)) / TICKS_PER_SECOND;
-    let uptime = fs::read_to_string("/proc/uptime").unwrap_or_default();
-    let uptime = uptime
-        .split('.')
-        .next()
-        .and_then(|text| text.parse::<u64>().ok())
-        .unwrap_or_default();
-    let age = uptime.saturating_sub(number(19) / TICKS_PER_SECOND);
-    let started = clock::now()
-        .before(std::time::Duration::from_secs(age))
-        .to_string();
-    let command = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-    let command = String::from_utf8_lossy(&command)
-        .trim_end_matches('\0')
-        .replace('\0', " ");
-    Some(vec![
-        field("Uid"),
-        pid.to_string(),
-        field("PPid"),
-        "0".to_owned(),
-        started.get(11..16).unwrap_or_default().to_owned(),
-        if number(4) == 0 {
-            "?".to_owned()
-        } else {
-            format!("pts/{}", number(4) & 0xff)
-        },
-        format!(
-            "{:02}:{:02}:{:02}",
-            seconds / 3600,
-            seconds / 60 % 60,
-            seconds % 60
-        ),
-        if command.is_empty() {
-            format!("[{}]", field("Name"))
-        } else {
-            command
-        },
-    ])
 }
 
 #[cfg(test)]

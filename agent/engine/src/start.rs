@@ -6,7 +6,7 @@ use crate::engine::Inner;
 use crate::error::{Error, Result};
 use crate::files;
 use crate::layout::{self, make_directory, write_file};
-use crate::logs;
+use crate::log_driver;
 use crate::phase::{Phase, Step};
 use crate::record::Record;
 use crate::spec::{self, JoinedNamespaces, SpecInput};
@@ -16,7 +16,6 @@ use crate::working_dir;
 use muster_runtime::label::selinux::label_file;
 use muster_runtime::{LogConfig, Monitor, RuntimeError, StartRequest, Started};
 use muster_types::container::{NetworkEndpoint, NetworkMode, PortBinding};
-use muster_types::service::LogDriver;
 use oci_spec::runtime::{Process, Spec};
 use serde::{Deserialize, Serialize};
 use std::os::fd::{AsFd, OwnedFd};
@@ -345,11 +344,12 @@ impl Inner {
 
     fn log_config(&self, record: &Record) -> Result<Option<LogConfig>> {
         let driver = record.config.host.log.as_ref().unwrap_or(&self.log);
-        let settings = log_settings(driver)?;
-        Ok(settings.map(|(max_bytes, max_files)| LogConfig {
+        let settings = log_driver::settings(driver)?;
+        Ok(settings.map(|settings| LogConfig {
             path: self.layout.log(&record.id),
-            max_bytes,
-            max_files,
+            max_bytes: settings.max_bytes,
+            max_files: settings.max_files,
+            attributes: settings.attributes(record, &self.identity.name),
         }))
     }
 
@@ -358,56 +358,6 @@ impl Inner {
         let driver = record.config.host.log.as_ref().unwrap_or(&self.log);
         driver.name != "none"
     }
-}
-
-/// Size and number of files of a log driver's settings; `None` for no log.
-pub(crate) fn log_settings(driver: &LogDriver) -> Result<Option<(Option<u64>, u32)>> {
-    match driver.name.as_str() {
-        "none" => return Ok(None),
-        "" | "json-file" | "local" => {}
-        other => {
-            return Err(Error::invalid(format!(
-                "logger: no log driver named '{other}' is registered"
-            )));
-        }
-    }
-    let mut max_bytes = None;
-    let mut max_files = 1;
-    for (key, value) in &driver.options {
-        let refused = || Error::invalid(format!("invalid log option {key}={value}"));
-        match key.as_str() {
-            "max-size" if value == "-1" => max_bytes = None,
-            "max-size" => max_bytes = Some(parse_size(value).filter(|size| *size > 0).ok_or_else(refused)?),
-            "max-file" => {
-                let number = value.parse().ok();
-                max_files = number
-                    .filter(|number| (1..=logs::FILES_MAX).contains(number))
-                    .ok_or_else(refused)?;
-            }
-            // Attributes and compression change what is written, not what can be read back here.
-            "labels" | "labels-regex" | "env" | "env-regex" | "tag" | "compress" | "mode"
-            | "max-buffer-size" => {}
-            _ => {
-                return Err(Error::invalid(format!(
-                    "unknown log opt '{key}' for json-file log driver"
-                )));
-            }
-        }
-    }
-    Ok(Some((max_bytes, max_files)))
-}
-
-/// Reads `10m`, `512k`, `1g`, `4096`.
-fn parse_size(text: &str) -> Option<u64> {
-    let lower = text.to_ascii_lowercase();
-    let bare = lower.strip_suffix('b').unwrap_or(&lower);
-    let (digits, shift) = match bare.as_bytes().last()? {
-        b'k' => (&bare[..bare.len() - 1], 10),
-        b'm' => (&bare[..bare.len() - 1], 20),
-        b'g' => (&bare[..bare.len() - 1], 30),
-        _ => (bare, 0),
-    };
-    digits.parse::<u64>().ok()?.checked_mul(1 << shift)
 }
 
 /// The exit code and Docker's sentence for a start that failed.
@@ -422,41 +372,4 @@ fn described(error: &Error) -> (i32, String) {
 pub(crate) fn has_ports(record: &Record) -> bool {
     let own_network = !matches!(record.config.host.network, NetworkMode::Host | NetworkMode::None);
     own_network && (!record.config.host.ports.is_empty() || record.config.host.publish_all)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn driver(name: &str, options: &[(&str, &str)]) -> LogDriver {
-        LogDriver {
-            name: name.to_owned(),
-            options: options
-                .iter()
-                .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
-                .collect(),
-        }
-    }
-
-    #[test]
-    fn log_settings_are_read() {
-        let settings = |options: &[(&str, &str)]| log_settings(&driver("json-file", options));
-        assert_eq!(settings(&[]).unwrap(), Some((None, 1)));
-        assert_eq!(
-            settings(&[("max-size", "10m"), ("max-file", "3")]).unwrap(),
-            Some((Some(10 << 20), 3))
-        );
-        assert_eq!(settings(&[("max-size", "1kb")]).unwrap(), Some((Some(1024), 1)));
-        assert_eq!(log_settings(&driver("none", &[])).unwrap(), None);
-        for bad in [
-            ("max-size", "x"),
-            ("max-size", "0"),
-            ("max-file", "0"),
-            ("max-file", "1000"),
-            ("colour", "red"),
-        ] {
-            assert!(settings(&[bad]).is_err(), "{bad:?}");
-        }
-        assert!(log_settings(&driver("syslog", &[])).is_err());
-    }
 }

@@ -35,6 +35,8 @@ pub(crate) struct LogWriter {
     /// Unfinished lines of both streams.
     pending: [Vec<u8>; 2],
     encoded: Vec<u8>,
+    /// The member of every line that holds the attributes, as JSON with a comma behind it; empty without any.
+    attributes: Vec<u8>,
     /// Writes that failed since the last good one.
     failures: u64,
 }
@@ -44,7 +46,15 @@ impl LogWriter {
     pub(crate) fn open(config: LogConfig) -> io::Result<LogWriter> {
         let file = append_to(&config.path)?;
         let size = file.metadata()?.len();
+        let attributes = match config.attributes.is_empty() {
+            true => Vec::new(),
+            false => {
+                let object = serde_json::to_string(&config.attributes).map_err(io::Error::other)?;
+                format!("\"attrs\":{object},").into_bytes()
+            }
+        };
         Ok(LogWriter {
+            attributes,
             config,
             file,
             size,
@@ -99,7 +109,7 @@ impl LogWriter {
         if line.is_empty() {
             return;
         }
-        encode(&mut self.encoded, stream, line, time);
+        encode(&mut self.encoded, stream, line, &self.attributes, time);
         line.clear();
         if self.encoded.len() >= 4 * PART_BYTES_MAX {
             self.write_out();
@@ -168,7 +178,7 @@ fn numbered(path: &Path, number: u32) -> PathBuf {
 }
 
 /// Appends one line of the log.
-fn encode(buffer: &mut Vec<u8>, stream: LogStream, line: &[u8], time: &Timestamp) {
+fn encode(buffer: &mut Vec<u8>, stream: LogStream, line: &[u8], attributes: &[u8], time: &Timestamp) {
     buffer.extend_from_slice(b"{\"log\":\"");
     for chunk in line.utf8_chunks() {
         escape(buffer, chunk.valid().as_bytes());
@@ -178,7 +188,9 @@ fn encode(buffer: &mut Vec<u8>, stream: LogStream, line: &[u8], time: &Timestamp
     }
     buffer.extend_from_slice(b"\",\"stream\":\"");
     buffer.extend_from_slice(stream.name().as_bytes());
-    buffer.extend_from_slice(b"\",\"time\":\"");
+    buffer.extend_from_slice(b"\",");
+    buffer.extend_from_slice(attributes);
+    buffer.extend_from_slice(b"\"time\":\"");
     buffer.extend_from_slice(&time.text);
     buffer.extend_from_slice(b"\"}\n");
 }

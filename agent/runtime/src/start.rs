@@ -2,6 +2,7 @@
 
 use oci_spec::runtime::Spec;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
@@ -16,6 +17,9 @@ pub struct LogConfig {
     pub max_bytes: Option<u64>,
     /// How many files are kept, the current one included; at least 1.
     pub max_files: u32,
+    /// What is written with every line; nothing when empty.
+    #[serde(default)]
+    pub attributes: BTreeMap<String, String>,
 }
 
 /// A container to start.

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use futures::stream::BoxStream;
 use muster_types::event::Event;
 use muster_types::{NodeId, ServiceId, TaskId, Timestamp};
+use std::collections::BTreeMap;
 use tokio::io::AsyncWrite;
 
 /// Which of a container's streams bytes belong to. With a terminal everything is [`StreamKind::Stdout`].
@@ -93,6 +94,8 @@ pub struct LogEntry {
     pub at: Timestamp,
     /// The bytes, with the line's end where it had one.
     pub data: Bytes,
+    /// What the log driver's options add to every line: labels, variables, the tag.
+    pub attributes: BTreeMap<String, String>,
 }
 
 /// A container's log.

@@ -12,6 +12,7 @@ use hyper::{Request, Response, StatusCode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use serde_json::error::Category;
 use std::sync::Arc;
 
 /// Largest JSON body. Docker's largest are service specs with configs of 1,000 KiB in base 64; the rest is margin.
@@ -123,10 +124,28 @@ impl Call {
 }
 
 fn read_json(bytes: &[u8]) -> Result<Value, Failure> {
-    let mut value: Value =
-        serde_json::from_slice(bytes).map_err(|error| Failure::invalid(format!("invalid JSON: {error}")))?;
+    let mut value: Value = serde_json::from_slice(bytes)
+        .map_err(|error| Failure::invalid(format!("invalid JSON: {}", words(bytes, &error))))?;
     drop_nulls(&mut value);
     Ok(value)
+}
+
+/// What is wrong with JSON, in the words of Go's reader, which people search for.
+fn words(bytes: &[u8], error: &serde_json::Error) -> String {
+    match error.classify() {
+        Category::Eof => "unexpected EOF".to_owned(),
+        Category::Syntax => {
+            let line = bytes
+                .split(|byte| *byte == b'\n')
+                .nth(error.line().saturating_sub(1));
+            let found = line.and_then(|line| line.get(error.column().saturating_sub(1)));
+            match found {
+                Some(byte) => format!("invalid character {:?}: {error}", char::from(*byte)),
+                None => error.to_string(),
+            }
+        }
+        Category::Io | Category::Data => error.to_string(),
+    }
 }
 
 /// Clients send `null` for what they leave out; here both mean the default.

@@ -14,6 +14,6 @@ pub(crate) use call::{Call, json, json_created, json_gated};
 pub(crate) use failure::{Failure, Reply};
 pub(crate) use filters::Filters;
 pub(crate) use gates::{Object, adjust};
-pub(crate) use query::{Query, decode, parse_time};
+pub(crate) use query::{Query, decode, encode, parse_time};
 pub(crate) use upload::upload;
 pub(crate) use version::{ApiVersion, MAX_VERSION, MIN_VERSION, split_version};

@@ -119,6 +119,21 @@ pub(crate) fn decode(text: &str) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
+/// Percent-encodes what is not a letter, a digit or one of `-_.~`; a space becomes a plus, as Go writes queries.
+pub(crate) fn encode(text: &str) -> String {
+    let mut encoded = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => {
+                encoded.push(char::from(byte))
+            }
+            b' ' => encoded.push('+'),
+            other => encoded.push_str(&format!("%{other:02X}")),
+        }
+    }
+    encoded
+}
+
 fn hex(digit: u8) -> Option<u8> {
     char::from(digit)
         .to_digit(16)
@@ -137,6 +152,8 @@ mod tests {
         assert_eq!(query.get("bad"), Some("%zz"));
         assert_eq!(query.get("plus"), Some("a b"));
         assert_eq!(query.all("a").collect::<Vec<_>>(), ["x y", "z"]);
+        assert_eq!(encode("a b/ü~"), "a+b%2F%C3%BC~");
+        assert_eq!(decode(&encode("50%")), "50%");
         assert!(query.flag("d") && !query.flag("e") && !query.flag("c") && !query.flag("missing"));
         assert!(query.flag_or("missing", true) && !query.flag_or("e", true));
     }

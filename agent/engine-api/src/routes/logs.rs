@@ -2,7 +2,7 @@
 
 use super::hijack::{content_type, frame};
 use crate::backend::{LogEntry, LogOptions, LogSelection, TaskLogEntry};
-use crate::http::{BoxError, Call, Failure, Reply, lines};
+use crate::http::{BoxError, Call, Failure, Reply, encode, lines};
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
 use muster_types::{ServiceId, TaskId};
@@ -10,12 +10,19 @@ use muster_types::{ServiceId, TaskId};
 /// `GET /containers/{id}/logs`.
 pub(super) async fn container(call: Call) -> Reply {
     let options = options(&call)?;
-    let timestamps = call.query.flag("timestamps");
+    let (timestamps, details) = (call.query.flag("timestamps"), call.query.flag("details"));
     let session = call.engine().container_logs(call.reference(), options).await?;
     let tty = session.tty;
-    let body = session
-        .entries
-        .map(move |entry| entry.map(|entry| line(tty, &entry, prefix(timestamps, &entry, ""))));
+    let body = session.entries.map(move |entry| {
+        entry.map(|entry| {
+            let attributes = if details {
+                attributes(&entry)
+            } else {
+                String::new()
+            };
+            line(tty, &entry, prefix(timestamps, &entry, &attributes))
+        })
+    });
     Ok(answer(&call, tty, body))
 }
 
@@ -63,6 +70,16 @@ fn origin(entry: &TaskLogEntry) -> String {
         "com.docker.swarm.node.id={},com.docker.swarm.service.id={},com.docker.swarm.task.id={} ",
         entry.node, entry.service, entry.task
     )
+}
+
+/// What the log driver adds to a line, as clients parse it. Also without anything there is the space behind it.
+fn attributes(entry: &LogEntry) -> String {
+    let pairs: Vec<String> = entry
+        .attributes
+        .iter()
+        .map(|(name, value)| format!("{}={}", encode(name), encode(value)))
+        .collect();
+    pairs.join(",") + " "
 }
 
 fn prefix(timestamps: bool, entry: &LogEntry, details: &str) -> String {

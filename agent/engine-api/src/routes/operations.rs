@@ -44,7 +44,7 @@ pub(crate) const OPERATIONS: &[Operation] = operations! {
     GET "/info" SystemInfo => system::info;
     GET "/events" SystemEvents => events::stream;
     GET "/system/df" SystemDataUsage => system::disk_usage;
-    POST "/auth" SystemAuth;
+    POST "/auth" SystemAuth => system::auth;
 
     GET "/containers/json" ContainerList => containers::list;
     POST "/containers/create" ContainerCreate => containers::create;

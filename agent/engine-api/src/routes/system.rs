@@ -2,7 +2,9 @@
 
 use crate::backend::{ContainerFilterHint, EngineInfo, LocalSwarm, LocalSwarmState};
 use crate::convert;
-use crate::http::{Call, MAX_VERSION, MIN_VERSION, Object, Reply, json, json_gated, status_only, text};
+use crate::http::{
+    Call, Failure, MAX_VERSION, MIN_VERSION, Object, Reply, json, json_gated, status_only, text,
+};
 use crate::wire::info::{Info, SwarmInfo};
 use hyper::header::{CACHE_CONTROL, HeaderName, HeaderValue, PRAGMA};
 use hyper::{Method, StatusCode};
@@ -135,6 +137,29 @@ async fn swarm_info(call: &Call) -> SwarmInfo {
         Err(error) => info.error = error.message,
     }
     info
+}
+
+/// `POST /auth`. There is no registry client, so that nobody's password is ever sent anywhere.
+pub(super) async fn auth(call: Call) -> Reply {
+    let mut call = call;
+    let body: Credentials = call.body().await?;
+    let registry = match body.serveraddress.as_str() {
+        "" => "the default registry",
+        address => address,
+    };
+    Err(Failure::new(
+        StatusCode::INTERNAL_SERVER_ERROR,
+        format!(
+            "login attempt to {registry} failed: this engine does not talk to registries; load images with \"docker load\""
+        ),
+    ))
+}
+
+/// Body of `POST /auth`, as far as it is read.
+#[derive(Debug, Default, serde::Deserialize)]
+#[serde(default)]
+struct Credentials {
+    serveraddress: String,
 }
 
 /// `GET /system/df`: images and containers; volumes where the engine has them.

@@ -1,11 +1,13 @@
 //! The way of a request to its handler: headers of every answer, version, operation.
 
 use crate::backend::Backends;
-use crate::http::{ApiVersion, Body, Call, Failure, MAX_VERSION, Query, Reply, RequestBody, split_version};
+use crate::http::{
+    ApiVersion, Body, Call, Failure, MAX_VERSION, Query, Reply, RequestBody, split_version, status_only,
+};
 use crate::routes::{Found, find};
 use http_body_util::{BodyExt, Full};
 use hyper::header::{CONTENT_LENGTH, HeaderName, HeaderValue, SERVER};
-use hyper::{Request, Response, StatusCode};
+use hyper::{Method, Request, Response, StatusCode};
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
@@ -53,6 +55,10 @@ impl App {
     async fn dispatch(self: Arc<Self>, request: Request<RequestBody>) -> Reply {
         let request = with_whole_body(request, WHOLE_BODY_TIMEOUT).await?;
         let (version, path) = split_version(request.uri().path())?;
+        if request.method() == Method::OPTIONS {
+            // As dockerd, for every path.
+            return Ok(status_only(StatusCode::OK));
+        }
         let Found { operation, captures } =
             find(request.method(), path).ok_or_else(Failure::page_not_found)?;
         tracing::debug!(operation = operation.name, path, "request");

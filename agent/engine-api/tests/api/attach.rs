@@ -124,3 +124,24 @@ async fn the_socket_of_another_engine_is_left_alone_and_a_stale_one_is_not() {
     drop(server);
     assert!(!stale.exists());
 }
+
+#[tokio::test]
+async fn details_of_a_log_are_what_its_driver_adds() {
+    let server = Running::start().await;
+    let body = r#"{"Image":"whoami","Cmd":["echo","hi"]}"#;
+    server
+        .request("POST", "/containers/create?name=web", Some(body))
+        .await;
+    server.request("POST", "/containers/web/start", None).await;
+    server.request("POST", "/containers/web/wait", None).await;
+    let log = server
+        .request("GET", "/containers/web/logs?stdout=1&details=1", None)
+        .await
+        .2;
+    assert!(log.contains("role=a+b hi"), "{log:?}");
+    let plain = server
+        .request("GET", "/containers/web/logs?stdout=1", None)
+        .await
+        .2;
+    assert!(!plain.contains("role"), "{plain:?}");
+}

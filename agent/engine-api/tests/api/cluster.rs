@@ -423,6 +423,7 @@ impl ClusterBackend for FakeCluster {
                             stream: StreamKind::Stdout,
                             at: now(),
                             data: Bytes::from(format!("hello from {}\n", task.slot)),
+                            attributes: Default::default(),
                         },
                     })
                 })

@@ -155,6 +155,7 @@ impl Inner {
             stream,
             at: now(),
             data: data.clone(),
+            attributes: [("role".to_owned(), "a b".to_owned())].into(),
         });
         container.attached.retain(|client| {
             client

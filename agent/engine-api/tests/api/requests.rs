@@ -49,10 +49,14 @@ async fn unknown_and_unbuilt_operations_say_so() {
         server.failure("POST", "/v1.50/build", None).await,
         (501, "ImageBuild is not implemented yet".into())
     );
-    assert_eq!(
-        server.failure("POST", "/auth", Some("{}")).await,
-        (501, "SystemAuth is not implemented yet".into())
+    let login = r#"{"username":"u","password":"p","serveraddress":"registry.example"}"#;
+    let (status, refused) = server.failure("POST", "/auth", Some(login)).await;
+    assert_eq!(status, 500);
+    assert!(
+        refused.starts_with("login attempt to registry.example failed"),
+        "{refused}"
     );
+    assert_eq!(server.request("OPTIONS", "/v1.41/anything", None).await.0, 200);
 }
 
 #[tokio::test]
@@ -124,6 +128,14 @@ async fn malformed_requests_get_400_and_the_server_lives() {
         "/tasks?filters={\"desired-state\":[\"happy\"]}",
     ] {
         assert_eq!(server.failure("GET", path, None).await.0, 400, "{path}");
+    }
+    for (body, words) in [
+        ("{", "invalid JSON: unexpected EOF"),
+        ("{\"Image\": nope}", "invalid JSON: invalid character 'o'"),
+        ("", "invalid JSON: got EOF while reading request body"),
+    ] {
+        let (_, message) = server.failure("POST", "/containers/create", Some(body)).await;
+        assert!(message.starts_with(words), "{body}: {message}");
     }
     assert!(server.raw(b"\x16\x03\x01 not http\r\n\r\n").await.contains("400"));
     let plain = b"POST /containers/create HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: text/plain\r\nContent-Length: 2\r\n\r\n{}";

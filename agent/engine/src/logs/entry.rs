@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use muster_types::Timestamp;
 use serde::Deserialize;
+use std::collections::BTreeMap;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
@@ -24,6 +25,8 @@ pub struct LogEntry {
     pub at: Timestamp,
     /// The bytes, with the line's end where it had one.
     pub data: Bytes,
+    /// What the log driver's options add to every line.
+    pub attributes: BTreeMap<String, String>,
 }
 
 #[derive(Deserialize)]
@@ -34,6 +37,8 @@ struct Line {
     stream: String,
     #[serde(default)]
     time: String,
+    #[serde(default)]
+    attrs: BTreeMap<String, String>,
 }
 
 impl LogEntry {
@@ -50,6 +55,7 @@ impl LogEntry {
             stream,
             at: Timestamp(i64::try_from(at.unix_timestamp_nanos()).ok()?),
             data: line.log.into_bytes().into(),
+            attributes: line.attrs,
         })
     }
 }
@@ -60,10 +66,12 @@ mod tests {
 
     #[test]
     fn lines_are_read_and_damaged_ones_are_not() {
-        let good = br#"{"log":"a \"b\"\n","stream":"stderr","time":"2026-11-21T03:35:21.5Z"}"#;
+        let good =
+            br#"{"log":"a \"b\"\n","stream":"stderr","attrs":{"k":"v"},"time":"2026-11-21T03:35:21.5Z"}"#;
         let entry = LogEntry::parse(good).unwrap();
         assert_eq!(entry.stream, LogStreamKind::Stderr);
         assert_eq!(&entry.data[..], b"a \"b\"\n");
+        assert_eq!(entry.attributes, [("k".to_owned(), "v".to_owned())].into());
         assert_eq!(entry.at, Timestamp(1_795_232_121_500_000_000));
         for bad in [&b"{"[..], b"", br#"{"log":"x","stream":"stdout","time":"soon"}"#] {
             assert!(LogEntry::parse(bad).is_none());

@@ -5,6 +5,7 @@ fn writer(directory: &Path, max_bytes: Option<u64>, max_files: u32) -> LogWriter
         path: directory.join("json.log"),
         max_bytes,
         max_files,
+        attributes: Default::default(),
     };
     LogWriter::open(config).expect("the directory is writable")
 }
@@ -38,6 +39,22 @@ fn lines_keep_their_stream_and_content() {
         (Some("stdout"), Some("no end")),
     ];
     assert_eq!(texts, expected);
+}
+
+#[test]
+fn attributes_are_written_with_every_line() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let mut log = LogWriter::open(LogConfig {
+        path: directory.path().join("json.log"),
+        max_bytes: None,
+        max_files: 1,
+        attributes: [("a \"b\"".to_owned(), "c".to_owned())].into(),
+    })
+    .expect("the directory is writable");
+    log.append(LogStream::Stdout, b"one\ntwo\n");
+    for line in lines(&directory.path().join("json.log")) {
+        assert_eq!(line["attrs"], serde_json::json!({"a \"b\"": "c"}), "{line}");
+    }
 }
 
 #[test]

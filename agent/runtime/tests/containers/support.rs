@@ -227,6 +227,7 @@ impl Container {
                 path: self.directory.join("log"),
                 max_bytes: self.log_limit,
                 max_files: 2,
+                attributes: Default::default(),
             }),
             stdin_open: self.stdin_open,
             stdin_once: self.stdin_once,
