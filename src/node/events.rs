@@ -12,14 +12,14 @@ use std::sync::Arc;
 use std::time::SystemTime;
 use tokio::sync::broadcast::error::RecvError;
 
-/// Events from now on; without end on nodes that are not controllers.
+/// Events from now on, until the time that was asked for. Nodes that are not controllers have none.
 pub fn stream(host: Arc<NodeHost>, until: Option<Timestamp>) -> EventStream {
     let changes = host
         .member()
         .and_then(|member| member.controller())
         .map(|handle| handle.changes());
     let Some(changes) = changes else {
-        return futures::stream::pending().boxed();
+        return futures::stream::pending().take_until(reached(until)).boxed();
     };
     let events = futures::stream::unfold(changes, |mut changes| async move {
         loop {
