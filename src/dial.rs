@@ -2,6 +2,7 @@
 //! machine runs it through ssh, as `docker system dial-stdio`; a link to this binary under the name `docker` serves that.
 
 use crate::config::{DEFAULT_SOCKET, DOCKER_SOCKET};
+use crate::firewall::{self, FirewallCommand};
 use anyhow::{Context, bail};
 use clap::{Args, Parser, Subcommand};
 use std::ffi::OsString;
@@ -23,7 +24,17 @@ pub struct SystemCommand {
     #[arg(short = 'H', long = "host", value_name = "URL")]
     host: Option<String>,
     #[command(subcommand)]
-    action: SystemAction,
+    action: OwnAction,
+}
+
+/// What `muster system` knows: more than `docker system` here.
+#[derive(Debug, Clone, Copy, Subcommand)]
+enum OwnAction {
+    #[command(flatten)]
+    Docker(SystemAction),
+    /// Show or take back what was done so that other firewalls of this host admit containers
+    #[command(subcommand)]
+    Firewall(FirewallCommand),
 }
 
 #[derive(Debug, Clone, Copy, Subcommand)]
@@ -71,7 +82,8 @@ pub fn as_docker() -> anyhow::Result<()> {
 /// `muster system …`
 pub fn run(command: SystemCommand) -> anyhow::Result<()> {
     match command.action {
-        SystemAction::DialStdio => dial_stdio(command.host),
+        OwnAction::Docker(SystemAction::DialStdio) => dial_stdio(command.host),
+        OwnAction::Firewall(command) => firewall::run(command),
     }
 }
 

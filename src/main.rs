@@ -8,6 +8,7 @@ mod config;
 mod daemon;
 mod demo;
 mod dial;
+mod firewall;
 mod lab;
 mod node;
 
@@ -32,7 +33,7 @@ enum Command {
     Demo,
     /// Run several nodes on this machine, joined into a cluster
     Lab(lab::LabCommand),
-    /// Serve as the far end of a docker CLI's ssh connection
+    /// Serve a docker CLI behind ssh, and look at other firewalls of this host
     System(dial::SystemCommand),
     /// Use the container runtime on its own
     #[command(subcommand)]

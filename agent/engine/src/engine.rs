@@ -9,6 +9,7 @@ use crate::exec::{Exec, ExecConfig, ExecInfo};
 use crate::layout::Layout;
 use crate::metrics::EngineMetrics;
 use crate::names::Registry;
+use crate::neighbours::Neighbours;
 use crate::network::Networking;
 use crate::spec::HostFacts;
 use crate::store::Store;
@@ -45,6 +46,7 @@ pub(crate) struct Inner {
     pub cgroup: CgroupRoot,
     pub images: ImageStore,
     pub networking: Networking,
+    pub neighbours: Neighbours,
     pub store: Store,
     pub volumes: Volumes,
     pub events: EventBus,

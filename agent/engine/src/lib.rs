@@ -34,6 +34,7 @@ mod log_feed;
 mod logs;
 mod metrics;
 mod names;
+mod neighbours;
 mod network;
 mod observe;
 mod open;

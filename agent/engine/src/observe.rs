@@ -93,6 +93,7 @@ impl Engine {
         let (operating_system, os_version) = host::distribution();
         let abilities = &inner.host.abilities;
         let mut warnings = inner.host.warnings.clone();
+        warnings.extend(inner.neighbours.warnings());
         if !abilities.swap {
             warnings.push("WARNING: No swap limit support".to_owned());
         }

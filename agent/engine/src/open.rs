@@ -10,6 +10,7 @@ use crate::host;
 use crate::layout::{self, Layout, names};
 use crate::metrics::EngineMetrics;
 use crate::names::Registry;
+use crate::neighbours::Neighbours;
 use crate::network::Networking;
 use crate::phase::Phase;
 use crate::record::{Record, Unfinished};
@@ -74,6 +75,7 @@ pub(crate) async fn open(config: EngineConfig) -> Result<Arc<Inner>> {
         cgroup: config.cgroup,
         images,
         networking,
+        neighbours: Neighbours::new(&config.bridge.table),
         store,
         volumes,
         events: EventBus::default(),
@@ -103,6 +105,7 @@ pub(crate) async fn open(config: EngineConfig) -> Result<Arc<Inner>> {
         inner.carry_out(removal).await?;
     }
     inner.clear_orphans().await;
+    inner.watch_neighbours().await;
     drop(starts);
     Ok(inner)
 }

@@ -36,6 +36,12 @@ impl Requests {
         self.starts.len()
     }
 
+    /// What follows the header of the first and only message.
+    #[cfg(test)]
+    pub fn first_body(&self) -> &[u8] {
+        &self.bytes[HEADER_BYTES..]
+    }
+
     /// Numbers the messages from `first` and returns what goes on the wire.
     pub(super) fn numbered(&mut self, first: u32) -> &[u8] {
         for (offset, start) in self.starts.iter().enumerate() {

@@ -6,6 +6,7 @@ mod change;
 mod decode;
 mod encode;
 mod expression;
+pub(crate) mod others;
 mod wire;
 
 pub(crate) use change::{
