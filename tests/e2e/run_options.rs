@@ -5,7 +5,6 @@ mod limits;
 
 use crate::support::{Docker, IMAGE, Lab};
 use serde_json::{Value, json};
-use std::path::PathBuf;
 
 /// Runs a container with these options to its end and returns what it printed.
 #[track_caller]
@@ -28,41 +27,29 @@ fn inspect(docker: &Docker, format: &str, name: &str) -> String {
     docker.run(&["inspect", "--format", format, name])
 }
 
-/// A control file of a running container, in whichever hierarchy has it.
+/// A control file of a running container, by the name that its version of control groups has for it.
 #[track_caller]
 fn control(docker: &Docker, name: &str, v1: &str, v2: &str) -> String {
-    let pid = inspect(docker, "{{.State.Pid}}", name);
-    let groups = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
-    let files = groups.lines().filter_map(|line| {
-        let mut fields = line.splitn(3, ':').skip(1);
-        let (controllers, path) = (fields.next()?, fields.next()?.trim_start_matches('/'));
-        let top = PathBuf::from("/sys/fs/cgroup");
-        Some(match controllers {
-            "" => top.join(path).join(v2),
-            controllers => top.join(controllers).join(path).join(v1),
-        })
-    });
-    let found = files.filter_map(|file| std::fs::read_to_string(file).ok()).next();
-    found
-        .unwrap_or_else(|| panic!("no {v1} or {v2} in {groups}"))
-        .trim()
-        .to_owned()
+    let script = format!("cat /sys/fs/cgroup/*/{v1} /sys/fs/cgroup/{v2} 2>/dev/null | busybox head -n 1");
+    docker.run(&["exec", name, "sh", "-c", &script])
 }
 
 fn namespaces(docker: &Docker) {
-    let link = |kind: &str| std::fs::read_link(format!("/proc/self/ns/{kind}")).unwrap();
     for (option, kind) in [
         ("--pid=host", "pid"),
         ("--ipc=host", "ipc"),
         ("--uts=host", "uts"),
         ("--cgroupns=host", "cgroup"),
     ] {
-        detached(docker, "shares", &[option]);
-        let pid = inspect(docker, "{{.State.Pid}}", "shares");
-        let own = std::fs::read_link(format!("/proc/{pid}/ns/{kind}")).unwrap();
-        assert_eq!(own, link(kind), "{option}");
-        docker.run(&["rm", "-f", "shares"]);
+        let link =
+            |options: &[&str]| output(docker, options, &format!("busybox readlink /proc/self/ns/{kind}"));
+        assert_eq!(link(&[option]), link(&[option]), "{option}");
+        assert_ne!(link(&[option]), link(&[]), "{option}");
     }
+    let first = output(docker, &["--pid=host"], "cat /proc/1/cmdline");
+    assert!(first.contains("muster"), "{first}");
+    let name = docker.run(&["info", "--format", "{{.Name}}"]);
+    assert_eq!(output(docker, &["--uts=host"], "hostname"), name);
     detached(
         docker,
         "donor",
@@ -102,6 +89,9 @@ fn namespaces(docker: &Docker) {
         conflict.contains("port publishing and the container type network mode"),
         "{conflict}"
     );
+    detached(docker, "joined", &["--pid=container:donor"]);
+    assert_eq!(docker.run(&["exec", "joined", "echo", "entered"]), "entered");
+    docker.run(&["rm", "-f", "joined"]);
     docker.run(&["stop", "donor"]);
     for (option, text) in [
         (
@@ -220,7 +210,7 @@ fn echoes(docker: &Docker) {
         ("UTSMode", json!("host")),
         ("CgroupnsMode", json!("private")),
         ("UsernsMode", json!("host")),
-        ("CapDrop", json!(["MKNOD"])),
+        ("CapDrop", json!(["CAP_MKNOD"])),
         ("SecurityOpt", json!(["no-new-privileges"])),
         ("GroupAdd", json!(["9"])),
         (

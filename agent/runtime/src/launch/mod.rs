@@ -195,6 +195,7 @@ fn clone_init(
     };
     place.leave()?;
     clocks.restore()?;
+    outside::leave_joined_processes(context.sandbox)?;
     cloned
 }
 

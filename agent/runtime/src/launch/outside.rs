@@ -156,6 +156,18 @@ impl Place {
     }
 }
 
+/// Has later children be born among this process's own process ids again, after one that joined those of another
+/// container: a process that enters the container tells the id of the program as it sees it itself.
+pub(super) fn leave_joined_processes(sandbox: &SandboxPlan) -> Result<()> {
+    const STEP: &str = "return to this process's process id namespace";
+    let joins = |joined: &(_, u64)| joined.1 == libc::CLONE_NEWPID as u64;
+    if !sandbox.joined.iter().any(joins) {
+        return Ok(());
+    }
+    let own = File::open("/proc/self/ns/pid").map_err(|error| RuntimeError::io(STEP, error))?;
+    sys::join_namespaces(own.as_fd(), libc::CLONE_NEWPID).map_err(|error| RuntimeError::io(STEP, error))
+}
+
 /// This process's own time namespace, while its next child gets another one.
 pub(super) struct Clocks(Option<File>);
 
