@@ -391,7 +391,11 @@ impl Inner {
             || unless_stopped && !record.stopped_by_user
             || ended_now && record.was_started() && should_restart(&record, record.exit_code);
         if wanted {
-            container.with(|cell| cell.record.phase = Phase::Restarting);
+            container.with(|cell| {
+                cell.record.phase = Phase::Restarting;
+                // A stop counts until the container is started again, by whomever.
+                cell.record.stopped_by_user = false;
+            });
             self.restart_later(container, Duration::ZERO);
         }
         None

@@ -1,7 +1,7 @@
 //! Containers that share namespaces with the host or with each other.
 
 use crate::node::{info, on_node, run, shell, state, until};
-use muster_engine::{Engine, ErrorKind, StopOptions, WaitCondition};
+use muster_engine::{Engine, ErrorKind, ExecConfig, StopOptions, WaitCondition};
 use muster_types::container::{ContainerConfig, ContainerState, NetworkMode};
 use muster_types::namespace::{CgroupNamespace, IpcMode, NamespaceMode};
 use std::time::Duration;
@@ -100,6 +100,19 @@ fn a_container_joins_another_and_both_may_end() {
         .await;
         assert_eq!(code, 0, "{output}");
         assert!(output.starts_with("secret\n"), "{output}");
+        // An exec finds the same namespaces.
+        let exec = ExecConfig {
+            command: vec!["cat".into(), "/dev/shm/answer".into()],
+            ..ExecConfig::default()
+        };
+        let exec = engine.exec_create("joined", exec).await.unwrap();
+        engine.exec_start(&exec, false, None).await.unwrap();
+        until("the exec has ended", || {
+            engine.exec_inspect(&exec).unwrap().exit_code.is_some()
+        })
+        .await;
+        assert_eq!(engine.exec_inspect(&exec).unwrap().exit_code, Some(0));
+
         // With the network come the names.
         let names = changed("hostname; cat /etc/hosts", |config| {
             config.host.network = NetworkMode::Container("giver".into());

@@ -124,3 +124,29 @@ fn created_and_removed_containers_survive_as_such() {
         node.close(engine).await;
     });
 }
+
+#[test]
+fn what_is_always_restarted_goes_on_so_after_a_stop_and_a_new_daemon() {
+    on_node(async |node| {
+        let engine = node.open_with_image().await;
+        let mut config = shell("exit 1");
+        config.host.restart = EngineRestart::Always;
+        engine.create(Some("again"), config).await.unwrap();
+        engine.start("again").await.unwrap();
+        engine.stop("again", Default::default()).await.unwrap();
+        until("it has ended", || {
+            engine.list()[0].state == ContainerState::Exited
+        })
+        .await;
+        let before = info(&engine, "again").await.restart_count;
+        engine.shutdown().await;
+        drop(engine);
+
+        let engine = node.open().await;
+        until("it is restarted more than once", || {
+            engine.list()[0].restart_count >= before + 2
+        })
+        .await;
+        node.close(engine).await;
+    });
+}
