@@ -1,6 +1,8 @@
 //! Settings of the node daemon: a TOML file and flags for the same settings, checked at once at start.
 
 use anyhow::Context;
+use muster_engine::SubnetPool;
+use muster_network::IpNet;
 use muster_types::Problems;
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -76,6 +78,10 @@ pub struct DaemonFlags {
     /// Subnet of the default bridge [default: 172.17.0.0/16, or the next free one]
     #[arg(long, value_name = "CIDR")]
     pub bridge_subnet: Option<String>,
+    /// Where networks without a subnet of their own get one, as base=10.10.0.0/16,size=24; may be given several times
+    /// [default: Docker's pools]
+    #[arg(long = "default-address-pool", value_name = "POOL")]
+    pub default_address_pools: Vec<String>,
 }
 
 /// The settings file. Keys are the flags' names.
@@ -100,6 +106,7 @@ struct ConfigFile {
     log_format: Option<String>,
     cgroup_parent: Option<String>,
     bridge_subnet: Option<String>,
+    default_address_pools: Vec<String>,
 }
 
 /// Checked settings.
@@ -133,6 +140,8 @@ pub struct DaemonConfig {
     pub cgroup_parent: Option<String>,
     /// Subnet of the default bridge.
     pub bridge_subnet: Option<String>,
+    /// Where networks without a subnet of their own get one.
+    pub default_address_pools: Vec<SubnetPool>,
 }
 
 /// One listener of the Engine API.
@@ -207,6 +216,7 @@ fn merge(flags: DaemonFlags, file: ConfigFile) -> ConfigFile {
         log_format: flags.log_format.or(file.log_format),
         cgroup_parent: flags.cgroup_parent.or(file.cgroup_parent),
         bridge_subnet: flags.bridge_subnet.or(file.bridge_subnet),
+        default_address_pools: list(flags.default_address_pools, file.default_address_pools),
     }
 }
 
@@ -270,6 +280,7 @@ fn check(raw: ConfigFile) -> Result<DaemonConfig, Problems> {
     {
         problems.add("node-name", "use 1 to 255 characters");
     }
+    let default_address_pools = address_pools(&raw.default_address_pools, &mut problems);
     problems.into_result()?;
     Ok(DaemonConfig {
         data_dir,
@@ -286,7 +297,33 @@ fn check(raw: ConfigFile) -> Result<DaemonConfig, Problems> {
         log_format,
         cgroup_parent,
         bridge_subnet: raw.bridge_subnet,
+        default_address_pools,
     })
+}
+
+fn address_pools(texts: &[String], problems: &mut Problems) -> Vec<SubnetPool> {
+    let read = |text: &String| {
+        let (mut base, mut size) = (None, None);
+        for part in text.split(',') {
+            match part.split_once('=')? {
+                ("base", value) => base = value.parse::<IpNet>().ok(),
+                ("size", value) => size = value.parse::<u8>().ok(),
+                _ => return None,
+            }
+        }
+        SubnetPool::new(base?, size?)
+    };
+    let mut pools = Vec::new();
+    for text in texts {
+        match read(text) {
+            Some(pool) => pools.push(pool),
+            None => problems.add(
+                "default-address-pool",
+                format!("{text:?} is no pool such as base=10.10.0.0/16,size=24"),
+            ),
+        }
+    }
+    pools
 }
 
 fn directory(field: &str, given: Option<PathBuf>, default: &str, problems: &mut Problems) -> PathBuf {

@@ -9,13 +9,13 @@ use muster_engine_api::backend::{
     AttachOptions, AttachSession, BackendError, BlockIo, ContainerCreated, ContainerFilterHint,
     ContainerStats, CpuStats, EngineInfo, ErrorKind, EventStream, ExecConfig, ExecInfo, ImageLayer,
     InputStream, InterfaceStats, LoadedImage, LocalEngine, LogEntry, LogOptions, LogSession, LogStream,
-    MemoryStats, NetworkInfo, OutputChunk, OutputStream, PidsStats, ProcessTable, RemoveOptions,
-    RemovedImage, Result, StopOptions, StreamKind, UploadStream, VolumeInfo, VolumeRequest, WaitCondition,
-    WaitResult,
+    MemoryStats, OutputChunk, OutputStream, PidsStats, ProcessTable, RemoveOptions, RemovedImage, Result,
+    StopOptions, StreamKind, UploadStream, VolumeInfo, VolumeRequest, WaitCondition, WaitResult,
 };
-use muster_types::container::{ContainerConfig, ContainerInfo};
+use muster_types::container::{ContainerConfig, ContainerInfo, EndpointSpec};
 use muster_types::container_update::ContainerUpdate;
 use muster_types::image::ImageSummary;
+use muster_types::network::{NetworkInfo, NetworkSpec};
 use muster_types::{ContainerId, Timestamp};
 use std::collections::BTreeMap;
 use std::io;
@@ -40,6 +40,7 @@ fn failed(error: own::Error) -> BackendError {
         own::ErrorKind::NotFound => ErrorKind::NotFound,
         own::ErrorKind::Conflict => ErrorKind::Conflict,
         own::ErrorKind::Invalid => ErrorKind::Invalid,
+        own::ErrorKind::Forbidden => ErrorKind::Forbidden,
         own::ErrorKind::NotModified => ErrorKind::NotModified,
         own::ErrorKind::Unavailable => ErrorKind::Unavailable,
         own::ErrorKind::NotImplemented => ErrorKind::NotImplemented,
@@ -517,20 +518,29 @@ impl LocalEngine for EngineBackend {
     }
 
     async fn network_list(&self) -> Result<Vec<NetworkInfo>> {
-        let facts = self.engine.info();
-        let (subnet, gateway) = facts.bridge;
-        let built_in = |name: &str, driver: &str| NetworkInfo {
-            id: network_id(&facts.id, name),
-            name: name.to_owned(),
-            driver: driver.to_owned(),
-            created: facts.started_at,
-            ..NetworkInfo::default()
-        };
-        let bridge = NetworkInfo {
-            subnets: vec![(subnet, Some(gateway))],
-            ..built_in("bridge", "bridge")
-        };
-        Ok(vec![bridge, built_in("host", "host"), built_in("none", "null")])
+        Ok(self.engine.network_list())
+    }
+
+    async fn network_create(&self, spec: NetworkSpec) -> Result<String> {
+        self.engine.network_create(spec).await.map_err(failed)
+    }
+
+    async fn network_remove(&self, reference: &str) -> Result<()> {
+        self.engine.network_remove(reference).await.map_err(failed)
+    }
+
+    async fn network_connect(&self, reference: &str, container: &str, spec: EndpointSpec) -> Result<()> {
+        self.engine
+            .network_connect(reference, container, spec)
+            .await
+            .map_err(failed)
+    }
+
+    async fn network_disconnect(&self, reference: &str, container: &str, force: bool) -> Result<()> {
+        self.engine
+            .network_disconnect(reference, container, force)
+            .await
+            .map_err(failed)
     }
 
     async fn volume_list(&self) -> Result<Vec<VolumeInfo>> {
@@ -564,12 +574,4 @@ impl LocalEngine for EngineBackend {
     async fn volume_remove(&self, name: &str, force: bool) -> Result<()> {
         self.engine.volume_remove(name, force).await.map_err(failed)
     }
-}
-
-/// A built-in network's id: 64 hexadecimal characters, the same over restarts.
-fn network_id(engine: &str, name: &str) -> String {
-    let digest = ring::digest::digest(&ring::digest::SHA256, format!("{engine}/{name}").as_bytes());
-    let mut bytes = [0; 32];
-    bytes.copy_from_slice(digest.as_ref());
-    ContainerId::from_bytes(bytes).to_string()
 }

@@ -77,6 +77,10 @@ async fn serve(config: DaemonConfig, launcher: Launcher, cgroup: CgroupRoot) -> 
             .parse()
             .map_err(|_| anyhow::anyhow!("{subnet:?} is not a subnet in CIDR form"))?;
     }
+    engine_config
+        .bridge
+        .pools
+        .clone_from(&config.default_address_pools);
     let engine = Engine::open(engine_config)
         .await
         .context("cannot open the container engine")?;

@@ -11,6 +11,7 @@ mod global;
 mod hostile_images;
 mod leaving;
 mod malformed_requests;
+mod networks;
 mod node;
 mod old_cli;
 mod partitions;

@@ -1,5 +1,6 @@
 //! Settings of the engine.
 
+use crate::network::SubnetPool;
 use muster_network::Ipv4Net;
 use muster_runtime::Launcher;
 use muster_runtime::cgroup::CgroupRoot;
@@ -37,8 +38,10 @@ pub struct EngineConfig {
 pub struct BridgeSettings {
     /// Name of its interface.
     pub name: String,
-    /// Its subnet; the next free one of Docker's pool where the host has a route into it.
+    /// Its subnet; the next free one of the pools where the host has a route into it.
     pub subnet: Ipv4Net,
+    /// Where subnets of networks come from that users ask for without one; Docker's pools when empty.
+    pub pools: Vec<SubnetPool>,
     /// Largest packet, or the kernel's default.
     pub mtu: Option<u32>,
     /// Name of the table in the packet filter.
@@ -77,6 +80,7 @@ impl Default for BridgeSettings {
         Self {
             name: "muster0".to_owned(),
             subnet: subnet.expect("16 is at most 32"),
+            pools: Vec::new(),
             mtu: None,
             table: "muster".to_owned(),
         }

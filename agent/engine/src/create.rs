@@ -43,7 +43,10 @@ impl Inner {
             .await?;
         apply_image(&mut config, &image);
         let id = random_id();
-        let record = record(&id, config, image_id, &image)?;
+        let wanted = self.networking.wanted(&config)?;
+        self.check_links(&config)?;
+        let mut record = record(&id, config, image_id, &image)?;
+        record.networks = Some(wanted);
         let name = self.containers().insert(&id, name, |name| {
             let record = Record {
                 name: name.to_owned(),
@@ -124,7 +127,7 @@ impl Inner {
         }
         SecurityOptions::parse(&config.host.security_opt)?;
         check::settings(config)?;
-        network::shared_with(&config.host.network)?;
+        network::check_mode(config)?;
         if config.host.auto_remove && config.host.restart != muster_types::container::EngineRestart::No {
             return Err(Error::invalid(
                 "can't create 'AutoRemove' container with restart policy",
@@ -147,7 +150,8 @@ impl Inner {
                 config.working_dir
             )));
         }
-        if !matches!(config.host.network, NetworkMode::Host | NetworkMode::Container(_)) {
+        // Elsewhere the engine resolves names itself.
+        if matches!(config.host.network, NetworkMode::Bridge | NetworkMode::None) {
             let resolver = files::host_resolver();
             warnings.extend(
                 files::resolv_conf(&resolver, &self.dns_of(config), &config.host.network)
@@ -402,6 +406,7 @@ fn record(
         exposed_ports,
         mounts: Vec::new(),
         anonymous_volumes: Vec::new(),
+        networks: None,
         created: clock::now(),
         phase: Default::default(),
         exit_code: 0,

@@ -4,6 +4,7 @@ use crate::clock;
 use crate::container::{Container, Ending, Run};
 use crate::engine::{Inner, RemoveOptions};
 use crate::layout;
+use crate::network::Places;
 use crate::phase::Phase;
 use crate::record::Record;
 use crate::start::has_ports;
@@ -116,8 +117,10 @@ impl Inner {
     pub(crate) async fn clear_run(self: &Arc<Self>, container: &Container, run: Option<&Run>) {
         let record = container.record();
         let published = has_ports(&record) || run.is_some_and(|run| !run.ports.is_empty());
-        let endpoint = run.and_then(|run| run.endpoint.as_ref());
-        self.networking.disconnect(&record.id, published, endpoint).await;
+        let none = Places::new();
+        let places = run.map_or(&none, |run| &run.places);
+        self.networking.disconnect(&record.id, published, places).await;
+        self.places_event("disconnect", container, places);
         self.clear_shm(&record.id);
         if let Err(error) = layout::remove_directory(&self.layout.run(&record.id)) {
             tracing::warn!(

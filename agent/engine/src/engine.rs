@@ -210,7 +210,7 @@ impl Engine {
         let containers = self.inner.containers().all();
         let mut infos: Vec<_> = containers
             .iter()
-            .map(|container| container.info(&self.inner.layout))
+            .map(|container| container.info(&self.inner.layout, |record| self.inner.places_at_rest(record)))
             .collect();
         infos.sort_by_key(|info| std::cmp::Reverse(info.created));
         infos
@@ -219,7 +219,7 @@ impl Engine {
     /// One container; with `size`, the size of its writable layer is measured.
     pub async fn inspect(&self, reference: &str, size: bool) -> Result<ContainerInfo> {
         let (inner, container) = self.found(reference)?;
-        let mut info = container.info(&inner.layout);
+        let mut info = container.info(&inner.layout, |record| inner.places_at_rest(record));
         inner.add_confinement(&mut info)?;
         if size {
             let id = info.id.to_string();

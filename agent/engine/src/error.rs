@@ -14,6 +14,8 @@ pub enum ErrorKind {
     Conflict,
     /// The request is wrong.
     Invalid,
+    /// It is not allowed.
+    Forbidden,
     /// Nothing had to be done.
     NotModified,
     /// The engine stops, or waits for something that is away.
@@ -86,6 +88,32 @@ pub enum Error {
         /// What the caller named.
         name: String,
     },
+    /// The network's name is taken.
+    #[error("network with name {name} already exists")]
+    NetworkExists {
+        /// The name.
+        name: String,
+    },
+    /// The container is not on the network.
+    #[error("container {container} is not connected to the network {network}")]
+    NotConnected {
+        /// The container.
+        container: String,
+        /// The network.
+        network: String,
+    },
+    /// There is no driver of that name.
+    #[error("plugin {name:?} not found")]
+    NoSuchPlugin {
+        /// The driver.
+        name: String,
+    },
+    /// The request makes sense, but is not allowed.
+    #[error("{message}")]
+    Forbidden {
+        /// Docker's sentence.
+        message: String,
+    },
     /// A container's ports could not be published.
     #[error("driver failed programming external connectivity on endpoint {name} ({id})")]
     Endpoint {
@@ -121,7 +149,7 @@ pub enum Error {
         invalid: bool,
     },
     /// No address of the network is free.
-    #[error("no available IPv4 addresses on network {network}; remove containers or choose a larger subnet")]
+    #[error("no available addresses on network {network}; remove containers or choose a larger subnet")]
     AddressesExhausted {
         /// The network.
         network: String,
@@ -202,10 +230,13 @@ impl Error {
             Self::NoSuchContainer { .. }
             | Self::NoSuchExec { .. }
             | Self::NoSuchVolume { .. }
-            | Self::NoSuchNetwork { .. } => ErrorKind::NotFound,
-            Self::NameInUse { .. } | Self::WrongState { .. } | Self::VolumeInUse { .. } => {
-                ErrorKind::Conflict
-            }
+            | Self::NoSuchNetwork { .. }
+            | Self::NoSuchPlugin { .. } => ErrorKind::NotFound,
+            Self::NameInUse { .. }
+            | Self::WrongState { .. }
+            | Self::VolumeInUse { .. }
+            | Self::NetworkExists { .. } => ErrorKind::Conflict,
+            Self::Forbidden { .. } => ErrorKind::Forbidden,
             Self::AmbiguousPrefix { .. } | Self::InvalidName { .. } | Self::InvalidConfig { .. } => {
                 ErrorKind::Invalid
             }
@@ -215,6 +246,7 @@ impl Error {
             Self::ShuttingDown => ErrorKind::Unavailable,
             Self::NotSupported { .. } | Self::LogsUnreadable => ErrorKind::NotImplemented,
             Self::StartFailed { .. }
+            | Self::NotConnected { .. }
             | Self::AddressesExhausted { .. }
             | Self::Network(_)
             | Self::Endpoint { .. }
@@ -250,6 +282,16 @@ impl Error {
         Self::InvalidConfig {
             problem: problem.into(),
         }
+    }
+
+    pub(crate) fn forbidden(message: impl Into<String>) -> Self {
+        Self::Forbidden {
+            message: message.into(),
+        }
+    }
+
+    pub(crate) fn not_supported(what: impl Into<String>) -> Self {
+        Self::NotSupported { what: what.into() }
     }
 
     pub(crate) fn wrong_state(message: impl Into<String>) -> Self {

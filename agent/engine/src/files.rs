@@ -1,8 +1,9 @@
 //! The files that the engine generates for a container: hosts, hostname, resolv.conf.
 
+use crate::network::HostsEntries;
 use muster_types::container::{ContainerConfig, NetworkMode};
 use muster_types::service::DnsSpec;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
 /// Name servers where the host has only its own loopback ones, which a container cannot reach; Docker's.
 const PUBLIC_NAMESERVERS: [&str; 2] = ["8.8.8.8", "8.8.4.4"];
@@ -17,31 +18,63 @@ pub const RESOLV_CONF: &str = "resolv.conf";
 const HOSTS_HEAD: &str = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n\
      fe00::\tip6-localnet\nff00::\tip6-mcastprefix\nff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n";
 
-/// The hosts file. `gateway` is what the extra host address `host-gateway` stands for.
-pub fn hosts(
-    config: &ContainerConfig,
-    host_name: &str,
-    address: Option<Ipv4Addr>,
-    gateway: Ipv4Addr,
-) -> String {
+/// The hosts file.
+pub fn hosts(config: &ContainerConfig, host_name: &str, entries: &HostsEntries) -> String {
     let mut content = HOSTS_HEAD.to_owned();
     for entry in &config.host.extra_hosts {
         // `name:address`; the address may hold colons itself.
         if let Some((name, address)) = entry.split_once(':') {
-            let address = match address {
-                "host-gateway" => gateway.to_string(),
-                address => address.to_owned(),
-            };
-            content.push_str(&format!("{address}\t{name}\n"));
+            match address.trim_matches(['[', ']']) {
+                "host-gateway" => {
+                    for gateway in &entries.host_gateway {
+                        content.push_str(&format!("{gateway}\t{name}\n"));
+                    }
+                }
+                address => content.push_str(&format!("{address}\t{name}\n")),
+            }
         }
     }
-    if let Some(address) = address {
-        match config.domainname.as_str() {
-            "" => content.push_str(&format!("{address}\t{host_name}\n")),
-            domain => content.push_str(&format!("{address}\t{host_name}.{domain} {host_name}\n")),
-        }
+    for (address, names) in &entries.links {
+        content.push_str(&format!("{address}\t{names}\n"));
+    }
+    let names = own_names(config, host_name);
+    for address in &entries.own {
+        content.push_str(&format!("{address}\t{names}\n"));
     }
     content
+}
+
+/// The container's own names in its hosts file.
+pub fn own_names(config: &ContainerConfig, host_name: &str) -> String {
+    match config.domainname.as_str() {
+        "" => host_name.to_owned(),
+        domain => format!("{host_name}.{domain} {host_name}"),
+    }
+}
+
+/// The resolver configuration of a container whose names the engine resolves.
+pub fn own_resolv_conf(host: &str, wanted: &DnsSpec) -> String {
+    let mut content = format!("nameserver {}\n", muster_network::RESOLVER_ADDRESS);
+    let search = own_or_host(&wanted.search, host, "search");
+    if !search.is_empty() && search != ["."] {
+        content.push_str(&format!("search {}\n", search.join(" ")));
+    }
+    let mut options = own_or_host(&wanted.options, host, "options");
+    if !wanted.options.iter().any(|option| option.starts_with("ndots:")) {
+        // Names of containers have no dot, and are to be asked for before any search domain.
+        options.retain(|option| !option.starts_with("ndots:"));
+        options.push("ndots:0".to_owned());
+    }
+    content.push_str(&format!("options {}\n", options.join(" ")));
+    content
+}
+
+/// The host's own name servers, those on its loopback included.
+pub fn host_nameservers() -> Vec<String> {
+    values(
+        &std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default(),
+        "nameserver",
+    )
 }
 
 /// The hostname file.
@@ -174,15 +207,31 @@ mod tests {
             ..ContainerConfig::default()
         };
         config.host.extra_hosts = vec!["db:10.0.0.9".into(), "v6:::1".into(), "host:host-gateway".into()];
-        let content = hosts(
-            &config,
-            "web",
-            Some(Ipv4Addr::new(172, 17, 0, 2)),
-            Ipv4Addr::new(172, 17, 0, 1),
-        );
+        let entries = HostsEntries {
+            own: vec!["172.17.0.2".parse().unwrap()],
+            links: vec![("172.17.0.9".parse().unwrap(), "cache c1".to_owned())],
+            host_gateway: vec!["172.17.0.1".parse().unwrap()],
+        };
+        let content = hosts(&config, "web", &entries);
         assert!(
-            content.ends_with("10.0.0.9\tdb\n::1\tv6\n172.17.0.1\thost\n172.17.0.2\tweb.example.org web\n"),
+            content.ends_with(
+                "10.0.0.9\tdb\n::1\tv6\n172.17.0.1\thost\n172.17.0.9\tcache c1\n172.17.0.2\tweb.example.org web\n"
+            ),
             "{content}"
         );
+    }
+
+    #[test]
+    fn names_resolved_by_the_engine_are_asked_for_first() {
+        let content = own_resolv_conf(HOST, &DnsSpec::default());
+        assert_eq!(
+            content,
+            "nameserver 127.0.0.11\nsearch a.example b.example\noptions ndots:0\n"
+        );
+        let own = DnsSpec {
+            options: vec!["ndots:3".to_owned(), "rotate".to_owned()],
+            ..DnsSpec::default()
+        };
+        assert!(own_resolv_conf("", &own).ends_with("\noptions ndots:3 rotate\n"));
     }
 }

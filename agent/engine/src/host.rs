@@ -1,9 +1,9 @@
 //! What the engine reads of its host: identity, memory, processors, routes, limits.
 
 use crate::spec::CpuList;
-use muster_network::Ipv4Net;
+use muster_network::IpNet;
 use std::fs;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 /// The kernel's id of this boot: state in the run directory of another boot is stale.
 pub fn boot_id() -> String {
@@ -57,24 +57,47 @@ pub fn forwards_packets() -> bool {
     trimmed("/proc/sys/net/ipv4/ip_forward") == "1"
 }
 
-/// The IPv4 networks that routes of this host lead to, without the default route and without those of `except`.
-pub fn route_networks(except: &str) -> Vec<Ipv4Net> {
-    let content = fs::read_to_string("/proc/net/route").unwrap_or_default();
-    parse_routes(&content, except)
+/// The networks that routes of this host lead to, without the default routes and without those of links that are
+/// excepted.
+pub fn route_networks(except: impl Fn(&str) -> bool) -> Vec<IpNet> {
+    let v4 = fs::read_to_string("/proc/net/route").unwrap_or_default();
+    // A host without IPv6 has no such file.
+    let v6 = fs::read_to_string("/proc/net/ipv6_route").unwrap_or_default();
+    let mut networks = parse_routes(&v4, &except);
+    networks.extend(parse_ipv6_routes(&v6, &except));
+    networks
 }
 
-fn parse_routes(content: &str, except: &str) -> Vec<Ipv4Net> {
+fn parse_ipv6_routes(content: &str, except: &impl Fn(&str) -> bool) -> Vec<IpNet> {
+    let networks = content.lines().filter_map(|line| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let [destination, prefix, .., interface] = fields.as_slice() else {
+            return None;
+        };
+        let address = Ipv6Addr::from_bits(u128::from_str_radix(destination, 16).ok()?);
+        let prefix = u8::from_str_radix(prefix, 16).ok()?;
+        // Every link has those of the link itself and of multicast, which are no networks of anybody.
+        let own_making = address.is_unicast_link_local() || address.is_multicast() || address.is_loopback();
+        if except(interface) || prefix == 0 || own_making {
+            return None;
+        }
+        IpNet::new(address.into(), prefix)
+    });
+    networks.collect()
+}
+
+fn parse_routes(content: &str, except: &impl Fn(&str) -> bool) -> Vec<IpNet> {
     let networks = content.lines().skip(1).filter_map(|line| {
         let mut fields = line.split_whitespace();
         let interface = fields.next()?;
         let address = u32::from_str_radix(fields.next()?, 16).ok()?;
         let mask = u32::from_str_radix(fields.nth(5)?, 16).ok()?;
-        if interface == except || mask == 0 {
+        if except(interface) || mask == 0 {
             return None;
         }
         // The kernel prints both as they lie in memory, in network order.
         let prefix = u8::try_from(u32::from_be_bytes(mask.to_ne_bytes()).leading_ones()).ok()?;
-        Ipv4Net::new(Ipv4Addr::from(address.to_ne_bytes()), prefix)
+        IpNet::new(Ipv4Addr::from(address.to_ne_bytes()).into(), prefix)
     });
     networks.collect()
 }
@@ -120,12 +143,21 @@ mod tests {
             eth0\t00000000\t010200C0\t0003\t0\t0\t0\t00000000\t0\t0\t0\n\
             eth0\t000200C0\t00000000\t0001\t0\t0\t0\t00FFFFFF\t0\t0\t0\n\
             br0\t000011AC\t00000000\t0001\t0\t0\t0\t0000FFFF\t0\t0\t0\n";
-        let read = |except| {
-            let networks = parse_routes(table, except);
+        let read = |except: &str| {
+            let networks = parse_routes(table, &|link: &str| link == except);
             networks.iter().map(ToString::to_string).collect::<Vec<_>>()
         };
         assert_eq!(read("br0"), ["192.0.2.0/24"]);
         assert_eq!(read("none"), ["192.0.2.0/24", "172.17.0.0/16"]);
+        let table = "fd000000000000000000000000000000 40 00000000000000000000000000000000 00 \
+            00000000000000000000000000000000 00000100 00000001 00000000 00000001 eth0\n\
+            fe800000000000000000000000000000 40 00000000000000000000000000000000 00 \
+            00000000000000000000000000000000 00000100 00000001 00000000 00000001 eth0\n\
+            00000000000000000000000000000000 00 00000000000000000000000000000000 00 \
+            00000000000000000000000000000000 ffffffff 00000001 00000000 00200200 lo\n";
+        let networks = parse_ipv6_routes(table, &|_: &str| false);
+        assert_eq!(networks, ["fd00::/64".parse().unwrap()]);
+        assert_eq!(parse_ipv6_routes(table, &|link: &str| link == "eth0"), []);
     }
 
     #[test]

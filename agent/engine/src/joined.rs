@@ -92,7 +92,7 @@ impl Inner {
     pub(crate) fn join(&self, record: &Record) -> Result<Joined> {
         let host = &record.config.host;
         let mut joined = Joined::default();
-        if let Some(reference) = network::shared_with(&host.network)? {
+        if let Some(reference) = network::shared_with(&host.network) {
             let other = self.donor(reference, Kind::Network, record)?;
             joined.paths.network = Some(joined.hold(&other, Kind::Network)?);
             let name = other.with(|cell| cell.record.host_name.clone());

@@ -65,8 +65,6 @@ pub struct EngineFacts {
     pub started_at: Timestamp,
     /// Containers, by state.
     pub containers: Vec<(ContainerState, usize)>,
-    /// The default bridge's subnet in CIDR form, and its gateway.
-    pub bridge: (String, std::net::Ipv4Addr),
 }
 
 /// One reading of a container's counters.
@@ -123,7 +121,6 @@ impl Engine {
             ip_forwarding: host::forwards_packets(),
             started_at: inner.identity.started_at,
             containers: self.counts(),
-            bridge: (inner.networking.subnet(), inner.networking.gateway()),
         }
     }
 
@@ -151,7 +148,7 @@ impl Engine {
             Err(_) if container.run().is_none() => return Ok(stats),
             Err(error) => return Err(error),
         }
-        if run.endpoint.is_some() {
+        if !run.places.is_empty() {
             let network = &self.inner.networking.network;
             stats.networks = network
                 .interface_stats(container.id.as_str())

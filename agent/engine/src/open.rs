@@ -11,7 +11,7 @@ use crate::layout::{self, Layout, names};
 use crate::metrics::EngineMetrics;
 use crate::names::Registry;
 use crate::neighbours::Neighbours;
-use crate::network::Networking;
+use crate::network::{Networking, Places};
 use crate::phase::Phase;
 use crate::record::{Record, Unfinished};
 use crate::spec::{HostAbilities, HostFacts, parse_host_limits};
@@ -63,11 +63,20 @@ pub(crate) async fn open(config: EngineConfig) -> Result<Arc<Inner>> {
     let for_removal = layout.clone();
     let emptied = tokio::task::spawn_blocking(move || for_removal.empty_discarded());
     emptied.await.map_err(|_| Error::ShuttingDown)?;
-    let networking = Networking::open(&config.bridge, layout.run_dir()).await?;
     let id = match id {
         Some(id) => id,
         None => new_identity(&store).await?,
     };
+    let (tasks, stopping) = (TaskTracker::new(), CancellationToken::new());
+    let networking = Networking::open(
+        &config.bridge,
+        &id,
+        layout.run_dir(),
+        store.clone(),
+        tasks.clone(),
+        stopping.clone(),
+    )
+    .await?;
     let inner = Arc::new(Inner {
         layout,
         launcher: config.launcher,
@@ -89,8 +98,8 @@ pub(crate) async fn open(config: EngineConfig) -> Result<Arc<Inner>> {
         dns: config.dns,
         log: config.log,
         starts: Semaphore::new(STARTS_MAX as usize),
-        tasks: TaskTracker::new(),
-        stopping: CancellationToken::new(),
+        tasks,
+        stopping,
         execs: Mutex::new(HashMap::new()),
         containers: Mutex::new(Registry::default()),
     });
@@ -279,7 +288,7 @@ impl Inner {
         let state_dir = self.layout.run(&record.id);
         match Monitor::connect(&state_dir).await {
             Ok(monitor) => Left::Running(Box::new(Run {
-                endpoint: facts.endpoint,
+                places: facts.places(),
                 ports: facts.ports,
                 process: facts.process,
                 monitor,
@@ -317,9 +326,7 @@ impl Inner {
 
     /// A container that runs on.
     async fn rejoin(self: &Arc<Self>, container: &Arc<Container>, run: Run) -> Result<()> {
-        if let Some(address) = run.endpoint.as_ref().and_then(|endpoint| endpoint.address) {
-            self.networking.claim(address);
-        }
+        self.networking.rejoin(&container.record(), &run.places);
         let monitor = run.monitor.clone();
         let record = container.with(|cell| {
             // The row of its start may have been lost.
@@ -345,6 +352,7 @@ impl Inner {
             container.with(|cell| cell.record.phase = Phase::Paused);
         }
         self.republish(&record).await;
+        self.serve_names_again(&record).await;
         let record = container.record();
         self.store
             .put_behind(Table::Containers, record.id.as_str(), &record)
@@ -352,30 +360,6 @@ impl Inner {
         self.watch_end(container, monitor);
         self.watch_health(container);
         Ok(())
-    }
-
-    /// The kernel keeps published ports, and opening the network reserves them again; this repairs what others took away.
-    async fn republish(&self, record: &Record) {
-        let Ok(container) = self.find(record.id.as_str()) else {
-            return;
-        };
-        let Some(run) = container.run().filter(|run| !run.ports.is_empty()) else {
-            return;
-        };
-        match self
-            .networking
-            .publish_again(record, run.endpoint.as_ref(), &run.ports)
-            .await
-        {
-            Ok(()) => {}
-            Err(error) => {
-                tracing::error!(
-                    container = record.id.short(),
-                    error = error.chain(),
-                    "its ports are not published"
-                );
-            }
-        }
     }
 
     /// A container that does not run: it is to be removed, or is started again, where it says so.
@@ -441,7 +425,7 @@ impl Inner {
             .filter(|id| !running.contains(id))
             .collect();
         for id in stale.iter().filter_map(|id| ContainerId::parse(id)) {
-            self.networking.disconnect(&id, true, None).await;
+            self.networking.disconnect(&id, true, &Places::new()).await;
         }
         let cleared = self
             .blocking(move |inner| {

@@ -1,8 +1,9 @@
 //! What the engine keeps of a container across restarts of the daemon and of the host.
 
 use crate::container::Ending;
+use crate::network::{Wanted, own_network};
 use crate::phase::{IllegalStep, Phase, Step};
-use muster_types::container::{ContainerConfig, ContainerState, HealthCheck, MountPoint};
+use muster_types::container::{ContainerConfig, ContainerState, EndpointSpec, HealthCheck, MountPoint};
 use muster_types::{ContainerId, Timestamp};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
@@ -43,6 +44,9 @@ pub struct Record {
     pub mounts: Vec<MountPoint>,
     /// Volumes that were made for it without a name; they go with it when asked for.
     pub anonymous_volumes: Vec<String>,
+    /// What it wants of which network, by the networks' names; `None` in records of earlier versions.
+    #[serde(default)]
+    pub networks: Option<Wanted>,
     /// When it was made.
     pub created: Timestamp,
     /// Where it is. What it says of running is a hint only: the monitor knows.
@@ -105,6 +109,17 @@ impl Record {
         let step = if restarts { Step::ExitToRestart } else { Step::Exit };
         self.phase = self.phase.after(step)?;
         Ok(())
+    }
+
+    /// What it wants of which network: in records of earlier versions, its mode's network alone.
+    pub fn wanted_networks(&self) -> Wanted {
+        match &self.networks {
+            Some(networks) => networks.clone(),
+            None => own_network(&self.config.host.network)
+                .map(|name| (name.to_owned(), EndpointSpec::default()))
+                .into_iter()
+                .collect(),
+        }
     }
 
     /// The state as users see it. A start under way shows what was before it: a container that its engine starts again is

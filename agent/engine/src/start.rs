@@ -7,6 +7,7 @@ use crate::error::{Error, Result};
 use crate::files;
 use crate::layout::{self, make_directory, write_file};
 use crate::log_driver;
+use crate::network::{self, HostsEntries, Linked, Networking, Places};
 use crate::phase::{Phase, Step};
 use crate::record::Record;
 use crate::spec::{self, JoinedNamespaces, SpecInput};
@@ -32,9 +33,30 @@ const CODE_NOT_STARTED: i32 = 128;
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct RunFacts {
     pub boot_id: String,
-    pub endpoint: Option<NetworkEndpoint>,
+    /// Its places in networks, by name.
+    #[serde(default)]
+    pub places: Places,
+    /// Its place in the default bridge, as earlier versions wrote it.
+    #[serde(default, skip_serializing)]
+    endpoint: Option<NetworkEndpoint>,
     pub ports: Vec<PortBinding>,
     pub process: Process,
+}
+
+impl RunFacts {
+    /// The places, also those that an earlier version wrote.
+    pub fn places(&self) -> Places {
+        match &self.endpoint {
+            Some(endpoint) if self.places.is_empty() => {
+                let mut endpoint = endpoint.clone();
+                if endpoint.interface.is_empty() {
+                    "eth0".clone_into(&mut endpoint.interface);
+                }
+                Places::from([("bridge".to_owned(), endpoint)])
+            }
+            _ => self.places.clone(),
+        }
+    }
 }
 
 /// What a start needs, made in parallel.
@@ -101,7 +123,11 @@ impl Inner {
         });
         // They came while the start was under way, after the first ones were connected.
         self.connect_clients(late_clients, &monitor).await;
+        if let Some(run) = container.run() {
+            self.places_event("connect", container, &run.places);
+        }
         self.container_event(container, "start", &[]);
+        self.tell_linked(&record).await;
         self.watch_end(container, monitor);
         self.watch_health(container);
         if let Err(error) = self
@@ -149,7 +175,11 @@ impl Inner {
             self.remove_ended(container).await;
         }
         match error {
-            Error::Endpoint { .. } | Error::NoSuchContainer { .. } | Error::InvalidConfig { .. } => error,
+            Error::Endpoint { .. }
+            | Error::NoSuchContainer { .. }
+            | Error::NoSuchNetwork { .. }
+            | Error::Forbidden { .. }
+            | Error::InvalidConfig { .. } => error,
             error => Error::StartFailed {
                 code,
                 message,
@@ -160,13 +190,11 @@ impl Inner {
 
     async fn launch(self: &Arc<Self>, container: &Arc<Container>) -> Result<(Run, i128)> {
         let record = container.record();
-        let endpoint = self.networking.allocate(&record.config.host.network)?;
-        let launched = self.launch_at(container, &record, endpoint.clone()).await;
+        let places = self.networking.join(&record)?;
+        let launched = self.launch_at(container, &record, places.clone()).await;
         if launched.is_err() {
             let published = !record.config.host.ports.is_empty() || record.config.host.publish_all;
-            self.networking
-                .disconnect(&record.id, published, endpoint.as_ref())
-                .await;
+            self.networking.disconnect(&record.id, published, &places).await;
             self.clear_shm(&record.id);
             if let Err(error) = layout::remove_directory(&self.layout.run(&record.id)) {
                 tracing::warn!(
@@ -183,18 +211,20 @@ impl Inner {
         self: &Arc<Self>,
         container: &Arc<Container>,
         record: &Record,
-        endpoint: Option<NetworkEndpoint>,
+        places: Places,
     ) -> Result<(Run, i128)> {
         // Held until the container's process has joined.
         let joined = self.join(record)?;
-        let (for_prepare, address, paths) = (record.clone(), endpoint.clone(), joined.paths.clone());
-        let prepared = self.blocking(move |inner| inner.prepare(&for_prepare, address.as_ref(), &paths));
-        let connected = self.networking.connect(record, endpoint.as_ref());
+        let linked = self.linked(record)?;
+        let (for_prepare, at, paths) = (record.clone(), places.clone(), joined.paths.clone());
+        let prepared = self.blocking(move |inner| inner.prepare(&for_prepare, &at, &linked, &paths));
+        let choice = self.resolver_choice(&record.config);
+        let connected = self.networking.connect(record, &places, &choice);
         let (prepared, netns) = tokio::join!(prepared, connected);
         let (Prepared { rootfs, spec }, netns) = (prepared?, netns?);
-        let ports = self.networking.publish(record, endpoint.as_ref()).await?;
+        let ports = self.networking.publish(record, &places).await?;
         let process = spec.process().clone().unwrap_or_default();
-        self.write_facts(record, &endpoint, &ports, &process)?;
+        self.write_facts(record, &places, &ports, &process)?;
         let waiting = container.with(|cell| std::mem::take(&mut cell.waiting_clients));
         let request = StartRequest {
             id: record.id.to_string(),
@@ -218,7 +248,7 @@ impl Inner {
         self.release_held(waiting, &started).await?;
         let run = Run {
             monitor: started.monitor,
-            endpoint,
+            places,
             ports,
             process,
         };
@@ -249,7 +279,8 @@ impl Inner {
     fn prepare(
         &self,
         record: &Record,
-        endpoint: Option<&NetworkEndpoint>,
+        places: &Places,
+        linked: &[Linked],
         joined: &JoinedNamespaces,
     ) -> Result<Prepared> {
         make_directory(&self.layout.run(&record.id))?;
@@ -268,12 +299,13 @@ impl Inner {
         let own = (self.layout.container(&record.id), record.host_name.clone());
         let (files, host_name) = joined.host.as_ref().unwrap_or(&own);
         if joined.host.is_none() {
-            self.write_files(record, endpoint, mount_label)?;
+            self.write_files(record, places, linked, mount_label)?;
         }
+        let env = record.env_with(linked);
         let spec = spec::build(&SpecInput {
             config: &record.config,
             command: &record.command,
-            env: &record.env,
+            env: &env,
             working_dir: &record.working_dir,
             host_name,
             user: &user,
@@ -289,19 +321,21 @@ impl Inner {
     fn write_files(
         &self,
         record: &Record,
-        endpoint: Option<&NetworkEndpoint>,
+        places: &Places,
+        linked: &[Linked],
         label: Option<&str>,
     ) -> Result<()> {
         let path = |name: &str| self.layout.file(&record.id, name);
-        let address = endpoint.and_then(|endpoint| endpoint.address);
-        let hosts = files::hosts(
-            &record.config,
-            &record.host_name,
-            address,
-            self.networking.gateway(),
-        );
-        let dns = self.dns_of(&record.config);
-        let (resolver, _) = files::resolv_conf(&files::host_resolver(), &dns, &record.config.host.network);
+        let entries = HostsEntries {
+            own: network::own_addresses(places),
+            links: linked
+                .iter()
+                .map(|linked| (linked.address.into(), linked.names()))
+                .collect(),
+            host_gateway: vec![self.networking.gateway().into()],
+        };
+        let hosts = files::hosts(&record.config, &record.host_name, &entries);
+        let resolver = self.resolver_file(record, Networking::resolves_names(places));
         write_file(&path(files::HOSTS), hosts)?;
         write_file(&path(files::HOSTNAME), files::hostname(&record.host_name))?;
         write_file(&path(files::RESOLV_CONF), resolver)?;
@@ -314,16 +348,17 @@ impl Inner {
         Ok(())
     }
 
-    fn write_facts(
+    pub(crate) fn write_facts(
         &self,
         record: &Record,
-        endpoint: &Option<NetworkEndpoint>,
+        places: &Places,
         ports: &[PortBinding],
         process: &Process,
     ) -> Result<()> {
         let facts = RunFacts {
             boot_id: crate::host::boot_id(),
-            endpoint: endpoint.clone(),
+            places: places.clone(),
+            endpoint: None,
             ports: ports.to_vec(),
             process: process.clone(),
         };

@@ -259,6 +259,14 @@ impl Inner {
             cell.record.name = name;
             cell.record.clone()
         });
+        if let Some(run) = container.run() {
+            let places = self.networking.rename(&record, &run.places);
+            container.with(|cell| {
+                if let Some(run) = &mut cell.run {
+                    run.places = places;
+                }
+            });
+        }
         self.store
             .put(Table::Containers, record.id.as_str(), &record)
             .await?;

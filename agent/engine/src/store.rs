@@ -37,16 +37,19 @@ pub enum Table {
     Volumes,
     /// Facts about the engine itself.
     Engine,
+    /// Networks by id.
+    Networks,
 }
 
 impl Table {
-    const ALL: [Self; 3] = [Self::Containers, Self::Volumes, Self::Engine];
+    const ALL: [Self; 4] = [Self::Containers, Self::Volumes, Self::Engine, Self::Networks];
 
     fn definition(self) -> TableDefinition<'static, &'static str, &'static [u8]> {
         TableDefinition::new(match self {
             Self::Containers => "containers",
             Self::Volumes => "volumes",
             Self::Engine => "engine",
+            Self::Networks => "networks",
         })
     }
 }

@@ -1,7 +1,7 @@
 //! Addresses as this crate takes them: an IPv4 address with its prefix, and a MAC address.
 
 use std::fmt;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
@@ -119,6 +119,17 @@ impl MacAddress {
     pub fn for_ipv4(address: Ipv4Addr) -> Self {
         let [a, b, c, d] = address.octets();
         Self([0x02, 0x42, a, b, c, d])
+    }
+
+    /// The same for an address of either family; of IPv6, the last bytes tell containers of one network apart.
+    pub fn for_address(address: IpAddr) -> Self {
+        match address {
+            IpAddr::V4(address) => Self::for_ipv4(address),
+            IpAddr::V6(address) => {
+                let [.., a, b, c, d] = address.octets();
+                Self([0x02, 0x42, a, b, c, d])
+            }
+        }
     }
 }
 

@@ -4,7 +4,6 @@ use std::collections::HashMap;
 
 use rustix::io::Errno;
 
-use crate::address::MacAddress;
 use crate::error::NetworkError;
 use crate::firewall::BridgePolicy;
 use crate::links::{Link, Links, ignoring};
@@ -24,19 +23,30 @@ pub(crate) struct Bridge {
 }
 
 impl Inner {
-    /// Filters packets before there can be any: rules first, then the link.
-    pub(crate) fn ensure_bridge(&self, spec: &BridgeSpec) -> Result<(), NetworkError> {
+    /// Filters packets before there can be any: rules first, then the link. Tells whether the link was made.
+    pub(crate) fn ensure_bridge(&self, spec: &BridgeSpec) -> Result<bool, NetworkError> {
         spec.check()?;
+        let has_ipv6 = spec.gateways.iter().any(|gateway| !gateway.is_ipv4());
         sysctl::write("net.ipv4.ip_forward", "1")?;
+        if has_ipv6 {
+            sysctl::write("net.ipv6.conf.all.forwarding", "1")?;
+        }
         let policy = BridgePolicy {
             masquerade: spec.masquerade && !spec.internal,
             internal: spec.internal,
             between_containers: spec.icc,
         };
+        let failed = || NetworkError::firewall("add a bridge");
         lock(&self.firewall)
+            .v4
             .set_bridge(&spec.name, policy)
-            .map_err(NetworkError::firewall("add a bridge"))?;
-        let index = ensure_link(&mut lock(&self.links), spec)?;
+            .map_err(failed())?;
+        match has_ipv6 {
+            true => lock(&self.firewall).v6()?.set_bridge(&spec.name, policy),
+            false => lock(&self.firewall).forget_ipv6_bridge(&spec.name),
+        }
+        .map_err(failed())?;
+        let (index, made) = ensure_link(&mut lock(&self.links), spec, has_ipv6)?;
         // Lets the host reach published ports on 127.0.0.1; the packet filter keeps containers from doing the same.
         sysctl::write(&format!("net/ipv4/conf/{}/route_localnet", spec.name), "1")?;
         lock(&self.bridges).insert(
@@ -46,7 +56,7 @@ impl Inner {
                 isolated: !spec.icc,
             },
         );
-        Ok(())
+        Ok(made)
     }
 
     /// The link first: what may pass is only forgotten when nothing can pass any more.
@@ -63,8 +73,18 @@ impl Inner {
                     .map_err(NetworkError::link("remove bridge", name))?;
             }
         }
-        lock(&self.firewall)
+        self.release_bridge(name)
+    }
+
+    /// Forgets what may pass over a bridge that somebody else made.
+    pub(crate) fn release_bridge(&self, name: &str) -> Result<(), NetworkError> {
+        check_interface_name(name)?;
+        lock(&self.bridges).remove(name);
+        let mut firewall = lock(&self.firewall);
+        firewall
+            .v4
             .remove_bridge(name)
+            .and_then(|()| firewall.forget_ipv6_bridge(name))
             .map_err(NetworkError::firewall("remove a bridge"))
     }
 
@@ -80,7 +100,7 @@ impl Inner {
             name: name.to_owned(),
         })?;
         require_bridge(&link)?;
-        let policy = lock(&self.firewall).model().bridges.get(name).copied();
+        let policy = lock(&self.firewall).v4.model().bridges.get(name).copied();
         let bridge = Bridge {
             index: link.index,
             isolated: policy.is_some_and(|policy| !policy.between_containers),
@@ -90,12 +110,12 @@ impl Inner {
     }
 }
 
-fn ensure_link(links: &mut Links, spec: &BridgeSpec) -> Result<u32, NetworkError> {
+fn ensure_link(links: &mut Links, spec: &BridgeSpec, has_ipv6: bool) -> Result<(u32, bool), NetworkError> {
     let name = spec.name.as_str();
-    // A fixed hardware address keeps the kernel from taking over the lowest one of the ports.
-    let mac = MacAddress::for_ipv4(spec.gateway.address());
     let look_up = |links: &mut Links| links.find(name).map_err(NetworkError::link("look up", name));
-    let link = match look_up(links)? {
+    let found = look_up(links)?;
+    let made = found.is_none();
+    let link = match found {
         Some(link) => {
             require_bridge(&link)?;
             links
@@ -104,27 +124,42 @@ fn ensure_link(links: &mut Links, spec: &BridgeSpec) -> Result<u32, NetworkError
             link
         }
         None => {
-            let created = links.create_bridge(name, mac, spec.mtu);
+            let created = links.create_bridge(name, spec.mac(), spec.mtu);
             ignoring(created, Errno::EXIST).map_err(NetworkError::link("create bridge", name))?;
             look_up(links)?.ok_or_else(|| NetworkError::NoSuchBridge {
                 name: name.to_owned(),
             })?
         }
     };
+    // Without a network of IPv6, containers must not reach the host by the addresses that IPv6 makes by itself.
+    let disabled = if has_ipv6 { "0" } else { "1" };
+    sysctl::write_if_present(&format!("net/ipv6/conf/{name}/disable_ipv6"), disabled)?;
+    set_addresses(links, link.index, spec)?;
+    Ok((link.index, made))
+}
+
+fn set_addresses(links: &mut Links, index: u32, spec: &BridgeSpec) -> Result<(), NetworkError> {
+    let name = spec.name.as_str();
     let present = links
-        .addresses(Some(link.index))
+        .addresses(Some(index))
         .map_err(NetworkError::link("read the addresses of", name))?;
-    for stale in present.iter().filter(|address| **address != spec.gateway) {
+    for stale in present.iter().filter(|address| !spec.gateways.contains(address)) {
         links
-            .remove_address(link.index, *stale)
+            .remove_address(index, *stale)
             .map_err(NetworkError::link("remove an old address of", name))?;
     }
-    if !present.contains(&spec.gateway) {
-        links
-            .configure(link.index, spec.gateway, None)
-            .map_err(NetworkError::link("give an address to bridge", name))?;
+    let missing: Vec<_> = spec
+        .gateways
+        .iter()
+        .filter(|address| !present.contains(address))
+        .copied()
+        .collect();
+    if missing.is_empty() {
+        return Ok(());
     }
-    Ok(link.index)
+    links
+        .configure(index, &missing, &[])
+        .map_err(NetworkError::link("give an address to bridge", name))
 }
 
 fn require_bridge(link: &Link) -> Result<(), NetworkError> {

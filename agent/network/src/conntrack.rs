@@ -3,8 +3,9 @@
 //! A translation is chosen with the first packet of a flow. UDP has no connections that end, so a client that goes on
 //! sending would stay bound to the container that had the port before, or to none.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
+use crate::addresses::address_of;
 use crate::firewall::{PortKey, Target};
 use crate::netlink::{Framing, NetlinkError, Protocol as Socketed, Reply, Requests, Socket, find, flag};
 use crate::spec::Protocol;
@@ -18,18 +19,26 @@ const CTA_TUPLE_REPLY: u16 = 2;
 const CTA_ID: u16 = 12;
 const CTA_TUPLE_IP: u16 = 1;
 const CTA_TUPLE_PROTO: u16 = 2;
-const CTA_IP_V4_SRC: u16 = 1;
-const CTA_IP_V4_DST: u16 = 2;
+/// The source's kind of attribute: of IPv4, then of IPv6.
+const CTA_IP_SRC: [u16; 2] = [1, 3];
+const CTA_IP_DST: [u16; 2] = [2, 4];
 const CTA_PROTO_NUM: u16 = 1;
 const CTA_PROTO_SRC_PORT: u16 = 2;
 const CTA_PROTO_DST_PORT: u16 = 3;
 
-/// Family, version and resource id of a message about IPv4.
-const HEADER: [u8; 4] = [2, 0, 0, 0];
+/// Families, as a message's header names them.
+const AF_INET: u8 = 2;
+const AF_INET6: u8 = 10;
+/// Bytes of a message's header: family, version and resource id.
+const HEADER_BYTES: usize = 4;
+
+fn header(family: u8) -> [u8; HEADER_BYTES] {
+    [family, 0, 0, 0]
+}
 
 /// Makes the kernel forget the UDP flows that `ports` were, or now are, to redirect. `own` are the host's addresses.
 /// Does nothing without UDP ports; else its cost grows with the number of flows that the kernel tracks.
-pub(crate) fn forget_flows(ports: &[(PortKey, Target)], own: &[Ipv4Addr]) -> Result<(), NetlinkError> {
+pub(crate) fn forget_flows(ports: &[(PortKey, Target)], own: &[IpAddr]) -> Result<(), NetlinkError> {
     let ports: Vec<_> = ports
         .iter()
         .filter(|(key, _)| key.protocol == Protocol::Udp)
@@ -38,15 +47,23 @@ pub(crate) fn forget_flows(ports: &[(PortKey, Target)], own: &[Ipv4Addr]) -> Res
         return Ok(());
     }
     let mut socket = Socket::open(Socketed::Netfilter)?;
-    let dump = Requests::one(message_kind(IPCTNL_MSG_CT_GET), flag::DUMP, |body| {
-        body.raw(&HEADER)
-    });
-    for entry in socket.query(dump)? {
-        let Some(flow) = Flow::read(&entry) else { continue };
-        if ports.iter().any(|(key, target)| flow.concerns(key, target, own)) {
-            // One that ended by itself meanwhile is fine.
-            let deleted = socket.transact(deletion(&entry), Framing::Separate);
-            crate::links::ignoring(deleted, rustix::io::Errno::NOENT)?;
+    for family in [AF_INET, AF_INET6] {
+        if !ports
+            .iter()
+            .any(|(key, _)| key.address.is_ipv4() == (family == AF_INET))
+        {
+            continue;
+        }
+        let dump = Requests::one(message_kind(IPCTNL_MSG_CT_GET), flag::DUMP, |body| {
+            body.raw(&header(family))
+        });
+        for entry in socket.query(dump)? {
+            let Some(flow) = Flow::read(&entry) else { continue };
+            if ports.iter().any(|(key, target)| flow.concerns(key, target, own)) {
+                // One that ended by itself meanwhile is fine.
+                let deleted = socket.transact(deletion(family, &entry), Framing::Separate);
+                crate::links::ignoring(deleted, rustix::io::Errno::NOENT)?;
+            }
         }
     }
     Ok(())
@@ -57,10 +74,10 @@ fn message_kind(kind: u16) -> u16 {
 }
 
 /// Names the entry as the kernel named it.
-fn deletion(entry: &Reply) -> Requests {
-    let parts = entry.body.get(HEADER.len()..).unwrap_or(&[]);
+fn deletion(family: u8, entry: &Reply) -> Requests {
+    let parts = entry.body.get(HEADER_BYTES..).unwrap_or(&[]);
     Requests::one(message_kind(IPCTNL_MSG_CT_DELETE), flag::ACK, |body| {
-        body.raw(&HEADER);
+        body.raw(&header(family));
         for kind in [CTA_TUPLE_ORIG, CTA_ID] {
             if let Some(part) = find(parts, kind) {
                 let nested = if kind == CTA_TUPLE_ORIG {
@@ -77,26 +94,26 @@ fn deletion(entry: &Reply) -> Requests {
 /// A flow as its first packet and the answer to it are addressed.
 struct Flow {
     protocol: u8,
-    destination: (Ipv4Addr, u16),
-    answered_by: (Ipv4Addr, u16),
+    destination: (IpAddr, u16),
+    answered_by: (IpAddr, u16),
 }
 
 impl Flow {
     fn read(entry: &Reply) -> Option<Self> {
-        let parts = entry.body.get(HEADER.len()..)?;
+        let parts = entry.body.get(HEADER_BYTES..)?;
         let original = find(parts, CTA_TUPLE_ORIG)?.value;
         let reply = find(parts, CTA_TUPLE_REPLY)?.value;
         Some(Self {
             protocol: *find(find(original, CTA_TUPLE_PROTO)?.value, CTA_PROTO_NUM)?
                 .value
                 .first()?,
-            destination: end_of(original, CTA_IP_V4_DST, CTA_PROTO_DST_PORT)?,
-            answered_by: end_of(reply, CTA_IP_V4_SRC, CTA_PROTO_SRC_PORT)?,
+            destination: end_of(original, CTA_IP_DST, CTA_PROTO_DST_PORT)?,
+            answered_by: end_of(reply, CTA_IP_SRC, CTA_PROTO_SRC_PORT)?,
         })
     }
 
     /// Whether the flow leads into the container, or to this host's own port, where it was before it was published.
-    fn concerns(&self, key: &PortKey, target: &Target, own: &[Ipv4Addr]) -> bool {
+    fn concerns(&self, key: &PortKey, target: &Target, own: &[IpAddr]) -> bool {
         let (address, port) = self.destination;
         let to_host = if key.address.is_unspecified() {
             own.contains(&address)
@@ -109,14 +126,12 @@ impl Flow {
     }
 }
 
-fn end_of(tuple: &[u8], address: u16, port: u16) -> Option<(Ipv4Addr, u16)> {
-    let octets: [u8; 4] = find(find(tuple, CTA_TUPLE_IP)?.value, address)?
-        .value
-        .try_into()
-        .ok()?;
+fn end_of(tuple: &[u8], kinds: [u16; 2], port: u16) -> Option<(IpAddr, u16)> {
+    let addresses = find(tuple, CTA_TUPLE_IP)?.value;
+    let octets = kinds.iter().find_map(|kind| find(addresses, *kind))?;
     let number: [u8; 2] = find(find(tuple, CTA_TUPLE_PROTO)?.value, port)?
         .value
         .try_into()
         .ok()?;
-    Some((octets.into(), u16::from_be_bytes(number)))
+    Some((address_of(octets.value)?, u16::from_be_bytes(number)))
 }

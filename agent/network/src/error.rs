@@ -1,7 +1,7 @@
 //! Errors of the network's operations.
 
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use crate::namespace::NamespaceError;
@@ -49,6 +49,27 @@ pub enum NetworkError {
         /// Its name.
         name: String,
     },
+    /// A link of the host that containers should get a share of does not exist.
+    #[error("there is no network interface {name} on this host")]
+    NoSuchParent {
+        /// Its name.
+        name: String,
+    },
+    /// The container has no such interface.
+    #[error("the container has no network interface {name}")]
+    NoSuchInterface {
+        /// Its name.
+        name: String,
+    },
+    /// The container's resolver could not be set up.
+    #[error("cannot {operation} the resolver of a container")]
+    Resolver {
+        /// What was tried.
+        operation: &'static str,
+        /// The kernel's answer.
+        #[source]
+        source: io::Error,
+    },
     /// The container has a sandbox already.
     #[error("container {container_id} has a network namespace already")]
     SandboxExists {
@@ -79,10 +100,10 @@ pub enum NetworkError {
     #[error(transparent)]
     Sysctl(#[from] SysctlError),
     /// Another container or process has the port.
-    #[error("Bind for {address}:{port} failed: port is already allocated")]
+    #[error("Bind for {} failed: port is already allocated", SocketAddr::new(*address, *port))]
     PortInUse {
         /// The host's address.
-        address: Ipv4Addr,
+        address: IpAddr,
         /// The host's port.
         port: u16,
         /// The protocol.
@@ -92,7 +113,7 @@ pub enum NetworkError {
     #[error("cannot reserve port {port}/{protocol} on {address}")]
     PortUnavailable {
         /// The host's address.
-        address: Ipv4Addr,
+        address: IpAddr,
         /// The host's port.
         port: u16,
         /// The protocol.
@@ -105,7 +126,7 @@ pub enum NetworkError {
     #[error("no free {protocol} port on {address} from {first} to {last}")]
     NoFreePort {
         /// The host's address.
-        address: Ipv4Addr,
+        address: IpAddr,
         /// The protocol.
         protocol: Protocol,
         /// Where the range begins.

@@ -8,11 +8,14 @@
 //! Start reading at [`network`](Network), then `sandbox`, `firewall` and `namespace`.
 
 mod address;
+mod addresses;
 mod bridge;
 mod conntrack;
 mod error;
 mod firewall;
+mod ip_net;
 mod links;
+mod macvlan;
 mod namespace;
 mod neighbours;
 mod netlink;
@@ -20,6 +23,7 @@ mod network;
 mod nft;
 mod ports;
 mod publish;
+mod resolver;
 mod sandbox;
 mod spec;
 mod sysctl;
@@ -27,12 +31,16 @@ mod topology;
 
 pub use address::{InvalidIpv4Net, InvalidMacAddress, Ipv4Net, MacAddress};
 pub use error::NetworkError;
+pub use ip_net::{InvalidIpNet, IpNet, address_from, bits_of};
 pub use links::InterfaceStats;
 pub use namespace::NamespaceError;
 pub use neighbours::{OtherFirewalls, admit_bridges, other_firewalls, withdraw_bridges};
 pub use netlink::NetlinkError;
 pub use network::Network;
-pub use sandbox::Sandbox;
-pub use spec::{BridgeSpec, Interface, InvalidSpec, NetworkConfig, PortMapping, Protocol, SandboxSpec};
+pub use resolver::{RESOLVER_ADDRESS, ResolverSockets};
+pub use sandbox::{DefaultRoute, Sandbox};
+pub use spec::{
+    Attachment, BridgeSpec, Interface, InvalidSpec, NetworkConfig, PortMapping, Protocol, SandboxSpec,
+};
 pub use sysctl::SysctlError;
 pub use topology::{Topology, TopologyError};

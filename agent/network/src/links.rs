@@ -1,59 +1,43 @@
-//! Links, addresses, routes and forwarding entries of one network namespace, over a routing netlink socket.
+//! Links and forwarding entries of one network namespace, over a routing netlink socket.
 
-use std::net::Ipv4Addr;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use rustix::io::Errno;
 
-use crate::address::{Ipv4Net, MacAddress};
-use crate::netlink::{
-    Body, Framing, NetlinkError, Protocol, Reply, Requests, Socket, attributes, find, flag,
-};
+use crate::address::MacAddress;
+use crate::netlink::{Body, Framing, NetlinkError, Protocol, Reply, Requests, Socket, find, flag};
 
 const RTM_NEWLINK: u16 = 16;
 const RTM_DELLINK: u16 = 17;
 const RTM_GETLINK: u16 = 18;
-const RTM_SETLINK: u16 = 19;
-const RTM_NEWADDR: u16 = 20;
-const RTM_DELADDR: u16 = 21;
-const RTM_GETADDR: u16 = 22;
-const RTM_NEWROUTE: u16 = 24;
+pub(crate) const RTM_SETLINK: u16 = 19;
 const RTM_NEWNEIGH: u16 = 28;
 
-const IFLA_ADDRESS: u16 = 1;
-const IFLA_IFNAME: u16 = 3;
-const IFLA_MTU: u16 = 4;
-const IFLA_LINK: u16 = 5;
+pub(crate) const IFLA_ADDRESS: u16 = 1;
+pub(crate) const IFLA_IFNAME: u16 = 3;
+pub(crate) const IFLA_MTU: u16 = 4;
+pub(crate) const IFLA_LINK: u16 = 5;
 const IFLA_MASTER: u16 = 10;
 const IFLA_PROTINFO: u16 = 12;
-const IFLA_LINKINFO: u16 = 18;
+pub(crate) const IFLA_LINKINFO: u16 = 18;
 const IFLA_STATS64: u16 = 23;
-const IFLA_NET_NS_FD: u16 = 28;
+pub(crate) const IFLA_NET_NS_FD: u16 = 28;
 const IFLA_EXT_MASK: u16 = 29;
 const IFLA_NUM_TX_QUEUES: u16 = 31;
 const IFLA_NUM_RX_QUEUES: u16 = 32;
-const IFLA_INFO_KIND: u16 = 1;
-const IFLA_INFO_DATA: u16 = 2;
+pub(crate) const IFLA_INFO_KIND: u16 = 1;
+pub(crate) const IFLA_INFO_DATA: u16 = 2;
 const VETH_INFO_PEER: u16 = 1;
 const IFLA_BRPORT_HAIRPIN: u16 = 4;
 const IFLA_BRPORT_ISOLATED: u16 = 33;
 const RTEXT_FILTER_SKIP_STATS: u32 = 8;
 
-const IFA_ADDRESS: u16 = 1;
-const IFA_LOCAL: u16 = 2;
-const IFA_BROADCAST: u16 = 4;
-const RTA_OIF: u16 = 4;
-const RTA_GATEWAY: u16 = 5;
-const RT_TABLE_MAIN: u8 = 254;
-const RTPROT_STATIC: u8 = 4;
-const RTN_UNICAST: u8 = 1;
 const NDA_LLADDR: u16 = 2;
 const NUD_REACHABLE: u16 = 0x02;
 const NTF_MASTER: u8 = 0x04;
 
-const AF_INET: u8 = 2;
 const AF_BRIDGE: u8 = 7;
-const IFF_UP: u32 = 1;
+pub(crate) const IFF_UP: u32 = 1;
 /// The loopback is the first link of every network namespace.
 const LOOPBACK_INDEX: u32 = 1;
 
@@ -102,7 +86,7 @@ pub(crate) struct Veth<'a> {
 /// The links of the namespace in which the socket was opened.
 #[derive(Debug)]
 pub(crate) struct Links {
-    socket: Socket,
+    pub(crate) socket: Socket,
 }
 
 impl Links {
@@ -204,61 +188,6 @@ impl Links {
         ignoring(result, Errno::NODEV)
     }
 
-    /// Gives an interface its address, brings it up and, if asked, sets the default route, in one exchange.
-    pub fn configure(
-        &mut self,
-        index: u32,
-        address: Ipv4Net,
-        gateway: Option<Ipv4Addr>,
-    ) -> Result<(), NetlinkError> {
-        let mut requests = Requests::default();
-        requests.push(RTM_NEWADDR, flag::ACK | flag::CREATE | flag::REPLACE, |body| {
-            write_address(body, index, address);
-        });
-        requests.push(RTM_SETLINK, flag::ACK, |body| {
-            body.raw(&link_header(index, IFF_UP, IFF_UP))
-        });
-        if let Some(gateway) = gateway {
-            requests.push(RTM_NEWROUTE, flag::ACK | flag::CREATE | flag::EXCLUSIVE, |body| {
-                body.raw(&[
-                    AF_INET,
-                    0,
-                    0,
-                    0,
-                    RT_TABLE_MAIN,
-                    RTPROT_STATIC,
-                    0,
-                    RTN_UNICAST,
-                    0,
-                    0,
-                    0,
-                    0,
-                ]);
-                body.bytes(RTA_GATEWAY, &gateway.octets());
-                body.u32(RTA_OIF, index);
-            });
-        }
-        self.socket.transact(requests, Framing::Separate)
-    }
-
-    /// The IPv4 addresses of a link, or of all links.
-    pub fn addresses(&mut self, index: Option<u32>) -> Result<Vec<Ipv4Net>, NetlinkError> {
-        let request = Requests::one(RTM_GETADDR, flag::DUMP, |body| {
-            body.raw(&[AF_INET, 0, 0, 0, 0, 0, 0, 0])
-        });
-        let replies = self.socket.query(request)?;
-        Ok(replies
-            .iter()
-            .filter_map(|reply| parse_address(reply, index))
-            .collect())
-    }
-
-    /// Takes an address off a link.
-    pub fn remove_address(&mut self, index: u32, address: Ipv4Net) -> Result<(), NetlinkError> {
-        let result = self.acknowledged(RTM_DELADDR, flag::ACK, |body| write_address(body, index, address));
-        ignoring(result, Errno::ADDRNOTAVAIL)
-    }
-
     /// Lets a bridge port pass packets at once, and tells its bridge that `mac` is there now. The kernel enables a port
     /// some time after its carrier came up, unless somebody asks about it, and would lose what is sent before that. A
     /// container that takes over an address and with it the hardware address of one that just ended would be
@@ -296,11 +225,11 @@ impl Links {
         ignoring(self.socket.transact(requests, Framing::Separate), Errno::PERM)
     }
 
-    fn create(&mut self, body: impl FnOnce(&mut Body<'_>)) -> Result<(), NetlinkError> {
+    pub(crate) fn create(&mut self, body: impl FnOnce(&mut Body<'_>)) -> Result<(), NetlinkError> {
         self.acknowledged(RTM_NEWLINK, flag::ACK | flag::CREATE | flag::EXCLUSIVE, body)
     }
 
-    fn acknowledged(
+    pub(crate) fn acknowledged(
         &mut self,
         kind: u16,
         flags: u16,
@@ -329,18 +258,7 @@ fn write_one_queue(body: &mut Body<'_>) {
     body.u32(IFLA_NUM_RX_QUEUES, 1);
 }
 
-fn write_address(body: &mut Body<'_>, index: u32, net: Ipv4Net) {
-    let mut header = [AF_INET, net.prefix(), 0, 0, 0, 0, 0, 0];
-    header[4..8].copy_from_slice(&index.to_ne_bytes());
-    body.raw(&header);
-    body.bytes(IFA_LOCAL, &net.address().octets());
-    body.bytes(IFA_ADDRESS, &net.address().octets());
-    if net.prefix() < 31 {
-        body.bytes(IFA_BROADCAST, &net.broadcast().octets());
-    }
-}
-
-fn link_header(index: u32, flags: u32, change: u32) -> [u8; 16] {
+pub(crate) fn link_header(index: u32, flags: u32, change: u32) -> [u8; 16] {
     let mut header = [0; 16];
     header[4..8].copy_from_slice(&index.to_ne_bytes());
     header[8..12].copy_from_slice(&flags.to_ne_bytes());
@@ -383,16 +301,6 @@ fn parse_statistics(bytes: &[u8]) -> InterfaceStats {
         rx_dropped: next(),
         tx_dropped: next(),
     }
-}
-
-fn parse_address(reply: &Reply, index: Option<u32>) -> Option<Ipv4Net> {
-    let owner = u32::from_ne_bytes(reply.body.get(4..8)?.try_into().ok()?);
-    if reply.kind != RTM_NEWADDR || index.is_some_and(|index| index != owner) {
-        return None;
-    }
-    let local = attributes(reply.body.get(8..)?).find(|attribute| attribute.kind == IFA_LOCAL)?;
-    let octets: [u8; 4] = local.value.try_into().ok()?;
-    Ipv4Net::new(octets.into(), *reply.body.get(1)?)
 }
 
 /// Turns one expected refusal into success.

@@ -1,17 +1,20 @@
 //! The crate's front: asynchronous operations on this node's network.
 
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::bridge::Bridges;
 use crate::error::NetworkError;
-use crate::firewall::{Firewall, NetlinkTables};
+use crate::firewall::Firewalls;
 use crate::links::{InterfaceStats, Links};
 use crate::namespace::{self, Namespaces};
 use crate::ports::Reservations;
-use crate::sandbox::Sandbox;
-use crate::spec::{BridgeSpec, Interface, NetworkConfig, PortMapping, SandboxSpec};
+use crate::resolver::ResolverSockets;
+use crate::sandbox::{DefaultRoute, Sandbox};
+use crate::spec::{BridgeSpec, Interface, NetworkConfig, PortMapping, Protocol, SandboxSpec};
 
 /// This node's network. Clones share it.
 ///
@@ -27,11 +30,13 @@ pub(crate) struct Inner {
     pub(crate) pins: PathBuf,
     pub(crate) bridges: Mutex<Bridges>,
     pub(crate) reservations: Mutex<Reservations>,
-    pub(crate) firewall: Mutex<Firewall<NetlinkTables>>,
+    pub(crate) firewall: Mutex<Firewalls>,
     pub(crate) links: Mutex<Links>,
     pub(crate) namespaces: Namespaces,
     /// Makes names of interfaces differ from those of a sandbox that the kernel is still taking down.
     pub(crate) next_interface: AtomicU32,
+    /// Name of the table that leads to a container's resolver, in the container's namespace.
+    pub(crate) resolver_table: String,
 }
 
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -51,8 +56,9 @@ impl Network {
         .await
     }
 
-    /// Makes a bridge or changes it to be as specified; also turns IPv4 forwarding on. Idempotent.
-    pub async fn ensure_bridge(&self, spec: &BridgeSpec) -> Result<(), NetworkError> {
+    /// Makes a bridge or changes it to be as specified; also turns forwarding on. Tells whether the link was made now.
+    /// Idempotent.
+    pub async fn ensure_bridge(&self, spec: &BridgeSpec) -> Result<bool, NetworkError> {
         let spec = spec.clone();
         self.run(move |inner| inner.ensure_bridge(&spec)).await
     }
@@ -61,6 +67,12 @@ impl Network {
     pub async fn remove_bridge(&self, name: &str) -> Result<(), NetworkError> {
         let name = name.to_owned();
         self.run(move |inner| inner.remove_bridge(&name)).await
+    }
+
+    /// Forgets what may pass over a bridge that somebody else made, and leaves the link. Idempotent.
+    pub async fn release_bridge(&self, name: &str) -> Result<(), NetworkError> {
+        let name = name.to_owned();
+        self.run(move |inner| inner.release_bridge(&name)).await
     }
 
     /// Makes a container's network namespace with all of its interfaces up; on failure nothing is left.
@@ -97,6 +109,55 @@ impl Network {
     pub async fn detach(&self, container_id: &str, name: &str) -> Result<(), NetworkError> {
         let (id, name) = (container_id.to_owned(), name.to_owned());
         self.run(move |inner| inner.detach(&id, &name)).await
+    }
+
+    /// Makes the default routes of a running container lead where `routes` say, at most one of each family, and nowhere
+    /// in a family without one. Idempotent.
+    pub async fn set_default_routes(
+        &self,
+        container_id: &str,
+        routes: &[DefaultRoute],
+    ) -> Result<(), NetworkError> {
+        let (id, routes) = (container_id.to_owned(), routes.to_vec());
+        self.run(move |inner| inner.set_default_routes(&id, &routes))
+            .await
+    }
+
+    /// Opens the sockets of a container's resolver and leads port 53 of [`RESOLVER_ADDRESS`](crate::RESOLVER_ADDRESS)
+    /// to them, in place of those of an earlier call or daemon.
+    pub async fn open_resolver(&self, container_id: &str) -> Result<ResolverSockets, NetworkError> {
+        let id = container_id.to_owned();
+        self.run(move |inner| inner.open_resolver(&id)).await
+    }
+
+    /// A non-blocking socket in a namespace, not connected yet, for talking to `peer`.
+    pub async fn socket_inside(
+        &self,
+        netns: OwnedFd,
+        peer: SocketAddr,
+        protocol: Protocol,
+    ) -> Result<OwnedFd, NetworkError> {
+        self.run(move |inner| inner.socket_inside(&netns, peer, protocol))
+            .await
+    }
+
+    /// Makes sure that the parent of macvlan networks exists: `eth0.20` is made as VLAN 20 of eth0 where it does not
+    /// exist. Tells whether it was made now. Idempotent.
+    pub async fn ensure_parent(&self, name: &str) -> Result<bool, NetworkError> {
+        let name = name.to_owned();
+        self.run(move |inner| inner.ensure_parent(&name)).await
+    }
+
+    /// Makes a parent that leads nowhere. Idempotent.
+    pub async fn ensure_isolated_parent(&self, name: &str) -> Result<(), NetworkError> {
+        let name = name.to_owned();
+        self.run(move |inner| inner.ensure_isolated_parent(&name)).await
+    }
+
+    /// Removes a parent that [`Self::ensure_parent`] or [`Self::ensure_isolated_parent`] made. Idempotent.
+    pub async fn remove_parent(&self, name: &str) -> Result<(), NetworkError> {
+        let name = name.to_owned();
+        self.run(move |inner| inner.remove_parent(&name)).await
     }
 
     /// Opens ports of the host that lead into a container, all or none, in place of those it had. Returns them with
@@ -161,15 +222,12 @@ impl Inner {
             path: pins.clone(),
             source,
         })?;
-        let tables = NetlinkTables::open().map_err(NetworkError::firewall("open a socket"))?;
-        let firewall = Firewall::open(tables, config.table_prefix.clone())
-            .map_err(NetworkError::firewall("install our rules"))?;
+        let firewall =
+            Firewalls::open(&config.table_prefix).map_err(NetworkError::firewall("install our rules"))?;
         let mut reservations = Reservations::default();
         firewall
-            .model()
-            .published
-            .keys()
-            .for_each(|key| reservations.restore(*key));
+            .published()
+            .for_each(|(key, _)| reservations.restore(*key));
         let links = Links::open().map_err(NetworkError::link("open a socket for", "links"))?;
         let inner = Self {
             pins,
@@ -179,22 +237,15 @@ impl Inner {
             links: Mutex::new(links),
             namespaces: Namespaces::start(config.prepared_namespaces, config.sysctls.clone())?,
             next_interface: AtomicU32::new(0),
+            resolver_table: format!("{}-resolver", config.table_prefix),
         };
         inner.remove_stale_pins()?;
         Ok(inner)
     }
 
     fn repair(&self) -> Result<bool, NetworkError> {
-        let mut firewall = lock(&self.firewall);
-        if firewall
-            .matches_kernel()
-            .map_err(NetworkError::firewall("read our elements"))?
-        {
-            return Ok(false);
-        }
-        firewall
+        lock(&self.firewall)
             .repair()
-            .map_err(NetworkError::firewall("replace our rules"))?;
-        Ok(true)
+            .map_err(NetworkError::firewall("repair our rules"))
     }
 }

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 
 use rustix::io::Errno;
@@ -126,9 +126,10 @@ impl Reservations {
 }
 
 fn overlap(one: &PortKey, other: &PortKey) -> bool {
+    let same_family = one.address.is_ipv4() == other.address.is_ipv4();
     let same_address =
         one.address == other.address || one.address.is_unspecified() || other.address.is_unspecified();
-    one.port == other.port && one.protocol == other.protocol && same_address
+    one.port == other.port && one.protocol == other.protocol && same_family && same_address
 }
 
 fn reserve_socket(key: PortKey) -> Result<OwnedFd, Errno> {
@@ -137,8 +138,17 @@ fn reserve_socket(key: PortKey) -> Result<OwnedFd, Errno> {
         Protocol::Udp => (SocketType::DGRAM, ipproto::UDP),
         Protocol::Sctp => (SocketType::STREAM, ipproto::SCTP),
     };
-    let socket = socket_with(AddressFamily::INET, kind, SocketFlags::CLOEXEC, Some(protocol))?;
-    let address = SocketAddrV4::new(key.address, key.port);
+    let family = if key.address.is_ipv4() {
+        AddressFamily::INET
+    } else {
+        AddressFamily::INET6
+    };
+    let socket = socket_with(family, kind, SocketFlags::CLOEXEC, Some(protocol))?;
+    if key.address.is_ipv6() {
+        // The same port of IPv4 is another one's.
+        sockopt::set_ipv6_v6only(&socket, true)?;
+    }
+    let address = SocketAddr::new(key.address, key.port);
     if key.protocol == Protocol::Udp {
         sockopt::set_socket_recv_buffer_size(&socket, RECEIVE_BUFFER_BYTES)?;
     }

@@ -1,11 +1,9 @@
 //! Published ports: reserved first, then redirected by the packet filter.
 
-use std::net::IpAddr;
-
-use crate::address::Ipv4Net;
 use crate::conntrack;
 use crate::error::NetworkError;
 use crate::firewall::{PortKey, Target};
+use crate::ip_net::IpNet;
 use crate::network::{Inner, lock};
 use crate::ports::Reservations;
 use crate::spec::{PortMapping, Protocol, check_container_id};
@@ -40,7 +38,7 @@ impl Inner {
                 ports.push(kept);
                 continue;
             }
-            match reservations.reserve(key) {
+            match reserve(&mut reservations, key, &target, &ports) {
                 Ok(key) => {
                     reserved.push((key, target.clone()));
                     ports.push((key, target));
@@ -51,9 +49,9 @@ impl Inner {
                 }
             }
         }
-        if let Err(source) = lock(&self.firewall).publish(&ports) {
+        if let Err(error) = lock(&self.firewall).publish(&ports) {
             reservations.release(&keys(&reserved));
-            return Err(NetworkError::firewall("publish ports")(source));
+            return Err(error);
         }
         self.close(&mut reservations, &previous)?;
         self.forget_flows(&reserved);
@@ -69,8 +67,8 @@ impl Inner {
 
     pub(crate) fn published(&self) -> Vec<(String, PortMapping)> {
         let firewall = lock(&self.firewall);
-        let ports = firewall.model().published.iter();
-        ports
+        firewall
+            .published()
             .map(|(key, target)| (target.container_id.clone(), mapping_of(&(*key, target.clone()))))
             .collect()
     }
@@ -93,7 +91,7 @@ impl Inner {
         }
         let own = lock(&self.links).addresses(None);
         let forgotten = own.and_then(|own| {
-            let own: Vec<_> = own.iter().map(Ipv4Net::address).collect();
+            let own: Vec<_> = own.iter().map(IpNet::address).collect();
             conntrack::forget_flows(ports, &own)
         });
         if let Err(error) = forgotten {
@@ -106,11 +104,36 @@ impl Inner {
 
     fn ports_of(&self, container_id: &str) -> Vec<Port> {
         let firewall = lock(&self.firewall);
-        let ports = firewall.model().published.iter();
-        ports
+        firewall
+            .published()
             .filter(|(_, target)| target.container_id == container_id)
             .map(|(key, target)| (*key, target.clone()))
             .collect()
+    }
+}
+
+/// Reserves a port. Where any will do, the one that was just chosen for the same port of the container in the other
+/// family comes first, so that clients need not know two.
+fn reserve(
+    reservations: &mut Reservations,
+    key: PortKey,
+    target: &Target,
+    chosen: &[Port],
+) -> Result<PortKey, NetworkError> {
+    let twin = chosen.iter().rev().find(|(other, leads_to)| {
+        leads_to.port == target.port
+            && other.protocol == key.protocol
+            && other.address.is_ipv4() != key.address.is_ipv4()
+    });
+    match twin {
+        Some((twin, _)) if key.port == 0 => {
+            let same = PortKey {
+                port: twin.port,
+                ..key
+            };
+            reservations.reserve(same).or_else(|_| reservations.reserve(key))
+        }
+        _ => reservations.reserve(key),
     }
 }
 
@@ -137,7 +160,7 @@ fn target_of(container_id: &str, mapping: &PortMapping) -> Target {
 
 fn mapping_of((key, target): &Port) -> PortMapping {
     PortMapping {
-        host_ip: IpAddr::V4(key.address),
+        host_ip: key.address,
         host_port: key.port,
         protocol: key.protocol,
         container_ip: target.address,

@@ -1,6 +1,7 @@
 //! Sandboxes: a network namespace for each container, pinned by a file named after it.
 
 use std::io;
+use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
@@ -12,7 +13,7 @@ use crate::error::NetworkError;
 use crate::links::{Detail, InterfaceStats, Link, Links, Veth};
 use crate::namespace::{self, FreshNamespace, NamespaceError, open_pinned};
 use crate::network::{Inner, lock};
-use crate::spec::{Interface, SandboxSpec, check_container_id, check_interface_name};
+use crate::spec::{Attachment, Interface, SandboxSpec, check_container_id, check_interface_name};
 use crate::sysctl;
 
 /// How often a host-side interface name may turn out to be taken before something else is wrong.
@@ -23,6 +24,15 @@ const NAME_ATTEMPTS: usize = 8;
 pub struct Sandbox {
     /// The namespace, to be joined by the container. Closing it does not end the sandbox.
     pub netns: OwnedFd,
+}
+
+/// Where a container's default route of one family should lead.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DefaultRoute {
+    /// The interface inside the container.
+    pub interface: String,
+    /// The next hop.
+    pub gateway: IpAddr,
 }
 
 impl Inner {
@@ -49,12 +59,7 @@ impl Inner {
         path: &Path,
     ) -> Result<Sandbox, NetworkError> {
         for interface in &spec.interfaces {
-            self.add_interface(
-                fresh.descriptor.as_fd(),
-                &mut fresh.links,
-                &spec.container_id,
-                interface,
-            )?;
+            self.add_interface(&fresh.descriptor, &mut fresh.links, &spec.container_id, interface)?;
         }
         if !spec.sysctls.is_empty() {
             self.set_sysctls(&fresh.descriptor, spec.sysctls.clone())?;
@@ -114,7 +119,7 @@ impl Inner {
             let name = interface.name.clone();
             return Err(crate::spec::InvalidSpec::DuplicateInterface { name }.into());
         }
-        self.add_interface(sandbox.netns.as_fd(), &mut links, container_id, interface)
+        self.add_interface(&sandbox.netns, &mut links, container_id, interface)
     }
 
     pub(crate) fn detach(&self, container_id: &str, name: &str) -> Result<(), NetworkError> {
@@ -129,6 +134,31 @@ impl Inner {
         }
     }
 
+    /// Makes the default routes of a running container lead where `routes` say, and nowhere in a family without one.
+    pub(crate) fn set_default_routes(
+        &self,
+        container_id: &str,
+        routes: &[DefaultRoute],
+    ) -> Result<(), NetworkError> {
+        let sandbox = self.require_sandbox(container_id)?;
+        let mut links = self.links_of(&sandbox)?;
+        let failed = || NetworkError::link("set the default route of", container_id);
+        let mut wanted = Vec::with_capacity(routes.len());
+        for route in routes {
+            let found = links.find(&route.interface).map_err(failed())?;
+            let missing = || NetworkError::NoSuchInterface {
+                name: route.interface.clone(),
+            };
+            wanted.push((found.ok_or_else(missing)?.index, route.gateway));
+        }
+        for is_ipv4 in [true, false] {
+            if !routes.iter().any(|route| route.gateway.is_ipv4() == is_ipv4) {
+                links.remove_default_route(is_ipv4).map_err(failed())?;
+            }
+        }
+        links.replace_default_routes(&wanted).map_err(failed())
+    }
+
     pub(crate) fn interface_stats(
         &self,
         container_id: &str,
@@ -140,18 +170,18 @@ impl Inner {
             .map_err(NetworkError::link("list the interfaces of", container_id))?;
         let attached = listed
             .into_iter()
-            .filter(|link| link.kind.as_deref() == Some("veth"));
+            .filter(|link| matches!(link.kind.as_deref(), Some("veth" | "macvlan")));
         Ok(attached.map(|link| (link.name, link.statistics)).collect())
     }
 
-    fn require_sandbox(&self, container_id: &str) -> Result<Sandbox, NetworkError> {
+    pub(crate) fn require_sandbox(&self, container_id: &str) -> Result<Sandbox, NetworkError> {
         let opened = self.open_sandbox(container_id)?;
         opened.ok_or_else(|| NetworkError::NoSandbox {
             container_id: container_id.to_owned(),
         })
     }
 
-    fn links_of(&self, sandbox: &Sandbox) -> Result<Links, NetworkError> {
+    pub(crate) fn links_of(&self, sandbox: &Sandbox) -> Result<Links, NetworkError> {
         let netns = duplicate(&sandbox.netns)?;
         let opened = self.namespaces.run_in(netns, Links::open)?;
         opened.map_err(NetworkError::link("open a socket for", "links"))
@@ -166,26 +196,49 @@ impl Inner {
         Ok(self.namespaces.run_in(duplicate(netns)?, write_all)??)
     }
 
-    /// Makes one interface, with its address and routes, and tells the bridge where it is.
+    /// Makes one interface, with its addresses and routes, and tells the bridge where it is.
     fn add_interface(
         &self,
-        netns: BorrowedFd<'_>,
+        netns: &OwnedFd,
         inside: &mut Links,
         container_id: &str,
         interface: &Interface,
     ) -> Result<(), NetworkError> {
-        let bridge = self.create_pair(netns, container_id, interface)?;
+        let bridge = match &interface.attachment {
+            Attachment::Bridge(name) => {
+                Some(self.create_pair(netns.as_fd(), container_id, interface, name)?)
+            }
+            Attachment::Macvlan(parent) => {
+                self.create_macvlan(netns.as_fd(), interface, parent)?;
+                None
+            }
+        };
         let name = interface.name.as_str();
         let found = inside.find(name).map_err(NetworkError::link("look up", name))?;
-        let missing = || NetworkError::NoSandbox {
-            container_id: container_id.to_owned(),
+        let missing = || NetworkError::NoSuchInterface {
+            name: name.to_owned(),
         };
         let link = found.ok_or_else(missing)?;
+        if interface.addresses.iter().any(|address| !address.is_ipv4()) {
+            let set = |parameter: &str, value: &str| {
+                (format!("net/ipv6/conf/{name}/{parameter}"), value.to_owned())
+            };
+            let enabled = vec![
+                set("disable_ipv6", "0"),
+                set("accept_dad", "0"),
+                set("accept_ra", "0"),
+            ];
+            self.set_sysctls(netns, enabled)?;
+        }
         inside
-            .configure(link.index, interface.address, interface.gateway)
+            .configure(link.index, &interface.addresses, &interface.gateways)
             .map_err(NetworkError::link("give an address to interface", name))?;
-        self.settle_port(&link, bridge, interface)
-            .map_err(NetworkError::link("set up the bridge port of", name))
+        match bridge {
+            Some(bridge) => self
+                .settle_port(&link, bridge, interface)
+                .map_err(NetworkError::link("set up the bridge port of", name)),
+            None => Ok(()),
+        }
     }
 
     /// A bridge that was removed and made again by others has another index than the one remembered.
@@ -194,11 +247,12 @@ impl Inner {
         netns: BorrowedFd<'_>,
         container_id: &str,
         interface: &Interface,
+        bridge_name: &str,
     ) -> Result<Bridge, NetworkError> {
         let mut refreshed = false;
         let mut attempts = 0;
         loop {
-            let bridge = self.bridge(&interface.bridge)?;
+            let bridge = self.bridge(bridge_name)?;
             let host_name = self.host_interface_name(container_id);
             let veth = Veth {
                 name: &host_name,
@@ -220,7 +274,7 @@ impl Inner {
                     ) && !refreshed =>
                 {
                     refreshed = true;
-                    lock(&self.bridges).remove(&interface.bridge);
+                    lock(&self.bridges).remove(bridge_name);
                 }
                 Err(error) => return Err(NetworkError::link("create interface", &interface.name)(error)),
             }
@@ -251,7 +305,7 @@ impl Inner {
     }
 }
 
-fn duplicate(descriptor: &OwnedFd) -> Result<OwnedFd, NetworkError> {
+pub(crate) fn duplicate(descriptor: &OwnedFd) -> Result<OwnedFd, NetworkError> {
     let copy = descriptor.try_clone();
     copy.map_err(|source| {
         NamespaceError::Kernel {

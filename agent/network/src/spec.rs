@@ -1,12 +1,13 @@
 //! What callers ask for. Names end up in paths, in interface names and in kernel tables, so each is checked here.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::address::{Ipv4Net, MacAddress};
+use crate::address::MacAddress;
+use crate::ip_net::IpNet;
 use crate::sysctl;
 
 /// Longest name of a network interface (IFNAMSIZ without the terminating zero).
@@ -50,8 +51,9 @@ impl NetworkConfig {
 pub struct BridgeSpec {
     /// Name of the bridge's interface.
     pub name: String,
-    /// The bridge's own address, which is its containers' gateway, with the network's prefix.
-    pub gateway: Ipv4Net,
+    /// The bridge's own addresses, which are its containers' gateways, with the networks' prefixes: at most one of
+    /// each family.
+    pub gateways: Vec<IpNet>,
     /// Largest packet, or the kernel's default.
     pub mtu: Option<u32>,
     /// Keeps containers from everything but each other and this host.
@@ -76,18 +78,36 @@ pub struct SandboxSpec {
 /// One interface of a container.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Interface {
-    /// The bridge that it is attached to.
-    pub bridge: String,
+    /// What it is attached to.
+    pub attachment: Attachment,
     /// Its name inside the container.
     pub name: String,
-    /// Its address.
-    pub address: Ipv4Net,
+    /// Its addresses.
+    pub addresses: Vec<IpNet>,
     /// Its hardware address; [`MacAddress::for_ipv4`] is the usual choice.
     pub mac: MacAddress,
-    /// Where the default route leads; at most one interface of a container has one.
-    pub gateway: Option<Ipv4Addr>,
+    /// Where the default routes lead; for each family, at most one interface of a container has one.
+    pub gateways: Vec<IpAddr>,
     /// Largest packet, or the kernel's default.
     pub mtu: Option<u32>,
+}
+
+/// What an interface of a container is attached to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Attachment {
+    /// A port of this bridge.
+    Bridge(String),
+    /// A hardware address of its own on this link of the host.
+    Macvlan(String),
+}
+
+impl Attachment {
+    /// The link of the host.
+    pub fn link(&self) -> &str {
+        match self {
+            Self::Bridge(name) | Self::Macvlan(name) => name,
+        }
+    }
 }
 
 /// A transport protocol that ports can be published for.
@@ -131,14 +151,14 @@ impl fmt::Display for Protocol {
 /// A port of the host that leads into a container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PortMapping {
-    /// The host's address, unspecified for all of its IPv4 addresses.
+    /// The host's address, unspecified for all of its family.
     pub host_ip: IpAddr,
     /// The host's port, or 0 for any free one.
     pub host_port: u16,
     /// The protocol.
     pub protocol: Protocol,
-    /// The container's address.
-    pub container_ip: Ipv4Addr,
+    /// The container's address, of the same family.
+    pub container_ip: IpAddr,
     /// The container's port.
     pub container_port: u16,
 }
@@ -156,21 +176,23 @@ pub enum InvalidSpec {
     #[error("the MTU of {name} is {mtu}; it must be from 68 to 65535")]
     Mtu { name: String, mtu: u32 },
     #[error("{address} is no address that an interface can have")]
-    Address { address: Ipv4Net },
+    Address { address: IpNet },
     #[error("two interfaces of the container are named {name}")]
     DuplicateInterface { name: String },
-    #[error("more than one interface of the container has a gateway")]
+    #[error("more than one interface of the container has a gateway of the same family")]
     SeveralGateways,
-    #[error("gateway {gateway} is outside of the interface's network {network}")]
-    GatewayOutside { gateway: Ipv4Addr, network: Ipv4Net },
+    #[error("bridge {name} has more than one address of the same family")]
+    SeveralBridgeAddresses { name: String },
+    #[error("gateway {gateway} is in no network of interface {name}")]
+    GatewayOutside { gateway: IpAddr, name: String },
     #[error("a container can have {INTERFACES_MAX} interfaces; {count} were asked for")]
     TooManyInterfaces { count: usize },
     #[error("{name:?} is no kernel parameter of a network namespace: its name must begin with \"net.\"")]
     Sysctl { name: String },
     #[error("port 0 of the container cannot be published")]
     ContainerPort,
-    #[error("ports can be published on IPv4 addresses only, not on {address}")]
-    HostAddress { address: IpAddr },
+    #[error("a port on {host} cannot lead to {container}, which is of another family")]
+    MixedFamilies { host: IpAddr, container: IpAddr },
 }
 
 impl BridgeSpec {
@@ -178,7 +200,20 @@ impl BridgeSpec {
     pub fn check(&self) -> Result<(), InvalidSpec> {
         check_interface_name(&self.name)?;
         check_mtu(&self.name, self.mtu)?;
-        check_address(self.gateway)
+        if !one_of_each_family(self.gateways.iter().map(IpNet::is_ipv4)) {
+            return Err(InvalidSpec::SeveralBridgeAddresses {
+                name: self.name.clone(),
+            });
+        }
+        self.gateways
+            .iter()
+            .try_for_each(|gateway| check_address(*gateway))
+    }
+
+    /// A fixed hardware address, which keeps the kernel from taking over the lowest one of the ports.
+    pub(crate) fn mac(&self) -> MacAddress {
+        let first = self.gateways.iter().map(IpNet::address).min();
+        first.map_or(MacAddress([2, 0, 0, 0, 0, 1]), MacAddress::for_address)
     }
 }
 
@@ -202,13 +237,8 @@ impl SandboxSpec {
                 });
             }
         }
-        if self
-            .interfaces
-            .iter()
-            .filter(|interface| interface.gateway.is_some())
-            .count()
-            > 1
-        {
+        let gateways = self.interfaces.iter().flat_map(|interface| &interface.gateways);
+        if !one_of_each_family(gateways.map(IpAddr::is_ipv4)) {
             return Err(InvalidSpec::SeveralGateways);
         }
         match self
@@ -225,32 +255,36 @@ impl SandboxSpec {
 impl Interface {
     /// Checks names and ranges.
     pub fn check(&self) -> Result<(), InvalidSpec> {
-        check_interface_name(&self.bridge)?;
+        check_interface_name(self.attachment.link())?;
         check_interface_name(&self.name)?;
         check_mtu(&self.name, self.mtu)?;
-        check_address(self.address)?;
-        match self.gateway {
-            Some(gateway) if !self.address.contains(gateway) => Err(InvalidSpec::GatewayOutside {
-                gateway,
-                network: self.address,
+        self.addresses
+            .iter()
+            .try_for_each(|address| check_address(*address))?;
+        let outside = |gateway: &&IpAddr| !self.addresses.iter().any(|address| address.contains(**gateway));
+        match self.gateways.iter().find(outside) {
+            Some(gateway) => Err(InvalidSpec::GatewayOutside {
+                gateway: *gateway,
+                name: self.name.clone(),
             }),
-            _ => Ok(()),
+            None => Ok(()),
         }
     }
 }
 
 impl PortMapping {
     /// Checks ranges, and returns the host's address.
-    pub(crate) fn check(&self) -> Result<Ipv4Addr, InvalidSpec> {
+    pub(crate) fn check(&self) -> Result<IpAddr, InvalidSpec> {
         if self.container_port == 0 {
             return Err(InvalidSpec::ContainerPort);
         }
-        match self.host_ip {
-            IpAddr::V4(address) => Ok(address),
-            IpAddr::V6(_) => Err(InvalidSpec::HostAddress {
-                address: self.host_ip,
-            }),
+        if self.host_ip.is_ipv4() != self.container_ip.is_ipv4() {
+            return Err(InvalidSpec::MixedFamilies {
+                host: self.host_ip,
+                container: self.container_ip,
+            });
         }
+        Ok(self.host_ip)
     }
 }
 
@@ -294,13 +328,24 @@ fn check_mtu(name: &str, mtu: Option<u32>) -> Result<(), InvalidSpec> {
     }
 }
 
-fn check_address(address: Ipv4Net) -> Result<(), InvalidSpec> {
+fn check_address(address: IpNet) -> Result<(), InvalidSpec> {
     let ip = address.address();
-    let edge = address.prefix() < 31 && (ip == address.network() || ip == address.broadcast());
-    if ip.is_unspecified() || ip.is_loopback() || ip.is_multicast() || ip.is_broadcast() || edge {
+    // The first and the last address of an IPv4 network are the network's own; of an IPv6 network, only the first is.
+    let edge = match ip {
+        IpAddr::V4(_) => address.prefix() < 31 && (ip == address.network().address() || ip == address.last()),
+        IpAddr::V6(_) => address.prefix() < 127 && ip == address.network().address(),
+    };
+    let broadcast = matches!(ip, IpAddr::V4(ip) if ip.is_broadcast());
+    if ip.is_unspecified() || ip.is_loopback() || ip.is_multicast() || broadcast || edge {
         return Err(InvalidSpec::Address { address });
     }
     Ok(())
+}
+
+/// Whether no family occurs twice; each is told by whether it is IPv4.
+fn one_of_each_family(families: impl Iterator<Item = bool> + Clone) -> bool {
+    let count = |wanted: bool| families.clone().filter(|is_ipv4| *is_ipv4 == wanted).count();
+    count(true) <= 1 && count(false) <= 1
 }
 
 #[cfg(test)]
@@ -309,11 +354,11 @@ mod tests {
 
     fn interface(name: &str) -> Interface {
         Interface {
-            bridge: "br0".to_owned(),
+            attachment: Attachment::Bridge("br0".to_owned()),
             name: name.to_owned(),
-            address: "10.1.0.2/24".parse().unwrap(),
-            mac: MacAddress::for_ipv4(Ipv4Addr::new(10, 1, 0, 2)),
-            gateway: Some(Ipv4Addr::new(10, 1, 0, 1)),
+            addresses: vec!["10.1.0.2/24".parse().unwrap(), "fd00::2/64".parse().unwrap()],
+            mac: MacAddress([2, 0, 0, 0, 0, 2]),
+            gateways: vec!["10.1.0.1".parse().unwrap(), "fd00::1".parse().unwrap()],
             mtu: None,
         }
     }
@@ -348,12 +393,12 @@ mod tests {
         let gateways = sandbox(vec![interface("eth0"), interface("eth1")]);
         assert_eq!(gateways.check(), Err(InvalidSpec::SeveralGateways));
         let outside = Interface {
-            gateway: Some(Ipv4Addr::new(10, 2, 0, 1)),
+            gateways: vec!["10.2.0.1".parse().unwrap()],
             ..interface("eth0")
         };
         assert!(matches!(outside.check(), Err(InvalidSpec::GatewayOutside { .. })));
         let edge = Interface {
-            address: "10.1.0.0/24".parse().unwrap(),
+            addresses: vec!["10.1.0.0/24".parse().unwrap()],
             ..interface("eth0")
         };
         assert!(matches!(edge.check(), Err(InvalidSpec::Address { .. })));

@@ -1,5 +1,6 @@
 //! Bridges, sandboxes and published ports in real network namespaces.
 
+mod attachments;
 mod isolation;
 
 use std::net::{IpAddr, TcpListener, UdpSocket};
@@ -51,11 +52,7 @@ fn tcp(host: &str, host_port: u16, container: u32, container_port: u16) -> PortM
         host_ip: host.parse().unwrap(),
         host_port,
         protocol: Protocol::Tcp,
-        container_ip: bridge("br0", "10.1.0.1/24")
-            .gateway
-            .nth(container)
-            .unwrap()
-            .address(),
+        container_ip: nth("10.1.0.1/24".parse().unwrap(), container).address(),
         container_port,
     }
 }
@@ -288,12 +285,12 @@ fn a_port_that_is_taken_is_refused_and_nothing_is_kept() {
             TcpListener::bind("0.0.0.0:91").is_err(),
             "held against other processes"
         );
-        let v6 = PortMapping {
+        let mixed = PortMapping {
             host_ip: IpAddr::from([0; 16]),
             ..tcp("0.0.0.0", 92, 2, 1)
         };
         assert!(matches!(
-            network.publish("b", &[v6]).await,
+            network.publish("b", &[mixed]).await,
             Err(NetworkError::Invalid(_))
         ));
     });
@@ -407,7 +404,7 @@ fn parameters_and_further_interfaces_reach_the_sandbox_alone() {
         assert_ne!(read().trim(), "7");
         let mut second = sandbox("a", &br1, 2).interfaces.remove(0);
         second.name = "eth1".to_owned();
-        second.gateway = None;
+        second.gateways.clear();
         second.mtu = Some(1400);
         network.attach("a", &second).await.unwrap();
         assert!(network.attach("a", &second).await.is_err());
@@ -483,7 +480,7 @@ fn a_hundred_sandboxes_at_once() {
                 let (network, spec) = (network.clone(), sandbox(&format!("c{n}"), &br0, 2 + n));
                 tokio::spawn(async move {
                     let sandbox = network.create_sandbox(&spec).await.unwrap();
-                    let address = spec.interfaces[0].address.address();
+                    let address = spec.interfaces[0].addresses[0].address();
                     let port = PortMapping {
                         container_ip: address,
                         ..tcp("0.0.0.0", 0, 2, 80)

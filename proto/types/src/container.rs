@@ -6,7 +6,7 @@ use crate::service::{DnsSpec, Labels, LogDriver, Protocol};
 use crate::{ContainerId, TaskId, Timestamp};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 /// What a container is asked to be: the union of the Engine API's `Config` and `HostConfig`.
@@ -69,6 +69,12 @@ pub struct HostConfig {
     pub restart: EngineRestart,
     /// Network.
     pub network: NetworkMode,
+    /// What is asked of its place in each network, by the network's name or id. The mode's own network need not be in it.
+    pub endpoints: BTreeMap<String, EndpointSpec>,
+    /// Containers of the default bridge that it knows by other names, as `container[:alias]`.
+    pub links: Vec<String>,
+    /// Hardware address in the mode's network; empty lets the engine choose.
+    pub mac: String,
     /// Host ports to publish.
     pub ports: Vec<PortBinding>,
     /// Publish every exposed port on an ephemeral host port.
@@ -204,6 +210,26 @@ pub enum NetworkMode {
     Container(String),
     /// A named network.
     Named(String),
+}
+
+/// What is asked of a container's place in a network.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct EndpointSpec {
+    /// IPv4 address; the engine chooses when `None`.
+    pub ipv4: Option<Ipv4Addr>,
+    /// IPv6 address; the engine chooses when `None`.
+    pub ipv6: Option<Ipv6Addr>,
+    /// Further names in the network.
+    pub aliases: Vec<String>,
+    /// Other containers by names that only this container knows, as `container[:alias]`.
+    pub links: Vec<String>,
+    /// Hardware address; empty lets the engine choose.
+    pub mac: String,
+    /// The network with the highest priority has the default gateway.
+    pub gateway_priority: i64,
+    /// Driver options, reported back.
+    pub driver_options: Labels,
 }
 
 /// A port to publish on the host.
@@ -433,19 +459,32 @@ pub struct HealthProbe {
 
 /// A container's place in a network.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct NetworkEndpoint {
     /// The network's id.
     pub network_id: String,
+    /// The endpoint's own id; empty when not running.
+    pub endpoint_id: String,
+    /// What was asked for.
+    pub spec: EndpointSpec,
+    /// The interface inside the container; empty where it has none of its own.
+    pub interface: String,
     /// Address; `None` when not running.
     pub address: Option<Ipv4Addr>,
     /// Prefix length of the address.
     pub prefix_len: u8,
     /// Gateway.
     pub gateway: Option<Ipv4Addr>,
+    /// IPv6 address.
+    pub ipv6: Option<Ipv6Addr>,
+    /// Prefix length of the IPv6 address.
+    pub ipv6_prefix_len: u8,
+    /// IPv6 gateway.
+    pub ipv6_gateway: Option<Ipv6Addr>,
     /// Hardware address.
     pub mac: String,
-    /// Further names.
-    pub aliases: Vec<String>,
+    /// Every name by which containers of the network find it.
+    pub dns_names: Vec<String>,
 }
 
 /// A mount in effect.

@@ -15,6 +15,7 @@ pub mod id;
 pub mod image;
 pub mod meta;
 pub mod namespace;
+pub mod network;
 pub mod node;
 pub mod reason;
 pub mod resources;

@@ -13,8 +13,8 @@ pub const SERVER: &str =
     "trap 'exit 0' TERM; mkdir /www; hostname > /www/name; httpd -f -p 80 -h /www & wait";
 
 const APPLETS: &[&str] = &[
-    "cat", "date", "echo", "env", "false", "grep", "hostname", "httpd", "id", "kill", "ls", "mkdir", "ps",
-    "seq", "sh", "sleep", "stty", "touch", "true", "tty", "wget",
+    "cat", "date", "echo", "env", "false", "grep", "hostname", "httpd", "id", "ip", "kill", "ls", "mkdir",
+    "nslookup", "ps", "seq", "sh", "sleep", "stty", "touch", "true", "tty", "wget",
 ];
 
 /// Writes the image into a directory as of `docker save`, and returns the archive's path.

@@ -6,13 +6,13 @@ use super::{
 };
 use async_trait::async_trait;
 use futures::future::BoxFuture;
-use muster_types::container::{ContainerConfig, ContainerInfo};
+use muster_types::container::{ContainerConfig, ContainerInfo, EndpointSpec};
 use muster_types::container_update::ContainerUpdate;
 use muster_types::image::ImageSummary;
+use muster_types::network::{NetworkInfo, NetworkSpec};
 use muster_types::service::Labels;
 use muster_types::{ContainerId, Timestamp};
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -133,6 +133,29 @@ pub trait LocalEngine: Send + Sync + 'static {
 
     /// The networks of this node, with the built-in `bridge`, `host` and `none`.
     async fn network_list(&self) -> Result<Vec<NetworkInfo>>;
+
+    /// Makes a network of this node and returns its id.
+    async fn network_create(&self, spec: NetworkSpec) -> Result<String> {
+        let _ = spec;
+        Err(BackendError::not_implemented("this engine makes no networks"))
+    }
+
+    /// Removes a network of this node.
+    async fn network_remove(&self, reference: &str) -> Result<()> {
+        Err(BackendError::not_found(format!("network {reference} not found")))
+    }
+
+    /// Puts a container on a network, at once where it runs.
+    async fn network_connect(&self, reference: &str, container: &str, spec: EndpointSpec) -> Result<()> {
+        let _ = (container, spec);
+        Err(BackendError::not_found(format!("network {reference} not found")))
+    }
+
+    /// Takes a container off a network; with `force` also one that is gone by now.
+    async fn network_disconnect(&self, reference: &str, container: &str, force: bool) -> Result<()> {
+        let _ = (container, force);
+        Err(BackendError::not_found(format!("network {reference} not found")))
+    }
 
     /// All volumes.
     async fn volume_list(&self) -> Result<Vec<VolumeInfo>> {
@@ -338,31 +361,6 @@ pub struct ImageLayer {
     pub comment: String,
     /// Names of the image, for the newest step.
     pub tags: Vec<String>,
-}
-
-/// A network of the node.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct NetworkInfo {
-    /// 64 hexadecimal characters.
-    pub id: String,
-    /// Name.
-    pub name: String,
-    /// `bridge`, `host`, `null` or `overlay`.
-    pub driver: String,
-    /// Of the cluster, not of this node.
-    pub cluster_scope: bool,
-    /// When it was made.
-    pub created: Timestamp,
-    /// No way out.
-    pub internal: bool,
-    /// Containers outside the cluster may be attached.
-    pub attachable: bool,
-    /// Address ranges as `subnet` in CIDR form with its gateway.
-    pub subnets: Vec<(String, Option<Ipv4Addr>)>,
-    /// Labels.
-    pub labels: Labels,
-    /// Driver options.
-    pub options: Labels,
 }
 
 /// A volume.

@@ -17,8 +17,8 @@ pub use cluster::{
 };
 pub use engine::{
     ContainerCreated, ContainerFilterHint, EngineInfo, ExecConfig, ExecInfo, ImageLayer, LoadedImage,
-    LocalEngine, NetworkInfo, ProcessTable, RemoveOptions, RemovedImage, StopOptions, VolumeInfo,
-    VolumeRequest, WaitCondition, WaitResult,
+    LocalEngine, ProcessTable, RemoveOptions, RemovedImage, StopOptions, VolumeInfo, VolumeRequest,
+    WaitCondition, WaitResult,
 };
 pub use error::{
     ALREADY_MEMBER, BackendError, ErrorKind, NO_LEADER, NO_SWARM, NOT_CONTROLLER, NOT_PART, Result,

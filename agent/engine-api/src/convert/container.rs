@@ -185,12 +185,22 @@ fn network_settings(info: &ContainerInfo) -> NetworkSettings {
     // Docker repeats the default bridge's address outside `Networks`.
     let bridge = info.networks.get("bridge").map(endpoint);
     let of = |field: fn(&Endpoint) -> &String| bridge.as_ref().map(field).cloned().unwrap_or_default();
+    let sandbox_id = if info.pid == 0 {
+        String::new()
+    } else {
+        info.id.to_string()
+    };
     NetworkSettings {
         bridge: String::new(),
-        sandbox_id: String::new(),
+        sandbox_id,
         sandbox_key: String::new(),
         ports: ports(info),
-        endpoint_id: String::new(),
+        endpoint_id: of(|endpoint| &endpoint.endpoint_id),
+        global_ipv6_address: of(|endpoint| &endpoint.global_ipv6_address),
+        global_ipv6_prefix_len: bridge
+            .as_ref()
+            .map_or(0, |endpoint| endpoint.global_ipv6_prefix_len),
+        ipv6_gateway: of(|endpoint| &endpoint.ipv6_gateway),
         gateway: of(|endpoint| &endpoint.gateway),
         ip_address: of(|endpoint| &endpoint.ip_address),
         ip_prefix_len: bridge.as_ref().map_or(0, |endpoint| endpoint.ip_prefix_len),
@@ -216,35 +226,38 @@ fn ports(info: &ContainerInfo) -> BTreeMap<String, Option<Vec<HostPort>>> {
 }
 
 fn networks(info: &ContainerInfo) -> BTreeMap<String, Endpoint> {
-    info.networks
-        .iter()
-        .map(|(name, place)| {
-            let mut endpoint = endpoint(place);
-            if name != "bridge" && name != "host" && name != "none" {
-                endpoint.dns_names = Some(vec![info.name.clone(), info.id.short().to_owned()]);
-            }
-            (name.clone(), endpoint)
-        })
+    let networks = info.networks.iter();
+    networks
+        .map(|(name, place)| (name.clone(), endpoint(place)))
         .collect()
 }
 
 fn endpoint(place: &NetworkEndpoint) -> Endpoint {
-    let text = |address: Option<std::net::Ipv4Addr>| address.map(|ip| ip.to_string()).unwrap_or_default();
+    fn text(address: Option<impl ToString>) -> String {
+        address.map(|address| address.to_string()).unwrap_or_default()
+    }
+    let some = |list: &Vec<String>| (!list.is_empty()).then(|| list.clone());
+    let spec = &place.spec;
     Endpoint {
-        ipam_config: Value::Null,
-        links: Value::Null,
-        aliases: (!place.aliases.is_empty()).then(|| place.aliases.clone()),
-        mac_address: place.mac.clone(),
-        driver_opts: Value::Null,
+        ipam_config: super::network::write_ipam(spec),
+        links: some(&spec.links),
+        aliases: some(&spec.aliases),
+        mac_address: if place.mac.is_empty() {
+            spec.mac.clone()
+        } else {
+            place.mac.clone()
+        },
+        driver_opts: (!spec.driver_options.is_empty()).then(|| spec.driver_options.clone()),
+        gw_priority: spec.gateway_priority,
         network_id: place.network_id.clone(),
-        endpoint_id: String::new(),
+        endpoint_id: place.endpoint_id.clone(),
         gateway: text(place.gateway),
         ip_address: text(place.address),
         ip_prefix_len: place.prefix_len,
-        ipv6_gateway: String::new(),
-        global_ipv6_address: String::new(),
-        global_ipv6_prefix_len: 0,
-        dns_names: None,
+        ipv6_gateway: text(place.ipv6_gateway),
+        global_ipv6_address: text(place.ipv6),
+        global_ipv6_prefix_len: place.ipv6_prefix_len,
+        dns_names: some(&place.dns_names),
     }
 }
 

@@ -1,6 +1,6 @@
 //! The body of `POST /containers/create` becomes a [`ContainerConfig`].
 
-use super::{Read, health, host, port, unsupported};
+use super::{Read, health, host, port};
 use crate::http::Failure;
 use crate::wire::container::{Config, CreateBody};
 use muster_types::container::{ContainerConfig, NetworkMode};
@@ -14,13 +14,8 @@ pub(crate) fn read(body: CreateBody) -> Read<ContainerConfig> {
         ));
     }
     let network_disabled = body.config.network_disabled;
-    let requested = &body.networking_config.endpoints_config;
+    let requested = body.networking_config.endpoints_config;
     let mode = body.host_config.network_mode.clone();
-    if requested.len() > 1 {
-        return Err(unsupported(
-            "attaching a container to several networks at creation",
-        ));
-    }
     let mut host = host::read(body.host_config)?;
     if network_disabled {
         host.network = NetworkMode::None;
@@ -29,6 +24,13 @@ pub(crate) fn read(body: CreateBody) -> Read<ContainerConfig> {
     {
         host.network = host::read_network(name);
     }
+    if !network_disabled {
+        host.endpoints = requested
+            .into_iter()
+            .map(|(name, wire)| Ok((name, super::network::read_endpoint(wire)?)))
+            .collect::<Read<_>>()?;
+    }
+    host.mac.clone_from(&body.config.mac_address);
     let mut config = read_config(body.config)?;
     config.groups = std::mem::take(&mut host.groups);
     config.host = host.config;

@@ -45,6 +45,10 @@ pub(crate) fn read(mut host: wire::HostConfig) -> Read<Host> {
         init: host.init.unwrap_or(false),
         restart,
         network: read_network(&host.network_mode),
+        // Of the container's own settings, `container_create` knows.
+        endpoints: Default::default(),
+        mac: String::new(),
+        links: std::mem::take(&mut host.links),
         mounts: read_mounts(&mut host)?,
         resources: resources::read(&host)?,
         ports: port::read_bindings(host.port_bindings)?,
@@ -94,7 +98,6 @@ pub(crate) fn read(mut host: wire::HostConfig) -> Read<Host> {
 fn refuse_unsupported(host: &wire::HostConfig) -> Read<()> {
     let asked = [
         ("VolumesFrom", !host.volumes_from.is_empty()),
-        ("Links", !host.links.is_empty()),
         (
             "VolumeDriver",
             !matches!(host.volume_driver.as_str(), "" | "local"),

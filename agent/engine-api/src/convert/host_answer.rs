@@ -26,6 +26,7 @@ pub(crate) fn write(config: &ContainerConfig) -> wire::HostConfig {
         dns_options: host.dns.options.clone(),
         dns_search: host.dns.search.clone(),
         extra_hosts: host.extra_hosts.clone(),
+        links: host.links.clone(),
         group_add: config.groups.clone(),
         ipc_mode: namespace::write_ipc(&host.ipc),
         oom_score_adj: host.oom_score_adj,

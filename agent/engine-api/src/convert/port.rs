@@ -1,6 +1,6 @@
 //! Ports of containers: `80/tcp`, host bindings, ranges.
 
-use super::{Read, unsupported};
+use super::Read;
 use crate::http::Failure;
 use crate::wire::container::HostPort;
 use muster_types::container::PortBinding;
@@ -64,13 +64,9 @@ fn read_address(text: &str) -> Read<Option<IpAddr>> {
         return Ok(None);
     }
     let address: IpAddr = text
+        .trim_matches(['[', ']'])
         .parse()
         .map_err(|_| Failure::invalid(format!("invalid IP address in port binding: {text:?}")))?;
-    if address.is_ipv6() && !address.is_unspecified() {
-        return Err(unsupported(&format!(
-            "publishing a port on the IPv6 address {address}"
-        )));
-    }
     Ok(Some(address))
 }
 
@@ -132,10 +128,10 @@ mod tests {
     }
 
     #[test]
-    fn addresses_are_ipv4_or_all() {
+    fn addresses_are_of_either_family() {
         assert_eq!(read_address(""), Ok(None));
         assert_eq!(read_address("::"), Ok(Some("::".parse().unwrap())));
-        assert_eq!(read_address("::1").unwrap_err().status, 501);
+        assert_eq!(read_address("[fd00::1]"), Ok(Some("fd00::1".parse().unwrap())));
         assert_eq!(read_address("localhost").unwrap_err().status, 400);
     }
 

@@ -23,6 +23,10 @@ pub(crate) enum Object {
     Info,
     /// A network.
     Network,
+    /// Body of `POST /networks/create`.
+    NetworkCreate,
+    /// Body of `POST /networks/{id}/connect`.
+    NetworkConnect,
     /// A service's spec, in requests.
     ServiceSpec,
     /// A service, in answers.
@@ -66,6 +70,19 @@ const GATES: &[(Object, &str, Lives)] = &[
     // Later versions have no kernel memory, whatever their clients send.
     (Object::ContainerCreate, "HostConfig.KernelMemory", Until(41)),
     (Object::ContainerUpdate, "KernelMemory", Until(41)),
+    (
+        Object::ContainerCreate,
+        "NetworkingConfig.EndpointsConfig.*.MacAddress",
+        Since(44),
+    ),
+    (
+        Object::ContainerCreate,
+        "NetworkingConfig.EndpointsConfig.*.GwPriority",
+        Since(48),
+    ),
+    (Object::NetworkCreate, "EnableIPv4", Since(48)),
+    (Object::NetworkConnect, "EndpointConfig.MacAddress", Since(44)),
+    (Object::NetworkConnect, "EndpointConfig.GwPriority", Since(48)),
     (Object::Exec, "ConsoleSize", Since(42)),
     (Object::Container, "HostConfig.Annotations", Since(43)),
     (Object::Container, "Config.Healthcheck.StartInterval", Since(44)),
@@ -73,6 +90,11 @@ const GATES: &[(Object, &str, Lives)] = &[
         Object::Container,
         "NetworkSettings.Networks.*.DNSNames",
         Since(44),
+    ),
+    (
+        Object::Container,
+        "NetworkSettings.Networks.*.GwPriority",
+        Since(48),
     ),
     (Object::ImageSummary, "VirtualSize", Until(43)),
     (Object::Image, "VirtualSize", Until(43)),

@@ -1,12 +1,20 @@
-//! Networks: only those that exist by themselves so far.
+//! Networks.
 
-use crate::backend::{Candidate, ContainerFilterHint, NetworkInfo, resolve};
+use crate::backend::{Candidate, ContainerFilterHint, resolve};
 use crate::convert;
-use crate::http::{Call, Failure, Filters, Object, Reply, json_gated};
+use crate::convert::network::{is_on, scope};
+use crate::http::{Call, Failure, Filters, Object, Reply, json_created, json_gated, status_only};
+use crate::wire::network::{ConnectBody, CreateBody, Created, DisconnectBody};
 use hyper::StatusCode;
+use muster_types::network::NetworkInfo;
 
 const FILTERS: &[&str] = &["dangling", "driver", "id", "label", "name", "scope", "type"];
 const BUILT_IN: &[&str] = &["bridge", "host", "none"];
+
+/// Whether it exists by itself.
+pub(super) fn is_built_in(network: &NetworkInfo) -> bool {
+    BUILT_IN.contains(&network.spec.name.as_str())
+}
 
 /// `GET /networks`.
 pub(super) async fn list(call: Call) -> Reply {
@@ -27,11 +35,8 @@ pub(super) async fn list(call: Call) -> Reply {
         .iter()
         .filter(|network| matches(network, &filters))
         .filter(|network| {
-            let used = containers
-                .iter()
-                .any(|container| container.networks.contains_key(&network.name));
-            let built_in = BUILT_IN.contains(&network.name.as_str());
-            dangling.is_none_or(|wanted| wanted == (!used && !built_in))
+            let used = containers.iter().any(|container| is_on(container, network));
+            dangling.is_none_or(|wanted| wanted == (!used && !is_built_in(network)))
         })
         // Lists name no containers, as in Docker.
         .map(|network| convert::network::network(network, &[]))
@@ -40,16 +45,12 @@ pub(super) async fn list(call: Call) -> Reply {
 }
 
 fn matches(network: &NetworkInfo, filters: &Filters) -> bool {
-    let kind = if BUILT_IN.contains(&network.name.as_str()) {
-        "builtin"
-    } else {
-        "custom"
-    };
-    filters.exact("driver", &network.driver)
+    let kind = if is_built_in(network) { "builtin" } else { "custom" };
+    filters.exact("driver", &network.spec.driver)
         && filters.part("id", &network.id)
-        && filters.labels("label", &network.labels)
-        && filters.part("name", &network.name)
-        && filters.exact("scope", convert::network::scope(network))
+        && filters.labels("label", &network.spec.labels)
+        && filters.part("name", &network.spec.name)
+        && filters.exact("scope", scope(network))
         && filters.exact("type", kind)
 }
 
@@ -59,11 +60,11 @@ pub(super) async fn inspect(call: Call) -> Reply {
     let wanted_scope = call.query.get("scope");
     let networks: Vec<&NetworkInfo> = networks
         .iter()
-        .filter(|network| wanted_scope.is_none_or(|scope| scope == convert::network::scope(network)))
+        .filter(|network| wanted_scope.is_none_or(|wanted| wanted == scope(network)))
         .collect();
     let candidates = networks.iter().map(|network| Candidate {
         id: &network.id,
-        name: &network.name,
+        name: &network.spec.name,
     });
     let found = resolve("network", call.reference(), candidates)?;
     let network = networks.get(found).ok_or_else(|| {
@@ -81,4 +82,40 @@ pub(super) async fn inspect(call: Call) -> Reply {
         call.version,
         &convert::network::network(network, &containers),
     )
+}
+
+/// `POST /networks/create`.
+pub(super) async fn create(mut call: Call) -> Reply {
+    let body: CreateBody = call.body_of(Object::NetworkCreate).await?;
+    let spec = convert::network::read(body)?;
+    let id = call.engine().network_create(spec).await?;
+    json_created(&Created {
+        id,
+        warning: String::new(),
+    })
+}
+
+/// `DELETE /networks/{id}`.
+pub(super) async fn remove(call: Call) -> Reply {
+    call.engine().network_remove(call.reference()).await?;
+    Ok(status_only(StatusCode::NO_CONTENT))
+}
+
+/// `POST /networks/{id}/connect`.
+pub(super) async fn connect(mut call: Call) -> Reply {
+    let body: ConnectBody = call.body_of(Object::NetworkConnect).await?;
+    let spec = convert::network::read_endpoint(body.endpoint_config)?;
+    let (network, container) = (call.reference(), body.container.as_str());
+    call.engine().network_connect(network, container, spec).await?;
+    Ok(status_only(StatusCode::OK))
+}
+
+/// `POST /networks/{id}/disconnect`.
+pub(super) async fn disconnect(mut call: Call) -> Reply {
+    let body: DisconnectBody = call.body().await?;
+    let network = call.reference();
+    call.engine()
+        .network_disconnect(network, &body.container, body.force)
+        .await?;
+    Ok(status_only(StatusCode::OK))
 }

@@ -95,12 +95,12 @@ pub(crate) const OPERATIONS: &[Operation] = operations! {
     GET "/distribution/{name...}/json" DistributionInspect => images::distribution;
 
     GET "/networks" NetworkList => networks::list;
-    POST "/networks/create" NetworkCreate;
+    POST "/networks/create" NetworkCreate => networks::create;
     POST "/networks/prune" NetworkPrune => prune::networks;
     GET "/networks/{id}" NetworkInspect => networks::inspect;
-    DELETE "/networks/{id}" NetworkDelete;
-    POST "/networks/{id}/connect" NetworkConnect;
-    POST "/networks/{id}/disconnect" NetworkDisconnect;
+    DELETE "/networks/{id}" NetworkDelete => networks::remove;
+    POST "/networks/{id}/connect" NetworkConnect => networks::connect;
+    POST "/networks/{id}/disconnect" NetworkDisconnect => networks::disconnect;
 
     GET "/volumes" VolumeList => volumes::list;
     POST "/volumes/create" VolumeCreate => volumes::create;

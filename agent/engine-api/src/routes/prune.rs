@@ -1,4 +1,4 @@
-//! Removing what nothing uses. Networks and build caches have nothing to prune yet: users can make neither.
+//! Removing what nothing uses. Build caches have nothing to prune yet: users can make none.
 
 use crate::backend::{ContainerFilterHint, RemoveOptions, RemovedImage};
 use crate::convert;
@@ -75,10 +75,28 @@ pub(super) async fn images(call: Call) -> Reply {
     json(&value!({"ImagesDeleted": deleted, "SpaceReclaimed": reclaimed}))
 }
 
-/// `POST /networks/prune`.
+/// `POST /networks/prune`: removes networks that no running container is on.
 pub(super) async fn networks(call: Call) -> Reply {
-    Selection::of(&call, FILTERS)?;
-    json(&value!({"NetworksDeleted": []}))
+    let selection = Selection::of(&call, FILTERS)?;
+    let containers = call
+        .engine()
+        .container_list(ContainerFilterHint::default())
+        .await?;
+    let mut deleted = Vec::new();
+    for network in call.engine().network_list().await? {
+        let used = containers
+            .iter()
+            .any(|container| convert::network::is_on(container, &network));
+        let kept = used || network.cluster_scope || super::networks::is_built_in(&network);
+        if kept || !selection.has(network.created, &network.spec.labels) {
+            continue;
+        }
+        // One that got a container or went away meanwhile is simply not pruned.
+        if call.engine().network_remove(&network.id).await.is_ok() {
+            deleted.push(network.spec.name);
+        }
+    }
+    json(&value!({"NetworksDeleted": deleted}))
 }
 
 /// `POST /build/prune`.

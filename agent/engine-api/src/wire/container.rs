@@ -65,6 +65,8 @@ pub(crate) struct Config {
     pub stop_signal: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stop_timeout: Option<i64>,
+    #[serde(skip_serializing_if = "is_default")]
+    pub mac_address: String,
 }
 
 /// A health check; times in nanoseconds.
@@ -274,10 +276,35 @@ pub(crate) struct Ulimit {
 }
 
 /// `NetworkingConfig`.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default, rename_all = "PascalCase")]
 pub(crate) struct NetworkingConfig {
-    pub endpoints_config: BTreeMap<String, Value>,
+    pub endpoints_config: BTreeMap<String, EndpointSettings>,
+}
+
+/// What is asked of a container's place in a network. Fields that only answers have are read and have no effect.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+pub(crate) struct EndpointSettings {
+    #[serde(rename = "IPAMConfig")]
+    pub ipam_config: EndpointIpam,
+    pub links: Vec<String>,
+    pub aliases: Vec<String>,
+    pub mac_address: String,
+    pub driver_opts: Labels,
+    pub gw_priority: i64,
+}
+
+/// Addresses of an endpoint.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+pub(crate) struct EndpointIpam {
+    #[serde(rename = "IPv4Address", skip_serializing_if = "is_default")]
+    pub ipv4_address: String,
+    #[serde(rename = "IPv6Address", skip_serializing_if = "is_default")]
+    pub ipv6_address: String,
+    #[serde(rename = "LinkLocalIPs", skip_serializing_if = "is_default")]
+    pub link_local_ips: Vec<String>,
 }
 
 /// Answer of `create`.
@@ -371,10 +398,16 @@ pub(crate) struct NetworkSettings {
     #[serde(rename = "EndpointID")]
     pub endpoint_id: String,
     pub gateway: String,
+    #[serde(rename = "GlobalIPv6Address")]
+    pub global_ipv6_address: String,
+    #[serde(rename = "GlobalIPv6PrefixLen")]
+    pub global_ipv6_prefix_len: u8,
     #[serde(rename = "IPAddress")]
     pub ip_address: String,
     #[serde(rename = "IPPrefixLen")]
     pub ip_prefix_len: u8,
+    #[serde(rename = "IPv6Gateway")]
+    pub ipv6_gateway: String,
     pub mac_address: String,
     pub networks: BTreeMap<String, Endpoint>,
 }
@@ -384,11 +417,12 @@ pub(crate) struct NetworkSettings {
 #[serde(rename_all = "PascalCase")]
 pub(crate) struct Endpoint {
     #[serde(rename = "IPAMConfig")]
-    pub ipam_config: Value,
-    pub links: Value,
+    pub ipam_config: Option<EndpointIpam>,
+    pub links: Option<Vec<String>>,
     pub aliases: Option<Vec<String>>,
     pub mac_address: String,
-    pub driver_opts: Value,
+    pub driver_opts: Option<Labels>,
+    pub gw_priority: i64,
     #[serde(rename = "NetworkID")]
     pub network_id: String,
     #[serde(rename = "EndpointID")]

@@ -10,6 +10,7 @@ use muster_types::container::{ContainerConfig, ContainerInfo, ContainerState, Ne
 use muster_types::container_update::ContainerUpdate;
 use muster_types::event::{Event, EventKind, EventScope};
 use muster_types::image::ImageSummary;
+use muster_types::network::{NetworkInfo, NetworkSpec};
 use muster_types::{ContainerId, Timestamp};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -267,6 +268,7 @@ impl LocalEngine for FakeEngine {
                 "bridge".to_owned(),
                 NetworkEndpoint {
                     network_id: hex(0xb0),
+                    endpoint_id: hex(0xe0),
                     address: Some([172, 17, 0, 2].into()),
                     prefix_len: 16,
                     ..NetworkEndpoint::default()
@@ -668,8 +670,11 @@ impl LocalEngine for FakeEngine {
     async fn network_list(&self) -> Result<Vec<NetworkInfo>> {
         let network = |name: &str, driver: &str, number: u8| NetworkInfo {
             id: hex(number),
-            name: name.to_owned(),
-            driver: driver.to_owned(),
+            spec: NetworkSpec {
+                name: name.to_owned(),
+                driver: driver.to_owned(),
+                ..NetworkSpec::default()
+            },
             ..NetworkInfo::default()
         };
         Ok(vec![

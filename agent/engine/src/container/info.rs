@@ -3,16 +3,16 @@
 use super::Container;
 use crate::files;
 use crate::layout::Layout;
-use muster_types::container::{ContainerInfo, NetworkEndpoint, NetworkMode};
-use std::collections::BTreeMap;
+use crate::network::Places;
+use crate::record::Record;
+use muster_types::container::ContainerInfo;
 
 impl Container {
     /// Everything about it but the size of its writable layer.
-    pub fn info(&self, layout: &Layout) -> ContainerInfo {
+    pub fn info(&self, layout: &Layout, at_rest: impl Fn(&Record) -> Places) -> ContainerInfo {
         self.with(|cell| {
             let record = &cell.record;
             let run = cell.run.as_ref();
-            let endpoint = run.and_then(|run| run.endpoint.clone());
             let in_files = |name: &str| layout.file(&record.id, name).to_string_lossy().into_owned();
             ContainerInfo {
                 id: record.id.clone(),
@@ -33,7 +33,7 @@ impl Container {
                 finished_at: record.finished_at,
                 restart_count: record.restart_count,
                 health: cell.health.clone(),
-                networks: networks(&record.config.host.network, endpoint),
+                networks: run.map_or_else(|| at_rest(record), |run| run.places.clone()),
                 ports: run.map(|run| run.ports.clone()).unwrap_or_default(),
                 mounts: record.mounts.clone(),
                 log_path: layout.log(&record.id).to_string_lossy().into_owned(),
@@ -48,19 +48,4 @@ impl Container {
             }
         })
     }
-}
-
-fn networks(mode: &NetworkMode, endpoint: Option<NetworkEndpoint>) -> BTreeMap<String, NetworkEndpoint> {
-    let name = match mode {
-        NetworkMode::Bridge => "bridge",
-        NetworkMode::Host => "host",
-        NetworkMode::None => "none",
-        NetworkMode::Named(name) => name,
-        NetworkMode::Container(_) => return BTreeMap::new(),
-    };
-    let mut endpoint = endpoint.unwrap_or_default();
-    if endpoint.network_id.is_empty() {
-        endpoint.network_id = crate::network::network_id(name);
-    }
-    BTreeMap::from([(name.to_owned(), endpoint)])
 }

@@ -4,11 +4,12 @@ mod info;
 
 use crate::backoff::Backoff;
 use crate::metrics::EngineMetrics;
+use crate::network::Places;
 use crate::phase::{IllegalStep, Phase, Step};
 use crate::record::Record;
 use bytes::Bytes;
 use muster_runtime::{AttachRequest, Monitor};
-use muster_types::container::{HealthState, NetworkEndpoint, PortBinding};
+use muster_types::container::{HealthState, PortBinding};
 use muster_types::{ContainerId, Timestamp};
 use oci_spec::runtime::Process;
 use std::sync::{Mutex, PoisonError};
@@ -47,7 +48,8 @@ pub(crate) struct Cell {
 #[derive(Debug, Clone)]
 pub(crate) struct Run {
     pub monitor: Monitor,
-    pub endpoint: Option<NetworkEndpoint>,
+    /// Its places in networks.
+    pub places: Places,
     pub ports: Vec<PortBinding>,
     /// What exec starts from.
     pub process: Process,

@@ -198,7 +198,7 @@ fn an_oom_kill_is_told_apart() {
         while actions.last().is_none_or(|action| action != "die") {
             actions.push(events.next().await.unwrap().action);
         }
-        assert_eq!(actions, ["create", "start", "oom", "die"]);
+        assert_eq!(actions, ["create", "connect", "start", "oom", "die"]);
         node.close(engine).await;
     });
 }

@@ -4,6 +4,7 @@
 mod interruption;
 mod life;
 mod limits;
+mod names;
 mod namespaces;
 mod network;
 mod node;

@@ -1,11 +1,12 @@
 //! What stands for a bridge or a published port in the table: elements of its sets and maps, and their reading back.
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::model::{BridgePolicy, Model, PortKey, Target};
 use super::ruleset::{BRIDGES, INTERNAL, MASQUERADED, PUBLISHED, PUBLISHED_ANY, SAME_BRIDGE};
-use crate::nft::{Change, Element, ElementData, Verdict};
+use crate::addresses::{address_of, with_octets};
+use crate::nft::{Change, Element, ElementData, Family, Verdict};
 use crate::spec::Protocol;
 
 const ACCEPT: ElementData = ElementData::Verdict(Verdict::Accept);
@@ -48,7 +49,10 @@ pub(super) fn without_ports(ports: &[(PortKey, Target)]) -> Vec<Change> {
 }
 
 /// Reads a model back through `elements`; what it cannot understand is left out.
-pub(super) fn read_model<E>(mut elements: impl FnMut(&str) -> Result<Vec<Element>, E>) -> Result<Model, E> {
+pub(super) fn read_model<E>(
+    family: Family,
+    mut elements: impl FnMut(&str) -> Result<Vec<Element>, E>,
+) -> Result<Model, E> {
     let mut model = Model::default();
     let masqueraded = elements(MASQUERADED)?;
     let internal = elements(INTERNAL)?;
@@ -66,12 +70,13 @@ pub(super) fn read_model<E>(mut elements: impl FnMut(&str) -> Result<Vec<Element
         };
         model.bridges.insert(name, policy);
     }
-    model
-        .published
-        .extend(elements(PUBLISHED)?.iter().filter_map(published_port));
-    model
-        .published
-        .extend(elements(PUBLISHED_ANY)?.iter().filter_map(published_port));
+    for set in [PUBLISHED, PUBLISHED_ANY] {
+        let published = elements(set)?;
+        let ports = published
+            .iter()
+            .filter_map(|element| published_port(family, element));
+        model.published.extend(ports);
+    }
     Ok(model)
 }
 
@@ -131,13 +136,13 @@ fn by_map(ports: &[(PortKey, Target)]) -> BTreeMap<&'static str, Vec<Element>> {
 
 /// Each part of a key fills four bytes, in network order from the left.
 fn port_element(key: &PortKey, target: &Target) -> Element {
-    let mut bytes = Vec::with_capacity(12);
+    let mut bytes = Vec::with_capacity(24);
     if !key.address.is_unspecified() {
-        bytes.extend_from_slice(&key.address.octets());
+        with_octets(key.address, |octets| bytes.extend_from_slice(octets));
     }
     bytes.extend_from_slice(&[key.protocol.number(), 0, 0, 0]);
     bytes.extend_from_slice(&padded(key.port));
-    let data = [target.address.octets(), padded(target.port)].concat();
+    let data = with_octets(target.address, |octets| [octets, &padded(target.port)].concat());
     Element {
         key: bytes,
         data: Some(ElementData::Value(data)),
@@ -145,11 +150,15 @@ fn port_element(key: &PortKey, target: &Target) -> Element {
     }
 }
 
-fn published_port(element: &Element) -> Option<(PortKey, Target)> {
+fn published_port(family: Family, element: &Element) -> Option<(PortKey, Target)> {
+    let unspecified = match family {
+        Family::Ipv6 => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+        Family::Ipv4 | Family::Inet | Family::Bridge => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+    };
+    let width = with_octets(unspecified, <[u8]>::len);
     let (address, rest) = match element.key.len() {
-        12 => (ipv4(&element.key)?, &element.key[4..]),
-        8 => (Ipv4Addr::UNSPECIFIED, &element.key[..]),
-        _ => return None,
+        8 => (unspecified, &element.key[..]),
+        _ => (address_of(element.key.get(..width)?)?, element.key.get(width..)?),
     };
     let Some(ElementData::Value(data)) = &element.data else {
         return None;
@@ -163,8 +172,8 @@ fn published_port(element: &Element) -> Option<(PortKey, Target)> {
     Some((
         key,
         Target {
-            address: ipv4(data)?,
-            port: port(data.get(4..)?)?,
+            address: address_of(data.get(..width)?)?,
+            port: port(data.get(width..)?)?,
             container_id,
         },
     ))
@@ -177,8 +186,4 @@ fn padded(port: u16) -> [u8; 4] {
 
 fn port(bytes: &[u8]) -> Option<u16> {
     Some(u16::from_be_bytes(bytes.get(..2)?.try_into().ok()?))
-}
-
-fn ipv4(bytes: &[u8]) -> Option<Ipv4Addr> {
-    Some(<[u8; 4]>::try_from(bytes.get(..4)?).ok()?.into())
 }

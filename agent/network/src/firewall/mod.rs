@@ -1,16 +1,19 @@
 //! The packet filter of this node: what it should hold, as data, and how that gets into the kernel.
 //!
-//! Everything is in one table of our own, whose rules never change after it was made: bridges and published ports
+//! Everything is in one table of our own for each family of IP, whose rules never change after it was made: bridges and published ports
 //! are elements of its sets and maps, so that a change costs the same however many there are. The memory copy is
 //! what counts. When the kernel's copy turns out to differ, the whole table is replaced in one transaction.
 
+mod admin;
 mod elements;
 mod kernel;
 mod model;
+mod pair;
 mod ruleset;
 
 pub(crate) use kernel::{NetlinkTables, Tables};
 pub(crate) use model::{BridgePolicy, Model, PortKey, Target};
+pub(crate) use pair::Firewalls;
 
 use crate::netlink::NetlinkError;
 use crate::nft::{Batch, Change, Family};
@@ -18,6 +21,7 @@ use crate::nft::{Batch, Change, Family};
 /// Keeps the kernel's table equal to the model.
 pub(crate) struct Firewall<T> {
     tables: T,
+    family: Family,
     table: String,
     model: Model,
 }
@@ -25,9 +29,14 @@ pub(crate) struct Firewall<T> {
 impl<T: Tables> Firewall<T> {
     /// Takes over what the kernel holds from an earlier run, and replaces the table so that its rules are this
     /// version's, whatever was there.
-    pub fn open(mut tables: T, table: String) -> Result<Self, NetlinkError> {
-        let model = elements::read_model(|set| tables.elements(Family::Ipv4, &table, set))?;
-        let mut firewall = Self { tables, table, model };
+    pub fn open(mut tables: T, family: Family, table: String) -> Result<Self, NetlinkError> {
+        let model = elements::read_model(family, |set| tables.elements(family, &table, set))?;
+        let mut firewall = Self {
+            tables,
+            family,
+            table,
+            model,
+        };
         firewall.repair()?;
         Ok(firewall)
     }
@@ -39,7 +48,7 @@ impl<T: Tables> Firewall<T> {
 
     /// Replaces the whole table in one transaction.
     pub fn repair(&mut self) -> Result<(), NetlinkError> {
-        let changes = ruleset::whole(&self.model);
+        let changes = ruleset::whole(self.family, &self.model);
         self.commit(changes)
     }
 
@@ -97,9 +106,9 @@ impl<T: Tables> Firewall<T> {
 
     /// Whether the kernel still holds exactly the ports and bridges of the model.
     pub fn matches_kernel(&mut self) -> Result<bool, NetlinkError> {
-        let table = &self.table;
+        let (family, table) = (self.family, &self.table);
         let tables = &mut self.tables;
-        Ok(elements::read_model(|set| tables.elements(Family::Ipv4, table, set))? == self.model)
+        Ok(elements::read_model(family, |set| tables.elements(family, table, set))? == self.model)
     }
 
     /// Makes a small change; if the kernel's table is not as expected, replaces it by the model.
@@ -120,7 +129,7 @@ impl<T: Tables> Firewall<T> {
 
     fn commit(&mut self, changes: Vec<Change>) -> Result<(), NetlinkError> {
         self.tables.commit(&Batch {
-            family: Family::Ipv4,
+            family: self.family,
             table: self.table.clone(),
             changes,
         })

@@ -1,7 +1,7 @@
 //! What the packet filter should hold.
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use crate::spec::Protocol;
 
@@ -27,7 +27,7 @@ pub(crate) struct BridgePolicy {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct PortKey {
     /// One of the host's addresses, or unspecified for all of them.
-    pub address: Ipv4Addr,
+    pub address: IpAddr,
     pub protocol: Protocol,
     pub port: u16,
 }
@@ -35,7 +35,7 @@ pub(crate) struct PortKey {
 /// Where a published port leads.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Target {
-    pub address: Ipv4Addr,
+    pub address: IpAddr,
     pub port: u16,
     pub container_id: String,
 }

@@ -1,16 +1,16 @@
 //! The table as changes: its sets and its fixed rules.
 //!
 //! ```text
-//! raw_prerouting   from a bridge to 127.0.0.0/8: drop   (route_localnet lets published ports reach the loopback's
-//!                                                        users, and must not let containers reach it)
-//! prerouting       to this host, not 127.0.0.0/8: publish
+//! raw_prerouting   from a bridge to 127.0.0.0/8 or ::1: drop   (route_localnet lets published ports reach the
+//!                                                        loopback's users, and must not let containers reach it)
+//! prerouting       to this host, not its loopback: publish
 //! output           to this host: publish
 //! publish          address.protocol.port in @published: dnat; protocol.port in @published_any: dnat
 //! postrouting      between ports of one bridge after dnat: masquerade   (else the answer would bypass the host)
 //!                  from no interface, not this host's own, to a bridge after dnat: masquerade   (turned round inside
 //!                                                        the bridge, with bridge-nf-call-iptables)
 //!                  from @masq_bridges to no bridge: masquerade
-//!                  from 127.0.0.0/8 to a bridge: masquerade
+//!                  from the loopback to a bridge: masquerade
 //! forward          established: accept; within one bridge: as its element says; from @internal_bridges: drop;
 //!                  to a bridge: accept after dnat, else drop
 //! ```
@@ -18,8 +18,8 @@
 use super::elements::{with_bridge, with_ports};
 use super::model::Model;
 use crate::nft::{
-    Change, ConntrackKey, Expression, Header, Hook, HookPoint, MetaKey, Register, SetSpec, Translation,
-    ValueType, Verdict,
+    Change, ConntrackKey, Expression, Family, Header, Hook, HookPoint, MetaKey, Register, SetSpec,
+    Translation, ValueType, Verdict,
 };
 
 pub(super) const BRIDGES: &str = "bridges";
@@ -47,15 +47,56 @@ const KIND_UNICAST: u32 = 1;
 /// Bytes of an interface's name in a register (IFNAMSIZ).
 const INTERFACE_NAME_BYTES: usize = 16;
 
-const SOURCE_OFFSET: u32 = 12;
-const DESTINATION_OFFSET: u32 = 16;
+/// Where an address stands in a packet, and which ones are the loopback's.
+struct Layout {
+    family: Family,
+    source: u32,
+    destination: u32,
+    bytes: u32,
+    address: ValueType,
+    /// The loopback's addresses begin so.
+    loopback: &'static [u8],
+}
+
+const IPV4: Layout = Layout {
+    family: Family::Ipv4,
+    source: 12,
+    destination: 16,
+    bytes: 4,
+    address: ValueType::Ipv4Address,
+    loopback: &[127],
+};
+
+const IPV6: Layout = Layout {
+    family: Family::Ipv6,
+    source: 8,
+    destination: 24,
+    bytes: 16,
+    address: ValueType::Ipv6Address,
+    loopback: &[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1],
+};
+
+impl Layout {
+    fn of(family: Family) -> &'static Self {
+        match family {
+            Family::Ipv6 => &IPV6,
+            Family::Ipv4 | Family::Inet | Family::Bridge => &IPV4,
+        }
+    }
+
+    /// The register behind an address in the first one.
+    fn behind(&self) -> Register {
+        Register(self.bytes / 4)
+    }
+}
 
 /// Replaces the table, which need not exist, by one that holds `model`.
-pub(super) fn whole(model: &Model) -> Vec<Change> {
+pub(super) fn whole(family: Family, model: &Model) -> Vec<Change> {
+    let layout = Layout::of(family);
     let mut changes = vec![Change::AddTable, Change::DeleteTable, Change::AddTable];
-    changes.extend(sets().map(Change::AddSet));
+    changes.extend(sets(layout).map(Change::AddSet));
     changes.extend(chains());
-    changes.extend(rules());
+    changes.extend(rules(layout));
     for (name, policy) in &model.bridges {
         changes.extend(with_bridge(name, *policy));
     }
@@ -68,9 +109,10 @@ pub(super) fn whole(model: &Model) -> Vec<Change> {
     changes
 }
 
-fn sets() -> impl Iterator<Item = SetSpec> {
-    use ValueType::{InterfaceName, Ipv4Address, Port, Protocol, Verdict};
-    let target = || Some(vec![Ipv4Address, Port]);
+fn sets(layout: &Layout) -> impl Iterator<Item = SetSpec> + use<> {
+    use ValueType::{InterfaceName, Port, Protocol, Verdict};
+    let address = layout.address;
+    let target = || Some(vec![address, Port]);
     [
         SetSpec {
             name: BRIDGES,
@@ -94,7 +136,7 @@ fn sets() -> impl Iterator<Item = SetSpec> {
         },
         SetSpec {
             name: PUBLISHED,
-            key: vec![Ipv4Address, Protocol, Port],
+            key: vec![address, Protocol, Port],
             data: target(),
         },
         SetSpec {
@@ -134,7 +176,7 @@ fn chains() -> impl Iterator<Item = Change> {
     .into_iter()
 }
 
-fn rules() -> impl Iterator<Item = Change> {
+fn rules(layout: &Layout) -> impl Iterator<Item = Change> + use<> {
     let masquerade = || Expression::Translate(Translation::Masquerade);
     let rule = |chain, parts: Vec<Vec<Expression>>| Change::AddRule {
         chain,
@@ -145,13 +187,13 @@ fn rules() -> impl Iterator<Item = Change> {
             "raw_prerouting",
             vec![
                 from_any(BRIDGES),
-                loopback(DESTINATION_OFFSET),
+                loopback(layout, layout.destination),
                 verdict(Verdict::Drop),
             ],
         ),
         rule(
             "prerouting",
-            vec![loopback(DESTINATION_OFFSET), verdict(Verdict::Return)],
+            vec![loopback(layout, layout.destination), verdict(Verdict::Return)],
         ),
         rule(
             "prerouting",
@@ -161,11 +203,11 @@ fn rules() -> impl Iterator<Item = Change> {
         rule(
             PUBLISH,
             vec![
-                destination_at(DESTINATION_OFFSET),
-                to_published(PUBLISHED, Register(1)),
+                destination(layout),
+                to_published(layout, PUBLISHED, layout.behind()),
             ],
         ),
-        rule(PUBLISH, vec![to_published(PUBLISHED_ANY, Register(0))]),
+        rule(PUBLISH, vec![to_published(layout, PUBLISHED_ANY, FIRST)]),
         rule(
             "postrouting",
             vec![within_one_bridge(), translated(), vec![masquerade()]],
@@ -190,7 +232,7 @@ fn rules() -> impl Iterator<Item = Change> {
         rule(
             "postrouting",
             vec![
-                loopback(SOURCE_OFFSET),
+                loopback(layout, layout.source),
                 to_bridge(Membership::Inside),
                 vec![masquerade()],
             ],
@@ -303,32 +345,32 @@ fn turned_round() -> Vec<Expression> {
     ]
 }
 
-fn loopback(offset: u32) -> Vec<Expression> {
+fn loopback(layout: &Layout, offset: u32) -> Vec<Expression> {
     vec![
         Expression::Payload {
             header: Header::Network,
             offset,
-            length: 1,
+            length: layout.loopback.len() as u32,
             to: FIRST,
         },
         Expression::Equal {
             from: FIRST,
-            value: vec![127],
+            value: layout.loopback.to_vec(),
         },
     ]
 }
 
-fn destination_at(offset: u32) -> Vec<Expression> {
+fn destination(layout: &Layout) -> Vec<Expression> {
     vec![Expression::Payload {
         header: Header::Network,
-        offset,
-        length: 4,
+        offset: layout.destination,
+        length: layout.bytes,
         to: FIRST,
     }]
 }
 
 /// Looks up protocol and port, behind what is in the registers already, and goes where the map says.
-fn to_published(map: &'static str, next: Register) -> Vec<Expression> {
+fn to_published(layout: &Layout, map: &'static str, next: Register) -> Vec<Expression> {
     vec![
         Expression::Meta {
             key: MetaKey::TransportProtocol,
@@ -346,8 +388,9 @@ fn to_published(map: &'static str, next: Register) -> Vec<Expression> {
             to: Some(FIRST),
         },
         Expression::Translate(Translation::Destination {
+            family: layout.family,
             address: FIRST,
-            port: Register(1),
+            port: layout.behind(),
         }),
     ]
 }

@@ -83,7 +83,7 @@ fn port(address: [u8; 4], protocol: Protocol, port: u16) -> (PortKey, Target) {
         port,
     };
     let target = Target {
-        address: Ipv4Addr::new(172, 17, 0, 2),
+        address: Ipv4Addr::new(172, 17, 0, 2).into(),
         port: port + 1000,
         container_id: "c1".repeat(32),
     };
@@ -91,7 +91,7 @@ fn port(address: [u8; 4], protocol: Protocol, port: u16) -> (PortKey, Target) {
 }
 
 fn filled<T: Tables>(tables: T) -> Firewall<T> {
-    let mut firewall = Firewall::open(tables, "muster".to_owned()).unwrap();
+    let mut firewall = Firewall::open(tables, Family::Ipv4, "muster".to_owned()).unwrap();
     firewall.set_bridge("br0", OPEN).unwrap();
     firewall.set_bridge("a-fifteen-chars", CLOSED).unwrap();
     firewall
@@ -107,7 +107,7 @@ fn filled<T: Tables>(tables: T) -> Firewall<T> {
 fn a_new_run_takes_over_the_elements_and_replaces_the_table_at_once() {
     let tables = Recording::default();
     let model = filled(tables.clone()).model().clone();
-    let mut firewall = Firewall::open(tables.clone(), "muster".to_owned()).unwrap();
+    let mut firewall = Firewall::open(tables.clone(), Family::Ipv4, "muster".to_owned()).unwrap();
     assert_eq!(firewall.model(), &model);
     assert!(firewall.matches_kernel().unwrap());
     let state = tables.state.lock().unwrap();
@@ -177,7 +177,7 @@ fn elements_that_are_not_ours_are_left_out_of_the_model() {
     };
     let foreign = vec![odd(&[]), odd(&[6, 0, 0, 0, 0, 80, 0, 0]), odd(&[99; 12])];
     tables.state.lock().unwrap().sets.insert("published_any", foreign);
-    let firewall = Firewall::open(tables, "muster".to_owned()).unwrap();
+    let firewall = Firewall::open(tables, Family::Ipv4, "muster".to_owned()).unwrap();
     assert_eq!(firewall.model(), &Model::default());
 }
 
@@ -258,12 +258,14 @@ fn a_table_that_others_destroyed_comes_back() {
 #[test]
 fn thousands_of_ports_are_taken_over_in_one_transaction() {
     in_own_namespace(|| {
-        let mut firewall = Firewall::open(NetlinkTables::open().unwrap(), "muster".to_owned()).unwrap();
+        let mut firewall =
+            Firewall::open(NetlinkTables::open().unwrap(), Family::Ipv4, "muster".to_owned()).unwrap();
         let ports: Vec<_> = (1..=5000)
             .map(|number| port([0; 4], Protocol::Tcp, number))
             .collect();
         firewall.publish(&ports).unwrap();
-        let again = Firewall::open(NetlinkTables::open().unwrap(), "muster".to_owned()).unwrap();
+        let again =
+            Firewall::open(NetlinkTables::open().unwrap(), Family::Ipv4, "muster".to_owned()).unwrap();
         assert_eq!(again.model(), firewall.model());
         assert_eq!(again.model().published.len(), 5000);
     });

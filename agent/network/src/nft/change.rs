@@ -5,14 +5,19 @@ use super::expression::Expression;
 /// Which packets a table sees.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Family {
+    /// Both families of IP.
+    Inet,
     Ipv4,
+    Ipv6,
     Bridge,
 }
 
 impl Family {
     pub fn number(self) -> u8 {
         match self {
+            Self::Inet => 1,
             Self::Ipv4 => 2,
+            Self::Ipv6 => 10,
             Self::Bridge => 7,
         }
     }
@@ -101,6 +106,7 @@ pub(crate) struct SetSpec {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ValueType {
     Ipv4Address,
+    Ipv6Address,
     Protocol,
     Port,
     InterfaceName,
@@ -113,6 +119,7 @@ impl ValueType {
     fn number(self) -> u32 {
         match self {
             Self::Ipv4Address => 7,
+            Self::Ipv6Address => 8,
             Self::Protocol => 12,
             Self::Port => 13,
             Self::InterfaceName => 41,
@@ -124,7 +131,7 @@ impl ValueType {
     fn bytes(self) -> u32 {
         match self {
             Self::Ipv4Address | Self::Protocol | Self::Port => 4,
-            Self::InterfaceName => 16,
+            Self::InterfaceName | Self::Ipv6Address => 16,
             Self::Verdict => 0,
         }
     }

@@ -43,7 +43,11 @@ pub(crate) enum Header {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Translation {
     /// New destination from the registers.
-    Destination { address: Register, port: Register },
+    Destination {
+        family: Family,
+        address: Register,
+        port: Register,
+    },
     /// New source: the address of the interface that the packet leaves by.
     Masquerade,
 }
@@ -60,6 +64,11 @@ pub(crate) enum Expression {
         offset: u32,
         length: u32,
         to: Register,
+    },
+    /// Loads a value.
+    Immediate {
+        to: Register,
+        value: Vec<u8>,
     },
     /// Ends the rule unless the register begins with the value.
     Equal {
@@ -118,6 +127,10 @@ impl Expression {
                 data.be32(NFTA_PAYLOAD_OFFSET, *offset);
                 data.be32(NFTA_PAYLOAD_LEN, *length);
             }),
+            Self::Immediate { to, value } => step(body, "immediate", |data| {
+                data.be32(NFTA_IMMEDIATE_DREG, to.number());
+                data.nested(NFTA_IMMEDIATE_DATA, |inner| inner.bytes(NFTA_DATA_VALUE, value));
+            }),
             Self::Equal { from, value } => compare(body, *from, NFT_CMP_EQ, value),
             Self::AnyBit { from, bits } => {
                 mask(body, *from, *bits);
@@ -141,9 +154,13 @@ impl Expression {
             }),
             Self::DestinationKind { to } => write_address_kind(body, *to, NFTA_FIB_F_DADDR),
             Self::SourceKind { to } => write_address_kind(body, *to, NFTA_FIB_F_SADDR),
-            Self::Translate(Translation::Destination { address, port }) => step(body, "nat", |data| {
+            Self::Translate(Translation::Destination {
+                family,
+                address,
+                port,
+            }) => step(body, "nat", |data| {
                 data.be32(NFTA_NAT_TYPE, NFT_NAT_DNAT);
-                data.be32(NFTA_NAT_FAMILY, u32::from(Family::Ipv4.number()));
+                data.be32(NFTA_NAT_FAMILY, u32::from(family.number()));
                 data.be32(NFTA_NAT_REG_ADDR_MIN, address.number());
                 data.be32(NFTA_NAT_REG_PROTO_MIN, port.number());
             }),

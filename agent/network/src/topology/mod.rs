@@ -298,7 +298,9 @@ impl Topology {
             let mut links = Links::open()?;
             links.loopback_up()?;
             let uplink = links.find(UPLINK)?;
-            uplink.map_or(Ok(()), |uplink| links.configure(uplink.index, address, None))
+            uplink.map_or(Ok(()), |uplink| {
+                links.configure(uplink.index, &[address.into()], &[])
+            })
         })?;
         configured.map_err(kernel_error("give a node its address"))?;
         let port = self.index_of(cable)?;
@@ -339,7 +341,9 @@ fn lay_bridge(links: &mut Links, gateway: Ipv4Net) -> Result<(), NetlinkError> {
     let created = links.create_bridge(BRIDGE, MacAddress::for_ipv4(gateway.address()), None);
     ignoring(created, rustix::io::Errno::EXIST)?;
     let bridge = links.find(BRIDGE)?;
-    bridge.map_or(Ok(()), |bridge| links.configure(bridge.index, gateway, None))
+    bridge.map_or(Ok(()), |bridge| {
+        links.configure(bridge.index, &[gateway.into()], &[])
+    })
 }
 
 fn open_links(namespaces: &Namespaces, netns: &OwnedFd) -> Result<Links, TopologyError> {

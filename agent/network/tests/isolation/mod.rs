@@ -3,13 +3,16 @@
 
 use std::future::Future;
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
-use muster_network::{BridgeSpec, Interface, MacAddress, Network, NetworkConfig, SandboxSpec};
+use muster_network::{
+    Attachment, BridgeSpec, Interface, IpNet, MacAddress, Network, NetworkConfig, SandboxSpec, address_from,
+    bits_of,
+};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, setns, unshare};
 
@@ -61,7 +64,7 @@ pub async fn open(run_dir: &std::path::Path) -> Network {
 pub fn bridge(name: &str, gateway: &str) -> BridgeSpec {
     BridgeSpec {
         name: name.to_owned(),
-        gateway: gateway.parse().unwrap(),
+        gateways: gateway.split(' ').map(|text| text.parse().unwrap()).collect(),
         mtu: None,
         internal: false,
         masquerade: true,
@@ -69,20 +72,33 @@ pub fn bridge(name: &str, gateway: &str) -> BridgeSpec {
     }
 }
 
-/// A container on the bridge with the `n`th address of its network.
+/// The `n`th address of a network.
+pub fn nth(network: IpNet, n: u32) -> IpNet {
+    let first = bits_of(network.network().address());
+    network
+        .with_address(address_from(first + u128::from(n), network.is_ipv4()))
+        .unwrap()
+}
+
+/// A container on the bridge with the `n`th address of each of its networks.
 pub fn sandbox(id: &str, bridge: &BridgeSpec, n: u32) -> SandboxSpec {
-    let address = bridge.gateway.nth(n).unwrap();
     SandboxSpec {
         container_id: id.to_owned(),
-        interfaces: vec![Interface {
-            bridge: bridge.name.clone(),
-            name: "eth0".to_owned(),
-            address,
-            mac: MacAddress::for_ipv4(address.address()),
-            gateway: Some(bridge.gateway.address()),
-            mtu: None,
-        }],
+        interfaces: vec![interface("eth0", bridge, n)],
         sysctls: Vec::new(),
+    }
+}
+
+/// An interface on the bridge with the `n`th address of each of its networks.
+pub fn interface(name: &str, bridge: &BridgeSpec, n: u32) -> Interface {
+    let addresses: Vec<IpNet> = bridge.gateways.iter().map(|gateway| nth(*gateway, n)).collect();
+    Interface {
+        attachment: Attachment::Bridge(bridge.name.clone()),
+        name: name.to_owned(),
+        mac: MacAddress::for_address(addresses[0].address()),
+        addresses,
+        gateways: bridge.gateways.iter().map(IpNet::address).collect(),
+        mtu: None,
     }
 }
 
@@ -100,12 +116,15 @@ pub fn inside<R: Send + 'static>(netns: impl AsFd, job: impl FnOnce() -> R + Sen
 /// Serves connections inside the namespace, each with the name and the peer's address, until the test ends.
 pub fn serve(netns: impl AsFd, port: u16, name: &'static str) {
     let listener = inside(netns, move || {
-        TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).unwrap()
+        // A namespace without IPv6 has no address of both families.
+        TcpListener::bind((Ipv6Addr::UNSPECIFIED, port))
+            .or_else(|_| TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)))
+            .unwrap()
     });
     std::thread::spawn(move || {
         for connection in listener.incoming() {
             let Ok(mut connection) = connection else { return };
-            let peer = connection.peer_addr().unwrap().ip();
+            let peer = connection.peer_addr().unwrap().ip().to_canonical();
             // The client may have gone; the next one is served all the same.
             drop(write!(connection, "{name} {peer}"));
         }

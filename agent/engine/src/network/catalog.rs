@@ -1,0 +1,489 @@
+//! The networks of the node, in memory: who is on them, and which addresses are given out.
+
+use super::definition::NetworkRecord;
+use super::directory::dns_names;
+use super::ipam::AddressPool;
+use super::options::Options;
+use crate::error::{Error, Result};
+use muster_network::{IpNet, MacAddress};
+use muster_types::ContainerId;
+use muster_types::container::{EndpointSpec, NetworkEndpoint};
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// One network.
+#[derive(Debug)]
+pub(crate) struct Held {
+    pub record: NetworkRecord,
+    pub options: Options,
+    pools: Vec<AddressPool>,
+    /// Containers on it, with the endpoint's id and the container's name.
+    members: BTreeMap<ContainerId, (String, String)>,
+}
+
+/// Every network.
+#[derive(Debug, Default)]
+pub(crate) struct Catalog {
+    networks: BTreeMap<String, Held>,
+}
+
+/// A container that joins a network.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Joining<'a> {
+    pub id: &'a ContainerId,
+    pub name: &'a str,
+    pub host_name: &'a str,
+}
+
+impl Catalog {
+    /// Adds a network.
+    pub fn insert(&mut self, record: NetworkRecord) -> Result<()> {
+        let held = Held {
+            options: record.options()?,
+            pools: record.pools()?,
+            members: BTreeMap::new(),
+            record,
+        };
+        self.networks.insert(held.record.id.clone(), held);
+        Ok(())
+    }
+
+    /// Takes a network out.
+    pub fn remove(&mut self, id: &str) -> Option<Held> {
+        self.networks.remove(id)
+    }
+
+    /// All networks.
+    pub fn all(&self) -> impl Iterator<Item = &Held> {
+        self.networks.values()
+    }
+
+    /// The network with this id.
+    pub fn get(&self, id: &str) -> Option<&Held> {
+        self.networks.get(id)
+    }
+
+    /// The network that a user means: by its name, its id or the only id that begins so.
+    pub fn find(&self, reference: &str) -> Result<&Held> {
+        let missing = || Error::NoSuchNetwork {
+            name: reference.to_owned(),
+        };
+        if reference.is_empty() {
+            return Err(missing());
+        }
+        let reference = if reference == "default" {
+            "bridge"
+        } else {
+            reference
+        };
+        if let Some(held) = self.networks.get(reference) {
+            return Ok(held);
+        }
+        if let Some(held) = self.all().find(|held| held.record.spec.name == reference) {
+            return Ok(held);
+        }
+        let mut fitting = self.all().filter(|held| held.record.id.starts_with(reference));
+        match (fitting.next(), fitting.count()) {
+            (Some(held), 0) => Ok(held),
+            (Some(_), more) => Err(Error::invalid(format!(
+                "network {reference} is ambiguous ({} matches found based on ID prefix)",
+                more + 1
+            ))),
+            (None, _) => Err(missing()),
+        }
+    }
+
+    /// Subnets and links of all networks.
+    pub fn occupied(&self) -> (Vec<IpNet>, Vec<String>) {
+        let subnets = self.all().flat_map(|held| held.record.subnets()).collect();
+        let links = self.all().map(|held| held.record.link.clone()).collect();
+        (subnets, links)
+    }
+
+    /// Puts a container on a network and gives it its addresses there. Takes nothing when it fails.
+    pub fn join(
+        &mut self,
+        network_id: &str,
+        joining: Joining<'_>,
+        spec: &EndpointSpec,
+    ) -> Result<NetworkEndpoint> {
+        let held = self
+            .networks
+            .get_mut(network_id)
+            .ok_or_else(|| Error::NoSuchNetwork {
+                name: network_id.to_owned(),
+            })?;
+        held.join(joining, spec)
+    }
+
+    /// Puts a container back on a network where it is already, with the addresses that it has.
+    pub fn rejoin(&mut self, joining: Joining<'_>, endpoint: &NetworkEndpoint) {
+        let Some(held) = self.networks.get_mut(&endpoint.network_id) else {
+            tracing::error!(
+                container = joining.id.short(),
+                network = endpoint.network_id,
+                "a running container's network is gone"
+            );
+            return;
+        };
+        for address in addresses(endpoint) {
+            if !held.pools.iter_mut().any(|pool| pool.claim(address)) {
+                tracing::warn!(%address, "a running container's address is outside of its network's subnets or taken twice");
+            }
+        }
+        held.enter(joining, &endpoint.endpoint_id);
+    }
+
+    /// Takes a container off a network. Idempotent.
+    pub fn leave(&mut self, id: &ContainerId, endpoint: &NetworkEndpoint) {
+        let Some(held) = self.networks.get_mut(&endpoint.network_id) else {
+            return;
+        };
+        // Another run's addresses are not this one's to give back.
+        let is_own = held
+            .members
+            .get(id)
+            .is_some_and(|(own, _)| *own == endpoint.endpoint_id);
+        if is_own {
+            held.members.remove(id);
+            held.give_back(addresses(endpoint));
+        }
+    }
+
+    /// Notes a container's new name.
+    pub fn rename(&mut self, id: &ContainerId, name: &str) {
+        for held in self.networks.values_mut() {
+            if let Some(member) = held.members.get_mut(id) {
+                name.clone_into(&mut member.1);
+            }
+        }
+    }
+}
+
+impl Held {
+    /// Refuses what may not be removed.
+    pub fn check_removable(&self) -> Result<()> {
+        let name = &self.record.spec.name;
+        if self.record.is_built_in() {
+            return Err(Error::forbidden(format!(
+                "{name} is a pre-defined network and cannot be removed"
+            )));
+        }
+        if self.members.is_empty() {
+            return Ok(());
+        }
+        let members: Vec<String> = self
+            .members
+            .values()
+            .map(|(endpoint, container)| {
+                format!(
+                    "name:{container:?} id:{:?}",
+                    endpoint.get(..12).unwrap_or(endpoint)
+                )
+            })
+            .collect();
+        Err(Error::forbidden(format!(
+            "error while removing network: network {name} has active endpoints ({})",
+            members.join(", ")
+        )))
+    }
+
+    /// Refuses an endpoint that the network cannot have, in Docker's words.
+    pub fn check_endpoint(&self, spec: &EndpointSpec) -> Result<()> {
+        let mut problems = Vec::new();
+        if self.record.is_built_in() {
+            if spec.ipv4.is_some() || spec.ipv6.is_some() {
+                problems
+                    .push("user specified IP address is supported on user defined networks only".to_owned());
+            }
+            if !spec.aliases.is_empty() {
+                problems.push(
+                    "network-scoped alias is supported only for containers in user defined networks"
+                        .to_owned(),
+                );
+            }
+        } else {
+            for address in wanted(spec).into_iter().flatten() {
+                if !self.pools.iter().any(|pool| pool.subnet().contains(address)) {
+                    problems.push(format!("no configured subnet contains IP address {address}"));
+                }
+            }
+        }
+        if !spec.mac.is_empty() && spec.mac.parse::<MacAddress>().is_err() {
+            problems.push(format!("invalid MAC address: {}", spec.mac));
+        }
+        match problems.is_empty() {
+            true => Ok(()),
+            false => Err(Error::invalid(format!(
+                "invalid endpoint settings:\n{}",
+                problems.join("\n")
+            ))),
+        }
+    }
+
+    fn join(&mut self, joining: Joining<'_>, spec: &EndpointSpec) -> Result<NetworkEndpoint> {
+        self.check_endpoint(spec)?;
+        let mut endpoint = NetworkEndpoint {
+            network_id: self.record.id.clone(),
+            endpoint_id: super::definition::random_id(),
+            spec: spec.clone(),
+            ..NetworkEndpoint::default()
+        };
+        for (is_ipv4, wanted) in [true, false].into_iter().zip(wanted(spec)) {
+            if let Err(error) = self.take_address(&mut endpoint, is_ipv4, wanted) {
+                self.give_back(addresses(&endpoint));
+                return Err(error);
+            }
+        }
+        if let Some(first) = addresses(&endpoint).next() {
+            endpoint.mac = match spec.mac.parse::<MacAddress>() {
+                Ok(mac) => mac.to_string(),
+                Err(_) => MacAddress::for_address(first).to_string(),
+            };
+        }
+        if self.record.resolves_names() {
+            endpoint.dns_names = dns_names(joining, spec);
+        }
+        self.enter(joining, &endpoint.endpoint_id);
+        Ok(endpoint)
+    }
+
+    fn enter(&mut self, joining: Joining<'_>, endpoint_id: &str) {
+        let member = (endpoint_id.to_owned(), joining.name.to_owned());
+        self.members.insert(joining.id.clone(), member);
+    }
+
+    fn take_address(
+        &mut self,
+        endpoint: &mut NetworkEndpoint,
+        is_ipv4: bool,
+        wanted: Option<IpAddr>,
+    ) -> Result<()> {
+        let mut pools = self
+            .pools
+            .iter_mut()
+            .filter(|pool| pool.subnet().is_ipv4() == is_ipv4)
+            .peekable();
+        if pools.peek().is_none() {
+            return Ok(());
+        }
+        let internal = self.record.spec.internal;
+        let mut last = None;
+        for pool in pools {
+            let taken = match wanted {
+                None => pool.allocate(),
+                Some(address) if pool.claim(address) => Ok(address),
+                Some(_) => Err(Error::forbidden("Address already in use")),
+            };
+            match taken {
+                Ok(address) => {
+                    let gateway = pool.gateway().filter(|_| !internal);
+                    place(endpoint, address, pool.subnet().prefix(), gateway);
+                    return Ok(());
+                }
+                Err(error) => last = Some(error),
+            }
+        }
+        last.map_or(Ok(()), Err)
+    }
+
+    fn give_back(&mut self, addresses: impl Iterator<Item = IpAddr>) {
+        for address in addresses {
+            for pool in &mut self.pools {
+                pool.release(address);
+            }
+        }
+    }
+}
+
+fn wanted(spec: &EndpointSpec) -> [Option<IpAddr>; 2] {
+    [spec.ipv4.map(IpAddr::V4), spec.ipv6.map(IpAddr::V6)]
+}
+
+fn place(endpoint: &mut NetworkEndpoint, address: IpAddr, prefix: u8, gateway: Option<IpAddr>) {
+    match address {
+        IpAddr::V4(address) => {
+            endpoint.address = Some(address);
+            endpoint.prefix_len = prefix;
+            endpoint.gateway = gateway.and_then(v4);
+        }
+        IpAddr::V6(address) => {
+            endpoint.ipv6 = Some(address);
+            endpoint.ipv6_prefix_len = prefix;
+            endpoint.ipv6_gateway = gateway.and_then(v6);
+        }
+    }
+}
+
+fn v4(address: IpAddr) -> Option<Ipv4Addr> {
+    match address {
+        IpAddr::V4(address) => Some(address),
+        IpAddr::V6(_) => None,
+    }
+}
+
+fn v6(address: IpAddr) -> Option<Ipv6Addr> {
+    match address {
+        IpAddr::V6(address) => Some(address),
+        IpAddr::V4(_) => None,
+    }
+}
+
+/// The addresses of an endpoint.
+pub(crate) fn addresses(endpoint: &NetworkEndpoint) -> impl Iterator<Item = IpAddr> + use<> {
+    let v4 = endpoint.address.map(IpAddr::V4);
+    v4.into_iter().chain(endpoint.ipv6.map(IpAddr::V6))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::ErrorKind;
+    use muster_types::network::{AddressRange, NetworkSpec};
+
+    fn record(name: &str, subnets: &[&str]) -> NetworkRecord {
+        let ranges = subnets.iter().map(|subnet| {
+            let net: IpNet = subnet.parse().unwrap();
+            AddressRange {
+                subnet: (*subnet).to_owned(),
+                gateway: super::super::ipam::default_gateway(net, &[]),
+                ..AddressRange::default()
+            }
+        });
+        NetworkRecord {
+            id: hex::encode(name.repeat(32))[..64].to_owned(),
+            created: muster_types::Timestamp::ZERO,
+            spec: NetworkSpec {
+                name: name.to_owned(),
+                ranges: ranges.collect(),
+                ..NetworkSpec::default()
+            },
+            link: "br0".to_owned(),
+            owns_link: false,
+        }
+    }
+
+    fn container(n: u8) -> ContainerId {
+        ContainerId::from_bytes([n; 32])
+    }
+
+    fn joining(id: &ContainerId) -> Joining<'_> {
+        Joining {
+            id,
+            name: "web",
+            host_name: "front",
+        }
+    }
+
+    #[test]
+    fn containers_come_go_and_keep_a_network_from_being_removed() {
+        let mut catalog = Catalog::default();
+        let lan = record("lan", &["10.0.0.0/29", "fd00::/64"]);
+        let id = lan.id.clone();
+        catalog.insert(lan).unwrap();
+        let web = container(7);
+        let spec = EndpointSpec {
+            ipv4: Some(Ipv4Addr::new(10, 0, 0, 5)),
+            aliases: vec!["www".to_owned(), "web".to_owned()],
+            ..EndpointSpec::default()
+        };
+        let endpoint = catalog.join(&id, joining(&web), &spec).unwrap();
+        assert_eq!(endpoint.address, spec.ipv4);
+        assert_eq!(endpoint.ipv6, "fd00::2".parse().ok());
+        assert_eq!(endpoint.ipv6_gateway, "fd00::1".parse().ok());
+        assert_eq!(endpoint.mac, "02:42:0a:00:00:05");
+        assert_eq!(endpoint.dns_names, ["web", "www", web.short(), "front"]);
+        let again = catalog.join(&id, joining(&container(8)), &spec).unwrap_err();
+        assert_eq!(
+            (again.kind(), again.to_string().as_str()),
+            (ErrorKind::Forbidden, "Address already in use")
+        );
+        let busy = catalog.find("lan").unwrap().check_removable().unwrap_err();
+        assert_eq!(busy.kind(), ErrorKind::Forbidden);
+        assert!(
+            busy.to_string()
+                .contains("network lan has active endpoints (name:\"web\""),
+            "{busy}"
+        );
+        let stale = NetworkEndpoint {
+            endpoint_id: "other".to_owned(),
+            ..endpoint.clone()
+        };
+        catalog.leave(&web, &stale);
+        assert!(catalog.find("lan").unwrap().check_removable().is_err());
+        catalog.leave(&web, &endpoint);
+        catalog.find("lan").unwrap().check_removable().unwrap();
+        catalog.join(&id, joining(&web), &spec).unwrap();
+    }
+
+    #[test]
+    fn a_join_that_fails_takes_nothing() {
+        let mut catalog = Catalog::default();
+        let lan = record("lan", &["10.0.0.0/24", "fd00::/64"]);
+        let id = lan.id.clone();
+        catalog.insert(lan).unwrap();
+        let spec = EndpointSpec {
+            ipv6: "fd00::1".parse().ok(),
+            ..EndpointSpec::default()
+        };
+        catalog.join(&id, joining(&container(1)), &spec).unwrap_err();
+        let endpoint = catalog
+            .join(&id, joining(&container(1)), &EndpointSpec::default())
+            .unwrap();
+        assert_eq!(endpoint.address, Some(Ipv4Addr::new(10, 0, 0, 2)));
+    }
+
+    #[test]
+    fn networks_are_found_as_users_write_them() {
+        let mut catalog = Catalog::default();
+        for name in ["bridge", "lan", "lab"] {
+            catalog.insert(record(name, &[])).unwrap();
+        }
+        let name = |reference: &str| catalog.find(reference).map(|held| held.record.spec.name.clone());
+        assert_eq!(name("default").unwrap(), "bridge");
+        assert_eq!(name("lan").unwrap(), "lan");
+        let lan = catalog.find("lan").unwrap().record.id.clone();
+        assert_eq!(name(&lan).unwrap(), "lan");
+        assert_eq!(name(&lan[..12]).unwrap(), "lan");
+        assert!(
+            name("6c61")
+                .unwrap_err()
+                .to_string()
+                .contains("is ambiguous (2 matches")
+        );
+        assert_eq!(name("nope").unwrap_err().to_string(), "network nope not found");
+        assert!(
+            catalog
+                .find("bridge")
+                .unwrap()
+                .check_removable()
+                .unwrap_err()
+                .to_string()
+                .contains("pre-defined")
+        );
+    }
+
+    #[test]
+    fn endpoints_are_checked_against_their_network() {
+        let mut catalog = Catalog::default();
+        catalog.insert(record("bridge", &["172.17.0.0/16"])).unwrap();
+        catalog.insert(record("lan", &["10.0.0.0/24"])).unwrap();
+        let address = EndpointSpec {
+            ipv4: Some(Ipv4Addr::new(172, 17, 0, 9)),
+            aliases: vec!["x".to_owned()],
+            mac: "nope".to_owned(),
+            ..EndpointSpec::default()
+        };
+        let refused = |name: &str| {
+            catalog
+                .find(name)
+                .unwrap()
+                .check_endpoint(&address)
+                .unwrap_err()
+                .to_string()
+        };
+        assert!(refused("bridge").contains("user defined networks only"));
+        assert!(refused("lan").contains("no configured subnet contains IP address 172.17.0.9"));
+        assert!(refused("lan").contains("invalid MAC address: nope"));
+    }
+}

@@ -1,0 +1,375 @@
+//! The node's networks, and each container's places in them: addresses, sandbox, names, published ports.
+//!
+//! Begin at [`Networking`]; `definition` says what a network is, `place` where a container stands in it, `change` what
+//! users do to networks and to running containers.
+
+mod answer;
+mod catalog;
+mod change;
+mod definition;
+mod directory;
+mod hosts;
+mod ipam;
+mod legacy_links;
+mod open;
+mod options;
+mod place;
+mod ports;
+mod resolver;
+
+pub(crate) use hosts::{HostsEntries, own_addresses};
+pub use ipam::SubnetPool;
+pub(crate) use legacy_links::Linked;
+pub(crate) use place::{Kind, Places, Wanted, check_mode, kind, own_network};
+
+use crate::error::{Error, Result};
+use crate::record::Record;
+use crate::spec;
+use crate::store::Store;
+use catalog::{Catalog, Joining};
+use directory::{Directory, Scope, ScopedNetwork};
+use muster_network::{Network, NetworkError, SandboxSpec};
+use muster_types::ContainerId;
+use muster_types::container::{ContainerConfig, EndpointSpec, NetworkEndpoint, NetworkMode, PortBinding};
+use muster_types::network::NetworkInfo;
+use ports::Targets;
+use resolver::{Resolver, ResolverSettings, Upstream};
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv4Addr};
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// Name of the default network.
+const DEFAULT_NETWORK: &str = "bridge";
+
+/// The node's networks.
+pub(crate) struct Networking {
+    pub network: Network,
+    pools: Vec<SubnetPool>,
+    catalog: Mutex<Catalog>,
+    directory: Arc<Directory>,
+    resolvers: Mutex<HashMap<ContainerId, Resolver>>,
+    /// Makes and removes networks one at a time: a subnet is chosen before its network exists.
+    making: tokio::sync::Mutex<()>,
+    store: Store,
+    tasks: TaskTracker,
+    stopping: CancellationToken,
+}
+
+/// What a container's resolver is told besides the names.
+pub(crate) struct ResolverChoice {
+    /// Servers that the user or the engine's settings name; the host's where there are none.
+    pub nameservers: Vec<String>,
+    /// The user chose `ndots`.
+    pub own_ndots: bool,
+}
+
+/// The container whose network a mode shares.
+pub(crate) fn shared_with(mode: &NetworkMode) -> Option<&str> {
+    match kind(mode) {
+        Kind::Shared(reference) => Some(reference),
+        Kind::Own(_) | Kind::Loopback | Kind::Host => None,
+    }
+}
+
+fn joining(record: &Record) -> Joining<'_> {
+    Joining {
+        id: &record.id,
+        name: &record.name,
+        host_name: &record.host_name,
+    }
+}
+
+impl Networking {
+    fn catalog(&self) -> MutexGuard<'_, Catalog> {
+        self.catalog.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn resolvers(&self) -> MutexGuard<'_, HashMap<ContainerId, Resolver>> {
+        self.resolvers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The default bridge's gateway.
+    pub fn gateway(&self) -> Ipv4Addr {
+        let catalog = self.catalog();
+        let bridge = catalog.find(DEFAULT_NETWORK).ok();
+        let gateway = bridge.and_then(|held| held.record.spec.ranges.first()?.gateway);
+        match gateway {
+            Some(IpAddr::V4(gateway)) => gateway,
+            // Only while the engine opens.
+            Some(IpAddr::V6(_)) | None => Ipv4Addr::UNSPECIFIED,
+        }
+    }
+
+    /// All networks.
+    pub fn list(&self) -> Vec<NetworkInfo> {
+        self.catalog().all().map(|held| held.record.info()).collect()
+    }
+
+    /// The network that a user means.
+    pub fn find(&self, reference: &str) -> Result<NetworkInfo> {
+        Ok(self.catalog().find(reference)?.record.info())
+    }
+
+    /// The id of the network with this name.
+    pub fn id_of(&self, name: &str) -> String {
+        self.catalog()
+            .find(name)
+            .map(|held| held.record.id.clone())
+            .unwrap_or_default()
+    }
+
+    /// What a configuration wants of which network, by the networks' names; refuses what could never be.
+    pub fn wanted(&self, config: &ContainerConfig) -> Result<Wanted> {
+        let catalog = self.catalog();
+        let name_of = |reference: &str| Ok(catalog.find(reference)?.record.spec.name.clone());
+        let wanted = place::wanted(config, name_of)?;
+        for (name, spec) in &wanted {
+            catalog.find(name)?.check_endpoint(spec)?;
+        }
+        Ok(wanted)
+    }
+
+    /// Puts a container on all of its networks; on none of them when that fails.
+    pub fn join(&self, record: &Record) -> Result<Places> {
+        let wanted = record.wanted_networks();
+        let mut places = Places::new();
+        for (name, spec) in place::in_order(&wanted, &record.config.host.network) {
+            match self.join_one(record, name, spec, &places) {
+                Ok(endpoint) => drop(places.insert(name.clone(), endpoint)),
+                Err(error) => {
+                    self.leave(&record.id, &places);
+                    return Err(error);
+                }
+            }
+        }
+        self.enter(&record.id, &places);
+        Ok(places)
+    }
+
+    fn join_one(
+        &self,
+        record: &Record,
+        name: &str,
+        spec: &EndpointSpec,
+        places: &Places,
+    ) -> Result<NetworkEndpoint> {
+        let mut catalog = self.catalog();
+        let held = catalog.find(name)?;
+        let id = held.record.id.clone();
+        let has_interface = !held.record.spec.ranges.is_empty();
+        let interface = has_interface.then(|| place::interface_name(&held.options.interface_prefix, places));
+        let mut endpoint = catalog.join(&id, joining(record), spec)?;
+        endpoint.interface = interface.unwrap_or_default();
+        Ok(endpoint)
+    }
+
+    /// Notes the places that a running container has already.
+    pub fn rejoin(&self, record: &Record, places: &Places) {
+        let mut catalog = self.catalog();
+        for endpoint in places.values() {
+            catalog.rejoin(joining(record), endpoint);
+        }
+        drop(catalog);
+        self.enter(&record.id, places);
+    }
+
+    fn enter(&self, id: &ContainerId, places: &Places) {
+        for (name, endpoint) in places {
+            self.directory.enter(name, id, endpoint);
+        }
+    }
+
+    /// Takes a container off networks. Idempotent.
+    pub fn leave(&self, id: &ContainerId, places: &Places) {
+        let mut catalog = self.catalog();
+        for endpoint in places.values() {
+            self.directory.leave(&endpoint.network_id, id);
+            catalog.leave(id, endpoint);
+        }
+    }
+
+    /// Notes a container's new name, and returns its places with it.
+    pub fn rename(&self, record: &Record, places: &Places) -> Places {
+        self.catalog().rename(&record.id, &record.name);
+        let mut renamed = places.clone();
+        for endpoint in renamed
+            .values_mut()
+            .filter(|endpoint| !endpoint.dns_names.is_empty())
+        {
+            endpoint.dns_names = directory::dns_names(joining(record), &endpoint.spec);
+        }
+        self.enter(&record.id, &renamed);
+        renamed
+    }
+
+    /// Makes the network namespace of a container; `None` where it shares one.
+    pub async fn connect(
+        &self,
+        record: &Record,
+        places: &Places,
+        choice: &ResolverChoice,
+    ) -> Result<Option<OwnedFd>> {
+        match kind(&record.config.host.network) {
+            Kind::Host | Kind::Shared(_) => return Ok(None),
+            Kind::Loopback | Kind::Own(_) => {}
+        }
+        let routes = place::default_routes(places);
+        let mut interfaces = Vec::new();
+        for endpoint in places.values().filter(|endpoint| !endpoint.interface.is_empty()) {
+            interfaces.push(self.interface(endpoint, &routes)?);
+        }
+        let sysctls = record.config.host.sysctls.iter();
+        let sysctls = sysctls.map(|(name, value)| (spec::dotted_sysctl(name), value.clone()));
+        let spec = SandboxSpec {
+            container_id: record.id.to_string(),
+            interfaces,
+            sysctls: sysctls.filter(|(name, _)| name.starts_with("net.")).collect(),
+        };
+        let sandbox = self.network.create_sandbox(&spec).await?;
+        self.serve_names(record, places, choice).await?;
+        Ok(Some(sandbox.netns))
+    }
+
+    fn interface(
+        &self,
+        endpoint: &NetworkEndpoint,
+        routes: &[muster_network::DefaultRoute],
+    ) -> Result<muster_network::Interface> {
+        let catalog = self.catalog();
+        let held = catalog.find(&endpoint.network_id)?;
+        place::interface(
+            endpoint,
+            &held.record.spec.driver,
+            &held.record.link,
+            &held.options,
+            routes,
+        )
+    }
+
+    /// Whether a container with these places asks the engine for names.
+    pub fn resolves_names(places: &Places) -> bool {
+        places.values().any(|endpoint| !endpoint.dns_names.is_empty())
+    }
+
+    /// Serves the container's resolver, or tells the one that is served of the container's places.
+    pub async fn serve_names(&self, record: &Record, places: &Places, choice: &ResolverChoice) -> Result<()> {
+        if !Self::resolves_names(places) {
+            return Ok(());
+        }
+        let (scope, has_outside) = self.scope(places);
+        if let Some(resolver) = self.resolvers().get(&record.id) {
+            resolver.set_scope(scope, has_outside);
+            return Ok(());
+        }
+        let sockets = self.network.open_resolver(record.id.as_str()).await?;
+        let settings = ResolverSettings {
+            upstreams: upstreams(&choice.nameservers),
+            own_ndots: choice.own_ndots,
+            scope,
+            has_outside,
+        };
+        let (directory, network) = (Arc::clone(&self.directory), self.network.clone());
+        let resolver = Resolver::serve(sockets, settings, directory, network, &self.tasks, &self.stopping)
+            .map_err(|source| Error::io("serve the names of a container", source))?;
+        self.resolvers().insert(record.id.clone(), resolver);
+        Ok(())
+    }
+
+    fn scope(&self, places: &Places) -> (Scope, bool) {
+        let catalog = self.catalog();
+        let mut has_outside = false;
+        let mut networks = Vec::new();
+        for endpoint in places.values() {
+            has_outside |= catalog
+                .get(&endpoint.network_id)
+                .is_some_and(|held| !held.record.spec.internal);
+            if !endpoint.dns_names.is_empty() {
+                networks.push(ScopedNetwork {
+                    id: endpoint.network_id.clone(),
+                    links: directory::parse_links(&endpoint.spec.links),
+                });
+            }
+        }
+        (Scope { networks }, has_outside)
+    }
+
+    fn targets(&self, places: &Places) -> Targets {
+        let catalog = self.catalog();
+        Targets::of(places, |id| {
+            let held = catalog.get(id)?;
+            (held.record.spec.driver == "bridge").then_some(held.options.host_binding)
+        })
+    }
+
+    /// Publishes a container's ports; returns them with the host ports that were chosen.
+    pub async fn publish(&self, record: &Record, places: &Places) -> Result<Vec<PortBinding>> {
+        let targets = self.targets(places);
+        if !targets.exist() {
+            return Ok(Vec::new());
+        }
+        let mut wanted = ports::wanted_ports(record)?;
+        if wanted.is_empty() {
+            return Ok(Vec::new());
+        }
+        loop {
+            let mappings = ports::mappings(&wanted, &targets)?;
+            match self.network.publish(record.id.as_str(), &mappings).await {
+                Ok(published) => return Ok(published.iter().map(ports::binding).collect()),
+                Err(NetworkError::PortInUse { port, protocol, .. })
+                    if ports::try_next(&mut wanted, (port, protocol)) => {}
+                Err(error) => {
+                    return Err(Error::Endpoint {
+                        name: record.name.clone(),
+                        id: record.id.to_string(),
+                        source: Box::new(error),
+                    });
+                }
+            }
+        }
+    }
+
+    /// Publishes the ports that a running container has had before, under the same host ports. Idempotent.
+    pub async fn publish_again(&self, record: &Record, places: &Places, ports: &[PortBinding]) -> Result<()> {
+        let targets = self.targets(places);
+        if !targets.exist() {
+            return Ok(());
+        }
+        let mappings = ports::mappings(ports, &targets)?;
+        self.network.publish(record.id.as_str(), &mappings).await?;
+        Ok(())
+    }
+
+    /// Takes everything of a container's network away. Idempotent; collects errors and goes on.
+    pub async fn disconnect(&self, id: &ContainerId, published: bool, places: &Places) {
+        drop(self.resolvers().remove(id));
+        if published && let Err(error) = self.network.unpublish(id.as_str()).await {
+            tracing::error!(container = id.short(), %error, "ports stay published");
+        }
+        if let Err(error) = self.network.remove_sandbox(id.as_str()).await {
+            tracing::error!(container = id.short(), %error, "a network namespace is left over");
+        }
+        self.leave(id, places);
+    }
+}
+
+/// The servers for names that no container has: those that were chosen, asked as the container would ask them, else
+/// the host's own, of which only the host can ask those on its loopback.
+fn upstreams(chosen: &[String]) -> Vec<Upstream> {
+    let own = crate::files::host_nameservers();
+    let (servers, are_hosts) = if chosen.is_empty() {
+        (own.as_slice(), true)
+    } else {
+        (chosen, false)
+    };
+    let addresses = servers.iter().filter_map(|server| server.parse::<IpAddr>().ok());
+    addresses
+        .filter(|address| *address != IpAddr::V4(muster_network::RESOLVER_ADDRESS))
+        .map(|address| Upstream {
+            address,
+            from_host: are_hosts && address.is_loopback(),
+        })
+        .collect()
+}
