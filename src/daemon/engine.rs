@@ -25,7 +25,7 @@ use tokio_util::io::{StreamReader, SyncIoBridge};
 
 /// The engine as the Engine API sees it.
 pub struct EngineBackend {
-    engine: Engine,
+    pub(super) engine: Engine,
 }
 
 impl EngineBackend {
@@ -35,7 +35,8 @@ impl EngineBackend {
     }
 }
 
-fn failed(error: own::Error) -> BackendError {
+/// The error as the Engine API tells it.
+pub(super) fn failed(error: own::Error) -> BackendError {
     let kind = match error.kind() {
         own::ErrorKind::NotFound => ErrorKind::NotFound,
         own::ErrorKind::Conflict => ErrorKind::Conflict,

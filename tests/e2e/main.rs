@@ -5,6 +5,7 @@ mod clients;
 mod cluster;
 mod crashes;
 mod cut_links;
+mod files;
 mod followers;
 mod full_disk;
 mod global;

@@ -82,6 +82,14 @@ pub enum Error {
         /// What the caller named.
         id: String,
     },
+    /// A container has nothing at a path.
+    #[error("Could not find the file {path} in container {container}")]
+    NoSuchFile {
+        /// The path.
+        path: String,
+        /// What the caller named.
+        container: String,
+    },
     /// No such network.
     #[error("network {name} not found")]
     NoSuchNetwork {
@@ -230,6 +238,7 @@ impl Error {
             Self::NoSuchContainer { .. }
             | Self::NoSuchExec { .. }
             | Self::NoSuchVolume { .. }
+            | Self::NoSuchFile { .. }
             | Self::NoSuchNetwork { .. }
             | Self::NoSuchPlugin { .. } => ErrorKind::NotFound,
             Self::NameInUse { .. }

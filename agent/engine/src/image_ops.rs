@@ -121,7 +121,7 @@ impl Inner {
         users.collect()
     }
 
-    fn image_event(&self, action: &str, id: &str, name: Option<&str>) {
+    pub(crate) fn image_event(&self, action: &str, id: &str, name: Option<&str>) {
         let mut attributes = BTreeMap::new();
         if let Some(name) = name {
             attributes.insert("name".to_owned(), name.to_owned());

@@ -8,10 +8,13 @@
 //! What must survive what: rows in redb (`store`) and the container's directory survive everything; facts about a run
 //! (`start::RunFacts`) survive the daemon but not the host's boot; the monitor is the truth about what runs.
 
+mod archive;
 mod attach;
 mod backoff;
 mod check;
 mod clock;
+mod commit;
+mod commit_config;
 mod config;
 mod container;
 mod copy_up;
@@ -26,6 +29,7 @@ mod health;
 mod host;
 mod image_config;
 mod image_ops;
+mod instruction;
 mod joined;
 mod layout;
 mod log_driver;
@@ -37,9 +41,12 @@ mod neighbours;
 mod network;
 mod observe;
 mod open;
+mod path_stat;
 mod phase;
+mod piece_writer;
 mod record;
 mod remove;
+mod rootfs_view;
 mod signal;
 mod spec;
 mod start;
@@ -52,7 +59,9 @@ mod volumes;
 mod wait;
 mod working_dir;
 
+pub use archive::{ArchiveStream, PutOptions};
 pub use attach::{AttachSession, OutputChunk, OutputKind};
+pub use commit::{CommitOptions, ImportOptions};
 pub use config::{BridgeSettings, EngineConfig};
 pub use engine::{Created, Engine, RemoveOptions, StopOptions};
 pub use error::{Error, ErrorKind, Result};
@@ -61,10 +70,11 @@ pub use exec::{ExecConfig, ExecInfo};
 pub use log_feed::LogSession;
 pub use logs::{LogEntry, LogQuery, LogStreamKind};
 pub use metrics::EngineMetrics;
-pub use muster_images::{HistoryEntry, LoadedImage, RemovedEvent};
+pub use muster_images::{ChangeKind, FileChange, HistoryEntry, LoadedImage, RemovedEvent};
 pub use muster_runtime::AttachRequest;
 pub use network::SubnetPool;
 pub use observe::{ContainerStats, EngineFacts};
+pub use path_stat::PathStat;
 pub use top::ProcessTable;
 pub use volumes::Volume;
 pub use wait::{WaitCondition, WaitResult};

@@ -1,12 +1,12 @@
 //! Content-addressed files: written aside, hashed on the way, synced, then renamed into place.
 
 use std::fs::{self, File};
-use std::io::{self, Read, Write};
+use std::io::{self, BufWriter, Read, Write};
 use std::path::Path;
 
 use tempfile::{NamedTempFile, TempPath};
 
-use crate::digest::{Digest, HashingReader};
+use crate::digest::{Digest, HashingReader, HashingWriter};
 use crate::error::{ArchiveError, Error, Result};
 use crate::layout::{Layout, sync_directory};
 
@@ -53,6 +53,27 @@ impl StagedBlob {
             }
             .into());
         }
+        Ok(StagedBlob {
+            path: file.into_temp_path(),
+            digest,
+            bytes,
+        })
+    }
+
+    /// Writes what `write` gives.
+    pub(crate) fn written(
+        layout: &Layout,
+        write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+    ) -> Result<StagedBlob> {
+        let temporary = layout.temporary();
+        let failed = |error: io::Error| Error::io("write a blob in", &temporary, error);
+        let file = NamedTempFile::new_in(&temporary).map_err(failed)?;
+        let mut output = HashingWriter::new(BufWriter::with_capacity(COPY_BUFFER_BYTES, file));
+        write(&mut output).map_err(failed)?;
+        let (buffered, digest, bytes) = output.finish();
+        let file = buffered
+            .into_inner()
+            .map_err(|error| failed(error.into_error()))?;
         Ok(StagedBlob {
             path: file.into_temp_path(),
             digest,

@@ -140,6 +140,14 @@ pub enum ArchiveError {
     /// An entry has a path, link target or type that is refused.
     #[error("entry {path:?}: {problem}")]
     Entry { path: String, problem: &'static str },
+    /// An entry would put something that is no directory in place of a directory, or the other way round.
+    #[error("cannot overwrite {standing} {path:?} with {wanted} {destination:?}")]
+    Overwrite {
+        path: String,
+        standing: &'static str,
+        wanted: &'static str,
+        destination: String,
+    },
     /// A bound was exceeded.
     #[error("{what} exceeds the limit of {limit}")]
     Limit { what: &'static str, limit: u64 },

@@ -105,6 +105,18 @@ impl Document {
     }
 }
 
+impl Manifest {
+    /// The manifest of an image with another configuration and perhaps one more layer.
+    pub(crate) fn extended(&self, config: Digest, config_bytes: u64, layer: Option<LayerBlob>) -> Vec<u8> {
+        let own = synthesise(config, config_bytes, layer.as_slice());
+        let Ok(Document::Manifest(mut manifest)) = Document::parse(&own, "a new manifest") else {
+            unreachable!("what is synthesised parses, a test says so");
+        };
+        manifest.layers.splice(0..0, self.layers.iter().cloned());
+        serde_json::to_vec(&manifest).expect("strings, numbers and lists serialise to JSON")
+    }
+}
+
 /// A layer of an image that came without a manifest.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct LayerBlob {

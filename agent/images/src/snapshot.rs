@@ -130,7 +130,7 @@ impl ImageStore {
             .collect())
     }
 
-    fn snapshot(&self, container_id: &str) -> Result<SnapshotRecord> {
+    pub(crate) fn snapshot(&self, container_id: &str) -> Result<SnapshotRecord> {
         let found = self.inner.records.view()?.snapshot(container_id)?;
         found.ok_or_else(|| Error::NoSnapshot {
             container_id: container_id.to_string(),

@@ -138,8 +138,7 @@ impl<'a> LayerWriter<'a> {
             return Err(entry_error(&entry.path, "the root of the image is not a directory").into());
         }
         let root = self.root.clone();
-        self.set_attributes(root.as_fd(), entry)
-            .map_err(|e| self.failed("set attributes of", b"", e))?;
+        set_attributes(root.as_fd(), entry).map_err(|e| self.failed("set attributes of", b"", e))?;
         self.directory_times.push((Vec::new(), entry.modified_at));
         Ok(())
     }
@@ -166,8 +165,7 @@ impl<'a> LayerWriter<'a> {
             self.clear(parent, path, name)?;
         }
         let directory = make_directory(parent, name).map_err(|e| self.failed("make directory", path, e))?;
-        self.set_attributes(directory.as_fd(), entry)
-            .map_err(|e| self.failed("set attributes of", path, e))?;
+        set_attributes(directory.as_fd(), entry).map_err(|e| self.failed("set attributes of", path, e))?;
         self.directory_times.push((path.to_vec(), entry.modified_at));
         Ok(())
     }
@@ -197,7 +195,7 @@ impl<'a> LayerWriter<'a> {
             left -= read as u64;
         }
         self.content_bytes += entry.size;
-        self.set_attributes(file.as_fd(), entry)
+        set_attributes(file.as_fd(), entry)
             .and_then(|()| rustix::fs::futimens(&file, &timestamps(entry.modified_at)))
             .map_err(|e| self.failed("set attributes of", path, e))
     }
@@ -235,8 +233,7 @@ impl<'a> LayerWriter<'a> {
         self.create(parent, path, name, || {
             rustix::fs::symlinkat(entry.link.as_slice(), parent, name)
         })?;
-        self.set_node_attributes(parent, name, entry)
-            .map_err(|e| self.failed("set attributes of", path, e))
+        set_node_attributes(parent, name, entry).map_err(|e| self.failed("set attributes of", path, e))
     }
 
     fn apply_node(&mut self, parent: &OwnedFd, path: &[u8], name: &[u8], entry: &TarEntry) -> Result<()> {
@@ -250,7 +247,7 @@ impl<'a> LayerWriter<'a> {
             rustix::fs::mknodat(parent, name, kind, Mode::empty(), device)
         })?;
         // The mode goes by name: the node was made just now and is not a symbolic link.
-        self.set_node_attributes(parent, name, entry)
+        set_node_attributes(parent, name, entry)
             .and_then(|()| {
                 rustix::fs::chmodat(parent, name, Mode::from_raw_mode(entry.mode), AtFlags::empty())
             })
@@ -348,39 +345,39 @@ impl<'a> LayerWriter<'a> {
             .ok()
             .filter(|stat| FileType::from_raw_mode(stat.st_mode).is_dir())
     }
+}
 
-    /// Owner first, because changing it drops set-id bits and capabilities.
-    fn set_attributes(&self, file: BorrowedFd<'_>, entry: &TarEntry) -> rustix::io::Result<()> {
-        rustix::fs::fchown(
-            file,
-            Some(Uid::from_raw(entry.uid)),
-            Some(Gid::from_raw(entry.gid)),
-        )?;
+/// Owner first, because changing it drops set-id bits and capabilities.
+pub(crate) fn set_attributes(file: BorrowedFd<'_>, entry: &TarEntry) -> rustix::io::Result<()> {
+    rustix::fs::fchown(
+        file,
+        Some(Uid::from_raw(entry.uid)),
+        Some(Gid::from_raw(entry.gid)),
+    )?;
+    set_xattrs(entry, |name, value| {
+        rustix::fs::fsetxattr(file, name, value, XattrFlags::empty())
+    })?;
+    rustix::fs::fchmod(file, Mode::from_raw_mode(entry.mode))
+}
+
+/// For what cannot be opened: symbolic links, devices and fifos.
+pub(crate) fn set_node_attributes(parent: &OwnedFd, name: &[u8], entry: &TarEntry) -> rustix::io::Result<()> {
+    let (uid, gid) = (Uid::from_raw(entry.uid), Gid::from_raw(entry.gid));
+    rustix::fs::chownat(parent, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;
+    if !entry.xattrs.is_empty() {
+        // There is no lsetxattrat before Linux 6.13: the parent goes by its descriptor, the name is not followed.
+        let path =
+            PathBuf::from(format!("/proc/self/fd/{}", parent.as_raw_fd())).join(OsStr::from_bytes(name));
         set_xattrs(entry, |name, value| {
-            rustix::fs::fsetxattr(file, name, value, XattrFlags::empty())
+            rustix::fs::lsetxattr(&path, name, value, XattrFlags::empty())
         })?;
-        rustix::fs::fchmod(file, Mode::from_raw_mode(entry.mode))
     }
-
-    /// For what cannot be opened: symbolic links, devices and fifos.
-    fn set_node_attributes(&self, parent: &OwnedFd, name: &[u8], entry: &TarEntry) -> rustix::io::Result<()> {
-        let (uid, gid) = (Uid::from_raw(entry.uid), Gid::from_raw(entry.gid));
-        rustix::fs::chownat(parent, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;
-        if !entry.xattrs.is_empty() {
-            // There is no lsetxattrat before Linux 6.13: the parent goes by its descriptor, the name is not followed.
-            let path =
-                PathBuf::from(format!("/proc/self/fd/{}", parent.as_raw_fd())).join(OsStr::from_bytes(name));
-            set_xattrs(entry, |name, value| {
-                rustix::fs::lsetxattr(&path, name, value, XattrFlags::empty())
-            })?;
-        }
-        rustix::fs::utimensat(
-            parent,
-            name,
-            &timestamps(entry.modified_at),
-            AtFlags::SYMLINK_NOFOLLOW,
-        )
-    }
+    rustix::fs::utimensat(
+        parent,
+        name,
+        &timestamps(entry.modified_at),
+        AtFlags::SYMLINK_NOFOLLOW,
+    )
 }
 
 /// Opens a directory that the store itself made.
@@ -423,7 +420,8 @@ fn set_xattrs(
     Ok(())
 }
 
-fn timestamps(modified_at: ModifiedAt) -> Timestamps {
+/// Sets the modification time only.
+pub(crate) fn timestamps(modified_at: ModifiedAt) -> Timestamps {
     Timestamps {
         last_access: Timespec {
             tv_sec: 0,

@@ -8,7 +8,8 @@ use rustix::fs::{AtFlags, FileType, Mode, XattrFlags};
 const WHITEOUT_DEVICE: u64 = 0;
 const OPAQUE_XATTR: &str = "trusted.overlay.opaque";
 const MARKER_PREFIX: &[u8] = b".wh.";
-const OPAQUE_MARKER: &[u8] = b".wh..wh..opq";
+/// Name of the file that marks an opaque directory in an archive.
+pub(crate) const OPAQUE_MARKER: &[u8] = b".wh..wh..opq";
 const AUFS_PREFIX: &[u8] = b".wh..wh.";
 
 /// What the name of an entry says about deletion.
@@ -62,6 +63,25 @@ pub(crate) fn create(directory: impl AsFd, name: &[u8]) -> rustix::io::Result<()
 /// Makes the directory hide what lower layers have below it.
 pub(crate) fn set_opaque(directory: impl AsFd) -> rustix::io::Result<()> {
     rustix::fs::fsetxattr(directory, OPAQUE_XATTR, b"y", XattrFlags::empty())
+}
+
+/// Whether the directory hides what lower layers have below it.
+pub(crate) fn is_opaque(directory: impl AsFd) -> rustix::io::Result<bool> {
+    let mut value = [0; 1];
+    match rustix::fs::fgetxattr(directory, OPAQUE_XATTR, &mut value[..]) {
+        Ok(bytes) => Ok(value[..bytes] == *b"y"),
+        Err(rustix::io::Errno::NODATA | rustix::io::Errno::NOTSUP | rustix::io::Errno::RANGE) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// The path of the marker that deletes `path`.
+pub(crate) fn marked(path: &[u8]) -> Vec<u8> {
+    let name = path
+        .iter()
+        .rposition(|byte| *byte == b'/')
+        .map_or(0, |slash| slash + 1);
+    [&path[..name], MARKER_PREFIX, &path[name..]].concat()
 }
 
 /// What stands at a name of a layer.

@@ -6,6 +6,7 @@
 mod cluster;
 mod engine;
 mod error;
+mod files;
 mod resolve;
 mod stats;
 mod stream;
@@ -22,6 +23,9 @@ pub use engine::{
 };
 pub use error::{
     ALREADY_MEMBER, BackendError, ErrorKind, NO_LEADER, NO_SWARM, NOT_CONTROLLER, NOT_PART, Result,
+};
+pub use files::{
+    ArchiveStream, ChangeKind, CommitRequest, ContainerFiles, FileChange, ImportRequest, PathStat, PutOptions,
 };
 pub use resolve::{Candidate, resolve};
 pub use stats::{BlockIo, ContainerStats, CpuStats, InterfaceStats, MemoryStats, PidsStats};

@@ -105,9 +105,7 @@ fn glob(pattern: &[u8], text: &[u8]) -> bool {
 /// `POST /images/create`. What the docker CLI asks for when it does not find an image here.
 pub(super) async fn create(call: Call) -> Reply {
     let Some(image) = call.query.get("fromImage").filter(|image| !image.is_empty()) else {
-        return Err(convert::unsupported(
-            "ImageCreate from an archive (docker import)",
-        ));
+        return super::commit::import(call).await;
     };
     // As people write it.
     let image = image.strip_prefix("docker.io/").unwrap_or(image);

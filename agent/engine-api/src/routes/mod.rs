@@ -1,5 +1,7 @@
 //! The operations of the Engine API: one table, and one file of handlers per kind of object.
 
+mod archive;
+mod commit;
 mod containers;
 mod events;
 mod exec;

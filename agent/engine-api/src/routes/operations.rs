@@ -1,8 +1,8 @@
 //! Every operation of the Engine API, by method and path. Those without a handler answer 501 with their name.
 
 use super::{
-    containers, events, exec, hijack, images, logs, networks, nodes, plugins, prune, secrets, services,
-    stats, swarm, system, tasks, volumes, wait, websocket,
+    archive, commit, containers, events, exec, hijack, images, logs, networks, nodes, plugins, prune,
+    secrets, services, stats, swarm, system, tasks, volumes, wait, websocket,
 };
 use crate::http::{Call, Reply};
 use futures::future::BoxFuture;
@@ -52,8 +52,8 @@ pub(crate) const OPERATIONS: &[Operation] = operations! {
     GET "/containers/{id}/json" ContainerInspect => containers::inspect;
     GET "/containers/{id}/top" ContainerTop => containers::top;
     GET "/containers/{id}/logs" ContainerLogs => logs::container;
-    GET "/containers/{id}/changes" ContainerChanges;
-    GET "/containers/{id}/export" ContainerExport;
+    GET "/containers/{id}/changes" ContainerChanges => commit::changes;
+    GET "/containers/{id}/export" ContainerExport => archive::export;
     GET "/containers/{id}/stats" ContainerStats => stats::container;
     POST "/containers/{id}/resize" ContainerResize => containers::resize;
     POST "/containers/{id}/start" ContainerStart => containers::start;
@@ -68,9 +68,9 @@ pub(crate) const OPERATIONS: &[Operation] = operations! {
     GET "/containers/{id}/attach/ws" ContainerAttachWebsocket => websocket::container_attach;
     POST "/containers/{id}/wait" ContainerWait => wait::container;
     DELETE "/containers/{id}" ContainerDelete => containers::remove;
-    HEAD "/containers/{id}/archive" ContainerArchiveInfo;
-    GET "/containers/{id}/archive" ContainerArchive;
-    PUT "/containers/{id}/archive" PutContainerArchive;
+    HEAD "/containers/{id}/archive" ContainerArchiveInfo => archive::stat;
+    GET "/containers/{id}/archive" ContainerArchive => archive::get;
+    PUT "/containers/{id}/archive" PutContainerArchive => archive::put;
     POST "/containers/{id}/exec" ContainerExec => exec::create;
     POST "/exec/{id}/start" ExecStart => exec::start;
     POST "/exec/{id}/resize" ExecResize => exec::resize;
@@ -78,16 +78,16 @@ pub(crate) const OPERATIONS: &[Operation] = operations! {
 
     GET "/images/json" ImageList => images::list;
     GET "/images/search" ImageSearch;
-    GET "/images/get" ImageGetAll;
+    GET "/images/get" ImageGetAll => commit::save;
     POST "/images/create" ImageCreate => images::create;
     POST "/images/load" ImageLoad => images::load;
     POST "/images/prune" ImagePrune => prune::images;
     POST "/build" ImageBuild;
     POST "/build/prune" BuildPrune => prune::builds;
-    POST "/commit" ImageCommit;
+    POST "/commit" ImageCommit => commit::commit;
     GET "/images/{name...}/json" ImageInspect => images::inspect;
     GET "/images/{name...}/history" ImageHistory => images::history;
-    GET "/images/{name...}/get" ImageGet;
+    GET "/images/{name...}/get" ImageGet => commit::save;
     GET "/images/{name...}/attestations" ImageAttestations;
     POST "/images/{name...}/push" ImagePush;
     POST "/images/{name...}/tag" ImageTag => images::tag;

@@ -189,6 +189,8 @@ impl Inner {
     }
 }
 
+impl ContainerFiles for FakeEngine {}
+
 #[async_trait]
 impl LocalEngine for FakeEngine {
     async fn info(&self) -> Result<EngineInfo> {
