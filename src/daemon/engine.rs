@@ -8,15 +8,15 @@ use muster_engine::{self as own, Engine};
 use muster_engine_api::backend::{
     AttachOptions, AttachSession, BackendError, BlockIo, ContainerCreated, ContainerFilterHint,
     ContainerStats, CpuStats, EngineInfo, ErrorKind, EventStream, ExecConfig, ExecInfo, ImageLayer,
-    InputStream, InterfaceStats, LoadedImage, LocalEngine, LogEntry, LogOptions, LogSession, LogStream,
-    MemoryStats, OutputChunk, OutputStream, PidsStats, ProcessTable, RemoveOptions, RemovedImage, Result,
-    StopOptions, StreamKind, UploadStream, VolumeInfo, VolumeRequest, WaitCondition, WaitResult,
+    ImageUsage, InputStream, InterfaceStats, LoadedImage, LocalEngine, LogEntry, LogOptions, LogSession,
+    LogStream, MemoryStats, OutputChunk, OutputStream, PidsStats, ProcessTable, RemoveOptions, RemovedImage,
+    Result, StopOptions, StreamKind, UploadStream, VolumeInfo, VolumeRequest, WaitCondition, WaitResult,
 };
 use muster_types::container::{ContainerConfig, ContainerInfo, EndpointSpec};
 use muster_types::container_update::ContainerUpdate;
 use muster_types::image::ImageSummary;
 use muster_types::network::{NetworkInfo, NetworkSpec};
-use muster_types::{ContainerId, Timestamp};
+use muster_types::Timestamp;
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
@@ -169,7 +169,8 @@ fn volume(volume: own::Volume) -> VolumeInfo {
         mountpoint: volume.mountpoint.display().to_string(),
         created: volume.created,
         labels: volume.labels,
-        options: BTreeMap::new(),
+        options: volume.options,
+        anonymous: volume.anonymous,
     }
 }
 
@@ -548,6 +549,18 @@ impl LocalEngine for EngineBackend {
         Ok(self.engine.volume_list().into_iter().map(volume).collect())
     }
 
+    async fn volume_sizes(&self) -> Result<BTreeMap<String, u64>> {
+        self.engine.volume_sizes().await.map_err(failed)
+    }
+
+    async fn image_usage(&self) -> Result<ImageUsage> {
+        let (layers_bytes, shared_bytes) = self.engine.image_usage().await.map_err(failed)?;
+        Ok(ImageUsage {
+            layers_bytes,
+            shared_bytes,
+        })
+    }
+
     async fn volume_create(&self, request: VolumeRequest) -> Result<VolumeInfo> {
         if !matches!(request.driver.as_str(), "" | "local") {
             let driver = &request.driver;
@@ -556,20 +569,12 @@ impl LocalEngine for EngineBackend {
                 request.name
             )));
         }
-        if !request.options.is_empty() {
-            return Err(BackendError::not_implemented(
-                "options of local volumes are not implemented yet",
-            ));
-        }
-        let name = match request.name.is_empty() {
-            true => ContainerId::from_bytes(rand::random()).to_string(),
-            false => request.name,
+        let spec = own::VolumeSpec {
+            name: request.name,
+            labels: request.labels,
+            options: request.options,
         };
-        self.engine
-            .volume_create(&name, request.labels)
-            .await
-            .map(volume)
-            .map_err(failed)
+        self.engine.volume_create(spec).await.map(volume).map_err(failed)
     }
 
     async fn volume_remove(&self, name: &str, force: bool) -> Result<()> {

@@ -20,3 +20,4 @@ mod remote;
 mod run_options;
 mod services;
 mod support;
+mod volumes;

@@ -142,6 +142,7 @@ impl Inner {
         let record = container.record();
         self.blocking(move |inner| {
             let rootfs = inner.mount_rootfs(&record)?;
+            let _mounted = inner.hold_volumes(&record.mounts, &format!("copy-{}", record.id))?;
             let view = RootView::of_stopped(rootfs, &record.mounts, &inner.layout.container(&record.id))?;
             work(&view)
         })

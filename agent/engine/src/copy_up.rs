@@ -130,6 +130,7 @@ mod tests {
             target: "/data".into(),
             writable: true,
             propagation: String::new(),
+            subpath: String::new(),
         };
         let rootfs = OwnedFd::from(File::open(&root).unwrap());
         fill(&rootfs, &point).unwrap();

@@ -15,6 +15,7 @@ use crate::record::{Record, Unfinished};
 use crate::signal;
 use crate::spec::{self, Purpose, SecurityOptions, merged_environment};
 use crate::store::Table;
+use crate::volumes::{self, VolumeSpec};
 use muster_types::container::{ContainerConfig, MountKind, MountPoint, MountSpec, NetworkMode};
 use muster_types::image::ImageConfig;
 use muster_types::{ContainerId, Timestamp};
@@ -25,7 +26,7 @@ use std::sync::Arc;
 /// Most mounts of one container; more is a mistake.
 const MOUNTS_MAX: usize = 1024;
 
-fn random_id() -> ContainerId {
+pub(crate) fn random_id() -> ContainerId {
     let mut bytes = [0; 32];
     rand::rng().fill_bytes(&mut bytes);
     ContainerId::from_bytes(bytes)
@@ -184,12 +185,15 @@ impl Inner {
 
     async fn make_mounts(self: &Arc<Self>, container: &Arc<Container>, image: &ImageConfig) -> Result<()> {
         let config = container.with(|cell| cell.record.config.clone());
+        let borrowed = self.borrowed_mounts(&config)?;
         let mut wanted = config.host.mounts.clone();
         for path in image.volumes.iter().chain(&config.volumes) {
-            if !wanted
+            let plain = path.trim_end_matches('/');
+            let covered = wanted
                 .iter()
-                .any(|mount| mount.target.trim_end_matches('/') == path.trim_end_matches('/'))
-            {
+                .any(|mount| mount.target.trim_end_matches('/') == plain)
+                || borrowed.iter().any(|point| point.target == plain);
+            if !covered {
                 wanted.push(MountSpec {
                     kind: MountKind::Volume,
                     target: path.clone(),
@@ -213,8 +217,8 @@ impl Inner {
         let mut fresh = Vec::new();
         for mount in wanted {
             let no_copy = mount.spec.no_copy;
-            let (point, is_new) = self.mount_point(container, mount).await?;
-            if is_new && !no_copy {
+            let point = self.mount_point(container, mount).await?;
+            if point.kind == MountKind::Volume && !no_copy && point.subpath.is_empty() {
                 fresh.push(point.clone());
             }
             container.with(|cell| {
@@ -230,51 +234,109 @@ impl Inner {
                 Ok(())
             })?;
         }
-        if fresh.is_empty() {
+        container.with(|cell| {
+            let known = |point: &MountPoint| cell.record.mounts.iter().any(|own| own.target == point.target);
+            let others: Vec<MountPoint> = borrowed.into_iter().filter(|point| !known(point)).collect();
+            cell.record.mounts.extend(others);
+        });
+        self.fill_volumes(container, fresh).await
+    }
+
+    /// Copies the image's content into volumes that are empty.
+    async fn fill_volumes(
+        self: &Arc<Self>,
+        container: &Arc<Container>,
+        points: Vec<MountPoint>,
+    ) -> Result<()> {
+        if points.is_empty() {
             return Ok(());
         }
         let id = container.id.to_string();
         self.blocking(move |inner| {
-            let rootfs = inner.images.mount(&id)?;
-            fresh
+            let user = format!("create-{id}");
+            let _mounted = inner.hold_volumes(&points, &user)?;
+            let empty: Vec<&MountPoint> = points
                 .iter()
+                .filter(|point| volumes::is_empty(point.source.as_ref()))
+                .collect();
+            if empty.is_empty() {
+                return Ok(());
+            }
+            let rootfs = inner.images.mount(&id)?;
+            empty
+                .into_iter()
                 .try_for_each(|point| crate::copy_up::fill(&rootfs, point))
         })
         .await
+    }
+
+    /// The mounts of the containers that `--volumes-from` names.
+    fn borrowed_mounts(&self, config: &ContainerConfig) -> Result<Vec<MountPoint>> {
+        let mut borrowed: Vec<MountPoint> = Vec::new();
+        for text in &config.host.volumes_from {
+            let (reference, read_only) = volumes_from(text)?;
+            let other = self
+                .find(reference)
+                .map_err(|error| Error::invalid(error.to_string()))?;
+            for mut point in other.record().mounts {
+                if point.kind == MountKind::Tmpfs {
+                    continue;
+                }
+                point.writable &= !read_only;
+                borrowed.retain(|known| known.target != point.target);
+                borrowed.push(point);
+            }
+        }
+        Ok(borrowed)
     }
 
     async fn mount_point(
         self: &Arc<Self>,
         container: &Arc<Container>,
         mount: WantedMount,
-    ) -> Result<(MountPoint, bool)> {
+    ) -> Result<MountPoint> {
         let WantedMount { spec, target, volume } = mount;
         let mut point = MountPoint {
             kind: spec.kind,
             name: String::new(),
             source: spec.source.clone(),
+            subpath: spec.subpath.clone(),
             target,
             writable: !spec.read_only,
             propagation: spec.propagation.clone(),
         };
         match spec.kind {
-            MountKind::Tmpfs => Ok((point, false)),
+            MountKind::Tmpfs => Ok(point),
             MountKind::Bind => {
                 check_bind_source(&spec)?;
-                Ok((point, false))
+                Ok(point)
+            }
+            MountKind::Image => {
+                let reference = spec.source.clone();
+                let image = self
+                    .blocking(move |inner| Ok(inner.images.resolve(&reference)?))
+                    .await?;
+                point.name.clone_from(&spec.source);
+                point.source = image.id.to_string();
+                point.writable = false;
+                Ok(point)
             }
             MountKind::Volume => {
-                let anonymous = spec.source.is_empty();
-                let (made, is_new) = self
-                    .volumes
-                    .ensure(&volume, &spec.volume_labels, anonymous)
-                    .await?;
-                if anonymous {
+                let wanted = VolumeSpec {
+                    name: spec.source.clone(),
+                    labels: spec.volume_labels.clone(),
+                    options: spec.volume_options.clone(),
+                };
+                let (made, is_new) = self.volumes.ensure(&volume, &wanted).await?;
+                if is_new {
+                    self.volume_event("create", &volume);
+                }
+                if wanted.name.is_empty() {
                     container.with(|cell| cell.record.anonymous_volumes.push(volume.clone()));
                 }
                 point.name = volume;
                 point.source = made.mountpoint.to_string_lossy().into_owned();
-                Ok((point, is_new))
+                Ok(point)
             }
         }
     }
@@ -421,6 +483,20 @@ fn record(
     })
 }
 
+/// The container and the access of `container[:ro|rw]`.
+fn volumes_from(text: &str) -> Result<(&str, bool)> {
+    let invalid = |why: String| Err(Error::invalid(why));
+    let (reference, mode) = text.split_once(':').unwrap_or((text, "rw"));
+    if reference.is_empty() {
+        return invalid(format!("invalid volumes-from specification: '{text}'"));
+    }
+    match mode {
+        "rw" | "z" | "Z" => Ok((reference, false)),
+        "ro" => Ok((reference, true)),
+        other => invalid(format!("invalid mode for volumes-from: {other}")),
+    }
+}
+
 /// A mount's target in its plain form: absolute, without `..`, not the root.
 fn checked_target(target: &str) -> Result<String> {
     let path = Path::new(target);
@@ -511,6 +587,15 @@ mod tests {
         assert_eq!((made.user.as_str(), made.stop_signal), ("web", 2));
         assert_eq!(made.working_dir, "/");
         assert_eq!(made.host_name, made.id.short());
+    }
+
+    #[test]
+    fn volumes_from_names_a_container_and_an_access() {
+        assert_eq!(volumes_from("web").unwrap(), ("web", false));
+        assert_eq!(volumes_from("web:ro").unwrap(), ("web", true));
+        for bad in ["", ":ro", "web:", "web:what"] {
+            assert!(volumes_from(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

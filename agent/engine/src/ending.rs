@@ -122,6 +122,15 @@ impl Inner {
         self.networking.disconnect(&record.id, published, places).await;
         self.places_event("disconnect", container, places);
         self.clear_shm(&record.id);
+        self.release_mounts(container).await;
+        let for_images = record.clone();
+        // Only a shutdown takes the thread away; the next opening detaches them then.
+        let _ = self
+            .blocking(move |inner| {
+                inner.detach_images(&for_images);
+                Ok(())
+            })
+            .await;
         if let Err(error) = layout::remove_directory(&self.layout.run(&record.id)) {
             tracing::warn!(
                 container = record.id.short(),

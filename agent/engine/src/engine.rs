@@ -13,6 +13,7 @@ use crate::neighbours::Neighbours;
 use crate::network::Networking;
 use crate::spec::HostFacts;
 use crate::store::Store;
+use crate::volume_mounts::VolumeMounts;
 use crate::volumes::Volumes;
 use crate::wait::{WaitCondition, WaitResult};
 use futures::future::BoxFuture;
@@ -49,6 +50,7 @@ pub(crate) struct Inner {
     pub neighbours: Neighbours,
     pub store: Store,
     pub volumes: Volumes,
+    pub volume_mounts: VolumeMounts,
     pub events: EventBus,
     pub metrics: EngineMetrics,
     pub host: HostFacts,

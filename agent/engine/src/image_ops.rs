@@ -6,6 +6,7 @@ use crate::image_config;
 use muster_images::{
     HistoryEntry, ImageUser, LoadLimits, LoadedImage, RemoveOptions, RemovedEvent, UserState,
 };
+use muster_types::container::MountKind;
 use muster_types::event::EventKind;
 use muster_types::image::ImageSummary;
 use std::collections::BTreeMap;
@@ -39,6 +40,17 @@ impl Engine {
                 let mut summaries = summaries.collect::<Result<Vec<_>>>()?;
                 summaries.sort_by_key(|image| std::cmp::Reverse(image.created));
                 Ok(summaries)
+            })
+            .await
+    }
+
+    /// Bytes of all layers, and of those that each image shares with others, by its id.
+    pub async fn image_usage(&self) -> Result<(u64, BTreeMap<String, u64>)> {
+        self.inner
+            .blocking(|inner| {
+                let shared = inner.images.shared_bytes()?;
+                let shared = shared.into_iter().map(|(id, bytes)| (id.to_string(), bytes));
+                Ok((inner.images.layer_bytes()?, shared.collect()))
             })
             .await
     }
@@ -105,17 +117,26 @@ impl Engine {
 impl Inner {
     fn image_users(&self) -> Vec<ImageUser> {
         let containers = self.containers().all();
-        let users = containers.iter().filter_map(|container| {
+        let users = containers.iter().flat_map(|container| {
             container.with(|cell| {
-                Some(ImageUser {
-                    container_id: cell.record.id.to_string(),
-                    image_id: cell.record.image_id.parse().ok()?,
-                    state: if cell.record.phase.is_live() {
-                        UserState::Running
-                    } else {
-                        UserState::Stopped
-                    },
-                })
+                let state = match cell.record.phase.is_live() {
+                    true => UserState::Running,
+                    false => UserState::Stopped,
+                };
+                let mounted = cell
+                    .record
+                    .mounts
+                    .iter()
+                    .filter(|point| point.kind == MountKind::Image);
+                let images = mounted.map(|point| &point.source).chain([&cell.record.image_id]);
+                let users = images.filter_map(|image| {
+                    Some(ImageUser {
+                        container_id: cell.record.id.to_string(),
+                        image_id: image.parse().ok()?,
+                        state,
+                    })
+                });
+                users.collect::<Vec<_>>()
             })
         });
         users.collect()

@@ -5,12 +5,13 @@ use crate::engine::{Engine, Inner};
 use crate::error::{Error, Result};
 use crate::host;
 use crate::spec::{self, SecurityOptions};
-use crate::volumes::Volume;
+use crate::volumes::{Volume, VolumeSpec};
 use muster_network::InterfaceStats;
 use muster_runtime::cgroup::{CgroupStats, CgroupVersion};
 use muster_types::Timestamp;
 use muster_types::container::{ContainerInfo, ContainerState};
 use muster_types::service::Labels;
+use std::collections::BTreeMap;
 
 impl Inner {
     /// Adds what confines a container, and what else runs in it.
@@ -164,14 +165,34 @@ impl Engine {
     }
 
     /// Makes a volume, or returns the one with this name.
-    pub async fn volume_create(&self, name: &str, labels: Labels) -> Result<Volume> {
+    pub async fn volume_create(&self, spec: VolumeSpec) -> Result<Volume> {
         let inner = std::sync::Arc::clone(&self.inner);
-        let name = name.to_owned();
         self.carry("volume_create", async move {
-            let (volume, _) = inner.volumes.ensure(&name, &labels, false).await?;
+            let name = match spec.name.as_str() {
+                "" => crate::create::random_id().to_string(),
+                name => name.to_owned(),
+            };
+            let (volume, is_new) = inner.volumes.ensure(&name, &spec).await?;
+            if is_new {
+                inner.volume_event("create", &volume.name);
+            }
             Ok(volume)
         })
         .await
+    }
+
+    /// Bytes of the files of every volume, by name.
+    pub async fn volume_sizes(&self) -> Result<BTreeMap<String, u64>> {
+        self.inner
+            .blocking(|inner| {
+                let volumes = inner.volumes.list();
+                let sized = volumes.into_iter().map(|volume| {
+                    let bytes = muster_images::file_bytes(&volume.mountpoint);
+                    (volume.name, bytes)
+                });
+                Ok(sized.collect())
+            })
+            .await
     }
 
     /// Removes a volume that no container has. With `force` a missing one is no error.

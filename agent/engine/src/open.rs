@@ -17,6 +17,7 @@ use crate::record::{Record, Unfinished};
 use crate::spec::{HostAbilities, HostFacts, parse_host_limits};
 use crate::start::{RunFacts, STARTS_MAX};
 use crate::store::{Store, Table};
+use crate::volume_mounts::VolumeMounts;
 use crate::volumes::Volumes;
 use crate::{clock, signal};
 use muster_images::ImageStore;
@@ -87,6 +88,7 @@ pub(crate) async fn open(config: EngineConfig) -> Result<Arc<Inner>> {
         neighbours: Neighbours::new(&config.bridge.table),
         store,
         volumes,
+        volume_mounts: VolumeMounts::default(),
         events: EventBus::default(),
         metrics,
         identity: Identity {
@@ -353,6 +355,17 @@ impl Inner {
         }
         self.republish(&record).await;
         self.serve_names_again(&record).await;
+        let (user, points) = (record.id.to_string(), record.mounts.clone());
+        if let Err(error) = self
+            .blocking(move |inner| inner.acquire_volumes(&points, &user))
+            .await
+        {
+            tracing::warn!(
+                container = record.id.short(),
+                error = error.chain(),
+                "a volume cannot be mounted again"
+            );
+        }
         let record = container.record();
         self.store
             .put_behind(Table::Containers, record.id.as_str(), &record)

@@ -128,7 +128,9 @@ impl Inner {
             .map(|container| container.id.to_string())
             .collect();
         if users.is_empty() {
-            return self.volumes.remove(name).await;
+            self.volumes.remove(name).await?;
+            self.volume_event("destroy", name);
+            return Ok(());
         }
         Err(Error::VolumeInUse {
             name: name.to_owned(),

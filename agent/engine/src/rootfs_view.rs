@@ -140,7 +140,10 @@ fn make(rootfs: &OwnedFd, mounts: &[MountPoint], place: &Path) -> Result<RootVie
     rustix::mount::mount_change("/", private)
         .map_err(failed("detach the mount namespace from the host's"))?;
     let mut binds = Vec::new();
-    for point in mounts.iter().filter(|point| point.kind != MountKind::Tmpfs) {
+    for point in mounts
+        .iter()
+        .filter(|point| matches!(point.kind, MountKind::Bind | MountKind::Volume))
+    {
         binds.push((point, open_source(point)?));
     }
     // One mounted below another comes after it.
@@ -167,8 +170,22 @@ fn make(rootfs: &OwnedFd, mounts: &[MountPoint], place: &Path) -> Result<RootVie
 fn open_source(point: &MountPoint) -> Result<OwnedFd> {
     let flags =
         OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE;
-    rustix::mount::open_tree(CWD, point.source.as_str(), flags)
+    open_part(point)
+        .and_then(|place| rustix::mount::open_tree(place, "", flags | OpenTreeFlags::AT_EMPTY_PATH))
         .map_err(|error| Error::io(format!("open the mount source {}", point.source), error.into()))
+}
+
+/// The part of the source that is mounted; no link leads out of the source.
+fn open_part(point: &MountPoint) -> rustix::io::Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    let source = rustix::fs::open(point.source.as_str(), flags, Mode::empty())?;
+    match point.subpath.as_str() {
+        "" => Ok(source),
+        subpath => {
+            let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
+            rustix::fs::openat2(source, subpath, flags, Mode::empty(), resolve)
+        }
+    }
 }
 
 fn bind(root: &OwnedFd, point: &MountPoint, source: &OwnedFd) -> rustix::io::Result<()> {
@@ -239,6 +256,7 @@ mod tests {
             target: target.into(),
             writable,
             propagation: String::new(),
+            subpath: String::new(),
         };
         let mounts = [point("/data", true), point("/made/here", false)];
         let view = RootView::of_stopped(rootfs, &mounts, &at("place")).unwrap();

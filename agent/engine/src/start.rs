@@ -192,7 +192,16 @@ impl Inner {
         let record = container.record();
         let places = self.networking.join(&record)?;
         let launched = self.launch_at(container, &record, places.clone()).await;
+        let for_images = record.clone();
+        // Only a shutdown takes the thread away; the next opening detaches them then.
+        let _ = self
+            .blocking(move |inner| {
+                inner.detach_images(&for_images);
+                Ok(())
+            })
+            .await;
         if launched.is_err() {
+            self.release_mounts(container).await;
             let published = !record.config.host.ports.is_empty() || record.config.host.publish_all;
             self.networking.disconnect(&record.id, published, &places).await;
             self.clear_shm(&record.id);
@@ -302,6 +311,7 @@ impl Inner {
             self.write_files(record, places, linked, mount_label)?;
         }
         let env = record.env_with(linked);
+        let mounts = self.ready_sources(record)?;
         let spec = spec::build(&SpecInput {
             config: &record.config,
             command: &record.command,
@@ -309,7 +319,7 @@ impl Inner {
             working_dir: &record.working_dir,
             host_name,
             user: &user,
-            mounts: &record.mounts,
+            mounts: &mounts,
             files,
             joined,
             labels: labels.as_ref(),

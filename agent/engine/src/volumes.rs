@@ -3,7 +3,9 @@
 use crate::clock;
 use crate::error::{Error, Result};
 use crate::layout::{Layout, make_directory, names, remove_directory};
+use crate::local_options;
 use crate::store::{Store, Table};
+use crate::volume_mounts;
 use muster_types::service::Labels;
 use muster_types::{ContainerId, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -13,6 +15,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+/// The label that tells clients that nobody named a volume; Docker's.
+pub(crate) const ANONYMOUS_LABEL: &str = "com.docker.volume.anonymous";
 /// Where a volume's content is below its directory; Docker's name.
 const CONTENT: &str = "_data";
 
@@ -29,6 +33,20 @@ pub struct Volume {
     pub labels: Labels,
     /// It was made for a container without a name.
     pub anonymous: bool,
+    /// Options of its driver.
+    #[serde(default)]
+    pub options: BTreeMap<String, String>,
+}
+
+/// A volume that is wanted.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct VolumeSpec {
+    /// The name that somebody gave it; the volume is anonymous when empty.
+    pub name: String,
+    /// Labels, where it is made.
+    pub labels: Labels,
+    /// Options of its driver, where it is made.
+    pub options: BTreeMap<String, String>,
 }
 
 /// What stands before and after a removed volume's name while its content is deleted. A volume's name has no `@`.
@@ -71,29 +89,36 @@ impl Volumes {
     }
 
     /// Makes a volume, or returns the one with this name; tells whether it is new.
-    pub async fn ensure(&self, name: &str, labels: &Labels, anonymous: bool) -> Result<(Volume, bool)> {
+    pub async fn ensure(&self, name: &str, spec: &VolumeSpec) -> Result<(Volume, bool)> {
         if let Some(volume) = self.get(name) {
             return Ok((volume, false));
         }
         check_name(name)?;
+        local_options::check(&spec.options)?;
         let _changing = self.changing.lock().await;
         // Two containers may have asked for it at once: the first one's stays.
         if let Some(volume) = self.get(name) {
             return Ok((volume, false));
         }
         make_directory(&self.directory.join(name).join(CONTENT))?;
-        let volume = self.adopt(name, labels, anonymous).await?;
+        let volume = self.adopt(name, spec).await?;
         Ok((volume, true))
     }
 
     /// Records a volume whose directory is there.
-    async fn adopt(&self, name: &str, labels: &Labels, anonymous: bool) -> Result<Volume> {
+    async fn adopt(&self, name: &str, spec: &VolumeSpec) -> Result<Volume> {
+        let anonymous = spec.name.is_empty();
+        let mut labels = spec.labels.clone();
+        if anonymous {
+            labels.insert(ANONYMOUS_LABEL.to_owned(), String::new());
+        }
         let volume = Volume {
             name: name.to_owned(),
             mountpoint: self.directory.join(name).join(CONTENT),
             created: clock::now(),
-            labels: labels.clone(),
+            labels,
             anonymous,
+            options: spec.options.clone(),
         };
         self.store.put(Table::Volumes, name, &volume).await?;
         self.known().insert(name.to_owned(), volume.clone());
@@ -112,7 +137,11 @@ impl Volumes {
             });
         };
         let discarded = self.discarded_path(name);
-        let removed = match rename(&self.directory.join(name), &discarded) {
+        let (content, owned) = (self.directory.join(name).join(CONTENT), name.to_owned());
+        // What is mounted there is not the volume's to delete.
+        let detached = tokio::task::spawn_blocking(move || volume_mounts::detach(&content, &owned)).await;
+        let detached = detached.map_err(|_| Error::ShuttingDown).and_then(|done| done);
+        let removed = match detached.and_then(|()| rename(&self.directory.join(name), &discarded)) {
             Ok(()) => self.store.remove(Table::Volumes, name).await,
             Err(error) => Err(error),
         };
@@ -152,8 +181,12 @@ impl Volumes {
                     volume = name,
                     "a volume that is not in the metadata is taken over"
                 );
-                self.adopt(&name, &Labels::new(), ContainerId::parse(&name).is_some())
-                    .await?;
+                let named = ContainerId::parse(&name).is_none();
+                let spec = VolumeSpec {
+                    name: if named { name.clone() } else { String::new() },
+                    ..VolumeSpec::default()
+                };
+                self.adopt(&name, &spec).await?;
             }
         }
         Ok(())
@@ -187,6 +220,11 @@ fn is_gone(removed: io::Result<()>) -> bool {
 
 /// A volume's name is a directory's.
 fn check_name(name: &str) -> Result<()> {
+    if name.len() == 1 {
+        return Err(Error::invalid(format!(
+            "create {name}: volume name is too short, names should be at least two alphanumeric characters"
+        )));
+    }
     let mut bytes = name.bytes();
     let starts = bytes.next().is_some_and(|byte| byte.is_ascii_alphanumeric());
     let valid = starts
@@ -219,10 +257,22 @@ mod tests {
         let store = Store::open(&layout.metadata()).unwrap();
         let volumes = Volumes::open(&layout, &store).unwrap();
         let labels = Labels::from([("a".to_owned(), "b".to_owned())]);
-        let (volume, new) = volumes.ensure("data", &labels, false).await.unwrap();
+        let named = |name: &str| VolumeSpec {
+            name: name.to_owned(),
+            labels: labels.clone(),
+            options: [("type", "tmpfs"), ("device", "tmpfs")]
+                .map(|(key, value)| (key.to_owned(), value.to_owned()))
+                .into(),
+        };
+        let (volume, new) = volumes.ensure("data", &named("data")).await.unwrap();
         assert!(new && is_empty(&volume.mountpoint));
-        assert!(!volumes.ensure("data", &Labels::new(), false).await.unwrap().1);
-        assert!(volumes.ensure("../x", &labels, false).await.is_err());
+        assert!(!volumes.ensure("data", &named("data")).await.unwrap().1);
+        for bad in ["../x", "x"] {
+            assert!(volumes.ensure(bad, &named(bad)).await.is_err());
+        }
+        let (nameless, _) = volumes.ensure("nameless", &VolumeSpec::default()).await.unwrap();
+        assert!(nameless.anonymous && nameless.labels.contains_key(ANONYMOUS_LABEL));
+        volumes.remove(&nameless.name).await.unwrap();
         let again = Volumes::open(&layout, &store).unwrap();
         assert_eq!(again.list(), std::slice::from_ref(&volume));
         volumes.remove("data").await.unwrap();
@@ -249,7 +299,11 @@ mod tests {
         let store = Store::open(&layout.metadata()).unwrap();
         let volumes = Volumes::open(&layout, &store).unwrap();
         for name in ["kept", "removed", "lost"] {
-            volumes.ensure(name, &Labels::new(), false).await.unwrap();
+            let spec = VolumeSpec {
+                name: name.to_owned(),
+                ..VolumeSpec::default()
+            };
+            volumes.ensure(name, &spec).await.unwrap();
         }
         // Making one was cut short before its row, removing another after its directory.
         make_directory(&layout.volumes().join("empty/_data")).unwrap();

@@ -72,5 +72,5 @@ pub use pack::{is_kernel_file_system, pack_directory, pack_file};
 pub use reference::{Reference, ReferenceError};
 pub use remove::{ImageUser, RemoveOptions, RemovedEvent, UserState};
 pub use save::SavedImage;
-pub use snapshot::RootfsSize;
+pub use snapshot::{RootfsSize, file_bytes};
 pub use store::{DiskUsage, ImageStore};

@@ -113,6 +113,31 @@ fn by_descriptor(path: &Path) -> Result<ShortPath, MountError> {
     })
 }
 
+/// Mounts layers alone, the topmost first, read-only; at least two.
+pub(crate) fn mount_layers(lower: &[PathBuf]) -> Result<OwnedFd, MountError> {
+    let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).map_err(at("fsopen overlay"))?;
+    let context = context.as_fd();
+    fsconfig_set_string(context, "source", SOURCE).map_err(at("set the source"))?;
+    let opened: Vec<ShortPath> = lower
+        .iter()
+        .map(|layer| by_descriptor(layer))
+        .collect::<Result<_, _>>()?;
+    for layer in &opened {
+        match fsconfig_set_string(context, "lowerdir+", &layer.text) {
+            // Before Linux 6.8 all go in one option.
+            Err(Errno::INVAL) => {
+                let all = lower_texts(&opened).join(":");
+                fsconfig_set_string(context, "lowerdir", all).map_err(at("set the layers"))?;
+                break;
+            }
+            set => set.map_err(at("add a layer"))?,
+        }
+    }
+    fsconfig_create(context).map_err(|error| explained("create the overlay", context, error))?;
+    let attributes = MountAttrFlags::MOUNT_ATTR_RDONLY;
+    fsmount(context, FsMountFlags::FSMOUNT_CLOEXEC, attributes).map_err(at("fsmount"))
+}
+
 /// `None` when the kernel has no `lowerdir+`.
 fn mount_by_layers(spec: &OverlaySpec<'_>) -> Result<Option<OwnedFd>, MountError> {
     let context = match fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC) {

@@ -9,7 +9,7 @@ use rustix::fs::{CWD, Dir, FileType, Mode, OFlags, XattrFlags};
 
 use crate::error::{Error, Result};
 use crate::layout::Layout;
-use crate::overlay::{OverlaySpec, mount_detached};
+use crate::overlay::{OverlaySpec, mount_detached, mount_layers};
 use crate::records::{Lookup, Persist, SnapshotRecord};
 use crate::store::{ImageStore, find};
 use crate::whiteout;
@@ -82,6 +82,23 @@ impl ImageStore {
         };
         mount_detached(&spec, || scratch(layout)).map_err(|error| Error::Mount {
             container_id: container_id.to_string(),
+            step: error.step,
+            source: error.source,
+        })
+    }
+
+    /// Mounts the files of an image, read-only and attached nowhere. The image may not be removed while it is mounted.
+    pub fn mount_image(&self, image: &str) -> Result<OwnedFd> {
+        let layout = &self.inner.layout;
+        let image = find(&self.inner.records.view()?, image)?;
+        let mut lower: Vec<PathBuf> = image.chain_ids.iter().rev().map(|id| layout.layer(id)).collect();
+        // Overlayfs wants two lower directories where there is no upper one.
+        lower.push(layout.empty_layer());
+        if lower.len() == 1 {
+            lower.push(layout.empty_layer());
+        }
+        mount_layers(&lower).map_err(|error| Error::Mount {
+            container_id: image.id.to_string(),
             step: error.step,
             source: error.source,
         })
@@ -162,7 +179,7 @@ fn scratch(layout: &Layout) -> std::io::Result<PathBuf> {
 }
 
 /// Bytes of the regular files below `root`. What vanishes meanwhile, or lies deeper than a path can say, is not counted.
-fn file_bytes(root: &Path) -> u64 {
+pub fn file_bytes(root: &Path) -> u64 {
     let mut bytes = 0;
     let mut waiting = vec![root.to_path_buf()];
     while let Some(directory) = waiting.pop() {

@@ -1,5 +1,6 @@
 //! The store: opening it, finding images, naming them.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -125,6 +126,35 @@ impl ImageStore {
     /// Bytes of files over all layers of the image.
     pub fn size(&self, reference_or_id: &str) -> Result<u64> {
         Ok(find(&self.inner.records.view()?, reference_or_id)?.content_bytes)
+    }
+
+    /// Bytes of the files of all layers, each counted once.
+    pub fn layer_bytes(&self) -> Result<u64> {
+        let layers = self.inner.records.view()?.layers()?;
+        Ok(layers.iter().map(|(_, layer)| layer.content_bytes).sum())
+    }
+
+    /// Bytes of the layers that each image shares with another one.
+    pub fn shared_bytes(&self) -> Result<BTreeMap<ImageId, u64>> {
+        let view = self.inner.records.view()?;
+        let images = view.images()?;
+        let mut users: BTreeMap<Digest, u32> = BTreeMap::new();
+        for chain_id in images.iter().flat_map(|image| &image.chain_ids) {
+            *users.entry(*chain_id).or_default() += 1;
+        }
+        let mut sizes: BTreeMap<Digest, u64> = BTreeMap::new();
+        for chain_id in users.keys() {
+            let layer = view.layer(chain_id)?;
+            sizes.insert(*chain_id, layer.map_or(0, |layer| layer.content_bytes));
+        }
+        let shared = |image: &ImageRecord| {
+            let layers = image
+                .chain_ids
+                .iter()
+                .filter(|id| users.get(*id).is_some_and(|count| *count > 1));
+            layers.filter_map(|id| sizes.get(id)).sum()
+        };
+        Ok(images.iter().map(|image| (image.id, shared(image))).collect())
     }
 
     /// What the store holds.

@@ -34,5 +34,6 @@ pub use monitor::{
     Output, recover_lost,
 };
 pub use oci::{OCI_SUBCOMMAND, PROTECTED_SUBCOMMAND, oci_main};
+pub use plan::SUBPATH_OPTION;
 pub use start::{LogConfig, StartRequest, Started};
 pub use user::{ResolvedUser, resolve_group_name, resolve_user};

@@ -81,6 +81,8 @@ pub struct HostConfig {
     pub publish_all: bool,
     /// Mounts (both `Binds` and `Mounts`).
     pub mounts: Vec<MountSpec>,
+    /// Containers whose mounts it has too, as `container[:ro|rw]`.
+    pub volumes_from: Vec<String>,
     /// Limits.
     pub resources: ContainerResources,
     /// All capabilities, all devices, no confinement.
@@ -268,6 +270,14 @@ pub struct MountSpec {
     pub no_copy: bool,
     /// Volume labels, when it is made for this mount.
     pub volume_labels: Labels,
+    /// Volume: options of its driver, when it is made for this mount.
+    pub volume_options: BTreeMap<String, String>,
+    /// Volume or image: the part of it that is mounted; all of it when empty.
+    pub subpath: String,
+    /// Bind: without what is mounted below the source.
+    pub non_recursive: bool,
+    /// Read-only bind: leave what is mounted below the source writable.
+    pub read_only_non_recursive: bool,
     /// Tmpfs size in bytes; 0 means the kernel's default.
     pub tmpfs_bytes: u64,
     /// Tmpfs mode; 1777 when 0.
@@ -286,6 +296,8 @@ pub enum MountKind {
     Volume,
     /// Memory.
     Tmpfs,
+    /// The files of an image, read-only.
+    Image,
 }
 
 /// A resource limit of processes.
@@ -492,10 +504,13 @@ pub struct NetworkEndpoint {
 pub struct MountPoint {
     /// Kind.
     pub kind: MountKind,
-    /// Volume name, for volumes.
+    /// Volume name, for volumes; the image as the user wrote it, for images.
     pub name: String,
-    /// Path on the host.
+    /// Path on the host; the image's id, for images.
     pub source: String,
+    /// The part of the source that is mounted; all of it when empty.
+    #[serde(default)]
+    pub subpath: String,
     /// Path in the container.
     pub target: String,
     /// Writable.

@@ -162,6 +162,16 @@ pub trait LocalEngine: ContainerFiles {
         Err(BackendError::not_implemented("volumes are not implemented yet"))
     }
 
+    /// Bytes of the files of every volume, by name. Walks them.
+    async fn volume_sizes(&self) -> Result<BTreeMap<String, u64>> {
+        Err(BackendError::not_implemented("volumes are not implemented yet"))
+    }
+
+    /// What the images take on disk.
+    async fn image_usage(&self) -> Result<ImageUsage> {
+        Err(BackendError::not_implemented("disk usage is not implemented yet"))
+    }
+
     /// Makes a volume, or returns the one with this name.
     async fn volume_create(&self, request: VolumeRequest) -> Result<VolumeInfo> {
         let _ = request;
@@ -378,6 +388,17 @@ pub struct VolumeInfo {
     pub labels: Labels,
     /// Driver options.
     pub options: BTreeMap<String, String>,
+    /// Nobody named it.
+    pub anonymous: bool,
+}
+
+/// What images take on disk.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ImageUsage {
+    /// Bytes of all layers, each counted once.
+    pub layers_bytes: u64,
+    /// Bytes of the layers that an image shares with others, by the image's id.
+    pub shared_bytes: BTreeMap<String, u64>,
 }
 
 /// A volume to make.

@@ -17,9 +17,9 @@ pub use cluster::{
     TaskSelection, TaskView, TokenRotation,
 };
 pub use engine::{
-    ContainerCreated, ContainerFilterHint, EngineInfo, ExecConfig, ExecInfo, ImageLayer, LoadedImage,
-    LocalEngine, ProcessTable, RemoveOptions, RemovedImage, StopOptions, VolumeInfo, VolumeRequest,
-    WaitCondition, WaitResult,
+    ContainerCreated, ContainerFilterHint, EngineInfo, ExecConfig, ExecInfo, ImageLayer, ImageUsage,
+    LoadedImage, LocalEngine, ProcessTable, RemoveOptions, RemovedImage, StopOptions, VolumeInfo,
+    VolumeRequest, WaitCondition, WaitResult,
 };
 pub use error::{
     ALREADY_MEMBER, BackendError, ErrorKind, NO_LEADER, NO_SWARM, NOT_CONTROLLER, NOT_PART, Result,

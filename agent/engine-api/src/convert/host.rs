@@ -51,6 +51,7 @@ pub(crate) fn read(mut host: wire::HostConfig) -> Read<Host> {
         links: std::mem::take(&mut host.links),
         mounts: read_mounts(&mut host)?,
         resources: resources::read(&host)?,
+        volumes_from: std::mem::take(&mut host.volumes_from),
         ports: port::read_bindings(host.port_bindings)?,
         publish_all: host.publish_all_ports,
         privileged: host.privileged,
@@ -96,13 +97,10 @@ pub(crate) fn read(mut host: wire::HostConfig) -> Read<Host> {
 }
 
 fn refuse_unsupported(host: &wire::HostConfig) -> Read<()> {
-    let asked = [
-        ("VolumesFrom", !host.volumes_from.is_empty()),
-        (
-            "VolumeDriver",
-            !matches!(host.volume_driver.as_str(), "" | "local"),
-        ),
-    ];
+    let asked = [(
+        "VolumeDriver",
+        !matches!(host.volume_driver.as_str(), "" | "local"),
+    )];
     if let Some((field, _)) = asked.iter().find(|(_, asked)| *asked) {
         return Err(unsupported(&format!("HostConfig.{field}")));
     }

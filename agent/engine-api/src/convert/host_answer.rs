@@ -13,6 +13,7 @@ pub(crate) fn write(config: &ContainerConfig) -> wire::HostConfig {
     let mut answer = wire::HostConfig {
         binds,
         mounts,
+        volumes_from: host.volumes_from.clone(),
         log_config: write_log(host),
         network_mode: network_name(&host.network),
         port_bindings: port::write_bindings(&host.ports),

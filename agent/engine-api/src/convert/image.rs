@@ -1,6 +1,6 @@
 //! Images in answers.
 
-use super::{container::time, health};
+use super::{container::time, health, signed};
 use crate::backend::{ImageLayer, RemovedImage};
 use crate::wire::image as wire;
 use muster_types::Timestamp;
@@ -32,6 +32,14 @@ pub(crate) fn summary(image: &ImageSummary, containers: i64) -> wire::ImageSumma
         shared_size: -1,
         size: image.size_bytes,
         virtual_size: image.size_bytes,
+    }
+}
+
+/// As [`summary`], with the bytes of the layers that it shares with other images.
+pub(crate) fn shared_summary(image: &ImageSummary, containers: i64, shared_bytes: u64) -> wire::ImageSummary {
+    wire::ImageSummary {
+        shared_size: signed(shared_bytes),
+        ..summary(image, containers)
     }
 }
 

@@ -2,8 +2,10 @@
 
 use super::{Read, non_negative, signed, unsupported};
 use crate::http::Failure;
-use crate::wire::mount::{BindOptions, Mount, TmpfsOptions, VolumeOptions};
+use crate::wire::mount::{BindOptions, Driver, ImageOptions, Mount, TmpfsOptions, VolumeOptions};
+use hyper::StatusCode;
 use muster_types::container::{MountKind, MountSpec};
+use std::collections::BTreeSet;
 
 /// Reads a mount of `--mount`.
 pub(crate) fn read(wire: Mount) -> Read<MountSpec> {
@@ -11,7 +13,8 @@ pub(crate) fn read(wire: Mount) -> Read<MountSpec> {
         "bind" => MountKind::Bind,
         "volume" | "" => MountKind::Volume,
         "tmpfs" => MountKind::Tmpfs,
-        "npipe" | "cluster" | "image" => {
+        "image" => MountKind::Image,
+        "npipe" | "cluster" => {
             return Err(unsupported(&format!("mount type {:?}", wire.r#type)));
         }
         other => {
@@ -25,17 +28,39 @@ pub(crate) fn read(wire: Mount) -> Read<MountSpec> {
             "invalid mount config: field Target must not be empty",
         ));
     }
-    if kind == MountKind::Bind && wire.source.is_empty() {
-        return Err(Failure::invalid(
-            "invalid mount config for type \"bind\": field Source must not be empty",
-        ));
+    let invalid =
+        |why: &str| Failure::invalid(format!("invalid mount config for type {:?}: {why}", name(kind)));
+    match kind {
+        MountKind::Bind | MountKind::Image if wire.source.is_empty() => {
+            return Err(invalid("field Source must not be empty"));
+        }
+        MountKind::Tmpfs if !wire.source.is_empty() => {
+            return Err(invalid("field Source must not be specified"));
+        }
+        MountKind::Bind | MountKind::Image | MountKind::Tmpfs | MountKind::Volume => {}
     }
     check_options(kind, &wire)?;
     let bind = wire.bind_options.unwrap_or_default();
     let volume = wire.volume_options.unwrap_or_default();
     let tmpfs = wire.tmpfs_options.unwrap_or_default();
-    if !volume.subpath.is_empty() {
-        return Err(unsupported("VolumeOptions.Subpath"));
+    let subpath = match kind {
+        MountKind::Image => wire.image_options.unwrap_or_default().subpath,
+        MountKind::Bind | MountKind::Volume | MountKind::Tmpfs => volume.subpath,
+    };
+    if !subpath.is_empty() {
+        if wire.source.is_empty() {
+            return Err(invalid("must not set Subpath when using anonymous volumes"));
+        }
+        if !is_inside(&subpath) {
+            return Err(invalid("subpath must be a relative path within the volume"));
+        }
+    }
+    let driver = volume.driver_config.unwrap_or_default();
+    if !matches!(driver.name.as_str(), "" | "local") {
+        return Err(Failure::new(
+            StatusCode::NOT_FOUND,
+            format!("create {}: plugin {:?} not found", wire.source, driver.name),
+        ));
     }
     Ok(MountSpec {
         kind,
@@ -46,6 +71,10 @@ pub(crate) fn read(wire: Mount) -> Read<MountSpec> {
         create_source: bind.create_mountpoint,
         no_copy: volume.no_copy,
         volume_labels: volume.labels,
+        volume_options: driver.options,
+        subpath,
+        non_recursive: bind.non_recursive,
+        read_only_non_recursive: bind.read_only_non_recursive,
         tmpfs_bytes: non_negative("TmpfsOptions.SizeBytes", tmpfs.size_bytes)?,
         tmpfs_mode: tmpfs.mode,
         tmpfs_options: tmpfs
@@ -54,6 +83,20 @@ pub(crate) fn read(wire: Mount) -> Read<MountSpec> {
             .map(|option| read_tmpfs_option(option))
             .collect::<Read<_>>()?,
     })
+}
+
+/// Whether a relative path stays below where it begins, as it is written.
+fn is_inside(path: &str) -> bool {
+    let mut depth = 0_i32;
+    let stays = path.split('/').all(|part| {
+        match part {
+            "" | "." => {}
+            ".." => depth -= 1,
+            _ => depth += 1,
+        }
+        depth >= 0
+    });
+    stays && !path.starts_with('/')
 }
 
 fn read_tmpfs_option(option: &[String]) -> Read<String> {
@@ -69,6 +112,7 @@ fn check_options(kind: MountKind, wire: &Mount) -> Read<()> {
         ("BindOptions", wire.bind_options.is_some(), MountKind::Bind),
         ("VolumeOptions", wire.volume_options.is_some(), MountKind::Volume),
         ("TmpfsOptions", wire.tmpfs_options.is_some(), MountKind::Tmpfs),
+        ("ImageOptions", wire.image_options.is_some(), MountKind::Image),
     ];
     match foreign.iter().find(|(_, given, of)| *given && *of != kind) {
         Some((options, ..)) => Err(Failure::invalid(format!(
@@ -85,6 +129,7 @@ pub(crate) fn name(kind: MountKind) -> &'static str {
         MountKind::Bind => "bind",
         MountKind::Volume => "volume",
         MountKind::Tmpfs => "tmpfs",
+        MountKind::Image => "image",
     }
 }
 
@@ -102,6 +147,8 @@ pub(crate) fn write(mount: &MountSpec) -> Mount {
             let options = BindOptions {
                 propagation: mount.propagation.clone(),
                 create_mountpoint: mount.create_source,
+                non_recursive: mount.non_recursive,
+                read_only_non_recursive: mount.read_only_non_recursive,
                 ..BindOptions::default()
             };
             wire.bind_options = Some(options).filter(|options| *options != BindOptions::default());
@@ -110,7 +157,11 @@ pub(crate) fn write(mount: &MountSpec) -> Mount {
             let options = VolumeOptions {
                 no_copy: mount.no_copy,
                 labels: mount.volume_labels.clone(),
-                ..VolumeOptions::default()
+                subpath: mount.subpath.clone(),
+                driver_config: (!mount.volume_options.is_empty()).then(|| Driver {
+                    name: "local".to_owned(),
+                    options: mount.volume_options.clone(),
+                }),
             };
             wire.volume_options = Some(options).filter(|options| *options != VolumeOptions::default());
         }
@@ -125,6 +176,12 @@ pub(crate) fn write(mount: &MountSpec) -> Mount {
                     .collect(),
             };
             wire.tmpfs_options = Some(options).filter(|options| *options != TmpfsOptions::default());
+        }
+        MountKind::Image => {
+            let options = ImageOptions {
+                subpath: mount.subpath.clone(),
+            };
+            wire.image_options = Some(options).filter(|options| *options != ImageOptions::default());
         }
     }
     wire
@@ -162,15 +219,27 @@ pub(crate) fn read_bind(text: &str) -> Read<MountSpec> {
         create_source: kind == MountKind::Bind,
         ..MountSpec::default()
     };
-    for option in options.split(',').filter(|option| !option.is_empty()) {
-        match option {
-            "ro" => mount.read_only = true,
-            "rw" | "z" | "Z" | "cached" | "delegated" | "consistent" => {}
-            "nocopy" => mount.no_copy = true,
-            "shared" | "rshared" | "slave" | "rslave" | "private" | "rprivate" => {
-                option.clone_into(&mut mount.propagation);
+    let mut kinds = BTreeSet::new();
+    for option in options.split(',').filter(|_| !options.is_empty()) {
+        let is_new = match option {
+            "ro" | "rw" => {
+                mount.read_only = option == "ro";
+                kinds.insert("access")
             }
-            other => return Err(invalid(&format!("invalid mode: {other}"))),
+            "z" | "Z" => kinds.insert("label"),
+            "cached" | "delegated" | "consistent" => kinds.insert("consistency"),
+            "nocopy" | "copy" if kind == MountKind::Volume => {
+                mount.no_copy = option == "nocopy";
+                kinds.insert("copy")
+            }
+            "shared" | "rshared" | "slave" | "rslave" | "private" | "rprivate" if kind == MountKind::Bind => {
+                option.clone_into(&mut mount.propagation);
+                kinds.insert("propagation")
+            }
+            _ => false,
+        };
+        if !is_new {
+            return Err(Failure::invalid(format!("invalid mode: {options}")));
         }
     }
     Ok(mount)
@@ -316,6 +385,44 @@ mod tests {
     }
 
     #[test]
+    fn subpaths_that_leave_their_volume_are_refused() {
+        for (path, inside) in [
+            ("a/b", true),
+            ("a/../b", true),
+            ("..", false),
+            ("a/../../b", false),
+            ("/a", false),
+        ] {
+            assert_eq!(is_inside(path), inside, "{path}");
+        }
+        let anonymous = Mount {
+            target: "/t".into(),
+            volume_options: Some(VolumeOptions {
+                subpath: "a".into(),
+                ..VolumeOptions::default()
+            }),
+            ..Mount::default()
+        };
+        assert!(read(anonymous).unwrap_err().message.contains("anonymous"));
+    }
+
+    #[test]
+    fn modes_of_one_kind_exclude_each_other() {
+        for bad in [
+            "/a:/b:ro,rw",
+            "/a:/b:z,Z",
+            "/a:/b:shared,slave",
+            "v:/b:nocopy,copy",
+            "/a:/b:nocopy",
+            "v:/b:shared",
+            "/a:/b:,",
+        ] {
+            assert_eq!(read_bind(bad).unwrap_err().status, 400, "{bad}");
+        }
+        assert!(!read_bind("v:/b:rw,z,copy").unwrap().no_copy);
+    }
+
+    #[test]
     fn mounts_round_trip() {
         let mounts = [
             MountSpec {
@@ -332,6 +439,29 @@ mod tests {
                 source: "v".into(),
                 target: "/t".into(),
                 no_copy: true,
+                ..MountSpec::default()
+            },
+            MountSpec {
+                kind: MountKind::Volume,
+                source: "v".into(),
+                target: "/t".into(),
+                subpath: "a/b".into(),
+                volume_options: [("type".to_owned(), "tmpfs".to_owned())].into(),
+                ..MountSpec::default()
+            },
+            MountSpec {
+                kind: MountKind::Bind,
+                source: "/s".into(),
+                target: "/t".into(),
+                non_recursive: true,
+                read_only_non_recursive: true,
+                ..MountSpec::default()
+            },
+            MountSpec {
+                kind: MountKind::Image,
+                source: "i".into(),
+                target: "/t".into(),
+                subpath: "etc".into(),
                 ..MountSpec::default()
             },
             MountSpec {

@@ -67,6 +67,16 @@ const GATES: &[(Object, &str, Lives)] = &[
         "HostConfig.Mounts.*.TmpfsOptions.Options",
         Since(46),
     ),
+    (
+        Object::ContainerCreate,
+        "HostConfig.Mounts.*.ImageOptions",
+        Since(48),
+    ),
+    (
+        Object::ContainerCreate,
+        "HostConfig.Mounts.*.BindOptions.ReadOnlyNonRecursive",
+        Since(44),
+    ),
     // Later versions have no kernel memory, whatever their clients send.
     (Object::ContainerCreate, "HostConfig.KernelMemory", Until(41)),
     (Object::ContainerUpdate, "KernelMemory", Until(41)),

@@ -29,6 +29,9 @@ const FILTERS: &[&str] = &[
     "isolation",
 ];
 
+/// First version whose read-only binds are read-only below their mounts, too.
+const READ_ONLY_IS_RECURSIVE: u32 = 44;
+
 /// `GET /containers/json`.
 pub(super) async fn list(call: Call) -> Reply {
     let filters = Filters::parse(&call.query, FILTERS)?;
@@ -190,7 +193,12 @@ fn port_matches(wanted: &str, port: u16, protocol: muster_types::service::Protoc
 /// `POST /containers/create`.
 pub(super) async fn create(mut call: Call) -> Reply {
     let body: CreateBody = call.body_of(Object::ContainerCreate).await?;
-    let config = convert::container_create::read(body)?;
+    let mut config = convert::container_create::read(body)?;
+    if call.version.minor < READ_ONLY_IS_RECURSIVE {
+        for mount in &mut config.host.mounts {
+            mount.read_only_non_recursive = true;
+        }
+    }
     let name = call
         .query
         .get("name")

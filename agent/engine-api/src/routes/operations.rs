@@ -104,7 +104,7 @@ pub(crate) const OPERATIONS: &[Operation] = operations! {
 
     GET "/volumes" VolumeList => volumes::list;
     POST "/volumes/create" VolumeCreate => volumes::create;
-    POST "/volumes/prune" VolumePrune;
+    POST "/volumes/prune" VolumePrune => prune::volumes;
     GET "/volumes/{name}" VolumeInspect => volumes::inspect;
     PUT "/volumes/{name}" VolumeUpdate;
     DELETE "/volumes/{name}" VolumeDelete => volumes::remove;

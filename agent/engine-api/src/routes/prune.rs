@@ -75,6 +75,36 @@ pub(super) async fn images(call: Call) -> Reply {
     json(&value!({"ImagesDeleted": deleted, "SpaceReclaimed": reclaimed}))
 }
 
+/// First version whose prune leaves named volumes alone unless `all` is given.
+const SPARES_NAMED: u32 = 42;
+
+/// `POST /volumes/prune`: removes volumes that no container has; only those without a name, unless `all` is given.
+pub(super) async fn volumes(call: Call) -> Reply {
+    let filters = Filters::parse(&call.query, &["label", "label!", "all"])?;
+    let all = filters.truth("all")?.unwrap_or(call.version.minor < SPARES_NAMED);
+    let sizes = call.engine().volume_sizes().await?;
+    let mut deleted = Vec::new();
+    let mut reclaimed = 0;
+    for volume in call.engine().volume_list().await? {
+        let excluded = filters.has("label!") && filters.labels("label!", &volume.labels);
+        if excluded || !(all || volume.anonymous) || !filters.labels("label", &volume.labels) {
+            continue;
+        }
+        // One that a container has, or that went away meanwhile, is simply not pruned.
+        if call.engine().volume_remove(&volume.name, false).await.is_ok() {
+            // What a device holds stays there.
+            let own = volume.options.is_empty();
+            reclaimed += if own {
+                sizes.get(&volume.name).copied().unwrap_or(0)
+            } else {
+                0
+            };
+            deleted.push(volume.name);
+        }
+    }
+    json(&value!({"VolumesDeleted": deleted, "SpaceReclaimed": reclaimed}))
+}
+
 /// `POST /networks/prune`: removes networks that no running container is on.
 pub(super) async fn networks(call: Call) -> Reply {
     let selection = Selection::of(&call, FILTERS)?;

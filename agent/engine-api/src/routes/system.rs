@@ -162,40 +162,54 @@ struct Credentials {
     serveraddress: String,
 }
 
-/// `GET /system/df`: images and containers; volumes where the engine has them.
+/// `GET /system/df`: what images, containers and volumes take; of build caches there are none.
 pub(super) async fn disk_usage(call: Call) -> Reply {
+    const KINDS: [&str; 4] = ["container", "image", "volume", "build-cache"];
+    if let Some(unknown) = call.query.all("type").find(|kind| !KINDS.contains(kind)) {
+        return Err(Failure::invalid(format!("unknown object type: {unknown}")));
+    }
     let wanted = |name: &str| {
         let mut types = call.query.all("type").peekable();
         types.peek().is_none() || types.any(|asked| asked == name)
     };
     let hint = ContainerFilterHint {
         running_only: false,
-        size: true,
+        size: wanted("container"),
     };
     let containers = call.engine().container_list(hint).await?;
-    let images = call.engine().image_list().await?;
-    let volumes = call.engine().volume_list().await.unwrap_or_default();
     let mut body = serde_json::Map::new();
-    body.insert(
-        "LayersSize".into(),
-        images.iter().map(|image| image.size_bytes).sum::<u64>().into(),
-    );
-    let listed = |on: bool, list: Value| if on { list } else { Value::Null };
-    let images: Vec<_> = images
-        .iter()
-        .map(|image| convert::image::summary(image, convert::image::users(&image.id, &containers)))
-        .collect();
-    let containers: Vec<_> = containers
-        .iter()
-        .map(|container| convert::container::summary(container))
-        .collect();
-    let volumes: Vec<_> = volumes.iter().map(convert::volume::volume).collect();
-    body.insert("Images".into(), listed(wanted("image"), value!(images)));
-    body.insert(
-        "Containers".into(),
-        listed(wanted("container"), value!(containers)),
-    );
-    body.insert("Volumes".into(), listed(wanted("volume"), value!(volumes)));
-    body.insert("BuildCache".into(), listed(wanted("build-cache"), value!([])));
+    body.insert("LayersSize".into(), 0.into());
+    for key in ["Images", "Containers", "Volumes", "BuildCache"] {
+        body.insert(key.into(), Value::Null);
+    }
+    if wanted("image") {
+        let usage = call.engine().image_usage().await?;
+        let images = call.engine().image_list().await?;
+        let images = images.iter().map(|image| {
+            let shared = usage.shared_bytes.get(&image.id).copied().unwrap_or(0);
+            let users = convert::image::users(&image.id, &containers);
+            convert::image::shared_summary(image, users, shared)
+        });
+        body.insert("LayersSize".into(), usage.layers_bytes.into());
+        body.insert("Images".into(), value!(images.collect::<Vec<_>>()));
+    }
+    if wanted("container") {
+        let containers = containers
+            .iter()
+            .map(|container| convert::container::summary(container));
+        body.insert("Containers".into(), value!(containers.collect::<Vec<_>>()));
+    }
+    if wanted("volume") {
+        let sizes = call.engine().volume_sizes().await?;
+        let volumes = call.engine().volume_list().await?;
+        let volumes = volumes.iter().map(|volume| {
+            let bytes = sizes.get(&volume.name).copied().unwrap_or(0);
+            convert::volume::used_volume(volume, bytes, convert::volume::users(&volume.name, &containers))
+        });
+        body.insert("Volumes".into(), value!(volumes.collect::<Vec<_>>()));
+    }
+    if wanted("build-cache") {
+        body.insert("BuildCache".into(), value!([]));
+    }
     json(&body)
 }

@@ -9,7 +9,7 @@ use serde_json::json as value;
 
 /// `GET /volumes`.
 pub(super) async fn list(call: Call) -> Reply {
-    let filters = Filters::parse(&call.query, &["dangling", "driver", "label", "name"])?;
+    let filters = Filters::parse(&call.query, &["dangling", "driver", "label", "label!", "name"])?;
     let dangling = filters.truth("dangling")?;
     let containers = match dangling {
         Some(_) => {
@@ -19,11 +19,7 @@ pub(super) async fn list(call: Call) -> Reply {
         }
         None => Vec::new(),
     };
-    let unused = |volume: &VolumeInfo| {
-        !containers
-            .iter()
-            .any(|container| container.mounts.iter().any(|mount| mount.name == volume.name))
-    };
+    let unused = |volume: &VolumeInfo| convert::volume::users(&volume.name, &containers) == 0;
     let volumes: Vec<_> = call
         .engine()
         .volume_list()
@@ -31,6 +27,7 @@ pub(super) async fn list(call: Call) -> Reply {
         .iter()
         .filter(|volume| filters.exact("driver", &volume.driver))
         .filter(|volume| filters.labels("label", &volume.labels))
+        .filter(|volume| !(filters.has("label!") && filters.labels("label!", &volume.labels)))
         .filter(|volume| filters.part("name", &volume.name))
         .filter(|volume| dangling.is_none_or(|wanted| wanted == unused(volume)))
         .map(convert::volume::volume)

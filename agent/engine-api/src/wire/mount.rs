@@ -24,6 +24,8 @@ pub(crate) struct Mount {
     pub volume_options: Option<VolumeOptions>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tmpfs_options: Option<TmpfsOptions>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub image_options: Option<ImageOptions>,
 }
 
 /// Options of bind mounts.
@@ -54,6 +56,14 @@ pub(crate) struct VolumeOptions {
     pub subpath: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub driver_config: Option<Driver>,
+}
+
+/// Options of image mounts.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+pub(crate) struct ImageOptions {
+    #[serde(skip_serializing_if = "is_default")]
+    pub subpath: String,
 }
 
 /// Options of tmpfs mounts.

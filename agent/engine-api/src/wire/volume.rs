@@ -26,4 +26,14 @@ pub(crate) struct Volume {
     pub labels: Option<Labels>,
     pub scope: &'static str,
     pub options: Option<BTreeMap<String, String>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub usage_data: Option<UsageData>,
+}
+
+/// What a volume takes.
+#[derive(Debug, Clone, Copy, Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub(crate) struct UsageData {
+    pub size: i64,
+    pub ref_count: usize,
 }

@@ -608,6 +608,18 @@ impl LocalEngine for FakeEngine {
         Ok(())
     }
 
+    async fn volume_list(&self) -> Result<Vec<VolumeInfo>> {
+        Ok(Vec::new())
+    }
+
+    async fn volume_sizes(&self) -> Result<BTreeMap<String, u64>> {
+        Ok(BTreeMap::new())
+    }
+
+    async fn image_usage(&self) -> Result<ImageUsage> {
+        Ok(ImageUsage::default())
+    }
+
     async fn image_load(&self, mut archive: UploadStream) -> Result<Vec<LoadedImage>> {
         let mut bytes = 0;
         while let Some(part) = archive.next().await {

@@ -3,6 +3,7 @@
 use super::SpecInput;
 use crate::error::{Error, Result};
 use crate::joined::SHM_BYTES_DEFAULT;
+use muster_runtime::SUBPATH_OPTION;
 use muster_types::container::{MountKind, MountPoint, MountSpec};
 use muster_types::namespace::IpcMode;
 use oci_spec::runtime::{Mount, MountBuilder};
@@ -112,19 +113,33 @@ fn bind_if_present(target: &str, source: &Path) -> Result<Option<Mount>> {
 
 fn users(point: &MountPoint, specs: &[MountSpec]) -> Result<Mount> {
     match point.kind {
-        MountKind::Bind | MountKind::Volume => {
-            let access = if point.writable { "rw" } else { "ro" };
+        MountKind::Bind | MountKind::Volume | MountKind::Image => {
+            let spec = specs
+                .iter()
+                .find(|spec| spec.kind == MountKind::Bind && plain(&spec.target) == point.target);
+            // Read-only goes for what is mounted below, too, unless the user says otherwise.
+            let recursive =
+                point.kind == MountKind::Bind && spec.is_none_or(|spec| !spec.read_only_non_recursive);
+            let access = match (point.writable, recursive) {
+                (true, _) => "rw",
+                (false, true) => "rro",
+                (false, false) => "ro",
+            };
+            let bind = match spec {
+                Some(spec) if spec.non_recursive => "bind",
+                _ => "rbind",
+            };
             let propagation = match point.propagation.as_str() {
                 "" => "rprivate",
                 known if PROPAGATIONS.contains(&known) => known,
                 unknown => return Err(Error::invalid(format!("invalid propagation mode: {unknown}"))),
             };
-            mount(
-                &point.target,
-                "bind",
-                &point.source,
-                &["rbind", access, propagation],
-            )
+            let mut options = vec![bind, access, propagation];
+            let subpath = format!("{SUBPATH_OPTION}{}", point.subpath);
+            if !point.subpath.is_empty() {
+                options.push(&subpath);
+            }
+            mount(&point.target, "bind", &point.source, &options)
         }
         MountKind::Tmpfs => {
             let spec = specs
@@ -151,6 +166,12 @@ fn users(point: &MountPoint, specs: &[MountSpec]) -> Result<Mount> {
             mount(&point.target, "tmpfs", "tmpfs", &options)
         }
     }
+}
+
+/// A target without doubled and trailing slashes, as mounts in effect have it.
+fn plain(target: &str) -> String {
+    let names = target.split('/').filter(|name| !matches!(*name, "" | "."));
+    names.map(|name| format!("/{name}")).collect()
 }
 
 fn refs(options: &[String]) -> Vec<&str> {

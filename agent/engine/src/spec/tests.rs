@@ -388,6 +388,7 @@ fn mounts_cover_defaults_and_parents_come_first() {
         target: target.into(),
         writable,
         propagation: String::new(),
+        subpath: String::new(),
     };
     let mounts = [
         point(MountKind::Tmpfs, "", "/dev/shm", true),
@@ -400,7 +401,7 @@ fn mounts_cover_defaults_and_parents_come_first() {
         options_of(&spec, "/dev/shm"),
         ["rw", "mode=700", "nosuid", "nodev", "exec", "uid=7", "size=4096"]
     );
-    assert_eq!(options_of(&spec, "/a/b/c"), ["rbind", "ro", "rprivate"]);
+    assert_eq!(options_of(&spec, "/a/b/c"), ["rbind", "rro", "rprivate"]);
     let all = spec.mounts().clone().unwrap();
     let targets: Vec<_> = all
         .iter()
@@ -459,4 +460,38 @@ fn exec_inherits_and_overrides() {
     assert!(effective.contains(&Capability::SysAdmin));
     assert_eq!(all.cwd(), Path::new("/srv"));
     assert!(exec_process(process, &[], &[], "", false, None, None).is_err());
+}
+
+#[test]
+fn binds_say_how_far_they_reach() {
+    let mut config = ContainerConfig::default();
+    config.host.mounts = vec![MountSpec {
+        kind: MountKind::Bind,
+        source: "/host".into(),
+        target: "/b/".into(),
+        non_recursive: true,
+        read_only_non_recursive: true,
+        ..MountSpec::default()
+    }];
+    let point = |kind, target: &str, subpath: &str| MountPoint {
+        kind,
+        name: String::new(),
+        source: "/host".into(),
+        target: target.into(),
+        writable: false,
+        propagation: String::new(),
+        subpath: subpath.into(),
+    };
+    let mounts = [
+        point(MountKind::Bind, "/b", ""),
+        point(MountKind::Volume, "/v", "a/b"),
+        point(MountKind::Image, "/i", ""),
+    ];
+    let spec = try_build(&config, &mounts, 0).unwrap();
+    assert_eq!(options_of(&spec, "/b"), ["bind", "ro", "rprivate"]);
+    assert_eq!(
+        options_of(&spec, "/v"),
+        ["rbind", "ro", "rprivate", "muster.subpath=a/b"]
+    );
+    assert_eq!(options_of(&spec, "/i"), ["rbind", "ro", "rprivate"]);
 }

@@ -2,11 +2,11 @@
 //!
 //! The first is `open`; `last COMMAND` ends the process at once after the command, without closing the engine.
 
-use muster_engine::{Engine, EngineConfig, ExecConfig, RemoveOptions, Result, StopOptions};
+use muster_engine::{Engine, EngineConfig, ExecConfig, RemoveOptions, Result, StopOptions, VolumeSpec};
 use muster_runtime::cgroup::CgroupRoot;
 use muster_runtime::{Launcher, LauncherConfig};
 use muster_types::container::{ContainerConfig, PortBinding};
-use muster_types::service::{Labels, Protocol};
+use muster_types::service::Protocol;
 use serde_json::{Value, json};
 use std::ffi::OsString;
 use std::io::{BufRead, Write};
@@ -87,7 +87,12 @@ async fn perform(engine: &Engine, words: &[&str]) -> Result<Value> {
         }
         ["remove-image", name] => drop(engine.image_remove(name, true).await?),
         ["volume-create", name] => {
-            engine.volume_create(name, Labels::new()).await?;
+            engine
+                .volume_create(VolumeSpec {
+                    name: (*name).to_owned(),
+                    ..VolumeSpec::default()
+                })
+                .await?;
         }
         ["volume-remove", name] => engine.volume_remove(name, false).await?,
         ["settle"] => {

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use super::outside;
 use crate::error::{Result, RuntimeError};
-use crate::plan::{Attributes, BindSource, SandboxPlan};
+use crate::plan::{Attributes, BindSource, SandboxPlan, open_source};
 use crate::sys::{self, MountAttributes};
 
 /// What was opened before the clone.
@@ -77,7 +77,9 @@ fn open_bind(source: &BindSource) -> Result<OwnedFd> {
     if source.recursive {
         flags |= OpenTreeFlags::AT_RECURSIVE;
     }
-    let tree = rustix::mount::open_tree(rustix::fs::CWD, &source.path, flags).map_err(describe)?;
+    let tree = open_source(&source.path, source.subpath.as_deref())
+        .and_then(|place| rustix::mount::open_tree(place, "", flags | OpenTreeFlags::AT_EMPTY_PATH))
+        .map_err(describe)?;
     let Attributes {
         set,
         clear,

@@ -23,6 +23,8 @@ pub(crate) use console::size_of as console_size;
 pub(crate) use container::{ContainerOptions, container_plan};
 pub(crate) use extras::{ProcessExtras, SchedulerPlan};
 pub(crate) use ids::IdMaps;
+pub use mounts::SUBPATH_OPTION;
+pub(crate) use mounts::open_source;
 pub(crate) use process::{CAPABILITIES, CapabilityPlan, LabelPlan, ProcessPlan};
 
 /// A container to start, as the monitor gets it.
@@ -103,6 +105,9 @@ pub(crate) enum GroupView {
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct BindSource {
     pub path: PathBuf,
+    /// The part of it that is bound, resolved below it.
+    #[serde(default)]
+    pub subpath: Option<PathBuf>,
     pub recursive: bool,
     pub attributes: Attributes,
     /// Those that go for mounts below too.

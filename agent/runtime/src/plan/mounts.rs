@@ -1,13 +1,19 @@
 //! Mounts of a specification as steps.
 
 use oci_spec::runtime::Mount;
+use rustix::fs::{FileType, Mode, OFlags, ResolveFlags};
 use std::ffi::CString;
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 use std::sync::OnceLock;
 
 use super::{Attributes, BindIds, BindSource, IdMaps, Step, Target, c_string};
 use crate::error::{Result, RuntimeError};
+
+/// Option of a bind mount that names a part of its source: `muster.subpath=dir/file`. It may lead through links, but
+/// not out of the source.
+pub const SUBPATH_OPTION: &str = "muster.subpath=";
 
 const RDONLY: u64 = libc::MOUNT_ATTR_RDONLY;
 const NOSUID: u64 = libc::MOUNT_ATTR_NOSUID;
@@ -27,6 +33,7 @@ struct Options {
     copy_up: bool,
     /// Show the files as owned by others; whether that goes for the mounts below too.
     mapped: Option<bool>,
+    subpath: Option<PathBuf>,
     /// What is left is for the file system.
     filesystem: Vec<(CString, Option<CString>)>,
 }
@@ -81,6 +88,7 @@ impl BindSource {
     pub(crate) fn private(path: PathBuf) -> BindSource {
         BindSource {
             path,
+            subpath: None,
             recursive: false,
             attributes: Attributes {
                 propagation: libc::MS_PRIVATE,
@@ -158,14 +166,16 @@ fn add_bind(
     let source = source.ok_or_else(|| {
         RuntimeError::spec(format!("bind mount at {} has no source", destination.display()))
     })?;
-    let metadata = std::fs::metadata(source).map_err(|error| {
+    let is_directory = open_source(source, options.subpath.as_deref())
+        .and_then(|opened| Ok(FileType::from_raw_mode(rustix::fs::fstat(opened)?.st_mode).is_dir()));
+    let is_directory = is_directory.map_err(|error| {
         RuntimeError::io(
             format!("use {} as source of a bind mount", source.display()),
             error,
         )
     })?;
     steps.push(Step::Bind {
-        target: Target::new(destination, !metadata.is_dir(), false)?,
+        target: Target::new(destination, !is_directory, false)?,
         source: binds.len(),
     });
     let mut attributes = options.attributes;
@@ -174,6 +184,7 @@ fn add_bind(
     }
     binds.push(BindSource {
         path: source.clone(),
+        subpath: options.subpath,
         recursive: options.recursive,
         attributes,
         recursive_attributes: options.recursive_attributes,
@@ -201,6 +212,19 @@ fn bind_ids(mount: &Mount, mapped: Option<bool>, context: MountContext<'_>) -> R
             "mount at {}: without a user namespace, idmap needs uidMappings and gidMappings",
             mount.destination().display()
         ))),
+    }
+}
+
+/// Opens the source of a bind mount, by its place only.
+pub(crate) fn open_source(path: &Path, subpath: Option<&Path>) -> rustix::io::Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    let source = rustix::fs::open(path, flags, Mode::empty())?;
+    match subpath {
+        None => Ok(source),
+        Some(subpath) => {
+            let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
+            rustix::fs::openat2(source, subpath, flags, Mode::empty(), resolve)
+        }
     }
 }
 
@@ -265,7 +289,9 @@ fn v1_hierarchies() -> &'static [String] {
 fn parse_options(texts: &[String]) -> Result<Options> {
     let mut options = Options::default();
     for text in texts {
-        if !parse_flag(text, &mut options) {
+        if let Some(subpath) = text.strip_prefix(SUBPATH_OPTION) {
+            options.subpath = Some(subpath.into());
+        } else if !parse_flag(text, &mut options) {
             let (key, value) = match text.split_once('=') {
                 Some((key, value)) => (key, Some(c_string(value, "a mount option")?)),
                 None => (text.as_str(), None),
