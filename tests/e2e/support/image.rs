@@ -14,7 +14,7 @@ pub const SERVER: &str =
 
 const APPLETS: &[&str] = &[
     "cat", "date", "echo", "env", "false", "grep", "hostname", "httpd", "id", "ip", "kill", "ls", "mkdir",
-    "nslookup", "ps", "seq", "sh", "sleep", "stty", "touch", "true", "tty", "wget",
+    "nc", "nslookup", "ps", "seq", "sh", "sleep", "stty", "touch", "true", "tty", "wget",
 ];
 
 /// Writes the image into a directory as of `docker save`, and returns the archive's path.
