@@ -12,11 +12,11 @@ use muster_engine_api::backend::{
     LogStream, MemoryStats, OutputChunk, OutputStream, PidsStats, ProcessTable, RemoveOptions, RemovedImage,
     Result, StopOptions, StreamKind, UploadStream, VolumeInfo, VolumeRequest, WaitCondition, WaitResult,
 };
+use muster_types::Timestamp;
 use muster_types::container::{ContainerConfig, ContainerInfo, EndpointSpec};
 use muster_types::container_update::ContainerUpdate;
 use muster_types::image::ImageSummary;
 use muster_types::network::{NetworkInfo, NetworkSpec};
-use muster_types::Timestamp;
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;

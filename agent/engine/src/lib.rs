@@ -43,6 +43,7 @@ mod neighbours;
 mod network;
 mod observe;
 mod open;
+mod orphans;
 mod path_stat;
 mod phase;
 mod piece_writer;
@@ -60,6 +61,7 @@ mod user;
 mod volume_mounts;
 mod volumes;
 mod wait;
+mod wanted_mounts;
 mod working_dir;
 
 pub use archive::{ArchiveStream, PutOptions};

@@ -1,6 +1,7 @@
 //! The vocabulary of the local engine: what a container is asked to be, and what it is.
 
 use crate::block_io::DeviceLimits;
+pub use crate::health::{HealthCheck, HealthProbe, HealthState};
 use crate::namespace::{CgroupNamespace, IpcMode, NamespaceMode, mode_or_flag};
 use crate::service::{DnsSpec, Labels, LogDriver, Protocol};
 use crate::{ContainerId, TaskId, Timestamp};
@@ -322,24 +323,6 @@ pub struct DeviceMapping {
     pub permissions: String,
 }
 
-/// A health check.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(default)]
-pub struct HealthCheck {
-    /// `["NONE"]`, `["CMD", …]` or `["CMD-SHELL", command]`.
-    pub test: Vec<String>,
-    /// Wait between probes; 30 s when zero.
-    pub interval: Duration,
-    /// Longest probe; 30 s when zero.
-    pub timeout: Duration,
-    /// Failures in a row until unhealthy; 3 when zero.
-    pub retries: u64,
-    /// Start-up time in which failures do not count.
-    pub start_period: Duration,
-    /// Wait between probes during start-up; 5 s when zero.
-    pub start_interval: Duration,
-}
-
 /// State of a container, in Docker's words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -443,30 +426,6 @@ pub struct ContainerInfo {
     /// Processes of exec that were made and have not ended.
     #[serde(default)]
     pub execs: Vec<String>,
-}
-
-/// Health of a container.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct HealthState {
-    /// `starting`, `healthy` or `unhealthy`.
-    pub status: String,
-    /// Failures in a row.
-    pub failing_streak: u64,
-    /// The last probes, oldest first.
-    pub log: Vec<HealthProbe>,
-}
-
-/// One run of a health check.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct HealthProbe {
-    /// Began.
-    pub start: Timestamp,
-    /// Ended.
-    pub end: Timestamp,
-    /// Exit code.
-    pub exit_code: i32,
-    /// Output, at most 4096 bytes.
-    pub output: String,
 }
 
 /// A container's place in a network.

@@ -11,6 +11,7 @@ pub mod constraint;
 pub mod container;
 pub mod container_update;
 pub mod event;
+mod health;
 pub mod id;
 pub mod image;
 pub mod meta;
