@@ -9,6 +9,7 @@ mod files;
 mod followers;
 mod full_disk;
 mod global;
+mod hostile_containers;
 mod hostile_images;
 mod leaving;
 mod malformed_requests;
