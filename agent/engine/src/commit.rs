@@ -139,9 +139,13 @@ impl Engine {
 
 impl Inner {
     async fn commit(self: &Arc<Self>, container: &Arc<Container>, options: CommitOptions) -> Result<String> {
-        let pauses = options.pause && container.phase() == Phase::Running;
-        if pauses {
-            self.pause(container).await?;
+        let mut pauses = options.pause && container.phase() == Phase::Running;
+        if pauses && let Err(error) = self.pause(container).await {
+            // One that ended meanwhile, or that somebody else paused, is still enough.
+            if container.phase() == Phase::Running {
+                return Err(error);
+            }
+            pauses = false;
         }
         let committed = self.commit_still(container, options).await;
         if pauses && let Err(error) = self.unpause(container).await {
