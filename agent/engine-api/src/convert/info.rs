@@ -54,14 +54,7 @@ pub(crate) fn from_engine(engine: &EngineInfo) -> Info {
         containerd_commit: json!({"ID": ""}),
         runc_commit: json!({"ID": ""}),
         init_commit: json!({"ID": ""}),
-        security_options: engine
-            .security
-            .iter()
-            .map(|name| match name.as_str() {
-                "seccomp" => "name=seccomp,profile=builtin".to_owned(),
-                other => format!("name={other}"),
-            })
-            .collect(),
+        security_options: engine.security.clone(),
         firewall_backend: json!({"Driver": "nftables"}),
         warnings: engine.warnings.clone(),
         ..Info::default()
