@@ -12,6 +12,9 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 
+/// A settings file in a node's directory is that of its daemon.
+const SETTINGS: &str = "muster.toml";
+
 /// How to start a node.
 #[derive(Debug, Clone)]
 pub struct NodeProcess {
@@ -163,6 +166,10 @@ fn start_daemon(directory: &Path, cgroup: &str, address: &str) -> anyhow::Result
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(log);
+    let settings = directory.join(SETTINGS);
+    if settings.exists() {
+        command.arg("--config").arg(settings);
+    }
     command.spawn().context("cannot start the daemon")?;
     Ok(())
 }
