@@ -124,6 +124,14 @@ impl Namespaces {
         }
     }
 
+    /// Sets up a namespace that somebody else made, like a fresh one.
+    pub fn adopt(&self, namespace: OwnedFd) -> Result<FreshNamespace, NamespaceError> {
+        self.submit(move |worker| {
+            let made = worker.inside(namespace.as_fd(), || worker.set_up());
+            made.and_then(|fresh| fresh)
+        })?
+    }
+
     /// Prepares others in place of those that were taken: apart from taking, so as not to slow down what the taker
     /// does next.
     pub fn refill(&self) {

@@ -78,7 +78,19 @@ impl Network {
     /// Makes a container's network namespace with all of its interfaces up; on failure nothing is left.
     pub async fn create_sandbox(&self, spec: &SandboxSpec) -> Result<Sandbox, NetworkError> {
         let spec = spec.clone();
-        self.run(move |inner| inner.create_sandbox(&spec)).await
+        self.run(move |inner| inner.create_sandbox_in(&spec, None)).await
+    }
+
+    /// As [`create_sandbox`](Self::create_sandbox), in a network namespace that somebody made and that nothing is set up
+    /// in.
+    pub async fn create_sandbox_in(
+        &self,
+        spec: &SandboxSpec,
+        netns: OwnedFd,
+    ) -> Result<Sandbox, NetworkError> {
+        let spec = spec.clone();
+        self.run(move |inner| inner.create_sandbox_in(&spec, Some(netns)))
+            .await
     }
 
     /// Opens the sandbox that was made earlier, also by a daemon that has ended since.

@@ -36,7 +36,12 @@ pub struct DefaultRoute {
 }
 
 impl Inner {
-    pub(crate) fn create_sandbox(&self, spec: &SandboxSpec) -> Result<Sandbox, NetworkError> {
+    /// Makes a sandbox in this namespace, or in a fresh one.
+    pub(crate) fn create_sandbox_in(
+        &self,
+        spec: &SandboxSpec,
+        netns: Option<OwnedFd>,
+    ) -> Result<Sandbox, NetworkError> {
         spec.check()?;
         let path = self.pin_path(&spec.container_id);
         let exists = open_pinned(&path).map_err(pin_error("open", &path))?;
@@ -44,6 +49,9 @@ impl Inner {
             return Err(NetworkError::SandboxExists {
                 container_id: spec.container_id.clone(),
             });
+        }
+        if let Some(netns) = netns {
+            return self.furnish(self.namespaces.adopt(netns)?, spec, &path);
         }
         let fresh = self.namespaces.take()?;
         let created = self.furnish(fresh, spec, &path);

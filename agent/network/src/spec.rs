@@ -40,8 +40,13 @@ impl NetworkConfig {
             table_prefix: "muster".to_owned(),
             run_dir: run_dir.into(),
             prepared_namespaces: 3,
-            // Interfaces have no IPv6 addresses of their own making; the loopback keeps ::1.
-            sysctls: vec![set("net.ipv6.conf.default.disable_ipv6", "1")],
+            sysctls: vec![
+                // Interfaces have no IPv6 addresses of their own making; the loopback keeps ::1.
+                set("net.ipv6.conf.default.disable_ipv6", "1"),
+                // As Docker: every user may listen on any port of a network of its own, and ping.
+                set("net.ipv4.ip_unprivileged_port_start", "0"),
+                set("net.ipv4.ping_group_range", "0 2147483647"),
+            ],
         }
     }
 }
