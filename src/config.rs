@@ -4,6 +4,7 @@ use anyhow::Context;
 use muster_engine::SubnetPool;
 use muster_network::IpNet;
 use muster_types::Problems;
+use muster_types::id_map::IdMaps;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -82,6 +83,9 @@ pub struct DaemonFlags {
     /// [default: Docker's pools]
     #[arg(long = "default-address-pool", value_name = "POOL")]
     pub default_address_pools: Vec<String>,
+    /// Run containers in user namespaces, with the subordinate ids of a user: default, or USER[:GROUP] by name or number
+    #[arg(long, value_name = "USER[:GROUP]")]
+    pub userns_remap: Option<String>,
 }
 
 /// The settings file. Keys are the flags' names.
@@ -107,6 +111,7 @@ struct ConfigFile {
     cgroup_parent: Option<String>,
     bridge_subnet: Option<String>,
     default_address_pools: Vec<String>,
+    userns_remap: Option<String>,
 }
 
 /// Checked settings.
@@ -142,6 +147,8 @@ pub struct DaemonConfig {
     pub bridge_subnet: Option<String>,
     /// Where networks without a subnet of their own get one.
     pub default_address_pools: Vec<SubnetPool>,
+    /// Whose users those of containers are; the host's where `None`.
+    pub user_namespace: Option<IdMaps>,
 }
 
 /// One listener of the Engine API.
@@ -217,6 +224,7 @@ fn merge(flags: DaemonFlags, file: ConfigFile) -> ConfigFile {
         cgroup_parent: flags.cgroup_parent.or(file.cgroup_parent),
         bridge_subnet: flags.bridge_subnet.or(file.bridge_subnet),
         default_address_pools: list(flags.default_address_pools, file.default_address_pools),
+        userns_remap: flags.userns_remap.or(file.userns_remap),
     }
 }
 
@@ -281,6 +289,7 @@ fn check(raw: ConfigFile) -> Result<DaemonConfig, Problems> {
         problems.add("node-name", "use 1 to 255 characters");
     }
     let default_address_pools = address_pools(&raw.default_address_pools, &mut problems);
+    let user_namespace = user_namespace(raw.userns_remap.as_deref(), &mut problems);
     problems.into_result()?;
     Ok(DaemonConfig {
         data_dir,
@@ -298,7 +307,22 @@ fn check(raw: ConfigFile) -> Result<DaemonConfig, Problems> {
         cgroup_parent,
         bridge_subnet: raw.bridge_subnet,
         default_address_pools,
+        user_namespace,
     })
+}
+
+/// An empty value turns it off, as with Docker.
+fn user_namespace(text: Option<&str>, problems: &mut Problems) -> Option<IdMaps> {
+    let text = text.filter(|text| !text.is_empty())?;
+    match muster_engine::user_namespace::resolve(text, Path::new("/etc")) {
+        Ok(maps) => Some(maps),
+        Err(found) => {
+            for problem in found {
+                problems.add("userns-remap", muster_runtime::describe(&problem));
+            }
+            None
+        }
+    }
 }
 
 fn address_pools(texts: &[String], problems: &mut Problems) -> Vec<SubnetPool> {

@@ -19,13 +19,23 @@ fn every_problem_is_printed_at_once() {
         labels: vec!["novalue".into()],
         log_level: Some("loud".into()),
         advertise_addr: Some("example.org".into()),
+        userns_remap: Some("nosuchuser:nosuchgroup".into()),
         ..Default::default()
     };
     let problems = check(raw).unwrap_err();
     let fields: Vec<&str> = problems.0.iter().map(|problem| problem.field.as_str()).collect();
     assert_eq!(
         fields,
-        ["data-dir", "host", "host", "advertise-addr", "label", "log-level"]
+        [
+            "data-dir",
+            "host",
+            "host",
+            "advertise-addr",
+            "label",
+            "log-level",
+            "userns-remap",
+            "userns-remap"
+        ]
     );
 }
 

@@ -21,4 +21,5 @@ mod remote;
 mod run_options;
 mod services;
 mod support;
+mod user_namespaces;
 mod volumes;

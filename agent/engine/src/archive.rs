@@ -5,11 +5,14 @@ use crate::engine::{Engine, Inner};
 use crate::error::{Error, Result};
 use crate::path_stat::{PathStat, clean, last_name, stat};
 use crate::piece_writer::PieceWriter;
-use crate::rootfs_view::{RootView, bare_root_of};
+use crate::rootfs_view::{Owners, RootView, bare_root_of};
 use crate::spec;
 use crate::user;
+use crate::user_namespace::{as_root_of, inside, outside};
 use bytes::Bytes;
-use muster_images::{ExtractOptions, LoadLimits, Owner, is_kernel_file_system, pack_directory, pack_file};
+use muster_images::{
+    ExtractOptions, LoadLimits, MountOptions, Owner, is_kernel_file_system, pack_directory, pack_file,
+};
 use rustix::fs::{FileType, OFlags, StatVfsMountFlags};
 use rustix::io::Errno;
 use std::io::{self, Read};
@@ -123,9 +126,14 @@ impl Inner {
         let id = container.id.to_string();
         if let Some(run) = container.run() {
             let pid = run.monitor.pid();
-            let of_process = self.blocking(move |_| RootView::of_process(pid, &id)).await?;
+            let ids = run.ids;
+            let of_process = self
+                .blocking(move |_| RootView::of_process(pid, &id, ids))
+                .await?;
             if let Some(view) = of_process {
-                return self.blocking(move |_| work(&view)).await;
+                return self
+                    .blocking(move |_| as_root_of(view.ids(), || work(&view)))
+                    .await;
             }
         }
         let _owned = container.operation.lock().await;
@@ -133,28 +141,43 @@ impl Inner {
             // It was started while this waited.
             let (pid, id) = (run.monitor.pid(), container.id.to_string());
             return self
-                .blocking(move |_| match RootView::of_process(pid, &id)? {
-                    Some(view) => work(&view),
+                .blocking(move |_| match RootView::of_process(pid, &id, run.ids)? {
+                    Some(view) => as_root_of(view.ids(), || work(&view)),
                     None => Err(Error::wrong_state(format!("container {id} is ending"))),
                 })
                 .await;
         }
         let record = container.record();
         self.blocking(move |inner| {
-            let rootfs = inner.mount_rootfs(&record)?;
+            let ids = inner.maps_of(&record.config.host);
             let _mounted = inner.hold_volumes(&record.mounts, &format!("copy-{}", record.id))?;
-            let view = RootView::of_stopped(rootfs, &record.mounts, &inner.layout.container(&record.id))?;
-            work(&view)
+            let translations = inner.translations(&record.mounts, ids);
+            let (mounts, place) = (record.mounts.as_slice(), inner.layout.container(&record.id));
+            as_root_of(ids, || {
+                let rootfs = inner.mount_rootfs(&record)?;
+                let owners = Owners {
+                    ids: ids.cloned(),
+                    translations,
+                };
+                work(&RootView::of_stopped(rootfs, mounts, owners, &place)?)
+            })
         })
         .await
     }
 
-    /// Mounts the root file system of a container that does not run. Blocks.
+    /// Mounts the root file system of a container that does not run, in the name of its root. Blocks.
     pub(crate) fn mount_rootfs(&self, record: &crate::record::Record) -> Result<OwnedFd> {
         let (id, host) = (record.id.as_str(), &record.config.host);
         let labels = spec::selinux_labels(self.host.selinux.as_ref(), id, host)?;
         let label = labels.as_ref().map(|labels| labels.mount.as_str());
-        Ok(self.images.mount_labelled(id, label)?)
+        let mounted = match self.remap_of(host) {
+            Some(remap) => remap.shown(|shown| {
+                let shown = Some(shown);
+                self.images.mount_with(id, MountOptions { label, shown })
+            }),
+            None => self.images.mount_with(id, MountOptions { label, shown: None }),
+        };
+        Ok(mounted?)
     }
 
     async fn export(
@@ -163,19 +186,22 @@ impl Inner {
         opened: oneshot::Sender<Result<()>>,
         output: PieceWriter,
     ) -> Result<()> {
-        let running = container.run().map(|run| run.monitor.pid());
+        let running = container.run().map(|run| (run.monitor.pid(), run.ids));
         let _owned = match running {
             Some(_) => None,
             None => Some(container.operation.lock().await),
         };
         let record = container.record();
         self.blocking(move |inner| {
+            let own = inner.maps_of(&record.config.host).cloned();
+            let ids = running.as_ref().map_or(own, |(_, ids)| ids.clone());
             let root = match running {
-                Some(pid) => RootView::of_process(pid, record.id.as_str()).and_then(|view| match view {
-                    Some(view) => bare_root_of(&view, pid),
-                    None => Err(Error::wrong_state(format!("container {} is ending", record.id))),
-                }),
-                None => inner.mount_rootfs(&record),
+                Some((pid, _)) => match RootView::of_process(pid, record.id.as_str(), None) {
+                    Ok(Some(view)) => bare_root_of(&view, pid),
+                    Ok(None) => Err(Error::wrong_state(format!("container {} is ending", record.id))),
+                    Err(error) => Err(error),
+                },
+                None => as_root_of(ids.as_ref(), || inner.mount_rootfs(&record)),
             };
             let root = match root {
                 Ok(root) => root,
@@ -186,7 +212,8 @@ impl Inner {
                 }
             };
             let _ = opened.send(Ok(()));
-            write_archive(output, |output| pack_directory(root.as_fd(), None, output))
+            let told = |owner| inside(ids.as_ref(), owner);
+            write_archive(output, |output| pack_directory(root.as_fd(), None, &told, output))
         })
         .await
     }
@@ -237,6 +264,7 @@ fn put(view: &RootView, target: &Target, archive: impl Read, path: &str, referen
         &clean(&target.path),
         archive,
         &options,
+        &|owner| outside(view.ids(), owner),
         &limits,
     )?)
 }
@@ -279,13 +307,20 @@ fn get(
     let _ = found.send(Ok(stat));
     let is_directory =
         rustix::fs::fstat(&file).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode).is_dir());
+    let told = |owner| inside(view.ids(), owner);
     write_archive(output, |output| {
         if is_directory {
-            return pack_directory(file.as_fd(), Some(name.as_bytes()), output);
+            return pack_directory(file.as_fd(), Some(name.as_bytes()), &told, output);
         }
         let (parent, file_name) = path.rsplit_once('/').unwrap_or(("", &path));
         let parent = view.open(parent.as_bytes(), OFlags::PATH | OFlags::DIRECTORY)?;
-        pack_file(parent.as_fd(), file_name.as_bytes(), name.as_bytes(), output)
+        pack_file(
+            parent.as_fd(),
+            file_name.as_bytes(),
+            name.as_bytes(),
+            &told,
+            output,
+        )
     })
 }
 

@@ -4,6 +4,7 @@ use crate::network::SubnetPool;
 use muster_network::Ipv4Net;
 use muster_runtime::Launcher;
 use muster_runtime::cgroup::CgroupRoot;
+use muster_types::id_map::IdMaps;
 use muster_types::service::{DnsSpec, Labels, LogDriver};
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
@@ -29,6 +30,8 @@ pub struct EngineConfig {
     pub dns: DnsSpec,
     /// Log driver of containers that name none.
     pub log: LogDriver,
+    /// Whose users those of containers are (`userns-remap`); the host's where `None`.
+    pub user_namespace: Option<IdMaps>,
     /// Where metrics are registered.
     pub registry: prometheus::Registry,
 }
@@ -69,6 +72,7 @@ impl EngineConfig {
                 name: "json-file".to_owned(),
                 options: Labels::new(),
             },
+            user_namespace: None,
             registry: prometheus::Registry::new(),
         }
     }

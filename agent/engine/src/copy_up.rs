@@ -1,8 +1,11 @@
 //! Fills a new volume with what the image has at its place.
 
 use crate::error::{Error, Result};
+use crate::user_namespace::outside_or_nobody;
 use crate::volumes;
+use muster_images::Owner;
 use muster_types::container::MountPoint;
+use muster_types::id_map::IdMaps;
 use rustix::fs::{
     AtFlags, CWD, Dir, FileType, Gid, Mode, OFlags, ResolveFlags, Stat, Timespec, Timestamps, Uid,
 };
@@ -16,7 +19,9 @@ const DEPTH_MAX: usize = 128;
 
 /// Copies the image's directory below `rootfs` into an empty volume. An absent one, or one that is no directory, is
 /// no error. Links in the image are resolved inside of its root. Blocks.
-pub(crate) fn fill(rootfs: &OwnedFd, point: &MountPoint) -> Result<()> {
+///
+/// The image's ids are a container's; in the volume they become those of `ids`.
+pub(crate) fn fill(rootfs: &OwnedFd, point: &MountPoint, ids: Option<&IdMaps>) -> Result<()> {
     let operation = || format!("copy the image's {} into volume {}", point.target, point.name);
     if !volumes::is_empty(point.source.as_ref()) {
         return Ok(());
@@ -29,10 +34,15 @@ pub(crate) fn fill(rootfs: &OwnedFd, point: &MountPoint) -> Result<()> {
     };
     let to = rustix::fs::openat(CWD, point.source.as_str(), flags, Mode::empty());
     let to = to.map_err(|error| Error::io(operation(), error.into()))?;
-    copy_directory(from.as_fd(), to.as_fd(), 0).map_err(|error| Error::io(operation(), error))
+    copy_directory(from.as_fd(), to.as_fd(), ids, 0).map_err(|error| Error::io(operation(), error))
 }
 
-fn copy_directory(from: BorrowedFd<'_>, to: BorrowedFd<'_>, depth: usize) -> io::Result<()> {
+fn copy_directory(
+    from: BorrowedFd<'_>,
+    to: BorrowedFd<'_>,
+    ids: Option<&IdMaps>,
+    depth: usize,
+) -> io::Result<()> {
     if depth > DEPTH_MAX {
         return Err(io::Error::other("directories are nested too deeply"));
     }
@@ -40,13 +50,19 @@ fn copy_directory(from: BorrowedFd<'_>, to: BorrowedFd<'_>, depth: usize) -> io:
         let entry = entry?;
         let name = entry.file_name();
         if name != c"." && name != c".." {
-            copy_entry(from, to, name, depth)?;
+            copy_entry(from, to, name, ids, depth)?;
         }
     }
-    copy_owner_and_times(to, &rustix::fs::fstat(from)?)
+    copy_owner_and_times(to, &rustix::fs::fstat(from)?, ids)
 }
 
-fn copy_entry(from: BorrowedFd<'_>, to: BorrowedFd<'_>, name: &CStr, depth: usize) -> io::Result<()> {
+fn copy_entry(
+    from: BorrowedFd<'_>,
+    to: BorrowedFd<'_>,
+    name: &CStr,
+    ids: Option<&IdMaps>,
+    depth: usize,
+) -> io::Result<()> {
     let stat = rustix::fs::statat(from, name, AtFlags::SYMLINK_NOFOLLOW)?;
     let kind = FileType::from_raw_mode(stat.st_mode);
     let quiet = OFlags::CLOEXEC | OFlags::NOFOLLOW;
@@ -56,7 +72,7 @@ fn copy_entry(from: BorrowedFd<'_>, to: BorrowedFd<'_>, name: &CStr, depth: usiz
             let flags = OFlags::RDONLY | OFlags::DIRECTORY | quiet;
             let below = rustix::fs::openat(from, name, flags, Mode::empty())?;
             let made = rustix::fs::openat(to, name, flags, Mode::empty())?;
-            copy_directory(below.as_fd(), made.as_fd(), depth + 1)
+            copy_directory(below.as_fd(), made.as_fd(), ids, depth + 1)
         }
         FileType::RegularFile => {
             let mut source = File::from(rustix::fs::openat(
@@ -68,12 +84,12 @@ fn copy_entry(from: BorrowedFd<'_>, to: BorrowedFd<'_>, name: &CStr, depth: usiz
             let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | quiet;
             let mut made = File::from(rustix::fs::openat(to, name, flags, Mode::RUSR | Mode::WUSR)?);
             io::copy(&mut source, &mut made)?;
-            copy_owner_and_times(made.as_fd(), &stat)
+            copy_owner_and_times(made.as_fd(), &stat, ids)
         }
         FileType::Symlink => {
             let target = rustix::fs::readlinkat(from, name, Vec::new())?;
             rustix::fs::symlinkat(target, to, name)?;
-            let owner = (Uid::from_raw(stat.st_uid), Gid::from_raw(stat.st_gid));
+            let owner = owner_of(&stat, ids);
             Ok(rustix::fs::chownat(
                 to,
                 name,
@@ -87,12 +103,18 @@ fn copy_entry(from: BorrowedFd<'_>, to: BorrowedFd<'_>, name: &CStr, depth: usiz
     }
 }
 
-fn copy_owner_and_times(made: BorrowedFd<'_>, stat: &Stat) -> io::Result<()> {
-    rustix::fs::fchown(
-        made,
-        Some(Uid::from_raw(stat.st_uid)),
-        Some(Gid::from_raw(stat.st_gid)),
-    )?;
+fn owner_of(stat: &Stat, ids: Option<&IdMaps>) -> (Uid, Gid) {
+    let owner = Owner {
+        uid: stat.st_uid,
+        gid: stat.st_gid,
+    };
+    let owner = outside_or_nobody(ids, owner);
+    (Uid::from_raw(owner.uid), Gid::from_raw(owner.gid))
+}
+
+fn copy_owner_and_times(made: BorrowedFd<'_>, stat: &Stat, ids: Option<&IdMaps>) -> io::Result<()> {
+    let (uid, gid) = owner_of(stat, ids);
+    rustix::fs::fchown(made, Some(uid), Some(gid))?;
     rustix::fs::fchmod(made, Mode::from_raw_mode(stat.st_mode & 0o7777))?;
     let time = |seconds, nanos| Timespec {
         tv_sec: seconds,
@@ -133,7 +155,7 @@ mod tests {
             subpath: String::new(),
         };
         let rootfs = OwnedFd::from(File::open(&root).unwrap());
-        fill(&rootfs, &point).unwrap();
+        fill(&rootfs, &point, None).unwrap();
         assert_eq!(
             std::fs::read_to_string(volume.join("sub/file")).unwrap(),
             "content"
@@ -147,7 +169,7 @@ mod tests {
             "/etc/passwd"
         );
         std::fs::write(root.join("srv/later"), "x").unwrap();
-        fill(&rootfs, &point).unwrap();
+        fill(&rootfs, &point, None).unwrap();
         assert!(
             !volume.join("later").exists(),
             "a volume with content is left alone"

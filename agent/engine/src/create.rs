@@ -15,6 +15,7 @@ use crate::record::{Record, Unfinished};
 use crate::signal;
 use crate::spec::{self, Purpose, SecurityOptions, merged_environment};
 use crate::store::Table;
+use crate::user_namespace;
 use muster_types::container::{ContainerConfig, NetworkMode};
 use muster_types::image::ImageConfig;
 use muster_types::{ContainerId, Timestamp};
@@ -127,6 +128,9 @@ impl Inner {
         SecurityOptions::parse(&config.host.security_opt)?;
         check::settings(config)?;
         network::check_mode(config)?;
+        if self.remap_of(&config.host).is_some() {
+            user_namespace::check(&config.host)?;
+        }
         if config.host.auto_remove && config.host.restart != muster_types::container::EngineRestart::No {
             return Err(Error::invalid(
                 "can't create 'AutoRemove' container with restart policy",

@@ -13,6 +13,7 @@ use crate::neighbours::Neighbours;
 use crate::network::Networking;
 use crate::spec::HostFacts;
 use crate::store::Store;
+use crate::user_namespace::Remap;
 use crate::volume_mounts::VolumeMounts;
 use crate::volumes::Volumes;
 use crate::wait::{WaitCondition, WaitResult};
@@ -54,6 +55,8 @@ pub(crate) struct Inner {
     pub events: EventBus,
     pub metrics: EngineMetrics,
     pub host: HostFacts,
+    /// Whose users those of containers are; the host's where `None`.
+    pub remap: Option<Arc<Remap>>,
     pub identity: Identity,
     pub dns: DnsSpec,
     pub log: LogDriver,

@@ -180,6 +180,16 @@ pub enum Error {
         #[source]
         source: Box<muster_runtime::cgroup::CgroupError>,
     },
+    /// Containers cannot have other users here.
+    #[error(
+        "userns-remap cannot be used here: overlayfs has to take id-mapped layers, which needs Linux 6.15 or newer and a \
+         data directory on a file system with id-mapped mounts (ext4, xfs, btrfs)"
+    )]
+    NoUserNamespaces {
+        /// What was tried.
+        #[source]
+        source: Box<Error>,
+    },
     /// A killed container does not end.
     #[error(
         "container {id} did not end within {seconds} s after SIGKILL: a process of it waits for the kernel"
@@ -244,9 +254,7 @@ impl Error {
             Self::NameInUse { .. }
             | Self::WrongState { .. }
             | Self::VolumeInUse { .. }
-            | Self::NetworkExists { .. }
-            // The container ended before its end is known here.
-            | Self::Runtime(muster_runtime::RuntimeError::Gone) => ErrorKind::Conflict,
+            | Self::NetworkExists { .. } => ErrorKind::Conflict,
             Self::Forbidden { .. } => ErrorKind::Forbidden,
             Self::AmbiguousPrefix { .. } | Self::InvalidName { .. } | Self::InvalidConfig { .. } => {
                 ErrorKind::Invalid
@@ -262,6 +270,7 @@ impl Error {
             | Self::Network(_)
             | Self::Endpoint { .. }
             | Self::Runtime(_)
+            | Self::NoUserNamespaces { .. }
             | Self::Cgroup { .. }
             | Self::Unkillable { .. }
             | Self::Store { .. }

@@ -11,13 +11,16 @@ use crate::network;
 use crate::phase::Phase;
 use crate::record::Record;
 use crate::spec::JoinedNamespaces;
+use crate::user_namespace::give_to_root_of;
 use muster_types::ContainerId;
 use muster_types::container::{HostConfig, NetworkMode};
+use muster_types::id_map::IdMaps;
 use muster_types::namespace::{IpcMode, NamespaceMode};
 use rustix::mount::{MountFlags, UnmountFlags};
 use std::ffi::CString;
 use std::fs::File;
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -29,7 +32,8 @@ pub(crate) const SHM_BYTES_DEFAULT: u64 = 64 << 20;
 #[derive(Debug, Default)]
 pub(crate) struct Joined {
     pub paths: JoinedNamespaces,
-    _held: Vec<File>,
+    donors: Vec<Arc<Container>>,
+    held: Vec<File>,
 }
 
 /// A kind of namespace that is joined.
@@ -38,6 +42,7 @@ enum Kind {
     Network,
     Pid,
     Ipc,
+    Users,
 }
 
 impl Kind {
@@ -46,6 +51,7 @@ impl Kind {
             Self::Network => "net",
             Self::Pid => "pid",
             Self::Ipc => "ipc",
+            Self::Users => "user",
         }
     }
 
@@ -61,6 +67,7 @@ impl Kind {
             Self::Network => format!("cannot join network of a non running container: {id}"),
             Self::Pid => format!("failed to join PID namespace: container {id} {state}"),
             Self::Ipc => format!("failed to join IPC namespace: container {id} {state}"),
+            Self::Users => format!("failed to join user namespace: container {id} {state}"),
         })
     }
 }
@@ -94,13 +101,13 @@ impl Inner {
         let mut joined = Joined::default();
         if let Some(reference) = network::shared_with(&host.network) {
             let other = self.donor(reference, Kind::Network, record)?;
-            joined.paths.network = Some(joined.hold(&other, Kind::Network)?);
+            joined.paths.network = Some(joined.join(&other, Kind::Network)?);
             let name = other.with(|cell| cell.record.host_name.clone());
             joined.paths.host = Some((self.layout.container(&other.id), name));
         }
         if let Some(reference) = host.pid.container() {
             let other = self.donor(reference, Kind::Pid, record)?;
-            joined.paths.pid = Some(joined.hold(&other, Kind::Pid)?);
+            joined.paths.pid = Some(joined.join(&other, Kind::Pid)?);
         }
         match &host.ipc {
             IpcMode::Container(reference) => {
@@ -113,7 +120,7 @@ impl Inner {
                         other.id
                     )));
                 }
-                joined.paths.ipc = Some(joined.hold(&other, Kind::Ipc)?);
+                joined.paths.ipc = Some(joined.join(&other, Kind::Ipc)?);
                 joined.paths.shm = Some(shm);
             }
             IpcMode::Shareable => joined.paths.shm = Some(self.layout.shm(&record.id)),
@@ -150,7 +157,8 @@ impl Inner {
             .map_err(|_| Error::invalid("the SELinux label contains a zero byte"))?;
         let flags = MountFlags::NOEXEC | MountFlags::NOSUID | MountFlags::NODEV;
         rustix::mount::mount("shm", &path, "tmpfs", flags, Some(options.as_c_str()))
-            .map_err(|error| Error::io(format!("mount shared memory at {}", path.display()), error.into()))
+            .map_err(|error| Error::io(format!("mount shared memory at {}", path.display()), error.into()))?;
+        give_to_root_of(self.maps_of(&record.config.host), &path)
     }
 
     /// Takes away the shared memory of a container that does not run. Who joined it keeps it. Idempotent. Blocking.
@@ -179,9 +187,60 @@ impl Joined {
         if other.run().map(|run| run.monitor.pid()) != Some(before) {
             return Err(refused());
         }
-        let held = PathBuf::from(format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd()));
-        self._held.push(file);
-        Ok(held)
+        Ok(self.keep(file))
+    }
+
+    fn join(&mut self, other: &Arc<Container>, kind: Kind) -> Result<PathBuf> {
+        self.donors.push(Arc::clone(other));
+        self.hold(other, kind)
+    }
+
+    fn keep(&mut self, file: File) -> PathBuf {
+        let path = PathBuf::from(format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd()));
+        self.held.push(file);
+        path
+    }
+
+    /// Has the start happen in this user namespace.
+    pub(crate) fn keep_users(&mut self, users: File) {
+        self.paths.users = Some(self.keep(users));
+    }
+
+    /// The user namespace of the containers that are joined, which has to have these users; `None` where none is.
+    ///
+    /// A namespace belongs to the user namespace that it was made in, and only from there it can be joined.
+    pub(crate) fn hold_users(&mut self, maps: &IdMaps) -> Result<Option<File>> {
+        let opened =
+            |path: &Path| File::open(path).map_err(|error| Error::io("open a user namespace", error));
+        let mut first: Option<(u64, PathBuf)> = None;
+        for other in self.donors.clone() {
+            if other.run().is_some_and(|run| run.ids.as_ref() != Some(maps)) {
+                return Err(Error::wrong_state(format!(
+                    "cannot join a namespace of container {}: it runs with other users than this one would, so start it \
+                     again, or give both --userns=host",
+                    other.id
+                )));
+            }
+            let path = self.hold(&other, Kind::Users)?;
+            let metadata = opened(&path)?.metadata();
+            let number = metadata
+                .map_err(|error| Error::io("look at a user namespace", error))?
+                .ino();
+            match &first {
+                Some((known, _)) if *known != number => {
+                    return Err(Error::wrong_state(format!(
+                        "cannot join namespaces of containers that are in different user namespaces: {} is in another one",
+                        other.id
+                    )));
+                }
+                Some(_) => {}
+                None => first = Some((number, path)),
+            }
+        }
+        let Some((_, path)) = first else { return Ok(None) };
+        let users = opened(&path)?;
+        self.paths.users = Some(path);
+        Ok(Some(users))
     }
 }
 

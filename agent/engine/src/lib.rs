@@ -58,6 +58,7 @@ mod store;
 mod top;
 mod update;
 mod user;
+pub mod user_namespace;
 mod volume_mounts;
 mod volumes;
 mod wait;

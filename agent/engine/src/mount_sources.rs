@@ -89,7 +89,7 @@ impl Inner {
         for (number, point) in points.iter_mut().enumerate() {
             if point.kind == MountKind::Image {
                 let place = self.image_mount(&record.id, number);
-                self.attach_image(point, &place)?;
+                self.attach_image(record, point, &place)?;
                 point.source = place.to_string_lossy().into_owned();
             }
             check_subpath(point)?;
@@ -97,9 +97,12 @@ impl Inner {
         Ok(points)
     }
 
-    fn attach_image(&self, point: &MountPoint, place: &PathBuf) -> Result<()> {
+    fn attach_image(&self, record: &Record, point: &MountPoint, place: &PathBuf) -> Result<()> {
         make_directory(place)?;
-        let mount = self.images.mount_image(&point.source)?;
+        let mount = match self.remap_of(&record.config.host) {
+            Some(remap) => remap.shown(|shown| self.images.mount_image(&point.source, Some(shown)))?,
+            None => self.images.mount_image(&point.source, None)?,
+        };
         rustix::mount::move_mount(&mount, "", CWD, place, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
             .map_err(|error| Error::io(format!("mount image {}", point.name), error.into()))
     }

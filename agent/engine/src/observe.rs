@@ -116,6 +116,7 @@ impl Engine {
             security: security(
                 inner.host.apparmor_profile.is_some(),
                 inner.host.selinux.is_some(),
+                inner.remap.is_some(),
             ),
             warnings,
             swap_limit: abilities.swap,
@@ -146,7 +147,7 @@ impl Engine {
         match counted {
             Ok(counted) => stats.cgroup = Some(counted),
             // It ended meanwhile.
-            Err(Error::WrongState { .. }) => return Ok(stats),
+            Err(_) if container.run().is_none() => return Ok(stats),
             Err(error) => return Err(error),
         }
         if !run.places.is_empty() {
@@ -218,10 +219,11 @@ impl Engine {
 }
 
 /// The confinement that containers get by default, in Docker's form.
-fn security(apparmor: bool, selinux: bool) -> Vec<String> {
+fn security(apparmor: bool, selinux: bool, user_namespaces: bool) -> Vec<String> {
     let options = ["name=seccomp,profile=builtin"].into_iter();
     let options = options.chain(apparmor.then_some("name=apparmor"));
     let options = options.chain(selinux.then_some("name=selinux"));
+    let options = options.chain(user_namespaces.then_some("name=userns"));
     options.chain(["name=cgroupns"]).map(str::to_owned).collect()
 }
 
@@ -232,8 +234,9 @@ mod tests {
     #[test]
     fn security_modules_are_listed_where_they_are_in_force() {
         let (filter, namespace) = ("name=seccomp,profile=builtin", "name=cgroupns");
-        assert_eq!(security(false, false), [filter, namespace]);
-        assert_eq!(security(true, false), [filter, "name=apparmor", namespace]);
-        assert_eq!(security(false, true), [filter, "name=selinux", namespace]);
+        assert_eq!(security(false, false, false), [filter, namespace]);
+        assert_eq!(security(true, false, false), [filter, "name=apparmor", namespace]);
+        assert_eq!(security(false, true, false), [filter, "name=selinux", namespace]);
+        assert_eq!(security(false, false, true), [filter, "name=userns", namespace]);
     }
 }

@@ -18,6 +18,7 @@ use crate::record::{Record, Unfinished};
 use crate::spec::{HostAbilities, HostFacts, parse_host_limits};
 use crate::start::{RunFacts, STARTS_MAX};
 use crate::store::{Store, Table};
+use crate::user_namespace::{Remap, as_root_of};
 use crate::volume_mounts::VolumeMounts;
 use crate::volumes::Volumes;
 use muster_images::ImageStore;
@@ -28,6 +29,7 @@ use muster_runtime::label::selinux::ContainerContexts;
 use muster_runtime::seccomp::{KernelVersion, Machine};
 use muster_runtime::{Monitor, RuntimeError, recover_lost};
 use muster_types::container::EngineRestart;
+use muster_types::id_map::IdMaps;
 use rand::Rng;
 use std::collections::HashMap;
 use std::path::Path;
@@ -48,17 +50,18 @@ const ID_KEY: &str = "id";
 pub(crate) async fn open(config: EngineConfig) -> Result<Arc<Inner>> {
     let layout = Layout::new(&config.data_dir, &config.run_dir);
     let metrics = EngineMetrics::register(&config.registry)?;
-    let for_stores = layout.clone();
+    let (for_stores, maps) = (layout.clone(), config.user_namespace);
     let opened = tokio::task::spawn_blocking(move || {
         for_stores.prepare()?;
         let store = Store::open(&for_stores.metadata())?;
-        let volumes = Volumes::open(&for_stores, &store)?;
+        let volumes = Volumes::open(&for_stores, &store, maps.clone())?;
         let images = ImageStore::open(&for_stores.images())?;
+        let remap = maps.map(|maps| open_remap(maps, &images)).transpose()?;
         let records = store.all::<Record>(Table::Containers)?;
         let id = store.get::<String>(Table::Engine, ID_KEY)?;
-        Ok::<_, Error>((store, volumes, images, records, id))
+        Ok::<_, Error>((store, volumes, images, remap, records, id))
     });
-    let (store, volumes, images, records, id) = opened.await.map_err(|_| Error::ShuttingDown)??;
+    let (store, volumes, images, remap, records, id) = opened.await.map_err(|_| Error::ShuttingDown)??;
     volumes.settle().await?;
     let for_removal = layout.clone();
     let emptied = tokio::task::spawn_blocking(move || for_removal.empty_discarded());
@@ -82,6 +85,7 @@ pub(crate) async fn open(config: EngineConfig) -> Result<Arc<Inner>> {
         launcher: config.launcher,
         host: host_facts(&config.cgroup)?,
         cgroup: config.cgroup,
+        remap: remap.map(Arc::new),
         images,
         networking,
         neighbours: Neighbours::new(&config.bridge.table),
@@ -118,6 +122,20 @@ pub(crate) async fn open(config: EngineConfig) -> Result<Arc<Inner>> {
     inner.watch_neighbours().await;
     drop(starts);
     Ok(inner)
+}
+
+/// Takes hold of containers' users, once it is known that their files can be shown to them here. Blocks.
+fn open_remap(maps: IdMaps, images: &ImageStore) -> Result<Remap> {
+    let remap = Remap::new(maps)?;
+    let probed = as_root_of(Some(&remap.maps), || {
+        Ok(remap.shown(|shown| images.probe_shown(shown))?)
+    });
+    match probed {
+        Ok(()) => Ok(remap),
+        Err(source) => Err(Error::NoUserNamespaces {
+            source: Box::new(source),
+        }),
+    }
 }
 
 async fn new_identity(store: &Store) -> Result<String> {
@@ -292,6 +310,7 @@ impl Inner {
                 places: facts.places(),
                 ports: facts.ports,
                 process: facts.process,
+                ids: facts.ids,
                 monitor,
             })),
             Err(RuntimeError::Gone) => self.settled_end(record, was_live).await,

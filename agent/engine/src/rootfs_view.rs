@@ -5,11 +5,15 @@
 //! and directories meanwhile, no path leads out of it.
 
 use crate::error::{Error, Result};
+use crate::user_namespace::namespace_for;
+use muster_runtime::map_mount;
 use muster_types::container::{MountKind, MountPoint};
+use muster_types::id_map::{IdMaps, IdTranslation};
 use nix::sched::CloneFlags;
 use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags};
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -20,10 +24,20 @@ const RESOLVE_ATTEMPTS_MAX: u32 = 64;
 /// Most bytes of /proc/PID/cgroup: a line per hierarchy.
 const CGROUP_BYTES_MAX: u64 = 64 << 10;
 
+/// Whose the files of a container that does not run are.
+#[derive(Debug, Default)]
+pub(crate) struct Owners {
+    /// Its users; the host's where `None`.
+    pub ids: Option<IdMaps>,
+    /// Mounts whose files have other owners than it would see, by target.
+    pub translations: BTreeMap<String, IdTranslation>,
+}
+
 /// A container's file system.
 #[derive(Debug)]
 pub(crate) struct RootView {
     root: OwnedFd,
+    ids: Option<IdMaps>,
     /// Keeps the mounts of a view that was made for a container that does not run.
     _namespace: Option<OwnedFd>,
 }
@@ -31,7 +45,7 @@ pub(crate) struct RootView {
 impl RootView {
     /// The root of a running container. `None` when the process is not the container's any more: its id may belong to
     /// another process by now, and that one's root is the host's.
-    pub fn of_process(pid: i32, container_id: &str) -> Result<Option<Self>> {
+    pub fn of_process(pid: i32, container_id: &str, ids: Option<IdMaps>) -> Result<Option<Self>> {
         let failed = |error: Errno| Error::io(format!("open the root of process {pid}"), error.into());
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let process = match rustix::fs::open(format!("/proc/{pid}"), flags, Mode::empty()) {
@@ -60,23 +74,29 @@ impl RootView {
         .unwrap_or(false);
         Ok(of_container.then_some(Self {
             root,
+            ids,
             _namespace: None,
         }))
     }
 
     /// The root of a container that does not run, with its binds and volumes on it. `place` is any directory of the
     /// host; it is covered in the view's own namespace only. Blocks.
-    pub fn of_stopped(rootfs: OwnedFd, mounts: &[MountPoint], place: &Path) -> Result<Self> {
+    pub fn of_stopped(rootfs: OwnedFd, mounts: &[MountPoint], owners: Owners, place: &Path) -> Result<Self> {
         let (mounts, place) = (mounts.to_vec(), place.to_path_buf());
         // The namespace belongs to a thread, which ends here; the descriptors keep what it made.
         let maker = std::thread::Builder::new()
             .name("rootfs-view".to_owned())
-            .spawn(move || make(&rootfs, &mounts, &place));
+            .spawn(move || make(&rootfs, &mounts, owners, &place));
         let made = maker.map_err(|error| Error::io("start a thread", error))?.join();
         match made {
             Ok(view) => view,
             Err(panic) => std::panic::resume_unwind(panic),
         }
+    }
+
+    /// Whose users the container's are, as the owners of its files say; the host's where `None`.
+    pub fn ids(&self) -> Option<&IdMaps> {
+        self.ids.as_ref()
     }
 
     /// The root.
@@ -132,7 +152,7 @@ fn open_in(root: BorrowedFd<'_>, path: &[u8], flags: OFlags) -> rustix::io::Resu
 }
 
 /// Makes the view in a namespace of this thread.
-fn make(rootfs: &OwnedFd, mounts: &[MountPoint], place: &Path) -> Result<RootView> {
+fn make(rootfs: &OwnedFd, mounts: &[MountPoint], owners: Owners, place: &Path) -> Result<RootView> {
     let failed = |step: &'static str| move |error: Errno| Error::io(step, error.into());
     nix::sched::unshare(CloneFlags::CLONE_FS | CloneFlags::CLONE_NEWNS)
         .map_err(|error| Error::io("make a mount namespace", error.into()))?;
@@ -144,7 +164,12 @@ fn make(rootfs: &OwnedFd, mounts: &[MountPoint], place: &Path) -> Result<RootVie
         .iter()
         .filter(|point| matches!(point.kind, MountKind::Bind | MountKind::Volume))
     {
-        binds.push((point, open_source(point)?));
+        let source = open_source(point)?;
+        if let Some(shown) = owners.translations.get(&point.target) {
+            map_mount(source.as_fd(), namespace_for(shown)?.as_fd())
+                .map_err(|error| Error::io(format!("show the owners of {}", point.source), error))?;
+        }
+        binds.push((point, source));
     }
     // One mounted below another comes after it.
     binds.sort_by_key(|(point, _)| point.target.matches('/').count());
@@ -159,6 +184,7 @@ fn make(rootfs: &OwnedFd, mounts: &[MountPoint], place: &Path) -> Result<RootVie
     let namespace = File::open("/proc/thread-self/ns/mnt");
     Ok(RootView {
         root,
+        ids: owners.ids,
         _namespace: Some(
             namespace
                 .map_err(|error| Error::io("open the mount namespace", error))?
@@ -232,8 +258,12 @@ mod tests {
     #[test]
     fn another_process_is_not_taken_for_the_container() {
         let own = i32::try_from(std::process::id()).unwrap();
-        assert!(RootView::of_process(own, &"ab".repeat(32)).unwrap().is_none());
-        assert!(RootView::of_process(i32::MAX, "x").unwrap().is_none());
+        assert!(
+            RootView::of_process(own, &"ab".repeat(32), None)
+                .unwrap()
+                .is_none()
+        );
+        assert!(RootView::of_process(i32::MAX, "x", None).unwrap().is_none());
     }
 
     #[test]
@@ -259,7 +289,7 @@ mod tests {
             subpath: String::new(),
         };
         let mounts = [point("/data", true), point("/made/here", false)];
-        let view = RootView::of_stopped(rootfs, &mounts, &at("place")).unwrap();
+        let view = RootView::of_stopped(rootfs, &mounts, Owners::default(), &at("place")).unwrap();
         let read = |path: &str| {
             let mut text = String::new();
             let file = view.open(path.as_bytes(), OFlags::RDONLY)?;

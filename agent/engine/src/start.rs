@@ -13,10 +13,12 @@ use crate::record::Record;
 use crate::spec::{self, JoinedNamespaces, SpecInput};
 use crate::store::Table;
 use crate::user;
+use crate::user_namespace::{as_root_of, give_to_root_of};
 use crate::working_dir;
 use muster_runtime::label::selinux::label_file;
 use muster_runtime::{LogConfig, Monitor, RuntimeError, StartRequest, Started};
 use muster_types::container::{NetworkEndpoint, NetworkMode, PortBinding};
+use muster_types::id_map::IdMaps;
 use oci_spec::runtime::{Process, Spec};
 use serde::{Deserialize, Serialize};
 use std::os::fd::{AsFd, OwnedFd};
@@ -41,6 +43,9 @@ pub(crate) struct RunFacts {
     endpoint: Option<NetworkEndpoint>,
     pub ports: Vec<PortBinding>,
     pub process: Process,
+    /// Whose users its own are; `None` where they are the host's.
+    #[serde(default)]
+    pub ids: Option<IdMaps>,
 }
 
 impl RunFacts {
@@ -223,17 +228,19 @@ impl Inner {
         places: Places,
     ) -> Result<(Run, i128)> {
         // Held until the container's process has joined.
-        let joined = self.join(record)?;
+        let mut joined = self.join(record)?;
+        let netns = self.enter_users(record, &mut joined).await?;
         let linked = self.linked(record)?;
         let (for_prepare, at, paths) = (record.clone(), places.clone(), joined.paths.clone());
         let prepared = self.blocking(move |inner| inner.prepare(&for_prepare, &at, &linked, &paths));
         let choice = self.resolver_choice(&record.config);
-        let connected = self.networking.connect(record, &places, &choice);
+        let connected = self.networking.connect(record, &places, &choice, netns);
         let (prepared, netns) = tokio::join!(prepared, connected);
         let (Prepared { rootfs, spec }, netns) = (prepared?, netns?);
         let ports = self.networking.publish(record, &places).await?;
         let process = spec.process().clone().unwrap_or_default();
-        self.write_facts(record, &places, &ports, &process)?;
+        let ids = self.maps_of(&record.config.host).cloned();
+        self.write_facts(record, &places, &ports, &process, ids.as_ref())?;
         let waiting = container.with(|cell| std::mem::take(&mut cell.waiting_clients));
         let request = StartRequest {
             id: record.id.to_string(),
@@ -260,6 +267,7 @@ impl Inner {
             places,
             ports,
             process,
+            ids,
         };
         Ok((run, started.started_at_ns))
     }
@@ -302,8 +310,12 @@ impl Inner {
         )?;
         let mount_label = labels.as_ref().map(|labels| labels.mount.as_str());
         self.make_shm(record, mount_label)?;
-        let rootfs = self.images.mount_labelled(record.id.as_str(), mount_label)?;
-        working_dir::make(rootfs.as_fd(), &record.working_dir);
+        let maps = self.maps_of(&record.config.host);
+        let rootfs = as_root_of(maps, || {
+            let rootfs = self.mount_rootfs(record)?;
+            working_dir::make(rootfs.as_fd(), &record.working_dir);
+            Ok(rootfs)
+        })?;
         let user = user::resolve(rootfs.as_fd(), &record.user, &record.config.groups)?;
         let own = (self.layout.container(&record.id), record.host_name.clone());
         let (files, host_name) = joined.host.as_ref().unwrap_or(&own);
@@ -312,6 +324,7 @@ impl Inner {
         }
         let env = record.env_with(linked);
         let mounts = self.ready_sources(record)?;
+        let translations = self.translations(&mounts, maps);
         let spec = spec::build(&SpecInput {
             config: &record.config,
             command: &record.command,
@@ -320,6 +333,7 @@ impl Inner {
             host_name,
             user: &user,
             mounts: &mounts,
+            translations: &translations,
             files,
             joined,
             labels: labels.as_ref(),
@@ -349,11 +363,13 @@ impl Inner {
         write_file(&path(files::HOSTS), hosts)?;
         write_file(&path(files::HOSTNAME), files::hostname(&record.host_name))?;
         write_file(&path(files::RESOLV_CONF), resolver)?;
-        let Some(label) = label else { return Ok(()) };
         for name in [files::HOSTS, files::HOSTNAME, files::RESOLV_CONF] {
             let path = path(name);
-            label_file(&path, label)
-                .map_err(|source| Error::io(format!("label {}", path.display()), source))?;
+            give_to_root_of(self.maps_of(&record.config.host), &path)?;
+            if let Some(label) = label {
+                label_file(&path, label)
+                    .map_err(|source| Error::io(format!("label {}", path.display()), source))?;
+            }
         }
         Ok(())
     }
@@ -364,6 +380,7 @@ impl Inner {
         places: &Places,
         ports: &[PortBinding],
         process: &Process,
+        ids: Option<&IdMaps>,
     ) -> Result<()> {
         let facts = RunFacts {
             boot_id: crate::host::boot_id(),
@@ -371,6 +388,7 @@ impl Inner {
             endpoint: None,
             ports: ports.to_vec(),
             process: process.clone(),
+            ids: ids.cloned(),
         };
         let encoded = serde_json::to_vec(&facts).map_err(|source| Error::DamagedRow {
             key: record.id.to_string(),

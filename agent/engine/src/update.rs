@@ -93,11 +93,7 @@ impl Inner {
     ) -> Result<()> {
         let abilities = &self.host.abilities;
         let resources = spec::changed_limits(&after.resources, abilities, unlimited_processes)?;
-        let update = self.with_cgroup(container, "update", move |group| group.update(&resources));
-        match update.await {
-            // It ended meanwhile; its next start has the limits.
-            Err(Error::WrongState { .. }) => Ok(()),
-            updated => updated,
-        }
+        self.with_cgroup(container, "update", move |group| group.update(&resources))
+            .await
     }
 }

@@ -52,6 +52,11 @@ impl VolumeMounts {
     }
 }
 
+/// Whether a volume is something that is mounted, and not a directory of the engine's.
+pub(crate) fn has_own_file_system(volume: &Volume) -> bool {
+    VolumeMount::of(&volume.options).is_some()
+}
+
 /// Unmounts what is mounted at a volume's place. Nothing there is no error.
 pub(crate) fn detach(place: &Path, name: &str) -> Result<()> {
     if !is_mounted(place)? {
@@ -132,6 +137,7 @@ mod tests {
             created: clock::now(),
             labels: Default::default(),
             anonymous: false,
+            ids: None,
             options: options
                 .iter()
                 .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))

@@ -5,13 +5,16 @@ use crate::error::{Error, Result};
 use crate::layout::{Layout, make_directory, names, remove_directory};
 use crate::local_options;
 use crate::store::{Store, Table};
+use crate::user_namespace::give_to_root_of;
 use crate::volume_mounts;
+use muster_types::id_map::IdMaps;
 use muster_types::service::Labels;
 use muster_types::{ContainerId, Timestamp};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -36,6 +39,10 @@ pub struct Volume {
     /// Options of its driver.
     #[serde(default)]
     pub options: BTreeMap<String, String>,
+    /// Whose users own its files on the host: those of the containers of the engine that made it. `None` where a
+    /// container's ids are the host's.
+    #[serde(default)]
+    pub ids: Option<IdMaps>,
 }
 
 /// A volume that is wanted.
@@ -58,6 +65,8 @@ pub(crate) struct Volumes {
     directory: PathBuf,
     discarded: PathBuf,
     store: Store,
+    /// Whose users own the files of new volumes.
+    ids: Option<IdMaps>,
     known: Mutex<BTreeMap<String, Volume>>,
     /// Volumes are made and removed one at a time, so that nobody gets one that is being removed.
     changing: tokio::sync::Mutex<()>,
@@ -65,13 +74,14 @@ pub(crate) struct Volumes {
 
 impl Volumes {
     /// Reads what there is. Blocks.
-    pub fn open(layout: &Layout, store: &Store) -> Result<Self> {
+    pub fn open(layout: &Layout, store: &Store, ids: Option<IdMaps>) -> Result<Self> {
         let rows = store.all::<Volume>(Table::Volumes)?;
         Ok(Self {
             directory: layout.volumes(),
             discarded: layout.discarded(),
             changing: tokio::sync::Mutex::default(),
             store: store.clone(),
+            ids,
             known: Mutex::new(
                 rows.into_iter()
                     .map(|volume| (volume.name.clone(), volume))
@@ -100,13 +110,15 @@ impl Volumes {
         if let Some(volume) = self.get(name) {
             return Ok((volume, false));
         }
-        make_directory(&self.directory.join(name).join(CONTENT))?;
-        let volume = self.adopt(name, spec).await?;
+        let content = self.directory.join(name).join(CONTENT);
+        make_directory(&content)?;
+        give_to_root_of(self.ids.as_ref(), &content)?;
+        let volume = self.adopt(name, spec, self.ids.clone()).await?;
         Ok((volume, true))
     }
 
     /// Records a volume whose directory is there.
-    async fn adopt(&self, name: &str, spec: &VolumeSpec) -> Result<Volume> {
+    async fn adopt(&self, name: &str, spec: &VolumeSpec, ids: Option<IdMaps>) -> Result<Volume> {
         let anonymous = spec.name.is_empty();
         let mut labels = spec.labels.clone();
         if anonymous {
@@ -119,6 +131,7 @@ impl Volumes {
             labels,
             anonymous,
             options: spec.options.clone(),
+            ids,
         };
         self.store.put(Table::Volumes, name, &volume).await?;
         self.known().insert(name.to_owned(), volume.clone());
@@ -186,7 +199,8 @@ impl Volumes {
                     name: if named { name.clone() } else { String::new() },
                     ..VolumeSpec::default()
                 };
-                self.adopt(&name, &spec).await?;
+                let ids = self.ids.clone().filter(|ids| belongs_to_root_of(&content, ids));
+                self.adopt(&name, &spec, ids).await?;
             }
         }
         Ok(())
@@ -202,6 +216,11 @@ impl Volumes {
     fn known(&self) -> MutexGuard<'_, BTreeMap<String, Volume>> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Whether a directory belongs to the root of containers with these users.
+fn belongs_to_root_of(directory: &Path, ids: &IdMaps) -> bool {
+    fs::metadata(directory).is_ok_and(|found| (found.uid(), found.gid()) == ids.root())
 }
 
 /// Renames; nothing there is no error.
@@ -255,7 +274,7 @@ mod tests {
         let layout = Layout::new(&directory.path().join("data"), &directory.path().join("run"));
         layout.prepare().unwrap();
         let store = Store::open(&layout.metadata()).unwrap();
-        let volumes = Volumes::open(&layout, &store).unwrap();
+        let volumes = Volumes::open(&layout, &store, None).unwrap();
         let labels = Labels::from([("a".to_owned(), "b".to_owned())]);
         let named = |name: &str| VolumeSpec {
             name: name.to_owned(),
@@ -273,7 +292,7 @@ mod tests {
         let (nameless, _) = volumes.ensure("nameless", &VolumeSpec::default()).await.unwrap();
         assert!(nameless.anonymous && nameless.labels.contains_key(ANONYMOUS_LABEL));
         volumes.remove(&nameless.name).await.unwrap();
-        let again = Volumes::open(&layout, &store).unwrap();
+        let again = Volumes::open(&layout, &store, None).unwrap();
         assert_eq!(again.list(), std::slice::from_ref(&volume));
         volumes.remove("data").await.unwrap();
         assert!(!volume.mountpoint.exists());
@@ -286,7 +305,7 @@ mod tests {
 
     /// The volumes of a store as the next engine finds them.
     async fn reopened(layout: &Layout, store: &Store) -> Vec<String> {
-        let volumes = Volumes::open(layout, store).unwrap();
+        let volumes = Volumes::open(layout, store, None).unwrap();
         volumes.settle().await.unwrap();
         volumes.list().into_iter().map(|volume| volume.name).collect()
     }
@@ -297,7 +316,7 @@ mod tests {
         let layout = Layout::new(&directory.path().join("data"), &directory.path().join("run"));
         layout.prepare().unwrap();
         let store = Store::open(&layout.metadata()).unwrap();
-        let volumes = Volumes::open(&layout, &store).unwrap();
+        let volumes = Volumes::open(&layout, &store, None).unwrap();
         for name in ["kept", "removed", "lost"] {
             let spec = VolumeSpec {
                 name: name.to_owned(),

@@ -5,8 +5,11 @@ use crate::create::random_id;
 use crate::engine::Inner;
 use crate::error::{Error, Result};
 use crate::record::Unfinished;
+use crate::user_namespace::give_to_root_of;
+use crate::volume_mounts::has_own_file_system;
 use crate::volumes::{self, VolumeSpec};
 use muster_types::container::{ContainerConfig, MountKind, MountPoint, MountSpec};
+use muster_types::id_map::IdMaps;
 use muster_types::image::ImageConfig;
 use std::path::{Component, Path};
 use std::sync::Arc;
@@ -85,8 +88,16 @@ impl Inner {
         if points.is_empty() {
             return Ok(());
         }
-        let id = container.id.to_string();
+        let (id, user_host) = (
+            container.id.to_string(),
+            container.with(|cell| cell.record.config.host.user_host),
+        );
         self.blocking(move |inner| {
+            let own = inner
+                .remap
+                .as_ref()
+                .filter(|_| !user_host)
+                .map(|remap| &remap.maps);
             let user = format!("create-{id}");
             let _mounted = inner.hold_volumes(&points, &user)?;
             let empty: Vec<&MountPoint> = points
@@ -99,7 +110,12 @@ impl Inner {
             let rootfs = inner.images.mount(&id)?;
             empty
                 .into_iter()
-                .try_for_each(|point| crate::copy_up::fill(&rootfs, point))
+                .try_for_each(|point| match inner.volumes.get(&point.name) {
+                    Some(volume) if !has_own_file_system(&volume) => {
+                        crate::copy_up::fill(&rootfs, point, volume.ids.as_ref())
+                    }
+                    _ => crate::copy_up::fill(&rootfs, point, own),
+                })
         })
         .await
     }
@@ -142,7 +158,8 @@ impl Inner {
         match spec.kind {
             MountKind::Tmpfs => Ok(point),
             MountKind::Bind => {
-                check_bind_source(&spec)?;
+                let host = container.with(|cell| cell.record.config.host.clone());
+                check_bind_source(&spec, self.maps_of(&host))?;
                 Ok(point)
             }
             MountKind::Image => {
@@ -237,7 +254,7 @@ fn checked_target(target: &str) -> Result<String> {
     Ok(plain)
 }
 
-fn check_bind_source(spec: &MountSpec) -> Result<()> {
+fn check_bind_source(spec: &MountSpec, ids: Option<&IdMaps>) -> Result<()> {
     let source = Path::new(&spec.source);
     if !source.is_absolute() {
         return Err(Error::invalid(format!(
@@ -254,8 +271,15 @@ fn check_bind_source(spec: &MountSpec) -> Result<()> {
             spec.source
         )));
     }
+    let missing: Vec<&Path> = source.ancestors().take_while(|path| !path.exists()).collect();
     std::fs::create_dir_all(source)
-        .map_err(|error| Error::io(format!("make the bind source {}", spec.source), error))
+        .map_err(|error| Error::io(format!("make the bind source {}", spec.source), error))?;
+    match ids {
+        Some(_) => missing
+            .into_iter()
+            .try_for_each(|path| give_to_root_of(ids, path)),
+        None => Ok(()),
+    }
 }
 
 #[cfg(test)]

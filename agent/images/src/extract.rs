@@ -52,6 +52,9 @@ pub struct ExtractOptions {
     pub owner: Option<Owner>,
 }
 
+/// The owner that a file gets for one that the archive gives; `None` where there is none.
+pub type OwnerKept<'a> = &'a dyn Fn(Owner) -> Option<Owner>;
+
 /// Extracts the archive, compressed or not, into the directory. What was extracted before an error stays, apart from a
 /// half-written file.
 pub fn extract(
@@ -59,6 +62,7 @@ pub fn extract(
     destination_name: &str,
     reader: impl Read,
     options: &ExtractOptions,
+    kept: OwnerKept<'_>,
     limits: &LoadLimits,
 ) -> Result<()> {
     let budget = ByteBudget::new("the unpacked size of the archive", limits.unpacked_bytes_max);
@@ -73,9 +77,17 @@ pub fn extract(
         buffer: vec![0; BUFFER_BYTES],
     };
     while let Some(mut entry) = stream.next_entry()? {
-        if let Some(owner) = options.owner {
-            (entry.uid, entry.gid) = (owner.uid, owner.gid);
-        }
+        let owner = options.owner.unwrap_or(Owner {
+            uid: entry.uid,
+            gid: entry.gid,
+        });
+        let owner = kept(owner).ok_or_else(|| {
+            entry_error(
+                &entry.path,
+                "its owner is no user or group of the container's user namespace",
+            )
+        })?;
+        (entry.uid, entry.gid) = (owner.uid, owner.gid);
         extraction.apply(&entry, &mut stream)?;
     }
     extraction.set_directory_times()?;

@@ -34,6 +34,7 @@ impl Place {
             "/in",
             archive,
             &options,
+            &Some,
             &LoadLimits::default(),
         )
     }
@@ -119,7 +120,7 @@ fn a_packed_tree_comes_out_as_it_was() {
     )
     .unwrap();
     let mut packed = Vec::new();
-    pack_directory(directory.as_fd(), Some(b"copy"), &mut packed).unwrap();
+    pack_directory(directory.as_fd(), Some(b"copy"), &|owner| owner, &mut packed).unwrap();
     place.extract(&packed, ExtractOptions::default()).unwrap();
     let copy = place.at("in/copy");
     let made = fs::metadata(copy.join("a/file")).unwrap();
@@ -145,7 +146,7 @@ fn a_packed_tree_comes_out_as_it_was() {
     );
     // The same tree packed again gives the same bytes.
     let mut again = Vec::new();
-    pack_directory(open(&copy).as_fd(), Some(b"copy"), &mut again).unwrap();
+    pack_directory(open(&copy).as_fd(), Some(b"copy"), &|owner| owner, &mut again).unwrap();
     let names = |archive: &[u8]| {
         let mut stream = TarStream::new(archive, 100);
         let mut names = BTreeMap::new();
@@ -163,7 +164,7 @@ fn names_follow_what_is_asked_for() {
     fs::write(place.at("in/file"), "x").unwrap();
     let names = |name: Option<&[u8]>| {
         let mut packed = Vec::new();
-        pack_directory(open(&place.at("in")).as_fd(), name, &mut packed).unwrap();
+        pack_directory(open(&place.at("in")).as_fd(), name, &|owner| owner, &mut packed).unwrap();
         let mut stream = TarStream::new(packed.as_slice(), 10);
         let mut names = Vec::new();
         while let Some(entry) = stream.next_entry().unwrap() {
@@ -176,7 +177,14 @@ fn names_follow_what_is_asked_for() {
     assert_eq!(names(Some(b"/")), ["/", "/file"]);
     assert_eq!(names(Some(b"dir")), ["dir/", "dir/file"]);
     let mut packed = Vec::new();
-    pack_file(open(&place.at("in")).as_fd(), b"file", b"other", &mut packed).unwrap();
+    pack_file(
+        open(&place.at("in")).as_fd(),
+        b"file",
+        b"other",
+        &|owner| owner,
+        &mut packed,
+    )
+    .unwrap();
     assert_eq!(
         TarStream::new(packed.as_slice(), 10)
             .next_entry()
@@ -321,7 +329,12 @@ fn a_race_with_symbolic_links_reaches_nothing_outside() {
             // Whether it succeeds depends on the moment.
             let _ = place.extract(&archive, ExtractOptions::default());
             read.clear();
-            let _ = pack_directory(open(&place.at("in")).as_fd(), Some(b"x"), &mut read);
+            let _ = pack_directory(
+                open(&place.at("in")).as_fd(),
+                Some(b"x"),
+                &|owner| owner,
+                &mut read,
+            );
             assert!(!contains_file(&read, b"kept"), "a file of the outside was read");
         }
         stop.store(true, Ordering::Relaxed);

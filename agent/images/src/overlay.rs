@@ -21,7 +21,6 @@ const LOG_MESSAGES_MAX: usize = 8;
 const SOURCE: &str = "muster";
 
 /// What to mount.
-#[derive(Debug)]
 pub(crate) struct OverlaySpec<'a> {
     /// The layers, topmost first; at least one.
     pub(crate) lower: &'a [PathBuf],
@@ -29,7 +28,12 @@ pub(crate) struct OverlaySpec<'a> {
     pub(crate) work: &'a Path,
     /// The SELinux label of everything in it, instead of what the layers say.
     pub(crate) label: Option<&'a str>,
+    /// As whose the files are shown, and whose those become that are made in it.
+    pub(crate) shown: Option<ShownAs<'a>>,
 }
+
+/// Gives a detached mount other owners (an id-mapped mount): what a file's ids on disk stand for outside.
+pub type ShownAs<'a> = &'a dyn Fn(BorrowedFd<'_>) -> io::Result<()>;
 
 impl<'a> OverlaySpec<'a> {
     /// Options beside the directories, by name and value.
@@ -74,6 +78,10 @@ pub(crate) fn mount_detached(
 ) -> Result<OwnedFd, MountError> {
     match mount_by_layers(spec)? {
         Some(mount) => Ok(mount),
+        None if spec.shown.is_some() => Err(MountError {
+            step: "show layers as owned by others",
+            source: io::ErrorKind::Unsupported.into(),
+        }),
         None => {
             let place = scratch().map_err(|source| MountError {
                 step: "make a mount point",
@@ -103,6 +111,20 @@ fn short(path: &Path) -> Result<ShortPath, MountError> {
     by_descriptor(path)
 }
 
+/// A directory through a mount of its own with other owners.
+fn mapped(path: &Path, shown: ShownAs<'_>) -> Result<ShortPath, MountError> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    let tree = rustix::mount::open_tree(CWD, path, flags).map_err(at("clone the mount of a layer"))?;
+    shown(tree.as_fd()).map_err(|source| MountError {
+        step: "show a layer as owned by others",
+        source,
+    })?;
+    Ok(ShortPath {
+        text: PathBuf::from(format!("/proc/self/fd/{}", tree.as_raw_fd())),
+        _directory: Some(tree),
+    })
+}
+
 fn by_descriptor(path: &Path) -> Result<ShortPath, MountError> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let directory = rustix::fs::open(path, flags, Mode::empty()).map_err(at("open a layer"))?;
@@ -113,14 +135,17 @@ fn by_descriptor(path: &Path) -> Result<ShortPath, MountError> {
     })
 }
 
-/// Mounts layers alone, the topmost first, read-only; at least two.
-pub(crate) fn mount_layers(lower: &[PathBuf]) -> Result<OwnedFd, MountError> {
+/// Mounts layers alone, the topmost first, read-only; at least two. `shown` as for [`OverlaySpec`].
+pub(crate) fn mount_layers(lower: &[PathBuf], shown: Option<ShownAs<'_>>) -> Result<OwnedFd, MountError> {
     let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).map_err(at("fsopen overlay"))?;
     let context = context.as_fd();
     fsconfig_set_string(context, "source", SOURCE).map_err(at("set the source"))?;
     let opened: Vec<ShortPath> = lower
         .iter()
-        .map(|layer| by_descriptor(layer))
+        .map(|layer| match shown {
+            Some(shown) => mapped(layer, shown),
+            None => by_descriptor(layer),
+        })
         .collect::<Result<_, _>>()?;
     for layer in &opened {
         match fsconfig_set_string(context, "lowerdir+", &layer.text) {
@@ -146,17 +171,20 @@ fn mount_by_layers(spec: &OverlaySpec<'_>) -> Result<Option<OwnedFd>, MountError
     };
     let context = context.as_fd();
     fsconfig_set_string(context, "source", SOURCE).map_err(at("set the source"))?;
+    // A mount goes with its descriptor, also from under the layer that it is.
+    let mut kept = Vec::new();
     for (index, layer) in spec.lower.iter().enumerate() {
-        let layer = short(layer)?;
+        let layer = match spec.shown {
+            Some(shown) => mapped(layer, shown)?,
+            None => short(layer)?,
+        };
         match fsconfig_set_string(context, "lowerdir+", &layer.text) {
             Err(Errno::INVAL) if index == 0 => return Ok(None),
             set => set.map_err(at("add a layer"))?,
         }
+        kept.extend(spec.shown.map(|_| layer));
     }
-    for (option, path) in [("upperdir", spec.upper), ("workdir", spec.work)] {
-        let path = short(path)?;
-        fsconfig_set_string(context, option, &path.text).map_err(at("set upperdir and workdir"))?;
-    }
+    kept.extend(set_writable(spec, context)?);
     for (option, value) in spec.settings() {
         fsconfig_set_string(context, option, value)
             .map_err(at("set redirect_dir, metacopy, index and context"))?;
@@ -165,6 +193,26 @@ fn mount_by_layers(spec: &OverlaySpec<'_>) -> Result<Option<OwnedFd>, MountError
     let mount =
         fsmount(context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty()).map_err(at("fsmount"))?;
     Ok(Some(mount))
+}
+
+/// Returns what has to be kept until the overlay is made.
+fn set_writable(spec: &OverlaySpec<'_>, context: BorrowedFd<'_>) -> Result<Option<ShortPath>, MountError> {
+    let directories = [("upperdir", spec.upper), ("workdir", spec.work)];
+    // Overlayfs wants both in one mount.
+    let above = spec.shown.zip(spec.upper.parent());
+    let above = above.map(|(shown, above)| Ok((mapped(above, shown)?, above)));
+    let above: Option<(ShortPath, &Path)> = above.transpose()?;
+    for (option, path) in directories {
+        let path = match &above {
+            Some((mount, above)) => ShortPath {
+                text: mount.text.join(path.strip_prefix(above).unwrap_or(path)),
+                _directory: None,
+            },
+            None => short(path)?,
+        };
+        fsconfig_set_string(context, option, &path.text).map_err(at("set upperdir and workdir"))?;
+    }
+    Ok(above.map(|(mount, _)| mount))
 }
 
 /// Adds what the kernel wrote into the context's log, one message per read, each with a level in front.

@@ -32,6 +32,7 @@ impl Place {
             upper: &base.join("upper"),
             work: &base.join("work"),
             label: None,
+            shown: None,
         })
     }
 }
@@ -75,6 +76,7 @@ fn a_missing_layer_is_an_error_with_its_step() {
         upper: &base.join("upper"),
         work: &base.join("work"),
         label: None,
+        shown: None,
     };
     let error = mount_by_layers(&spec).unwrap_err();
     assert_eq!(
@@ -91,6 +93,7 @@ fn a_label_is_an_option_of_both_interfaces() {
         upper: nowhere,
         work: nowhere,
         label,
+        shown: None,
     };
     assert_eq!(spec(Some(label)).settings().last(), Some(("context", label)));
     let plain = ",redirect_dir=off,metacopy=off,index=off";

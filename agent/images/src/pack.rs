@@ -9,6 +9,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
+use crate::extract::Owner;
 use crate::tar_stream::{EntryKind, ModifiedAt, TarEntry};
 use crate::tar_writer::TarWriter;
 use crate::whiteout;
@@ -20,6 +21,8 @@ const LINKS_MAX: usize = 1_000_000;
 const BUFFER_BYTES: usize = 128 << 10;
 /// Longest list of names of extended attributes, and longest value: the kernel's own limits.
 const XATTR_BYTES_MAX: usize = 64 << 10;
+/// The attribute with a file's capabilities.
+const CAPABILITIES: &[u8] = b"security.capability";
 const FILE_FLAGS: OFlags = OFlags::RDONLY
     .union(OFlags::NOFOLLOW)
     .union(OFlags::NONBLOCK)
@@ -62,12 +65,17 @@ pub(crate) enum Form {
     Overlay,
 }
 
+/// The owner that an archive gives for one that a file has.
+pub type OwnerTold<'a> = &'a dyn Fn(Owner) -> Owner;
+
 /// Writes trees and files into one archive.
 pub(crate) struct Packer<'a, W> {
     writer: TarWriter<W>,
     form: Form,
     /// Paths below the packed directory that are left out.
     leave_out: &'a dyn Fn(&[u8]) -> bool,
+    /// Whose the archive says that a file is.
+    told: OwnerTold<'a>,
     /// The path of the first name of a file that has several.
     links: HashMap<(u64, u64), Vec<u8>>,
     buffer: Vec<u8>,
@@ -75,15 +83,32 @@ pub(crate) struct Packer<'a, W> {
 
 /// Archives the directory and all that is below it under `name`: `name/`, `name/file`. With the name `/` paths are
 /// absolute; without a name there is no entry for the directory itself. Names come in order.
-pub fn pack_directory(directory: BorrowedFd<'_>, name: Option<&[u8]>, output: impl Write) -> io::Result<()> {
-    let mut packer = Packer::new(output, Form::Plain, &|_| false);
+pub fn pack_directory(
+    directory: BorrowedFd<'_>,
+    name: Option<&[u8]>,
+    told: OwnerTold<'_>,
+    output: impl Write,
+) -> io::Result<()> {
+    let mut packer = Packer {
+        told,
+        ..Packer::new(output, Form::Plain, &|_| false)
+    };
     packer.directory_as(directory, name)?;
     packer.finish().map(drop)
 }
 
 /// Archives what is at `name` in `parent`, no directory, under the name `as_name`.
-pub fn pack_file(parent: BorrowedFd<'_>, name: &[u8], as_name: &[u8], output: impl Write) -> io::Result<()> {
-    let mut packer = Packer::new(output, Form::Plain, &|_| false);
+pub fn pack_file(
+    parent: BorrowedFd<'_>,
+    name: &[u8],
+    as_name: &[u8],
+    told: OwnerTold<'_>,
+    output: impl Write,
+) -> io::Result<()> {
+    let mut packer = Packer {
+        told,
+        ..Packer::new(output, Form::Plain, &|_| false)
+    };
     packer.other(parent, name, as_name.to_vec())?;
     packer.finish().map(drop)
 }
@@ -94,6 +119,7 @@ impl<'a, W: Write> Packer<'a, W> {
             writer: TarWriter::new(output),
             form,
             leave_out,
+            told: &|owner| owner,
             links: HashMap::new(),
             buffer: vec![0; BUFFER_BYTES],
         }
@@ -172,10 +198,10 @@ impl<'a, W: Write> Packer<'a, W> {
 
     fn directory_entry(&mut self, directory: &OwnedFd, path: Vec<u8>) -> io::Result<()> {
         let stat = rustix::fs::fstat(directory)?;
-        let xattrs = xattrs(directory)?;
+        let xattrs = self.xattrs(directory)?;
         let entry = TarEntry {
             xattrs,
-            ..described(path, EntryKind::Directory, &stat)
+            ..self.described(path, EntryKind::Directory, &stat)
         };
         self.writer.entry(&entry)
     }
@@ -195,7 +221,7 @@ impl<'a, W: Write> Packer<'a, W> {
             // It became a directory, or it is a socket, which no archive can hold.
             _ => return Ok(()),
         };
-        let mut entry = described(path, kind, &stat);
+        let mut entry = self.described(path, kind, &stat);
         if kind == EntryKind::Symlink {
             entry.link = rustix::fs::readlinkat(parent, name, Vec::new())?.into_bytes();
         }
@@ -213,14 +239,36 @@ impl<'a, W: Write> Packer<'a, W> {
             // Something else took its place; what is opened is not read.
             return Ok(());
         }
-        let mut entry = described(path, EntryKind::File, &stat);
+        let mut entry = self.described(path, EntryKind::File, &stat);
         self.link_to_first_name(&mut entry, &stat);
         if entry.kind == EntryKind::HardLink {
             return self.writer.entry(&entry);
         }
         entry.size = u64::try_from(stat.st_size).unwrap_or(0);
-        entry.xattrs = xattrs(&file)?;
+        entry.xattrs = self.xattrs(&file)?;
         self.writer.file(&entry, File::from(file), &mut self.buffer)
+    }
+
+    fn described(&self, path: Vec<u8>, kind: EntryKind, stat: &Stat) -> TarEntry {
+        let owner = (self.told)(Owner {
+            uid: stat.st_uid,
+            gid: stat.st_gid,
+        });
+        TarEntry {
+            uid: owner.uid,
+            gid: owner.gid,
+            ..described(path, kind, stat)
+        }
+    }
+
+    fn xattrs(&self, file: &OwnedFd) -> io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
+        let mut found = xattrs(file)?;
+        for (name, value) in &mut found {
+            if name == CAPABILITIES {
+                for_any_namespace(value, self.told);
+            }
+        }
+        Ok(found)
     }
 
     fn link_to_first_name(&mut self, entry: &mut TarEntry, stat: &Stat) {
@@ -310,9 +358,57 @@ fn xattrs(file: &OwnedFd) -> io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
     Ok(found)
 }
 
+/// Turns the capabilities of a file that hold in one user namespace into such that hold wherever the archive is
+/// extracted, if that namespace's root is root to the archive's reader. See capabilities(7), "file capability extended
+/// attribute versioning".
+fn for_any_namespace(value: &mut Vec<u8>, told: OwnerTold<'_>) {
+    const REVISION_2: u8 = 2;
+    const REVISION_3: u8 = 3;
+    const REVISION_2_BYTES: usize = 20;
+    let Some((&root, _)) = value
+        .get(REVISION_2_BYTES..)
+        .and_then(<[u8]>::split_first_chunk::<4>)
+    else {
+        return;
+    };
+    let root = told(Owner {
+        uid: u32::from_le_bytes(root),
+        gid: 0,
+    });
+    if value[3] == REVISION_3 && root.uid == 0 {
+        value[3] = REVISION_2;
+        value.truncate(REVISION_2_BYTES);
+    }
+}
+
 fn travels(name: &[u8]) -> bool {
-    let own = name == b"security.capability"
-        || name.starts_with(b"system.posix_acl_")
-        || name.starts_with(b"user.");
+    let own = name == CAPABILITIES || name.starts_with(b"system.posix_acl_") || name.starts_with(b"user.");
     own && !whiteout::is_overlay_xattr(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn capabilities_of_a_user_namespace_become_anybodys() {
+        let told = |owner: Owner| Owner {
+            uid: owner.uid.wrapping_sub(100_000),
+            ..owner
+        };
+        let body = [1, 0, 0, 3, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+        let of_namespace = |root: u32| [&body[..], &root.to_le_bytes()].concat();
+        let mut value = of_namespace(100_000);
+        for_any_namespace(&mut value, &told);
+        assert_eq!(value[..4], [1, 0, 0, 2]);
+        assert_eq!(value[4..], body[4..]);
+        let again = value.clone();
+        for_any_namespace(&mut value, &told);
+        assert_eq!(value, again);
+        let mut others = of_namespace(5);
+        for_any_namespace(&mut others, &told);
+        assert_eq!(others, of_namespace(5));
+        let mut empty = Vec::new();
+        for_any_namespace(&mut empty, &told);
+    }
 }

@@ -9,13 +9,22 @@ use rustix::fs::{CWD, Dir, FileType, Mode, OFlags, XattrFlags};
 
 use crate::error::{Error, Result};
 use crate::layout::Layout;
-use crate::overlay::{OverlaySpec, mount_detached, mount_layers};
+use crate::overlay::{OverlaySpec, ShownAs, mount_detached, mount_layers};
 use crate::records::{Lookup, Persist, SnapshotRecord};
 use crate::store::{ImageStore, find};
 use crate::whiteout;
 
 const UPPER: &str = "upper";
 const WORK: &str = "work";
+
+/// How a root filesystem is mounted.
+#[derive(Clone, Copy, Default)]
+pub struct MountOptions<'a> {
+    /// The SELinux label of everything in it.
+    pub label: Option<&'a str>,
+    /// As whose its files are shown; what is written keeps the ids that it has in the container.
+    pub shown: Option<ShownAs<'a>>,
+}
 
 /// How large a container's root filesystem is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -56,11 +65,12 @@ impl ImageStore {
     /// Mounts a container's root filesystem, attached nowhere: the descriptor is for `move_mount`. Not to be mounted
     /// twice at a time.
     pub fn mount(&self, container_id: &str) -> Result<OwnedFd> {
-        self.mount_labelled(container_id, None)
+        self.mount_with(container_id, MountOptions::default())
     }
 
-    /// As [`mount`](Self::mount), with this SELinux label on everything in it.
-    pub fn mount_labelled(&self, container_id: &str, label: Option<&str>) -> Result<OwnedFd> {
+    /// As [`mount`](Self::mount), with options. Where files are shown as those of others, whoever mounts has to be a user
+    /// that stands for one of them, or overlayfs cannot make what it needs.
+    pub fn mount_with(&self, container_id: &str, options: MountOptions<'_>) -> Result<OwnedFd> {
         let layout = &self.inner.layout;
         let container = layout.container(container_id)?;
         let snapshot = self.snapshot(container_id)?;
@@ -78,7 +88,8 @@ impl ImageStore {
             lower: &lower,
             upper: &upper,
             work: &work,
-            label,
+            label: options.label,
+            shown: options.shown,
         };
         mount_detached(&spec, || scratch(layout)).map_err(|error| Error::Mount {
             container_id: container_id.to_string(),
@@ -88,7 +99,7 @@ impl ImageStore {
     }
 
     /// Mounts the files of an image, read-only and attached nowhere. The image may not be removed while it is mounted.
-    pub fn mount_image(&self, image: &str) -> Result<OwnedFd> {
+    pub fn mount_image(&self, image: &str, shown: Option<ShownAs<'_>>) -> Result<OwnedFd> {
         let layout = &self.inner.layout;
         let image = find(&self.inner.records.view()?, image)?;
         let mut lower: Vec<PathBuf> = image.chain_ids.iter().rev().map(|id| layout.layer(id)).collect();
@@ -97,7 +108,7 @@ impl ImageStore {
         if lower.len() == 1 {
             lower.push(layout.empty_layer());
         }
-        mount_layers(&lower).map_err(|error| Error::Mount {
+        mount_layers(&lower, shown).map_err(|error| Error::Mount {
             container_id: image.id.to_string(),
             step: error.step,
             source: error.source,
@@ -210,6 +221,54 @@ pub(crate) fn probe_filesystem(layout: &Layout) -> Result<()> {
     })
 }
 
+impl ImageStore {
+    /// Tries whether root filesystems can be mounted with other owners here; who mounts as in
+    /// [`mount_with`](Self::mount_with). The error says what is missing.
+    pub fn probe_shown(&self, shown: ShownAs<'_>) -> Result<()> {
+        let layout = &self.inner.layout;
+        let place = layout.temporary().join("probe-owners");
+        let outcome = probe_owners(layout, &place, shown);
+        layout.discard(&place)?;
+        outcome.map_err(|problem| Error::UnfitFilesystem {
+            path: layout.root().to_path_buf(),
+            filesystem: filesystem_name(layout.root()),
+            problem,
+        })
+    }
+}
+
+fn probe_owners(layout: &Layout, place: &Path, shown: ShownAs<'_>) -> std::result::Result<(), String> {
+    let [lower, upper, work] = ["lower", UPPER, WORK].map(|name| place.join(name));
+    for directory in [&lower, &upper, &work] {
+        fs::create_dir_all(directory).map_err(|error| format!("cannot make a directory: {error}"))?;
+        // Made by whomever: in a container they are root's.
+        std::os::unix::fs::chown(directory, Some(0), Some(0)).map_err(|error| error.to_string())?;
+    }
+    let spec = OverlaySpec {
+        lower: std::slice::from_ref(&lower),
+        upper: &upper,
+        work: &work,
+        label: None,
+        shown: Some(shown),
+    };
+    let failed = |step: &str, error: &dyn std::fmt::Display| {
+        format!("an overlay mount with other owners failed at \"{step}\": {error}")
+    };
+    let mount =
+        mount_detached(&spec, || scratch(layout)).map_err(|error| failed(error.step, &error.source))?;
+    // Where the kernel cannot make overlayfs's own directories, the mount is read-only.
+    rustix::fs::mkdirat(&mount, "made", Mode::RWXU).map_err(|error| failed("write to it", &error))?;
+    let made =
+        fs::symlink_metadata(upper.join("made")).map_err(|error| failed("find what was written", &error))?;
+    match (made.uid(), made.gid()) {
+        (0, 0) => Ok(()),
+        (uid, gid) => Err(failed(
+            "look at what was written",
+            &format!("it belongs to {uid}:{gid}"),
+        )),
+    }
+}
+
 fn probe(layout: &Layout, place: &Path) -> std::result::Result<(), String> {
     let names = ["lower", UPPER, WORK].map(|name| place.join(name));
     for directory in &names {
@@ -239,6 +298,7 @@ fn probe(layout: &Layout, place: &Path) -> std::result::Result<(), String> {
         upper,
         work,
         label: None,
+        shown: None,
     };
     match mount_detached(&spec, || scratch(layout)) {
         Ok(_) => Ok(()),

@@ -24,6 +24,7 @@ mod plan;
 mod start;
 mod sys;
 mod user;
+mod user_namespace;
 
 pub use bundle::{run_bundle, run_bundle_below, run_spec};
 pub use error::{Result, RuntimeError, chain as describe};
@@ -37,3 +38,4 @@ pub use oci::{OCI_SUBCOMMAND, PROTECTED_SUBCOMMAND, oci_main};
 pub use plan::SUBPATH_OPTION;
 pub use start::{LogConfig, StartRequest, Started};
 pub use user::{ResolvedUser, resolve_group_name, resolve_user};
+pub use user_namespace::{Beside, MappedRange, UserNamespace, map_mount, network_of};

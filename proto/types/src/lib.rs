@@ -13,6 +13,7 @@ pub mod container_update;
 pub mod event;
 mod health;
 pub mod id;
+pub mod id_map;
 pub mod image;
 pub mod meta;
 pub mod namespace;

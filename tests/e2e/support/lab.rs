@@ -118,19 +118,6 @@ impl Lab {
         address.expect("the record has every node's address")
     }
 
-    /// The first process of a node, as this host numbers it.
-    #[track_caller]
-    pub fn init(&self, node: &str) -> u64 {
-        let init = self.record(node)["init"][0].as_u64();
-        init.expect("the record has every node's first process")
-    }
-
-    /// The network namespace that a node's daemon sees as its host's.
-    #[track_caller]
-    pub fn netns(&self, node: &str) -> PathBuf {
-        format!("/proc/{}/ns/net", self.init(node)).into()
-    }
-
     /// Creates the service `web` with so many replicas that wait.
     #[track_caller]
     pub fn create_web(&self, replicas: usize) {
@@ -246,6 +233,13 @@ impl Lab {
             let output = self.docker(node).try_run(&["ps", "-q"]);
             if output.code == 0 { Ok(()) } else { Err(output) }
         });
+    }
+
+    /// The first process of a node, as the host numbers it.
+    #[track_caller]
+    pub fn init(&self, node: &str) -> u64 {
+        let pid = self.record(node)["init"][0].as_u64();
+        pid.expect("the record has every node's first process")
     }
 
     fn record(&self, node: &str) -> Value {

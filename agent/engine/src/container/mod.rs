@@ -10,6 +10,7 @@ use crate::record::Record;
 use bytes::Bytes;
 use muster_runtime::{AttachRequest, Monitor};
 use muster_types::container::{HealthState, PortBinding};
+use muster_types::id_map::IdMaps;
 use muster_types::{ContainerId, Timestamp};
 use oci_spec::runtime::Process;
 use std::sync::{Mutex, PoisonError};
@@ -53,6 +54,8 @@ pub(crate) struct Run {
     pub ports: Vec<PortBinding>,
     /// What exec starts from.
     pub process: Process,
+    /// Whose users its own are; `None` where they are the host's.
+    pub ids: Option<IdMaps>,
 }
 
 /// A client that waits for the start.

@@ -354,7 +354,13 @@ impl Inner {
             ports,
             ..run.clone()
         };
-        self.write_facts(record, &moved.places, &moved.ports, &moved.process)?;
+        self.write_facts(
+            record,
+            &moved.places,
+            &moved.ports,
+            &moved.process,
+            moved.ids.as_ref(),
+        )?;
         let before = hosts::own_addresses(&run.places);
         let now = hosts::own_addresses(places);
         let for_files = record.clone();

@@ -74,6 +74,19 @@ pub(crate) fn shared_with(mode: &NetworkMode) -> Option<&str> {
     }
 }
 
+/// Whether a container with this mode has a network namespace of its own.
+pub(crate) fn has_own_namespace(mode: &NetworkMode) -> bool {
+    match kind(mode) {
+        Kind::Own(_) | Kind::Loopback => true,
+        Kind::Host | Kind::Shared(_) => false,
+    }
+}
+
+/// Whether a mode is the host's own network.
+pub(crate) fn is_hosts(mode: &NetworkMode) -> bool {
+    kind(mode) == Kind::Host
+}
+
 fn joining(record: &Record) -> Joining<'_> {
     Joining {
         id: &record.id,
@@ -205,16 +218,16 @@ impl Networking {
         renamed
     }
 
-    /// Makes the network namespace of a container; `None` where it shares one.
+    /// Makes the network namespace of a container, or sets `netns` up for it; `None` where it shares one.
     pub async fn connect(
         &self,
         record: &Record,
         places: &Places,
         choice: &ResolverChoice,
+        netns: Option<OwnedFd>,
     ) -> Result<Option<OwnedFd>> {
-        match kind(&record.config.host.network) {
-            Kind::Host | Kind::Shared(_) => return Ok(None),
-            Kind::Loopback | Kind::Own(_) => {}
+        if !has_own_namespace(&record.config.host.network) {
+            return Ok(None);
         }
         let routes = place::default_routes(places);
         let mut interfaces = Vec::new();
@@ -228,7 +241,10 @@ impl Networking {
             interfaces,
             sysctls: sysctls.filter(|(name, _)| name.starts_with("net.")).collect(),
         };
-        let sandbox = self.network.create_sandbox(&spec).await?;
+        let sandbox = match netns {
+            Some(netns) => self.network.create_sandbox_in(&spec, netns).await?,
+            None => self.network.create_sandbox(&spec).await?,
+        };
         self.serve_names(record, places, choice).await?;
         Ok(Some(sandbox.netns))
     }

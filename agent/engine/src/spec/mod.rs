@@ -27,7 +27,9 @@ use crate::error::Result;
 use muster_runtime::label::selinux::{ContainerContexts, ContainerLabels};
 use muster_runtime::seccomp::{KernelVersion, Machine};
 use muster_types::container::{ContainerConfig, MountPoint};
+use muster_types::id_map::IdTranslation;
 use oci_spec::runtime::{Linux, Root, Spec};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// Who the container's process is, as the image's own user database says.
@@ -81,6 +83,8 @@ pub struct SpecInput<'a> {
     pub user: &'a ProcessUser,
     /// Mounts in effect.
     pub mounts: &'a [MountPoint],
+    /// Mounts whose files are shown with other owners than they have, by target.
+    pub translations: &'a BTreeMap<String, IdTranslation>,
     /// Directory with the generated `hostname`, `hosts` and `resolv.conf`.
     pub files: &'a Path,
     /// What it joins of other containers.

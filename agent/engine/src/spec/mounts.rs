@@ -5,8 +5,9 @@ use crate::error::{Error, Result};
 use crate::joined::SHM_BYTES_DEFAULT;
 use muster_runtime::SUBPATH_OPTION;
 use muster_types::container::{MountKind, MountPoint, MountSpec};
+use muster_types::id_map::MappedRange;
 use muster_types::namespace::IpcMode;
-use oci_spec::runtime::{Mount, MountBuilder};
+use oci_spec::runtime::{LinuxIdMapping, LinuxIdMappingBuilder, Mount, MountBuilder};
 use std::path::Path;
 
 /// Mode of a tmpfs where the user does not say.
@@ -32,7 +33,12 @@ pub fn of(input: &SpecInput<'_>) -> Result<Vec<Mount>> {
         }
     }
     for point in input.mounts {
-        mounts.push(users(point, &input.config.host.mounts)?);
+        let mut mount = users(point, &input.config.host.mounts)?;
+        if let Some(shown) = input.translations.get(&point.target) {
+            mount.set_uid_mappings(Some(mappings(&shown.users)?));
+            mount.set_gid_mappings(Some(mappings(&shown.groups)?));
+        }
+        mounts.push(mount);
     }
     // Stable, so that the order of equals stays the one above.
     mounts.sort_by_key(|mount| mount.destination().components().count());
@@ -100,6 +106,18 @@ fn defaults(input: &SpecInput<'_>) -> Result<Vec<Mount>> {
         }
     }
     Ok(mounts)
+}
+
+fn mappings(ranges: &[MappedRange]) -> Result<Vec<LinuxIdMapping>> {
+    let mapping = |(stored, shown, count): &MappedRange| {
+        LinuxIdMappingBuilder::default()
+            .container_id(*stored)
+            .host_id(*shown)
+            .size(*count)
+            .build()
+            .map_err(|error| Error::invalid(format!("invalid id mapping: {error}")))
+    };
+    ranges.iter().map(mapping).collect()
 }
 
 fn bind(target: &str, source: &Path) -> Result<Mount> {

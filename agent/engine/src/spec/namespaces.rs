@@ -15,6 +15,8 @@ pub struct JoinedNamespaces {
     pub pid: Option<PathBuf>,
     /// The message queues of another container.
     pub ipc: Option<PathBuf>,
+    /// The user namespace, made for the container or that of those it joins; the host's without one.
+    pub users: Option<PathBuf>,
     /// A directory of the host with shared memory: another container's, or the own one that others may join.
     pub shm: Option<PathBuf>,
     /// What comes with the network of another container: the directory of its generated files, and its host name.
@@ -25,6 +27,9 @@ pub struct JoinedNamespaces {
 pub fn of(input: &SpecInput<'_>) -> Vec<LinuxNamespace> {
     let host = &input.config.host;
     let mut namespaces = vec![own(LinuxNamespaceType::Mount)];
+    if let Some(users) = &input.joined.users {
+        namespaces.push(at(LinuxNamespaceType::User, Some(users.clone())));
+    }
     match host.pid {
         NamespaceMode::Host => {}
         NamespaceMode::Own | NamespaceMode::Container(_) => {

@@ -6,6 +6,7 @@ use muster_types::container::NetworkMode;
 use muster_types::container::{MountKind, MountSpec};
 use muster_types::namespace::{IpcMode, NamespaceMode};
 use oci_spec::runtime::{Capability, LinuxNamespaceType};
+use std::collections::BTreeMap;
 use std::path::Path;
 
 fn host() -> HostFacts {
@@ -91,6 +92,7 @@ fn try_build_joined(
         host_name: "box",
         user: &user,
         mounts,
+        translations: &BTreeMap::new(),
         files: Path::new("/data/c1"),
         joined,
         labels: labels.as_ref(),
@@ -249,6 +251,7 @@ fn namespaces_of_others_are_joined_by_path() {
         network: Some("/n".into()),
         pid: Some("/p".into()),
         ipc: Some("/i".into()),
+        users: Some("/u".into()),
         shm: Some("/shared".into()),
         host: None,
     };
@@ -261,6 +264,7 @@ fn namespaces_of_others_are_joined_by_path() {
     assert_eq!(path(LinuxNamespaceType::Network), Some("/n".into()));
     assert_eq!(path(LinuxNamespaceType::Pid), Some("/p".into()));
     assert_eq!(path(LinuxNamespaceType::Ipc), Some("/i".into()));
+    assert_eq!(path(LinuxNamespaceType::User), Some("/u".into()));
     assert_eq!(path(LinuxNamespaceType::Uts), None);
     assert!(options_of(&spec, "/dev/shm").contains(&"rbind".to_owned()));
     let none = built(|config| config.host.ipc = IpcMode::None);

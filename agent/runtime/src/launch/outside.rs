@@ -9,8 +9,9 @@ use crate::cgroup::Cgroup;
 use crate::error::{Result, RuntimeError};
 use crate::init::sync::{self, Message};
 use crate::init::{self, InitContext};
-use crate::plan::{IdMaps, ProcessPlan, SandboxPlan};
+use crate::plan::{ProcessPlan, SandboxPlan};
 use crate::sys::{self, CloneOptions, Forked};
+use crate::user_namespace::write_maps;
 
 /// Gives a new user namespace its users and groups and lets its process go on, after what the parent has to do for a
 /// process of any other user namespace.
@@ -47,48 +48,6 @@ pub(super) fn raise_limits(pid: i32, process: &ProcessPlan) -> Result<()> {
         }
     }
     Ok(())
-}
-
-fn write_maps(pid: i32, ids: &IdMaps) -> Result<()> {
-    for (file, map) in [("uid_map", &ids.users), ("gid_map", &ids.groups)] {
-        std::fs::write(format!("/proc/{pid}/{file}"), map.kernel_text()).map_err(|error| {
-            let map = map.kernel_text().replace('\n', ", ");
-            RuntimeError::io(format!("give the user namespace {file} {map}"), error)
-        })?;
-    }
-    Ok(())
-}
-
-/// A user namespace with these maps, for a mount.
-pub(super) fn namespace_of(ids: &IdMaps) -> Result<OwnedFd> {
-    let describe = |error| RuntimeError::io("make a user namespace for a mount", error);
-    let options = CloneOptions {
-        flags: libc::CLONE_NEWUSER as u64,
-        cgroup: None,
-        pidfd: true,
-    };
-    // SAFETY: the child does nothing but wait for its end.
-    let (pid, pidfd) = match unsafe { sys::clone3(&options) } {
-        Ok(Forked::Child) => loop {
-            let _ = sys::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as u64, 0);
-            let _ = sys::wait_for_signal();
-        },
-        Ok(Forked::Parent {
-            pid,
-            pidfd: Some(pidfd),
-        }) => (pid, pidfd),
-        Ok(Forked::Parent { pidfd: None, .. }) => {
-            return Err(RuntimeError::protocol("clone3 gave no process descriptor"));
-        }
-        Err(error) => return Err(describe(error)),
-    };
-    let namespace = write_maps(pid, ids).and_then(|()| {
-        File::open(format!("/proc/{pid}/ns/user"))
-            .map_err(|error| RuntimeError::io("open the user namespace of a mount", error))
-    });
-    let _ = sys::pidfd_signal(pidfd.as_fd(), libc::SIGKILL);
-    let _ = sys::reap(pid, true);
-    namespace.map(OwnedFd::from)
 }
 
 /// Clones a container's first process below a user namespace that exists: a process between enters that namespace and

@@ -4,10 +4,10 @@ use rustix::mount::{OpenTreeFlags, UnmountFlags};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 
-use super::outside;
 use crate::error::{Result, RuntimeError};
 use crate::plan::{Attributes, BindSource, SandboxPlan, open_source};
 use crate::sys::{self, MountAttributes};
+use crate::user_namespace::{self, Beside};
 
 /// What was opened before the clone.
 pub(super) struct Prerequisites {
@@ -93,8 +93,8 @@ fn open_bind(source: &BindSource) -> Result<OwnedFd> {
         sys::mount_setattr(tree.as_fd(), source.recursive, attributes).map_err(describe)?;
     }
     if let Some(ids) = &source.ids {
-        let namespace = outside::namespace_of(&ids.maps)?;
-        sys::map_mount(tree.as_fd(), ids.recursive, namespace.as_fd()).map_err(describe)?;
+        let namespace = user_namespace::make(&ids.maps, Beside::Nothing)?;
+        sys::map_mount(tree.as_fd(), ids.recursive, namespace.users.as_fd()).map_err(describe)?;
     }
     let below = source.recursive_attributes;
     for (recursive, set, clear) in [(true, below.set, below.clear), (false, set, clear)] {

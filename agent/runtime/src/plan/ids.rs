@@ -27,6 +27,14 @@ impl IdMaps {
             groups: IdMap::new("gidMappings", groups)?,
         })
     }
+
+    /// Maps of ranges that were checked: the first one inside, the first one outside, how many.
+    pub(crate) fn from_ranges(users: &[(u32, u32, u32)], groups: &[(u32, u32, u32)]) -> IdMaps {
+        IdMaps {
+            users: IdMap(users.to_vec()),
+            groups: IdMap(groups.to_vec()),
+        }
+    }
 }
 
 impl IdMap {
