@@ -25,6 +25,7 @@ fn client(script: &str, lab: &Lab, arguments: &[&str]) -> String {
         .arg(&cache)
         .arg(docker.socket())
         .args(arguments)
+        .env("NODE_NETNS", lab.netns("node-1"))
         .current_dir(lab.directory())
         .output()
         .expect("tests/clients holds the script");
@@ -43,21 +44,35 @@ fn load(lab: &Lab, name: &str, command: &[&str]) {
     assert_eq!(loaded, format!("Loaded image: {name}"));
 }
 
+/// Takes the stack of tests/clients/shop through its life, and looks for what that left.
+#[track_caller]
+fn compose(lab: &Lab, version: &str) {
+    let docker = lab.docker("node-1");
+    let networks = ["network", "ls", "-q"];
+    let before = docker.lines(&networks);
+    client("images", lab, &["postgres", "redis", "python"]);
+    client("compose", lab, &[version]);
+    assert_eq!(docker.run(&["ps", "-aq"]), "");
+    assert_eq!(docker.run(&["volume", "ls", "-q"]), "");
+    assert_eq!(docker.lines(&networks), before);
+}
+
 #[test]
 fn compose_2_takes_a_stack_through_its_life() {
-    let lab = Lab::up("e2ecmp2", 1, 1);
-    load(&lab, "busybox:latest", &["sh"]);
-    client("compose", &lab, &["2"]);
-    assert_eq!(lab.docker("node-1").run(&["ps", "-aq"]), "");
-    assert_eq!(lab.docker("node-1").run(&["volume", "ls", "-q"]), "");
+    compose(&Lab::up("e2ecmp2", 1, 1), "2");
 }
 
 /// `tests/run` leaves it out where Debian has no such docker-compose.
 #[test]
 fn compose_1_takes_a_stack_through_its_life() {
-    let lab = Lab::up("e2ecmp1", 1, 1);
-    load(&lab, "busybox:latest", &["sh"]);
-    client("compose", &lab, &["1"]);
+    compose(&Lab::up("e2ecmp1", 1, 1), "1");
+}
+
+#[test]
+fn testcontainers_for_python_has_what_it_asks_for() {
+    let lab = Lab::up("e2etc", 1, 1);
+    client("images", &lab, &["postgres", "redis", "python", "ryuk"]);
+    client("testcontainers", &lab, &[]);
     assert_eq!(lab.docker("node-1").run(&["ps", "-aq"]), "");
     assert_eq!(lab.docker("node-1").run(&["volume", "ls", "-q"]), "");
 }

@@ -139,17 +139,22 @@ impl Engine {
 
 impl Inner {
     async fn commit(self: &Arc<Self>, container: &Arc<Container>, options: CommitOptions) -> Result<String> {
-        let mut pauses = options.pause && container.phase() == Phase::Running;
-        if pauses && let Err(error) = self.pause(container).await {
-            // One that ended meanwhile, or that somebody else paused, is still enough.
-            if container.phase() == Phase::Running {
-                return Err(error);
-            }
-            pauses = false;
+        // Nobody starts, freezes, thaws or removes it meanwhile.
+        let _owned = container.operation.lock().await;
+        committable(container)?;
+        let pauses = options.pause && container.phase() == Phase::Running;
+        let frozen = match pauses {
+            true => self.pause_owned(container).await,
+            false => Ok(()),
+        };
+        match frozen {
+            // It ended just now, and what has ended needs no pause.
+            Ok(()) | Err(Error::WrongState { .. }) => {}
+            Err(error) => return Err(error),
         }
         let committed = self.commit_still(container, options).await;
-        if pauses && let Err(error) = self.unpause(container).await {
-            // It ended meanwhile, or somebody thawed it.
+        if pauses && let Err(error) = self.unpause_owned(container).await {
+            // It ended meanwhile.
             tracing::debug!(
                 container = container.id.short(),
                 error = error.chain(),
@@ -159,13 +164,12 @@ impl Inner {
         committed
     }
 
+    /// Commits a container that stands still. The caller holds its operation.
     async fn commit_still(
         self: &Arc<Self>,
         container: &Arc<Container>,
         options: CommitOptions,
     ) -> Result<String> {
-        // Nobody starts, ends or removes it meanwhile.
-        let _owned = container.operation.lock().await;
         let (record, comment, reference) = (
             container.record(),
             options.comment.clone(),
@@ -216,6 +220,29 @@ impl Inner {
             comment: options.comment,
             architecture: String::new(),
         })
+    }
+}
+
+/// Refuses a container whose files are gone, or about to go.
+fn committable(container: &Container) -> Result<()> {
+    let refused = |why| {
+        Error::wrong_state(format!(
+            "You cannot commit container {} which is {why}",
+            container.id
+        ))
+    };
+    match container.phase() {
+        Phase::Removed => Err(Error::NoSuchContainer {
+            reference: container.id.to_string(),
+        }),
+        Phase::Removing => Err(refused("being removed")),
+        Phase::Dead => Err(refused("Dead")),
+        Phase::Created
+        | Phase::Starting
+        | Phase::Running
+        | Phase::Paused
+        | Phase::Restarting
+        | Phase::Exited => Ok(()),
     }
 }
 

@@ -254,7 +254,9 @@ impl Error {
             Self::NameInUse { .. }
             | Self::WrongState { .. }
             | Self::VolumeInUse { .. }
-            | Self::NetworkExists { .. } => ErrorKind::Conflict,
+            | Self::NetworkExists { .. }
+            // The container ended before its end is known here.
+            | Self::Runtime(muster_runtime::RuntimeError::Gone) => ErrorKind::Conflict,
             Self::Forbidden { .. } => ErrorKind::Forbidden,
             Self::AmbiguousPrefix { .. } | Self::InvalidName { .. } | Self::InvalidConfig { .. } => {
                 ErrorKind::Invalid

@@ -147,7 +147,7 @@ impl Engine {
         match counted {
             Ok(counted) => stats.cgroup = Some(counted),
             // It ended meanwhile.
-            Err(_) if container.run().is_none() => return Ok(stats),
+            Err(Error::WrongState { .. }) => return Ok(stats),
             Err(error) => return Err(error),
         }
         if !run.places.is_empty() {

@@ -103,7 +103,13 @@ impl Inner {
         }
     }
 
-    async fn end_with(&self, container: &Container, run: &Run, signal: i32, grace: Duration) -> Result<()> {
+    async fn end_with(
+        self: &Arc<Self>,
+        container: &Container,
+        run: &Run,
+        signal: i32,
+        grace: Duration,
+    ) -> Result<()> {
         let mut watch = container.watch();
         let ends = watch.borrow_and_update().ends;
         if !container.phase().is_live() {
@@ -138,20 +144,18 @@ impl Inner {
     }
 
     /// Sends a signal; a frozen container is thawed for SIGKILL, which it could not take otherwise.
-    async fn send(&self, container: &Container, run: &Run, signal: i32) -> Result<()> {
+    async fn send(self: &Arc<Self>, container: &Container, run: &Run, signal: i32) -> Result<()> {
         match run.monitor.signal(signal, false).await {
             // It ended by itself meanwhile.
             Ok(()) | Err(RuntimeError::Gone) => {}
             Err(error) => return Err(error.into()),
         }
         if container.phase() == Phase::Paused {
-            let path = container.with(|cell| self.cgroup_path(&cell.record));
-            Cgroup::open(&self.cgroup, &path)
-                .and_then(|group| group.thaw())
-                .map_err(|source| Error::Cgroup {
-                    operation: "thaw",
-                    source: Box::new(source),
-                })?;
+            match self.with_cgroup(container, "thaw", |group| group.thaw()).await {
+                // It ended meanwhile.
+                Ok(()) | Err(Error::WrongState { .. }) => {}
+                Err(error) => return Err(error),
+            }
         }
         Ok(())
     }
@@ -188,6 +192,11 @@ impl Inner {
 
     pub(crate) async fn pause(self: &Arc<Self>, container: &Arc<Container>) -> Result<()> {
         let _owned = container.operation.lock().await;
+        self.pause_owned(container).await
+    }
+
+    /// Freezes a container. The caller holds its operation.
+    pub(crate) async fn pause_owned(self: &Arc<Self>, container: &Arc<Container>) -> Result<()> {
         match container.phase() {
             Phase::Running => {}
             Phase::Paused => {
@@ -214,6 +223,11 @@ impl Inner {
 
     pub(crate) async fn unpause(self: &Arc<Self>, container: &Arc<Container>) -> Result<()> {
         let _owned = container.operation.lock().await;
+        self.unpause_owned(container).await
+    }
+
+    /// Thaws a container. The caller holds its operation.
+    pub(crate) async fn unpause_owned(self: &Arc<Self>, container: &Arc<Container>) -> Result<()> {
         if container.phase() != Phase::Paused {
             return Err(Error::wrong_state(format!(
                 "Container {} is not paused",
@@ -227,7 +241,8 @@ impl Inner {
         Ok(())
     }
 
-    /// Works on the container's control group, which may block.
+    /// Works on the container's control group, which may block. Fails with [`Error::WrongState`] when the container
+    /// ended: its groups go before its end is known here.
     pub(crate) async fn with_cgroup<T: Send + 'static>(
         self: &Arc<Self>,
         container: &Container,
@@ -235,13 +250,16 @@ impl Inner {
         work: impl FnOnce(&Cgroup) -> muster_runtime::cgroup::Result<T> + Send + 'static,
     ) -> Result<T> {
         let path = container.with(|cell| self.cgroup_path(&cell.record));
+        let id = container.id.clone();
         self.blocking(move |inner| {
-            Cgroup::open(&inner.cgroup, &path)
-                .and_then(|group| work(&group))
-                .map_err(|source| Error::Cgroup {
+            let worked = Cgroup::open(&inner.cgroup, &path).and_then(|group| work(&group));
+            worked.map_err(|source| match Cgroup::is_whole(&inner.cgroup, &path) {
+                true => Error::Cgroup {
                     operation,
                     source: Box::new(source),
-                })
+                },
+                false => Error::wrong_state(format!("Container {id} is not running")),
+            })
         })
         .await
     }

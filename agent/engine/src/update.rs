@@ -93,7 +93,11 @@ impl Inner {
     ) -> Result<()> {
         let abilities = &self.host.abilities;
         let resources = spec::changed_limits(&after.resources, abilities, unlimited_processes)?;
-        self.with_cgroup(container, "update", move |group| group.update(&resources))
-            .await
+        let update = self.with_cgroup(container, "update", move |group| group.update(&resources));
+        match update.await {
+            // It ended meanwhile; its next start has the limits.
+            Err(Error::WrongState { .. }) => Ok(()),
+            updated => updated,
+        }
     }
 }

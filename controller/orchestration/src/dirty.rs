@@ -1,6 +1,7 @@
 //! Where looking may be worth it.
 
 use crate::due::{Due, FIRST_SLOT};
+use imbl::OrdSet;
 use muster_state::{ClusterState, Touched};
 use muster_types::service::ServiceMode;
 use muster_types::{NodeId, ServiceId, Slot, Timestamp};
@@ -28,7 +29,7 @@ pub struct Dirty {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Look {
     /// Slots of which a task changed, or a node, or which are due.
-    pub(crate) slots: BTreeSet<Slot>,
+    pub(crate) slots: OrdSet<Slot>,
     /// Every slot from this one on.
     from: Option<Slot>,
     /// Nodes that have no task of it may have to have one.
@@ -39,7 +40,7 @@ impl Look {
     /// At everything of the service.
     fn whole() -> Self {
         Self {
-            slots: BTreeSet::new(),
+            slots: OrdSet::new(),
             from: Some(FIRST_SLOT),
             nodes: true,
         }
@@ -68,7 +69,7 @@ impl Look {
     ) -> BTreeSet<Slot> {
         let mut taken = BTreeSet::new();
         while taken.len() < most
-            && let Some(slot) = self.slots.pop_first()
+            && let Some(slot) = self.slots.remove_min()
         {
             taken.insert(slot);
         }

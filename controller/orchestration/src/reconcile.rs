@@ -61,6 +61,7 @@ pub fn reconcile_within(
             ..Plan::default()
         },
         left: limits,
+        behind: false,
     };
     let mut served = None;
     for (turn, id) in order.iter().enumerate() {
@@ -78,6 +79,9 @@ pub fn reconcile_within(
             served = Some(*id);
         }
     }
+    if cfg!(debug_assertions) {
+        call.catch_up();
+    }
     let mut plan = call.plan;
     plan.wake_at = if plan.leftover.services.is_empty() {
         plan.leftover.wake_at()
@@ -90,8 +94,9 @@ pub fn reconcile_within(
 
 /// A call under way.
 struct Call<'a> {
-    /// The state with what this call decided so far.
+    /// The state with what this call decided so far, but for the last changeset while `behind`.
     working: ClusterState,
+    behind: bool,
     now: Timestamp,
     ids: &'a mut dyn IdSource,
     plan: Plan,
@@ -102,6 +107,7 @@ struct Call<'a> {
 impl Call<'_> {
     /// Gives one service its turn; false when it is gone.
     fn serve(&mut self, id: ServiceId, mut look: Look, turn: Limits) -> bool {
+        self.catch_up();
         let leftover = &mut self.plan.leftover;
         let looked = look.take_slots(&self.working, id, turn.slots);
         let due = leftover.due.clone();
@@ -125,7 +131,7 @@ impl Call<'_> {
             leftover.due.add(id, *slot, *at);
         }
         if draft.slots_unfinished {
-            look.slots.extend(&looked);
+            look.slots.extend(looked.iter().copied());
         }
         look.nodes &= draft.unfinished;
         if draft.unfinished || !look.has_no_slots() {
@@ -133,16 +139,28 @@ impl Call<'_> {
         }
         if let Some(changeset) = changes::of(draft) {
             self.left.changes = self.left.changes.saturating_sub(changeset.changes.len());
-            // Later services see what this one takes of the nodes.
-            let entry = Entry::new(self.now, changeset);
-            let applied = self.working.apply(self.working.index() + 1, &entry);
-            debug_assert_eq!(
-                applied.outcome,
-                Outcome::Applied,
-                "a plan must apply to the state it was made from"
-            );
-            self.plan.changesets.push(entry.changeset);
+            self.plan.changesets.push(changeset);
+            self.behind = true;
         }
         true
+    }
+
+    /// Later services see what the last one takes of the nodes. Nobody looks after the last service, whose changeset is
+    /// often the only one.
+    fn catch_up(&mut self) {
+        if !std::mem::take(&mut self.behind) {
+            return;
+        }
+        let Some(changeset) = self.plan.changesets.pop() else {
+            return;
+        };
+        let entry = Entry::new(self.now, changeset);
+        let applied = self.working.apply(self.working.index() + 1, &entry);
+        debug_assert_eq!(
+            applied.outcome,
+            Outcome::Applied,
+            "a plan must apply to the state it was made from"
+        );
+        self.plan.changesets.push(entry.changeset);
     }
 }

@@ -47,7 +47,7 @@ impl ServiceTasks {
     }
 
     /// Slots with a task of this revision that shall run, in order.
-    pub fn wanted_of(&self, version: u64) -> impl Iterator<Item = Slot> + '_ {
+    pub fn wanted_of(&self, version: u64) -> impl DoubleEndedIterator<Item = Slot> + '_ {
         of_version(&self.wanted, version)
     }
 
@@ -66,7 +66,7 @@ impl ServiceTasks {
     }
 
     /// Slots whose restart policy let their newest task of this revision end, in order; nothing shall run in them.
-    pub fn ended_of(&self, version: u64) -> impl Iterator<Item = Slot> + '_ {
+    pub fn ended_of(&self, version: u64) -> impl DoubleEndedIterator<Item = Slot> + '_ {
         of_version(&self.ended, version)
     }
 
@@ -121,7 +121,7 @@ impl ServiceTasks {
     }
 }
 
-fn of_version(set: &OrdSet<(u64, Slot)>, version: u64) -> impl Iterator<Item = Slot> + '_ {
+fn of_version(set: &OrdSet<(u64, Slot)>, version: u64) -> impl DoubleEndedIterator<Item = Slot> + '_ {
     set.range((version, Slot::Replica(0))..=(version, LAST_SLOT))
         .map(|(_, slot)| *slot)
 }

@@ -118,6 +118,19 @@ impl Lab {
         address.expect("the record has every node's address")
     }
 
+    /// The first process of a node, as this host numbers it.
+    #[track_caller]
+    pub fn init(&self, node: &str) -> u64 {
+        let init = self.record(node)["init"][0].as_u64();
+        init.expect("the record has every node's first process")
+    }
+
+    /// The network namespace that a node's daemon sees as its host's.
+    #[track_caller]
+    pub fn netns(&self, node: &str) -> PathBuf {
+        format!("/proc/{}/ns/net", self.init(node)).into()
+    }
+
     /// Creates the service `web` with so many replicas that wait.
     #[track_caller]
     pub fn create_web(&self, replicas: usize) {

@@ -109,7 +109,7 @@ const GATES: &[(Object, &str, Lives)] = &[
     (Object::ImageSummary, "VirtualSize", Until(43)),
     (Object::Image, "VirtualSize", Until(43)),
     (Object::Image, "Container", Until(44)),
-    (Object::Image, "ContainerConfig", Until(44)),
+    // `ContainerConfig`, which ended there too, stays: docker-compose 1 asks in the newest version and cannot do without.
     (Object::Image, "Config.Hostname", Until(49)),
     (Object::Image, "Config.Domainname", Until(49)),
     (Object::Image, "Config.AttachStdin", Until(49)),

@@ -81,6 +81,16 @@ impl Cgroup {
         })
     }
 
+    /// Whether the group is there in every hierarchy. What fails in one that is not, fails because its container ended:
+    /// its groups are removed one by one, and each step of it answers differently (`ENOENT`, `ENODEV`, a controller less).
+    pub fn is_whole(root: &CgroupRoot, path: &str) -> bool {
+        let Ok(path) = root::checked_path(path) else {
+            return false;
+        };
+        let mut hierarchies = root.hierarchies.iter();
+        hierarchies.all(|hierarchy| hierarchy.directory.join(path).is_dir())
+    }
+
     /// The group's path below the root.
     pub fn path(&self) -> &str {
         &self.path

@@ -30,7 +30,7 @@ pub(super) fn keep_replicas(draft: &mut Draft<'_>) {
     } else {
         Vec::new()
     };
-    let filled = used >= wanted || fill(draft, wanted - used);
+    let filled = used >= wanted || fill(draft, used, wanted - used);
     let unused: Vec<Slot> = draft
         .slot_list()
         .into_iter()
@@ -93,24 +93,52 @@ fn used_slots(draft: &Draft<'_>) -> Vec<Slot> {
 }
 
 /// New tasks in the lowest free slots; false when the budget ended.
-fn fill(draft: &mut Draft<'_>, mut missing: usize) -> bool {
-    let mut number = 0;
-    let mut taken = used_slots(draft).into_iter().peekable();
-    while missing > 0 {
-        number += 1;
-        let slot = Slot::Replica(number);
-        if taken.next_if_eq(&slot).is_some() {
-            continue;
-        }
+fn fill(draft: &mut Draft<'_>, used: usize, missing: usize) -> bool {
+    for slot in free_slots(draft, used).take(missing) {
         if !draft.may_add(1) {
             return false;
         }
         draft.load(slot);
         let reason = reason_to_fill(draft, slot);
         draft.create(slot, None, reason);
-        missing -= 1;
     }
     true
+}
+
+/// Slots that are not in use, in order and without end. Holes are seldom, and then mostly what was loaded because it
+/// changed: all slots are read only where the count says that others are free.
+fn free_slots(draft: &Draft<'_>, used: usize) -> impl Iterator<Item = Slot> + use<> {
+    let counted = &draft.counted;
+    let current = draft.current_revisions();
+    let wanted = counted
+        .revisions()
+        .filter_map(|(version, _)| counted.wanted_of(version).next_back());
+    let ended = current
+        .iter()
+        .filter_map(|version| counted.ended_of(*version).next_back());
+    let loaded = draft.slot_list();
+    let last = wanted
+        .chain(ended)
+        .chain(loaded.iter().copied())
+        .filter_map(replica)
+        .max();
+    let last = last.unwrap_or(0);
+    let mut holes: Vec<Slot> = loaded.into_iter().filter(|slot| !in_use(draft, *slot)).collect();
+    if u64::try_from(used + holes.len()).is_ok_and(|known| known < last) {
+        let mut taken = used_slots(draft).into_iter().peekable();
+        holes = (1..=last)
+            .map(Slot::Replica)
+            .filter(|slot| taken.next_if_eq(slot).is_none())
+            .collect();
+    }
+    holes.into_iter().chain((last + 1..).map(Slot::Replica))
+}
+
+fn replica(slot: Slot) -> Option<u64> {
+    match slot {
+        Slot::Replica(number) => Some(number),
+        Slot::Node(_) => None,
+    }
 }
 
 /// A slot that lost its task to its node says so.
