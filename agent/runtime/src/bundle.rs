@@ -115,8 +115,9 @@ fn wait(launched: Launched) -> Result<i32> {
         }
     };
     if let Some(group) = launched.cgroup {
-        let removed = group.kill_all().and_then(|()| group.destroy(DESTROY_DEADLINE));
-        removed.map_err(|source| RuntimeError::cgroup("remove", source))?;
+        group
+            .remove(DESTROY_DEADLINE)
+            .map_err(|source| RuntimeError::cgroup("remove", source))?;
     }
     let signalled = libc::WIFSIGNALED(status);
     Ok(if signalled {

@@ -210,6 +210,16 @@ impl Cgroup {
         }
     }
 
+    /// Kills every process of the group and removes it, as [`kill_all`](Self::kill_all) and
+    /// [`destroy`](Self::destroy) do one after the other. A group in which nothing is left, as at the end of most
+    /// containers, is not even looked into: the kernel removes no group with a process in it or another group below.
+    pub fn remove(self, deadline: Duration) -> Result<()> {
+        match self.version {
+            Version::V1(group) => group.remove(&self.path, deadline),
+            Version::V2(group) => group.remove(&self.path, deadline),
+        }
+    }
+
     /// The directory whose processes stand for the group.
     fn main_directory(&self) -> &directory::Directory {
         match &self.version {

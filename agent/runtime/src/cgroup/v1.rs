@@ -1,7 +1,6 @@
 //! One container's groups in the v1 hierarchies.
 
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use oci_spec::runtime::{LinuxDeviceCgroup, LinuxResources};
@@ -25,7 +24,8 @@ const KILL_FREEZE_DEADLINE: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 struct Member {
     controllers: Vec<Controller>,
-    hierarchy: PathBuf,
+    /// The group that paths are relative to.
+    top: Directory,
     directory: Directory,
 }
 
@@ -68,7 +68,7 @@ impl GroupV1 {
             let directory = make_group(&top, path, &hierarchy.controllers)?;
             self.members.push(Member {
                 controllers: hierarchy.controllers.clone(),
-                hierarchy: hierarchy.directory.clone(),
+                top,
                 directory,
             });
         }
@@ -80,10 +80,11 @@ impl GroupV1 {
         let mut members = Vec::with_capacity(root.hierarchies.len());
         let mut missing = None;
         for hierarchy in &root.hierarchies {
-            match Directory::open(&hierarchy.directory.join(path)) {
+            let top = Directory::open(&hierarchy.directory)?;
+            match top.open_below(path) {
                 Ok(directory) => members.push(Member {
                     controllers: hierarchy.controllers.clone(),
-                    hierarchy: hierarchy.directory.clone(),
+                    top,
                     directory,
                 }),
                 // A group that is half removed is still opened, so that the rest can be removed too.
@@ -106,10 +107,18 @@ impl GroupV1 {
 
     /// The hierarchy whose processes stand for the group: one that can freeze or count them where there is one.
     pub fn main_directory(&self) -> &Directory {
+        &self.main().directory
+    }
+
+    fn main(&self) -> &Member {
         [Controller::Freezer, Controller::Pids, Controller::Memory]
             .iter()
-            .find_map(|controller| self.directory_of(*controller))
-            .unwrap_or(&self.members[0].directory)
+            .find_map(|wanted| {
+                self.members
+                    .iter()
+                    .find(|member| member.controllers.contains(wanted))
+            })
+            .unwrap_or(&self.members[0])
     }
 
     pub fn task_fds(&self) -> Result<Vec<OwnedFd>> {
@@ -239,20 +248,28 @@ impl GroupV1 {
         })
     }
 
-    pub fn destroy(self, path: &str, deadline: Duration) -> Result<()> {
+    pub fn remove(self, path: &str, deadline: Duration) -> Result<()> {
+        if self.main().top.remove(path.as_ref()).is_err() {
+            self.kill_all()?;
+        }
+        self.destroy(path, deadline)
+    }
+
+    pub fn destroy(mut self, path: &str, deadline: Duration) -> Result<()> {
         let mut pauses = Pauses::until(deadline);
-        let mut left: Vec<_> = self.members.into_iter().map(|member| member.hierarchy).collect();
         loop {
             let mut busy = Vec::new();
-            for hierarchy in left {
-                if !removal::try_remove(&Directory::open(&hierarchy)?, path)? {
-                    busy.push(hierarchy);
+            for member in self.members {
+                if !removal::try_remove(&member.top, path)? {
+                    busy.push(member);
                 }
             }
-            left = busy;
-            let Some(first) = left.first() else { return Ok(()) };
+            self.members = busy;
+            let Some(first) = self.members.first() else {
+                return Ok(());
+            };
             if !pauses.pause() {
-                return Err(pauses.timed_out(&first.join(path), "end"));
+                return Err(pauses.timed_out(first.directory.path(), "end"));
             }
         }
     }

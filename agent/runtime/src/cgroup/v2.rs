@@ -239,6 +239,14 @@ impl GroupV2 {
         self.thaw()
     }
 
+    pub fn remove(self, path: &str, deadline: Duration) -> Result<()> {
+        if Directory::open(&self.top)?.remove(path.as_ref()).is_ok() {
+            return Ok(());
+        }
+        self.kill_all()?;
+        self.destroy(path, deadline)
+    }
+
     pub fn destroy(self, path: &str, deadline: Duration) -> Result<()> {
         let top = Directory::open(&self.top)?;
         let mut pauses = Pauses::until(deadline);

@@ -171,7 +171,7 @@ impl Creation<'_> {
         let terminal = launched.streams.terminal;
         let status = foreground::wait(launched.pid, &launched.pidfd, signals, terminal)?;
         if !keep {
-            lifecycle::remove(self.context, self.directory, &self.record)?;
+            lifecycle::remove_with_group(self.context, self.directory, &self.record, launched.cgroup)?;
         }
         Ok(exit_code(status))
     }

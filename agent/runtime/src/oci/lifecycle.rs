@@ -228,14 +228,26 @@ fn end(record: &Record) -> Result<()> {
 }
 
 /// Removes the group, the record, and runs the last hooks.
-pub(super) fn remove(context: &Context, directory: &ContainerDirectory, record: &Record) -> Result<()> {
-    match Cgroup::open(&record.cgroup, &record.cgroup_path) {
-        Ok(group) => {
-            let removed = group.kill_all().and_then(|()| group.destroy(DESTROY_DEADLINE));
-            removed.map_err(|source| RuntimeError::cgroup("remove", source))?;
-        }
-        Err(error) if error.errno() == Some(libc::ENOENT) => {}
+fn remove(context: &Context, directory: &ContainerDirectory, record: &Record) -> Result<()> {
+    let group = match Cgroup::open(&record.cgroup, &record.cgroup_path) {
+        Ok(group) => Some(group),
+        Err(error) if error.errno() == Some(libc::ENOENT) => None,
         Err(source) => return Err(RuntimeError::cgroup("remove", source).into()),
+    };
+    remove_with_group(context, directory, record, group)
+}
+
+/// As [`remove`], with the group that this process has open.
+pub(super) fn remove_with_group(
+    context: &Context,
+    directory: &ContainerDirectory,
+    record: &Record,
+    group: Option<Cgroup>,
+) -> Result<()> {
+    if let Some(group) = group {
+        group
+            .remove(DESTROY_DEADLINE)
+            .map_err(|source| RuntimeError::cgroup("remove", source))?;
     }
     record.detach_root()?;
     directory.remove()?;

@@ -109,10 +109,7 @@ impl Server {
         }
         if let Some(group) = self.cgroup.take() {
             // Without a process id namespace of its own, processes outlive the container's init.
-            let problem = group
-                .kill_all()
-                .and_then(|()| group.destroy(DESTROY_DEADLINE))
-                .err();
+            let problem = group.remove(DESTROY_DEADLINE).err();
             if let Some(problem) = problem.filter(|_| status.reason.is_none()) {
                 status.reason = Some(crate::error::chain(&problem));
             }
