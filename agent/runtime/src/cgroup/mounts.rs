@@ -1,5 +1,7 @@
 //! The mounted control group file systems, from `/proc/self/mountinfo`.
 
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use super::error::{CgroupError, Result};
@@ -20,7 +22,12 @@ pub(super) enum CgroupMount {
 /// The control group mounts that this process sees, in mount order.
 pub(super) fn read() -> Result<Vec<CgroupMount>> {
     const MOUNTINFO: &str = "/proc/self/mountinfo";
-    let content = std::fs::read(MOUNTINFO).map_err(|error| CgroupError::io("read", MOUNTINFO, error))?;
+    // The kernel makes the text anew for each read, so it is asked for in few large pieces.
+    const USUAL_BYTES: usize = 16 << 10;
+    let mut content = Vec::with_capacity(USUAL_BYTES);
+    File::open(MOUNTINFO)
+        .and_then(|mut file| file.read_to_end(&mut content))
+        .map_err(|error| CgroupError::io("read", MOUNTINFO, error))?;
     Ok(String::from_utf8_lossy(&content)
         .lines()
         .filter_map(parse_line)

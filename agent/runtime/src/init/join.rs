@@ -60,7 +60,7 @@ fn clone_below(context: &InitContext<'_>) -> Result<Place, Failure> {
         }
     }
     let options = CloneOptions {
-        flags: libc::CLONE_PARENT as u64 | context.sandbox.new_namespaces,
+        flags: libc::CLONE_PARENT as u64 | context.sandbox.born_in(),
         ..CloneOptions::default()
     };
     // SAFETY: neither process allocates or locks before exec or exit.

@@ -29,6 +29,8 @@ pub(super) struct Steps<'a> {
     null: Option<OwnedFd>,
     /// An empty read-only directory that is attached somewhere, once it was needed.
     empty: Option<OwnedFd>,
+    /// The directory that the last step made a node or link in.
+    nodes: Option<(&'a CStr, OwnedFd)>,
 }
 
 impl<'a> Steps<'a> {
@@ -38,10 +40,15 @@ impl<'a> Steps<'a> {
             binds,
             null: None,
             empty: None,
+            nodes: None,
         }
     }
 
-    pub(super) fn run(&mut self, step: &Step) -> Result<(), Errno> {
+    pub(super) fn run(&mut self, step: &'a Step) -> Result<(), Errno> {
+        if !matches!(step, Step::Device { .. } | Step::Link { .. }) {
+            // What was opened before a mount may lie below it now.
+            self.nodes = None;
+        }
         match step {
             Step::Mount {
                 target,
@@ -138,11 +145,28 @@ impl<'a> Steps<'a> {
         open_in_root(self.root, &target.last.0, ResolveFlags::empty())
     }
 
-    fn device(&mut self, target: &Target, mode: u32, device: u64, uid: u32, gid: u32) -> Result<(), Errno> {
-        let parent = self.parent(target)?;
+    /// The directory of a node or link. Many in a row have the same one.
+    fn directory(&mut self, target: &'a Target) -> Result<BorrowedFd<'_>, Errno> {
+        let path = target.last.0.as_c_str();
+        let opened = match self.nodes.take() {
+            Some((known, directory)) if known == path => directory,
+            Some(_) | None => self.parent(target)?,
+        };
+        Ok(self.nodes.insert((path, opened)).1.as_fd())
+    }
+
+    fn device(
+        &mut self,
+        target: &'a Target,
+        mode: u32,
+        device: u64,
+        uid: u32,
+        gid: u32,
+    ) -> Result<(), Errno> {
+        let parent = self.directory(target)?;
         let name = target.last.1.as_c_str();
         let made = rustix::fs::mknodat(
-            &parent,
+            parent,
             name,
             FileType::from_raw_mode(mode),
             Mode::from_raw_mode(mode),
@@ -152,7 +176,7 @@ impl<'a> Steps<'a> {
             Ok(()) if uid == 0 && gid == 0 => Ok(()),
             Ok(()) => {
                 let (uid, gid) = (rustix::fs::Uid::from_raw(uid), rustix::fs::Gid::from_raw(gid));
-                rustix::fs::chownat(&parent, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
+                rustix::fs::chownat(parent, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
             }
             Err(Errno::EXIST) => self.existing_device(target, mode, device),
             Err(error) => Err(error),
@@ -168,9 +192,9 @@ impl<'a> Steps<'a> {
         if same { Ok(()) } else { Err(Errno::EXIST) }
     }
 
-    fn link(&self, target: &Target, to: &CStr) -> Result<(), Errno> {
-        let parent = self.parent(target)?;
-        match rustix::fs::symlinkat(to, &parent, target.last.1.as_c_str()) {
+    fn link(&mut self, target: &'a Target, to: &CStr) -> Result<(), Errno> {
+        let parent = self.directory(target)?;
+        match rustix::fs::symlinkat(to, parent, target.last.1.as_c_str()) {
             Err(Errno::EXIST) => Ok(()),
             result => result,
         }

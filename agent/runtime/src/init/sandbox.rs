@@ -13,6 +13,9 @@ use crate::sys::{self, MountAttributes};
 /// Joins namespaces and builds the file system below the attached root.
 pub(super) fn build(context: &InitContext<'_>, host: &HostFiles) -> Result<(), Failure> {
     let plan = context.sandbox;
+    if plan.makes_network() {
+        fail(Stage::NetworkNamespace, sys::unshare(libc::CLONE_NEWNET))?;
+    }
     if let Some(netns) = context.netns {
         fail(
             Stage::JoinNamespace,
@@ -32,7 +35,7 @@ pub(super) fn build(context: &InitContext<'_>, host: &HostFiles) -> Result<(), F
         fail(Stage::Propagation, rustix::mount::mount_change(c"/", private))?;
     }
     fail(Stage::AttachRoot, attach_root(context))?;
-    if plan.loopback {
+    if plan.makes_network() {
         fail(Stage::Loopback, sys::bring_loopback_up())?;
     }
     let mut steps = mount_steps::Steps::new(context.root, context.binds);

@@ -54,10 +54,11 @@ pub(crate) enum Stage {
     UserNamespace,
     Scheduling,
     Personality,
+    NetworkNamespace,
 }
 
 /// All stages, in the order of their numbers.
-const STAGES: [Stage; 35] = [
+const STAGES: [Stage; 36] = [
     Stage::Session,
     Stage::Streams,
     Stage::Proc,
@@ -93,6 +94,7 @@ const STAGES: [Stage; 35] = [
     Stage::UserNamespace,
     Stage::Scheduling,
     Stage::Personality,
+    Stage::NetworkNamespace,
 ];
 
 /// Why a process could not be started.

@@ -134,6 +134,7 @@ fn describe(process: &ProcessPlan, sandbox: Option<&SandboxPlan>, failure: Failu
         Stage::UserNamespace => "become root of the user namespace".to_owned(),
         Stage::Scheduling => "set the scheduling".to_owned(),
         Stage::Personality => "set the personality".to_owned(),
+        Stage::NetworkNamespace => "make a network namespace".to_owned(),
     }
 }
 

@@ -177,7 +177,7 @@ fn clone_init(
     let clocks = outside::Clocks::offset(context.sandbox)?;
     let place = outside::Place::enter(context.sandbox)?;
     let options = CloneOptions {
-        flags: context.sandbox.new_namespaces,
+        flags: context.sandbox.born_in(),
         cgroup: group.and_then(Cgroup::dir_fd),
         pidfd: true,
     };

@@ -154,7 +154,6 @@ fn sandbox(spec: &Spec, linux: &Linux, options: &ContainerOptions<'_>, unified: 
         ids: None,
         clock_offsets: None,
         joined: Vec::new(),
-        loopback: false,
         root_source: None,
         attach_point: c_string(
             options.attach_point.as_os_str().as_bytes(),

@@ -57,7 +57,7 @@ pub(crate) struct CgroupPlan {
 /// The namespaces, and the file system as the container sees it.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct SandboxPlan {
-    /// `CLONE_NEW…` of the namespaces to make with the process.
+    /// `CLONE_NEW…` of the namespaces to make.
     pub new_namespaces: u64,
     /// The mount namespace is the host's or another container's: the root file system is attached in it, and entered
     /// by this process alone.
@@ -69,7 +69,6 @@ pub(crate) struct SandboxPlan {
     pub clock_offsets: Option<CString>,
     /// Namespaces to join: a path and its `CLONE_NEW…`.
     pub joined: Vec<(PathBuf, u64)>,
-    pub loopback: bool,
     /// The root file system to bind; `None` when the engine hands over a detached mount.
     pub root_source: Option<PathBuf>,
     /// An existing directory of the host where the root file system is attached, in the container's mount namespace.

@@ -48,7 +48,6 @@ pub(super) fn add(linux: &Linux, given: Given, plan: &mut SandboxPlan) -> Result
             None => plan.new_namespaces |= flag,
         }
     }
-    plan.loopback = plan.new_namespaces & libc::CLONE_NEWNET as u64 != 0;
     plan.shares_mounts = plan.new_namespaces & libc::CLONE_NEWNS as u64 == 0;
     if plan.shares_mounts && !given.may_share_mounts {
         return Err(RuntimeError::spec("a container needs a mount namespace"));
@@ -154,6 +153,17 @@ impl SandboxPlan {
         self.joined
             .iter()
             .any(|(_, flag)| *flag == libc::CLONE_NEWNS as u64)
+    }
+
+    /// The namespaces that the container's process is born in. That of the network takes the kernel longest to make, so
+    /// the process makes it itself, while its parent makes control groups.
+    pub(crate) fn born_in(&self) -> u64 {
+        self.new_namespaces & !(libc::CLONE_NEWNET as u64)
+    }
+
+    /// Whether the container's process makes a network namespace.
+    pub(crate) fn makes_network(&self) -> bool {
+        self.new_namespaces & libc::CLONE_NEWNET as u64 != 0
     }
 
     /// Whether the container may make device nodes.
