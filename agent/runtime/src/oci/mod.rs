@@ -9,6 +9,8 @@ mod arguments;
 mod console;
 mod create;
 mod describe;
+#[cfg(target_arch = "x86_64")]
+mod entry;
 mod error;
 mod events;
 mod exec;
