@@ -33,7 +33,11 @@ impl Layout {
             &self.volumes(),
             &self.runs(),
         ];
-        directories.into_iter().try_for_each(|path| make_directory(path))
+        directories
+            .into_iter()
+            .try_for_each(|path| make_directory(path))?;
+        muster_images::scatter_directories(&self.containers());
+        Ok(())
     }
 
     /// Deletes what removals left before a crash. Nobody else may remove anything yet. Blocking.

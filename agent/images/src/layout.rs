@@ -20,11 +20,14 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::UnmountFlags;
 
+use crate::block_groups::scatter_directories;
 use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::removal;
 use crate::trash::Trash;
 
+/// Where containers write.
+const CONTAINERS: &str = "containers";
 /// The lowest layer of an image without layers.
 const EMPTY_LAYER: &str = "empty";
 /// Longest container id accepted as a directory name.
@@ -44,7 +47,7 @@ impl Layout {
             "",
             "blobs/sha256",
             "layers",
-            "containers",
+            CONTAINERS,
             "tmp",
             "trash",
             EMPTY_LAYER,
@@ -57,6 +60,7 @@ impl Layout {
                 .create(&directory)
                 .map_err(|error| Error::io("make directory", &directory, error))?;
         }
+        scatter_directories(&root.join(CONTAINERS));
         Ok(())
     }
 
@@ -100,7 +104,7 @@ impl Layout {
     }
 
     pub(crate) fn containers(&self) -> PathBuf {
-        self.root.join("containers")
+        self.root.join(CONTAINERS)
     }
 
     /// The directory of a container, whose id is checked to be one plain name.

@@ -19,6 +19,7 @@
 
 pub mod archive;
 mod blobs;
+mod block_groups;
 mod changes;
 mod collect;
 mod commit;
@@ -55,6 +56,7 @@ mod unpack;
 mod whiteout;
 
 pub use archive::{ImageRecipe, RecipeFile, RecipeSource};
+pub use block_groups::scatter_directories;
 pub use changes::{ChangeKind, FileChange};
 pub use collect::Collected;
 pub use commit::NewImage;
