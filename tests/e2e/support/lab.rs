@@ -248,13 +248,6 @@ impl Lab {
         });
     }
 
-    /// The first process of a node, as the host numbers it.
-    #[track_caller]
-    pub fn init(&self, node: &str) -> u64 {
-        let pid = self.record(node)["init"][0].as_u64();
-        pid.expect("the record has every node's first process")
-    }
-
     fn record(&self, node: &str) -> Value {
         let text = std::fs::read(self.lab_directory().join("lab.json")).expect("the lab has a record");
         let record: Value = serde_json::from_slice(&text).expect("the record is JSON");
