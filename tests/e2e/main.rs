@@ -6,6 +6,7 @@ mod cluster;
 mod crashes;
 mod cut_links;
 mod files;
+mod firewalls;
 mod followers;
 mod full_disk;
 mod global;
