@@ -13,6 +13,7 @@ mod global;
 mod hostile_containers;
 mod hostile_images;
 mod leaving;
+mod log_drivers;
 mod malformed_requests;
 mod networks;
 mod node;
