@@ -30,6 +30,11 @@ pub(crate) struct Expected {
 }
 
 impl StagedBlob {
+    /// A file in `tmp` whose content was hashed while it was written.
+    pub(crate) fn from_parts(path: TempPath, digest: Digest, bytes: u64) -> StagedBlob {
+        StagedBlob { path, digest, bytes }
+    }
+
     /// Writes everything that `reader` gives, at most `bytes_max`.
     pub(crate) fn write(layout: &Layout, reader: impl Read, bytes_max: u64) -> Result<StagedBlob> {
         let temporary = layout.temporary();

@@ -47,6 +47,11 @@ impl ImageStore {
         Ok(collected)
     }
 
+    /// As [`ImageStore::collect_garbage`], after a failure whose own error is what the caller needs to see.
+    pub fn collect_after_failure(&self) {
+        self.collect_quietly();
+    }
+
     /// Collects after a failure, whose own error is what the caller needs to see.
     pub(crate) fn collect_quietly(&self) {
         if let Err(error) = self.collect_garbage() {

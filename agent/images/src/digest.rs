@@ -28,6 +28,11 @@ impl Digest {
         Digest(Sha256::digest(bytes).into())
     }
 
+    /// The digest that a hasher found.
+    pub(crate) fn from_hash(hash: [u8; 32]) -> Digest {
+        Digest(hash)
+    }
+
     /// The 64 hexadecimal digits, without the algorithm.
     pub fn hex(&self) -> String {
         hex::encode(self.0)

@@ -54,18 +54,33 @@ impl ImageStore {
         staged.store(&self.inner.layout)
     }
 
-    /// The manifest of an image by name, id or manifest digest, for another node.
+    /// The manifest of an image by name, id or manifest digest, for another node or a registry; the index, where the
+    /// name has the digest of one.
     pub fn manifest(&self, reference_or_id: &str) -> Result<(Digest, Vec<u8>)> {
         let digest = match reference_or_id.parse::<Digest>() {
             Ok(digest) if self.names_manifest(&digest)? => digest,
-            _ => find(&self.inner.records.view()?, reference_or_id)?.manifests[0].digest,
+            _ => {
+                let image = find(&self.inner.records.view()?, reference_or_id)?;
+                let named = Reference::parse(reference_or_id)
+                    .ok()
+                    .and_then(|name| name.digest())
+                    .filter(|digest| image.leads_by(digest));
+                named.unwrap_or(image.manifests[0].digest)
+            }
         };
         Ok((digest, self.read_document(&digest)?))
     }
 
-    /// The blobs that a stored manifest needs and that are not here yet: the configuration and layers.
+    /// The blobs that a stored manifest needs and that are not here yet: the configuration and layers; of an index
+    /// first the manifest for this machine.
     pub fn missing_blobs(&self, manifest_digest: &Digest) -> Result<Vec<BlobDescriptor>> {
-        let (_, manifest) = self.read_manifest(manifest_digest)?;
+        let manifest = match self.read_manifest(manifest_digest) {
+            Ok((_, manifest)) => manifest,
+            Err(Error::NoSuchBlob { digest }) if digest != *manifest_digest => {
+                return Ok(vec![BlobDescriptor { digest, bytes: 0 }]);
+            }
+            Err(error) => return Err(error),
+        };
         let mut missing: Vec<BlobDescriptor> = Vec::new();
         for needed in std::iter::once(&manifest.config).chain(&manifest.layers) {
             let known = missing.iter().any(|blob| blob.digest == needed.digest);
@@ -118,6 +133,8 @@ impl ImageStore {
         let config = self.read_document(&manifest.config.digest)?;
         let blobs = manifest.layers.iter().map(|layer| layer.digest).collect();
         let image = PlannedImage::new(manifest.config.digest, &config, bytes, blobs, references)?;
+        let mut image = image;
+        image.index = Some(*manifest_digest).filter(|digest| *digest != image.manifest_digest);
         lease.extend([image.manifest_digest]);
         self.register(std::slice::from_ref(&image), limits, &mut lease)?;
         Ok(image.id)
@@ -131,7 +148,7 @@ impl ImageStore {
             .any(|manifest| manifest.digest == *digest))
     }
 
-    fn read_document(&self, digest: &Digest) -> Result<Vec<u8>> {
+    pub(crate) fn read_document(&self, digest: &Digest) -> Result<Vec<u8>> {
         let path = self.inner.layout.blob(digest);
         blobs::read_document(
             self.open_blob(digest)?,
@@ -142,7 +159,7 @@ impl ImageStore {
     }
 
     /// The image manifest at a digest, through indexes by platform.
-    fn read_manifest(&self, digest: &Digest) -> Result<(Vec<u8>, Manifest)> {
+    pub(crate) fn read_manifest(&self, digest: &Digest) -> Result<(Vec<u8>, Manifest)> {
         let mut digest = *digest;
         for _ in 0..=INDEX_DEPTH_MAX {
             let bytes = self.read_document(&digest)?;

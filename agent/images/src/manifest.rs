@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::digest::{Digest, ImageId};
 use crate::error::ArchiveError;
 use crate::limits::LAYERS_MAX;
+use crate::remote::ImagePlatform;
 
 const MANIFEST_TYPE: &str = "application/vnd.oci.image.manifest.v1+json";
 const CONFIG_TYPE: &str = "application/vnd.oci.image.config.v1+json";
@@ -165,25 +166,47 @@ fn is_native(platform: &Platform) -> bool {
     platform.os == "linux" && platform.architecture == architecture && variant_runs
 }
 
+/// Chooses the entry of an index for a platform; a variant counts where one is wanted.
+pub(crate) fn choose_for<'a>(
+    entries: &'a [Descriptor],
+    wanted: &ImagePlatform,
+) -> Result<&'a Descriptor, ArchiveError> {
+    let fits = |platform: &Platform| {
+        let variant = wanted
+            .variant
+            .as_deref()
+            .is_none_or(|variant| platform.variant.as_deref().unwrap_or(variant) == variant);
+        platform.os == wanted.os && platform.architecture == wanted.architecture && variant
+    };
+    let found = entries
+        .iter()
+        .find(|entry| entry.platform.as_ref().is_some_and(fits));
+    found.ok_or_else(|| no_platform(entries, format!("{}/{}", wanted.os, wanted.architecture)))
+}
+
 /// Chooses the entry of an index for this machine; an entry without a platform fits every machine.
 pub(crate) fn choose(entries: &[Descriptor]) -> Result<&Descriptor, ArchiveError> {
     let native = entries
         .iter()
         .find(|entry| entry.platform.as_ref().is_some_and(is_native));
     let any = || entries.iter().find(|entry| entry.platform.is_none());
-    native.or_else(any).ok_or_else(|| {
-        let name = |entry: &Descriptor| {
-            entry
-                .platform
-                .as_ref()
-                .map(|platform| format!("{}/{}", platform.os, platform.architecture))
-        };
-        let found: Vec<String> = entries.iter().filter_map(name).take(20).collect();
-        ArchiveError::NoPlatform {
-            wanted: format!("linux/{}", std::env::consts::ARCH),
-            found: found.join(", "),
-        }
-    })
+    native
+        .or_else(any)
+        .ok_or_else(|| no_platform(entries, format!("linux/{}", std::env::consts::ARCH)))
+}
+
+fn no_platform(entries: &[Descriptor], wanted: String) -> ArchiveError {
+    let name = |entry: &Descriptor| {
+        entry
+            .platform
+            .as_ref()
+            .map(|platform| format!("{}/{}", platform.os, platform.architecture))
+    };
+    let found: Vec<String> = entries.iter().filter_map(name).take(20).collect();
+    ArchiveError::NoPlatform {
+        wanted,
+        found: found.join(", "),
+    }
 }
 
 /// Parses an image's configuration and the diff ids of its layers.

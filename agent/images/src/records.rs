@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::digest::{Digest, ImageId};
 use crate::error::{Error, Result};
+use crate::limits::MANIFESTS_PER_IMAGE_MAX;
 
 type Table = TableDefinition<'static, &'static str, &'static [u8]>;
 
@@ -30,6 +31,9 @@ pub(crate) struct ImageRecord {
     pub(crate) id: ImageId,
     /// The manifests that lead to this image, the preferred one first.
     pub(crate) manifests: Vec<ManifestRecord>,
+    /// The indexes that led to one of the manifests; kept so that other nodes can verify the way from a digest.
+    #[serde(default)]
+    pub(crate) indexes: Vec<Digest>,
     pub(crate) diff_ids: Vec<Digest>,
     pub(crate) chain_ids: Vec<Digest>,
     /// Bytes of all files in all layers.
@@ -61,10 +65,26 @@ pub(crate) struct SnapshotRecord {
 }
 
 impl ImageRecord {
+    /// Remembers one more index that leads here, in place of the oldest where there are too many.
+    pub(crate) fn note_index(&mut self, index: Option<Digest>) {
+        if let Some(index) = index.filter(|index| !self.indexes.contains(index)) {
+            self.indexes.push(index);
+            if self.indexes.len() > MANIFESTS_PER_IMAGE_MAX {
+                self.indexes.remove(0);
+            }
+        }
+    }
+
+    /// Whether this is the digest of one of its manifests or of an index that leads to one.
+    pub(crate) fn leads_by(&self, digest: &Digest) -> bool {
+        self.indexes.contains(digest) || self.manifests.iter().any(|manifest| manifest.digest == *digest)
+    }
+
     /// Every blob that the image needs.
     pub(crate) fn blobs(&self) -> impl Iterator<Item = Digest> + '_ {
         let of_manifest = |m: &ManifestRecord| m.layer_blobs.clone().into_iter().chain([m.digest]);
-        self.manifests.iter().flat_map(of_manifest).chain([self.id])
+        let documents = self.indexes.iter().copied().chain([self.id]);
+        self.manifests.iter().flat_map(of_manifest).chain(documents)
     }
 }
 

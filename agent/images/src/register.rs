@@ -1,7 +1,7 @@
 //! From a plan to an image: unpacks what is missing, verifies it, makes it durable, then records it.
 
 use std::collections::HashSet;
-use std::io::BufReader;
+use std::io::{self, BufReader, Read};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Condvar, Mutex, PoisonError};
@@ -32,6 +32,39 @@ pub(crate) struct PlannedImage {
     pub(crate) layer_blobs: Vec<Digest>,
     pub(crate) diff_ids: Vec<Digest>,
     pub(crate) references: Vec<Reference>,
+    /// The index that led to the manifest.
+    pub(crate) index: Option<Digest>,
+}
+
+/// Where the blobs of an image's layers come from while they are unpacked.
+pub trait LayerFeed {
+    /// A reader of the blob of this layer, counted from the lowest. Blocks while none of it is there.
+    fn open(&self, layer: usize) -> io::Result<Box<dyn Read>>;
+
+    /// Returns once the blob is part of the store, whole and verified.
+    fn await_stored(&self, layer: usize) -> io::Result<()>;
+
+    /// The layer is unpacked, or was before.
+    fn unpacked(&self, layer: usize);
+}
+
+/// Blobs that are all in the store.
+struct StoredLayers<'a> {
+    layout: &'a Layout,
+    blobs: &'a [Digest],
+}
+
+impl LayerFeed for StoredLayers<'_> {
+    fn open(&self, layer: usize) -> io::Result<Box<dyn Read>> {
+        let file = blobs::open(self.layout, &self.blobs[layer]).map_err(io::Error::other)?;
+        Ok(Box::new(file))
+    }
+
+    fn await_stored(&self, _: usize) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn unpacked(&self, _: usize) {}
 }
 
 impl PlannedImage {
@@ -58,6 +91,7 @@ impl PlannedImage {
             layer_blobs,
             diff_ids,
             references,
+            index: None,
         })
     }
 
@@ -67,6 +101,7 @@ impl PlannedImage {
             .iter()
             .copied()
             .chain([self.id, self.manifest_digest])
+            .chain(self.index)
     }
 }
 
@@ -142,29 +177,51 @@ impl ImageStore {
         lease: &mut Lease,
     ) -> Result<()> {
         let budget = ByteBudget::new("the unpacked size of the layers", limits.unpacked_bytes_max);
+        let bounds = UnpackBounds {
+            budget: &budget,
+            limits,
+        };
         for image in images {
-            let chain_ids = Digest::chain_ids(&image.diff_ids);
-            lease.extend(chain_ids.iter().copied());
-            self.ensure_layers(
-                image,
-                &chain_ids,
-                UnpackBounds {
-                    budget: &budget,
-                    limits,
-                },
-            )?;
+            let feed = StoredLayers {
+                layout: &self.inner.layout,
+                blobs: &image.layer_blobs,
+            };
+            self.ensure_layers(image, &feed, bounds, lease)?;
         }
         self.inner.records.change(Persist::Now, |changes| {
             images.iter().try_for_each(|image| record_image(changes, image))
         })
     }
 
+    /// Unpacks the layers of a pinned image as its blobs come, and records it.
+    pub(crate) fn register_coming(
+        &self,
+        image: &PlannedImage,
+        feed: &dyn LayerFeed,
+        limits: &LoadLimits,
+        lease: &mut Lease,
+    ) -> Result<()> {
+        let budget = ByteBudget::new("the unpacked size of the layers", limits.unpacked_bytes_max);
+        let bounds = UnpackBounds {
+            budget: &budget,
+            limits,
+        };
+        self.ensure_layers(image, feed, bounds, lease)?;
+        self.inner
+            .records
+            .change(Persist::Now, |changes| record_image(changes, image))
+    }
+
+    /// Returns once every layer is unpacked and its blob stored.
     fn ensure_layers(
         &self,
         image: &PlannedImage,
-        chain_ids: &[Digest],
+        feed: &dyn LayerFeed,
         bounds: UnpackBounds<'_>,
+        lease: &mut Lease,
     ) -> Result<()> {
+        let chain_ids = Digest::chain_ids(&image.diff_ids);
+        lease.extend(chain_ids.iter().copied());
         let _locks: Vec<LayerLock<'_>> = chain_ids
             .iter()
             .map(|id| self.inner.layer_locks.lock(*id))
@@ -177,12 +234,19 @@ impl ImageStore {
             let path = match view.layer(chain_id)? {
                 Some(_) => layout.layer(chain_id),
                 None => {
-                    let blob = (image.layer_blobs[index], image.diff_ids[index]);
-                    let layer = unpack_layer(layout, *chain_id, blob, &below, bounds)?;
+                    let source = LayerSource {
+                        blob: image.layer_blobs[index],
+                        diff_id: image.diff_ids[index],
+                        reader: feed.open(index).map_err(ArchiveError::from_read)?,
+                    };
+                    let layer = unpack_layer(layout, *chain_id, source, &below, bounds)?;
                     unpacked.push(layer);
                     unpacked[unpacked.len() - 1].path.clone()
                 }
             };
+            // Before the next layer is begun: what is not what it was announced as is not built upon.
+            feed.await_stored(index).map_err(ArchiveError::from_read)?;
+            feed.unpacked(index);
             below.insert(0, open_directory(&path)?);
         }
         match below.first() {
@@ -213,14 +277,22 @@ impl ImageStore {
     }
 }
 
+/// The content of a layer that is to be unpacked.
+struct LayerSource {
+    blob: Digest,
+    diff_id: Digest,
+    reader: Box<dyn Read>,
+}
+
 fn unpack_layer<'a>(
     layout: &'a Layout,
     chain_id: Digest,
-    (blob, diff_id): (Digest, Digest),
+    source: LayerSource,
     below: &[OwnedFd],
     bounds: UnpackBounds<'_>,
 ) -> Result<UnpackedLayer<'a>> {
     let path = layout.temporary().join(format!("layer-{}", chain_id.hex()));
+    let diff_id = source.diff_id;
     layout.discard(&path)?;
     std::fs::create_dir(&path).map_err(|error| Error::io("make directory", &path, error))?;
     let mut layer = UnpackedLayer {
@@ -240,25 +312,27 @@ fn unpack_layer<'a>(
         .into(),
         error => error,
     };
-    layer.record.content_bytes =
-        unpack_blob(layout, (blob, diff_id), &layer.path, below, bounds).map_err(in_layer)?;
+    layer.record.content_bytes = unpack_blob(source, &layer.path, below, bounds).map_err(in_layer)?;
     Ok(layer)
 }
 
 /// Decompresses, hashes and unpacks a blob in one pass; returns the bytes of its files.
 fn unpack_blob(
-    layout: &Layout,
-    (blob, diff_id): (Digest, Digest),
+    source: LayerSource,
     directory: &Path,
     below: &[OwnedFd],
     bounds: UnpackBounds<'_>,
 ) -> Result<u64> {
-    let file = blobs::open(layout, &blob)?;
-    let (compression, stream) = decompress(file, bounds.budget, bounds.limits)?;
+    let LayerSource {
+        blob,
+        diff_id,
+        reader,
+    } = source;
+    let (compression, stream) = decompress(reader, bounds.budget, bounds.limits)?;
     let mut writer = LayerWriter::new(directory, below)?;
     let entries_max = bounds.limits.layer_entries_max;
     if compression == Compression::None && blob == diff_id {
-        // Stored blobs were verified when they were written, and here the blob is the layer.
+        // Blobs are verified when they are written, and here the blob is the layer.
         let mut stream = TarStream::new(BufReader::with_capacity(BUFFER_BYTES, stream), entries_max);
         writer.unpack(&mut stream)?;
         stream.drain()?;
@@ -287,9 +361,9 @@ fn record_image(changes: &Changes, image: &PlannedImage) -> Result<()> {
     for chain_id in &chain_ids {
         content_bytes += changes.layer(chain_id)?.map_or(0, |layer| layer.content_bytes);
     }
-    let mut manifests = changes
+    let (mut manifests, indexes) = changes
         .image(&image.id)?
-        .map(|known| known.manifests)
+        .map(|known| (known.manifests, known.indexes))
         .unwrap_or_default();
     if manifests
         .iter()
@@ -305,13 +379,16 @@ fn record_image(changes: &Changes, image: &PlannedImage) -> Result<()> {
         }
     }
     let diff_ids = image.diff_ids.clone();
-    changes.put_image(&ImageRecord {
+    let mut record = ImageRecord {
         id: image.id,
         manifests,
+        indexes,
         diff_ids,
         chain_ids,
         content_bytes,
-    })?;
+    };
+    record.note_index(image.index);
+    changes.put_image(&record)?;
     image
         .references
         .iter()

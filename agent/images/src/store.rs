@@ -199,13 +199,20 @@ impl ImageStore {
             .filter_map(|(reference, _)| Reference::parse(reference).ok())
             .collect();
         let tagged = |reference: &&Reference| reference.digest().is_none();
+        // A repository that the image was fetched from has the digest that it was fetched by.
+        let fetched = |name: &Reference| {
+            named
+                .iter()
+                .any(|other| other.digest().is_some() && other.name() == name.name())
+        };
         let by_digest = |reference: &Reference| match reference.digest() {
-            Some(_) => reference.familiar(),
-            None => reference.at_digest(manifest_digest).familiar(),
+            Some(_) => Some(reference.familiar()),
+            None if fetched(reference) => None,
+            None => Some(reference.at_digest(manifest_digest).familiar()),
         };
         let mut repo_tags: Vec<String> = named.iter().filter(tagged).map(Reference::familiar).collect();
         repo_tags.sort();
-        let mut repo_digests: Vec<String> = named.iter().map(by_digest).collect();
+        let mut repo_digests: Vec<String> = named.iter().filter_map(by_digest).collect();
         repo_digests.sort();
         repo_digests.dedup();
         Ok(Image {

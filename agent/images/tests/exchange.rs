@@ -12,9 +12,16 @@ use support::*;
 fn fetch(from: &ImageStore, to: &ImageStore, manifest: &Digest, name: &str) -> Result<Digest, Error> {
     let mut lease = vec![to.lease([*manifest])];
     to.import_blob(manifest, None, from.open_blob(manifest)?)?;
-    for blob in to.missing_blobs(manifest)? {
-        lease.push(to.lease([blob.digest]));
-        to.import_blob(&blob.digest, Some(blob.bytes), from.open_blob(&blob.digest)?)?;
+    loop {
+        let missing = to.missing_blobs(manifest)?;
+        if missing.is_empty() {
+            break;
+        }
+        for blob in missing {
+            lease.push(to.lease([blob.digest]));
+            let bytes = (blob.bytes > 0).then_some(blob.bytes);
+            to.import_blob(&blob.digest, bytes, from.open_blob(&blob.digest)?)?;
+        }
     }
     to.import_image(manifest, &[name], &LoadLimits::default())
 }
@@ -42,6 +49,33 @@ fn an_image_loaded_on_one_node_runs_on_another() {
     assert_eq!(
         three.store.resolve("busybox:test").unwrap().repo_tags,
         ["busybox:test"]
+    );
+}
+
+#[test]
+fn an_image_that_an_index_led_to_travels_with_the_index() {
+    let (one, two) = (Fixture::new(), Fixture::new());
+    let (archive, id) = busybox("busybox:test");
+    one.load(&archive);
+    let (manifest, bytes) = one.store.manifest("busybox:test").unwrap();
+    let entry = json!({"mediaType": "m", "digest": manifest, "size": bytes.len()});
+    let index = json!({"schemaVersion": 2, "manifests": [entry]})
+        .to_string()
+        .into_bytes();
+    let top = Digest::of(&index);
+    let pinned = format!("other@{top}");
+    one.store.import_blob(&top, None, index.as_slice()).unwrap();
+    one.store
+        .import_image(&top, &[&pinned], &LoadLimits::default())
+        .unwrap();
+    one.store.collect_garbage().unwrap();
+    assert_eq!(one.store.manifest(&pinned).unwrap(), (top, index));
+    assert_eq!(one.store.manifest("busybox:test").unwrap().0, manifest);
+    assert_eq!(fetch(&one.store, &two.store, &top, &pinned).unwrap(), id);
+    let image = two.store.resolve(&pinned).unwrap();
+    assert_eq!(
+        (image.manifest_digest, image.repo_digests),
+        (manifest, vec![pinned])
     );
 }
 

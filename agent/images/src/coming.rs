@@ -1,0 +1,268 @@
+//! A blob while it comes from elsewhere: written and hashed piece by piece, and readable meanwhile, so that a layer is
+//! unpacked beside its download.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::unix::fs::FileExt;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+use sha2::{Digest as _, Sha256};
+use tempfile::NamedTempFile;
+
+use crate::blobs::{Expected, StagedBlob};
+use crate::digest::Digest;
+use crate::error::{ArchiveError, Error, Result};
+use crate::lease::Lease;
+use crate::store::ImageStore;
+
+/// Takes the pieces of one blob. Dropped before [`BlobWriter::finish`], it leaves nothing.
+#[derive(Debug)]
+pub struct BlobWriter {
+    store: StoreHandle,
+    file: NamedTempFile,
+    hasher: Sha256,
+    written: u64,
+    expected: Expected,
+    bytes: u64,
+    shared: Producer,
+    /// Pins the blob until the writer is gone; the caller's own lease takes over.
+    _lease: Lease,
+}
+
+/// The writer's side of what readers wait for: they are told when it goes.
+#[derive(Debug)]
+struct Producer(Arc<Shared>);
+
+impl Drop for Producer {
+    fn drop(&mut self) {
+        self.0.end(End::Abandoned);
+    }
+}
+
+/// The store, which has no debug form of its own.
+#[derive(Clone)]
+struct StoreHandle(ImageStore);
+
+impl std::fmt::Debug for StoreHandle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("ImageStore")
+    }
+}
+
+/// A blob that is coming. Clones follow the same one.
+#[derive(Debug, Clone)]
+pub struct ComingBlob {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    file: File,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct State {
+    written: u64,
+    end: End,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    Coming,
+    Stored,
+    Abandoned,
+}
+
+impl ImageStore {
+    /// Begins a blob of this digest and size.
+    pub fn begin_blob(&self, digest: &Digest, bytes: u64) -> Result<(BlobWriter, ComingBlob)> {
+        let temporary = self.inner.layout.temporary();
+        let failed = |error: io::Error| Error::io("write a blob in", &temporary, error);
+        let file = NamedTempFile::new_in(&temporary).map_err(failed)?;
+        let shared = Arc::new(Shared {
+            file: file.as_file().try_clone().map_err(failed)?,
+            state: Mutex::new(State {
+                written: 0,
+                end: End::Coming,
+            }),
+            changed: Condvar::new(),
+        });
+        let writer = BlobWriter {
+            store: StoreHandle(self.clone()),
+            file,
+            hasher: Sha256::new(),
+            written: 0,
+            expected: Expected {
+                digest: *digest,
+                bytes: Some(bytes),
+            },
+            bytes,
+            shared: Producer(shared.clone()),
+            _lease: self.lease([*digest]),
+        };
+        Ok((writer, ComingBlob { shared }))
+    }
+}
+
+impl BlobWriter {
+    /// Appends a piece. One that reaches beyond the announced size is refused.
+    pub fn write(&mut self, piece: &[u8]) -> Result<()> {
+        if self.written + piece.len() as u64 > self.bytes {
+            return Err(ArchiveError::SizeMismatch {
+                what: format!("blob {}", self.expected.digest),
+                expected: self.bytes,
+                actual: self.written + piece.len() as u64,
+            }
+            .into());
+        }
+        let failed = |error| Error::io("write a blob in", self.store.0.inner.layout.root(), error);
+        self.file.write_all(piece).map_err(failed)?;
+        self.hasher.update(piece);
+        self.written += piece.len() as u64;
+        self.shared.0.lock().written = self.written;
+        self.shared.0.changed.notify_all();
+        Ok(())
+    }
+
+    /// Makes the blob part of the store, if it is what was announced: *verified before visible*.
+    pub fn finish(self) -> Result<()> {
+        let staged = StagedBlob::from_parts(
+            self.file.into_temp_path(),
+            Digest::from_hash(self.hasher.finalize().into()),
+            self.written,
+        );
+        let what = || format!("blob {}", self.expected.digest);
+        let stored = staged
+            .check(&self.expected, what)
+            .and_then(|()| staged.store(&self.store.0.inner.layout));
+        if stored.is_ok() {
+            self.shared.0.end(End::Stored);
+        }
+        stored
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Both fields are valid after every statement that changes them.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The first end that is told stays.
+    fn end(&self, end: End) {
+        {
+            let mut state = self.lock();
+            if state.end == End::Coming {
+                state.end = end;
+            }
+        }
+        self.changed.notify_all();
+    }
+
+    /// Waits until something else than this many bytes and no end is known.
+    fn wait_beyond(&self, read: u64) -> State {
+        let unchanged = |state: &mut State| state.end == End::Coming && state.written <= read;
+        *self
+            .changed
+            .wait_while(self.lock(), unchanged)
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl ComingBlob {
+    /// Reads the blob from its beginning, waiting for pieces. What it gives is verified only once the blob is stored.
+    pub fn reader(&self) -> impl Read + use<> {
+        ComingReader {
+            shared: self.shared.clone(),
+            position: 0,
+        }
+    }
+
+    /// Waits until the blob is stored, verified.
+    pub fn await_stored(&self) -> io::Result<()> {
+        match self.shared.wait_beyond(u64::MAX).end {
+            End::Stored => Ok(()),
+            End::Coming | End::Abandoned => Err(stopped()),
+        }
+    }
+}
+
+fn stopped() -> io::Error {
+    io::Error::other("the blob stopped coming")
+}
+
+struct ComingReader {
+    shared: Arc<Shared>,
+    position: u64,
+}
+
+impl Read for ComingReader {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let state = self.shared.wait_beyond(self.position);
+        if state.end == End::Abandoned {
+            return Err(stopped());
+        }
+        let left = state.written - self.position;
+        if left == 0 {
+            return Ok(0);
+        }
+        let wanted = usize::try_from(left).map_or(buffer.len(), |left| left.min(buffer.len()));
+        let read = self.shared.file.read_at(&mut buffer[..wanted], self.position)?;
+        self.position += read as u64;
+        Ok(read)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn store() -> (tempfile::TempDir, ImageStore) {
+        let place = tempfile::tempdir().unwrap();
+        let store = ImageStore::open(place.path()).unwrap();
+        (place, store)
+    }
+
+    #[test]
+    fn a_reader_follows_the_writer_to_the_end() {
+        let (_place, store) = store();
+        let content = b"0123456789".repeat(100);
+        let digest = Digest::of(&content);
+        let (mut writer, coming) = store.begin_blob(&digest, content.len() as u64).unwrap();
+        let mut reader = coming.reader();
+        let follower = std::thread::spawn(move || {
+            let mut read = Vec::new();
+            reader.read_to_end(&mut read).map(|_| read)
+        });
+        for piece in content.chunks(7) {
+            writer.write(piece).unwrap();
+        }
+        assert!(!store.has_blob(&digest).unwrap());
+        writer.finish().unwrap();
+        coming.await_stored().unwrap();
+        assert_eq!(follower.join().unwrap().unwrap(), content);
+        assert!(store.has_blob(&digest).unwrap());
+    }
+
+    #[test]
+    fn what_is_not_as_announced_is_refused_and_readers_are_told() {
+        let (_place, store) = store();
+        let digest = Digest::of(b"content");
+        for content in [&b"CONTENT"[..], b"conten"] {
+            let (mut writer, coming) = store.begin_blob(&digest, 7).unwrap();
+            writer.write(content).unwrap();
+            writer.finish().unwrap_err();
+            coming.reader().read_to_end(&mut Vec::new()).unwrap_err();
+        }
+        let (mut writer, coming) = store.begin_blob(&digest, 7).unwrap();
+        writer.write(b"content!").unwrap_err();
+        drop(writer);
+        coming.reader().read_to_end(&mut Vec::new()).unwrap_err();
+        coming.await_stored().unwrap_err();
+        assert!(!store.has_blob(&digest).unwrap());
+        let left = std::fs::read_dir(store.inner.layout.temporary()).unwrap().count();
+        assert_eq!(left, 0);
+    }
+}
