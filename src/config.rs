@@ -3,6 +3,7 @@
 use anyhow::Context;
 use muster_engine::SubnetPool;
 use muster_network::IpNet;
+use muster_registry::RegistrySettings;
 use muster_types::Problems;
 use muster_types::id_map::IdMaps;
 use serde::Deserialize;
@@ -86,6 +87,13 @@ pub struct DaemonFlags {
     /// Run containers in user namespaces, with the subordinate ids of a user: default, or USER[:GROUP] by name or number
     #[arg(long, value_name = "USER[:GROUP]")]
     pub userns_remap: Option<String>,
+    /// Mirror that is asked before a registry, URL for docker.io or REGISTRY=URL; may be given several times
+    #[arg(long = "registry-mirror", value_name = "MIRROR")]
+    pub registry_mirrors: Vec<String>,
+    /// Registry (HOST[:PORT]) or network (CIDR) that is spoken to without verified TLS, or in plain HTTP; may be given
+    /// several times. Registries at loopback addresses always are
+    #[arg(long = "insecure-registry", value_name = "REGISTRY")]
+    pub insecure_registries: Vec<String>,
 }
 
 /// The settings file. Keys are the flags' names.
@@ -112,6 +120,8 @@ struct ConfigFile {
     bridge_subnet: Option<String>,
     default_address_pools: Vec<String>,
     userns_remap: Option<String>,
+    registry_mirrors: Vec<String>,
+    insecure_registries: Vec<String>,
 }
 
 /// Checked settings.
@@ -149,6 +159,8 @@ pub struct DaemonConfig {
     pub default_address_pools: Vec<SubnetPool>,
     /// Whose users those of containers are; the host's where `None`.
     pub user_namespace: Option<IdMaps>,
+    /// How registries are reached.
+    pub registries: RegistrySettings,
 }
 
 /// One listener of the Engine API.
@@ -225,6 +237,8 @@ fn merge(flags: DaemonFlags, file: ConfigFile) -> ConfigFile {
         bridge_subnet: flags.bridge_subnet.or(file.bridge_subnet),
         default_address_pools: list(flags.default_address_pools, file.default_address_pools),
         userns_remap: flags.userns_remap.or(file.userns_remap),
+        registry_mirrors: list(flags.registry_mirrors, file.registry_mirrors),
+        insecure_registries: list(flags.insecure_registries, file.insecure_registries),
     }
 }
 
@@ -290,6 +304,8 @@ fn check(raw: ConfigFile) -> Result<DaemonConfig, Problems> {
     }
     let default_address_pools = address_pools(&raw.default_address_pools, &mut problems);
     let user_namespace = user_namespace(raw.userns_remap.as_deref(), &mut problems);
+    let (mirrors, insecure) = (&raw.registry_mirrors, &raw.insecure_registries);
+    let registries = registries::read(mirrors, insecure, &data_dir, &mut problems);
     problems.into_result()?;
     Ok(DaemonConfig {
         data_dir,
@@ -308,6 +324,7 @@ fn check(raw: ConfigFile) -> Result<DaemonConfig, Problems> {
         bridge_subnet: raw.bridge_subnet,
         default_address_pools,
         user_namespace,
+        registries,
     })
 }
 
@@ -473,5 +490,6 @@ fn labels(given: &[String], problems: &mut Problems) -> BTreeMap<String, String>
     labels
 }
 
+mod registries;
 #[cfg(test)]
 mod tests;

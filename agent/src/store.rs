@@ -5,6 +5,7 @@ use muster_types::{AssignmentSet, TaskId};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 /// Format of the file; another one is refused.
@@ -81,7 +82,13 @@ impl Store {
             .map_err(|error| self.failed("encode", io::Error::other(error)))?;
         let beside = self.path.with_extension("new");
         let write = || -> io::Result<()> {
-            let mut file = std::fs::File::create(&beside)?;
+            // Specs in it may hold what a registry is shown.
+            let mut file = std::fs::File::options()
+                .write(true)
+                .create(true)
+                .truncate(true)
+                .mode(0o600)
+                .open(&beside)?;
             file.write_all(&[FORMAT])?;
             file.write_all(&body)?;
             std::fs::rename(&beside, &self.path)

@@ -12,6 +12,7 @@ use muster_engine_api::backend::{
     LogStream, MemoryStats, OutputChunk, OutputStream, PidsStats, ProcessTable, RemoveOptions, RemovedImage,
     Result, StopOptions, StreamKind, UploadStream, VolumeInfo, VolumeRequest, WaitCondition, WaitResult,
 };
+use muster_registry::Registries;
 use muster_types::Timestamp;
 use muster_types::container::{ContainerConfig, ContainerInfo, EndpointSpec};
 use muster_types::container_update::ContainerUpdate;
@@ -26,12 +27,13 @@ use tokio_util::io::{StreamReader, SyncIoBridge};
 /// The engine as the Engine API sees it.
 pub struct EngineBackend {
     pub(super) engine: Engine,
+    pub(super) registries: Registries,
 }
 
 impl EngineBackend {
-    /// Wraps the engine.
-    pub fn new(engine: Engine) -> Self {
-        Self { engine }
+    /// Wraps the engine, and the client that fetches images for it.
+    pub fn new(engine: Engine, registries: Registries) -> Self {
+        Self { engine, registries }
     }
 }
 

@@ -5,6 +5,7 @@ mod engine;
 mod input_writer;
 mod lock;
 mod metrics;
+mod registry;
 mod tls;
 
 use crate::config::{self, ApiHost, DaemonConfig, DaemonFlags, LogFormat};
@@ -20,6 +21,7 @@ use muster_controller::metrics::ControllerMetrics;
 use muster_engine::{Engine, EngineConfig};
 use muster_engine_api::backend::{Backends, LocalEngine};
 use muster_engine_api::{Listen, Server, ServerConfig};
+use muster_registry::Registries;
 use muster_runtime::cgroup::CgroupRoot;
 use muster_runtime::{Launcher, LauncherConfig};
 use muster_types::service::Platform;
@@ -87,7 +89,8 @@ async fn serve(config: DaemonConfig, launcher: Launcher, cgroup: CgroupRoot) -> 
         .await
         .context("cannot open the container engine")?;
     let images = engine.images().clone();
-    let local: Arc<dyn LocalEngine> = Arc::new(EngineBackend::new(engine.clone()));
+    let registries = Registries::new(config.registries.clone());
+    let local: Arc<dyn LocalEngine> = Arc::new(EngineBackend::new(engine.clone(), registries));
     let description = describe(&config, local.as_ref()).await?;
     let controller_metrics = ControllerMetrics::new()?;
     controller_metrics.register(&registry)?;

@@ -99,10 +99,16 @@ async fn fetch_from(
         .context("it sent a malformed manifest digest")?;
     // Held until the image is registered, so that no collection takes a blob in between.
     let _manifest_lease = images.lease([digest]);
-    let missing = import_manifest(images, &digest, &found).await?;
-    let _blob_lease = images.lease(missing.iter().map(|blob| blob.digest));
-    for blob in missing {
-        fetch_blob(images, &mut client, blob).await?;
+    let mut missing = import_manifest(images, &digest, &found).await?;
+    let mut leases = Vec::new();
+    // An index leads to a manifest, which says what else is needed.
+    while !missing.is_empty() {
+        leases.push(images.lease(missing.iter().map(|blob| blob.digest)));
+        for blob in missing {
+            fetch_blob(images, &mut client, blob).await?;
+        }
+        let store = images.clone();
+        missing = tokio::task::spawn_blocking(move || store.missing_blobs(&digest)).await??;
     }
     let (images, references) = (images.clone(), found.references);
     let imported = tokio::task::spawn_blocking(move || {

@@ -12,6 +12,7 @@ pub mod member;
 mod roles;
 mod server;
 pub mod service;
+mod task_image;
 mod task_logs;
 pub mod tasks;
 mod templates;

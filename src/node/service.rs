@@ -5,7 +5,7 @@ use futures::StreamExt;
 use futures::stream::BoxStream;
 use muster_agent::agent::AgentView;
 use muster_engine_api::backend::{ContainerFilterHint, LocalEngine, LogOptions, StreamKind};
-use muster_images::{Digest, ImageStore};
+use muster_images::{Digest, ImageStore, Reference};
 use muster_proto::node::node_server::Node;
 use muster_proto::node::{
     BlobPiece, FetchBlobRequest, FindImageReply, FindImageRequest, LogRecord, TaskLogsRequest,
@@ -120,11 +120,16 @@ impl Node for PeerService {
         let images = self.images.clone();
         let found = tokio::task::spawn_blocking(move || {
             let image = images.resolve(&reference)?;
-            let (digest, manifest) = images.manifest(&image.id.to_string())?;
+            let (digest, manifest) = images.manifest(&reference)?;
+            let mut references = image.repo_tags;
+            // By the digest that was asked for, it is known there, too.
+            let asked = Reference::parse(&reference).ok();
+            let by_digest = asked.filter(|asked| asked.digest() == Some(digest));
+            references.extend(by_digest.map(|asked| asked.at_digest(digest).familiar()));
             Ok::<_, muster_images::Error>(FindImageReply {
                 manifest_digest: digest.to_string(),
                 manifest: manifest.into(),
-                references: image.repo_tags,
+                references,
             })
         });
         match found.await {

@@ -1,6 +1,5 @@
 //! Tasks as containers of the local engine.
 
-use super::fetch::fetch_image;
 use super::templates::{TemplateError, TemplateNode, expand};
 use futures::StreamExt;
 use futures::future::BoxFuture;
@@ -22,8 +21,8 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 /// Runs tasks through the engine; images that are not here come from other nodes.
 pub struct EngineTasks {
-    engine: Arc<dyn LocalEngine>,
-    images: ImageStore,
+    pub(super) engine: Arc<dyn LocalEngine>,
+    pub(super) images: ImageStore,
     /// Set while the node is a member.
     cluster: RwLock<Option<(NodeId, Dialer)>>,
 }
@@ -43,34 +42,11 @@ impl EngineTasks {
         *self.cluster.write().unwrap_or_else(PoisonError::into_inner) = Some((node, dialer));
     }
 
-    fn cluster(&self) -> Option<(NodeId, Dialer)> {
+    pub(super) fn cluster(&self) -> Option<(NodeId, Dialer)> {
         self.cluster
             .read()
             .unwrap_or_else(PoisonError::into_inner)
             .clone()
-    }
-
-    async fn ensure_image(&self, reference: &str, peers: &[String]) -> Result<(), String> {
-        match self.engine.image_inspect(reference).await {
-            Ok(_) => return Ok(()),
-            Err(error) if error.kind == ErrorKind::NotFound => {}
-            Err(error) => return Err(error.message),
-        }
-        match self.cluster() {
-            Some((_, dialer)) => self.fetch_image(&dialer, peers, reference).await,
-            None => Err(anyhow::anyhow!("No such image: {reference}")),
-        }
-        .map_err(|error| format!("{error:#}"))
-    }
-
-    /// Fetches an image from one of these nodes, also when one of its name is here.
-    pub async fn fetch_image(
-        &self,
-        dialer: &Dialer,
-        peers: &[String],
-        reference: &str,
-    ) -> anyhow::Result<()> {
-        fetch_image(&self.images, dialer, peers, reference).await
     }
 
     async fn create(&self, task: &AssignedTask, peers: &[String]) -> Result<ContainerId, String> {
@@ -81,7 +57,7 @@ impl EngineTasks {
         {
             return Ok(known.id.clone());
         }
-        self.ensure_image(&task.template.container.image, peers).await?;
+        self.ensure_image(&task.template.container, peers).await?;
         let id = self.cluster().map(|(node, _)| node).unwrap_or_default();
         let hostname = self
             .engine

@@ -31,7 +31,7 @@ fn a_follower_answers_as_the_leader_and_a_worker_refuses() {
         assert!(again.contains("Image is up to date"), "{again}");
         let nowhere = docker.refuse(&["pull", "nosuch:1"]);
         assert!(
-            nowhere.contains("no node of the cluster has it"),
+            nowhere.contains("no node of the cluster has nosuch:1"),
             "{node}: {nowhere}"
         );
     }

@@ -240,9 +240,10 @@ fn options_of_a_run_are_obeyed_or_refused_by_name() {
         unknown
             .stderr
             .contains("Unable to find image 'nosuch:latest' locally")
-            && unknown.stderr.contains(
-                "pull access denied for nosuch:latest: this version cannot pull images from registries"
-            ),
+            && unknown.stderr.contains("cannot reach the registry")
+            && unknown
+                .stderr
+                .contains("no node of the cluster has nosuch:latest"),
         "{unknown:?}"
     );
     eventually("no container", LONG, || match docker.run(&["ps", "-aq"]) {

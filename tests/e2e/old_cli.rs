@@ -45,10 +45,7 @@ fn an_old_docker_cli_is_understood() {
     docker.run(&["logs", "web"]);
     docker.run(&["rm", "web"]);
     let unknown = docker.refuse(&["run", "nosuch"]);
-    assert!(
-        unknown.contains("pull access denied for nosuch:latest"),
-        "{unknown}"
-    );
+    assert!(unknown.contains("cannot reach the registry"), "{unknown}");
 
     let created = docker.run(&[
         "service",

@@ -29,6 +29,16 @@ impl Engine {
         .await
     }
 
+    /// Tells everybody who listens that an image came from a registry or went to one.
+    pub fn note_image(&self, action: &str, reference: &str) {
+        let name = match reference.rsplit_once([':', '@']) {
+            Some((name, rest)) if !rest.contains('/') => name,
+            _ => reference,
+        };
+        let name = name.split('@').next();
+        self.inner.image_event(action, reference, name);
+    }
+
     /// All images, newest first.
     pub async fn image_list(&self) -> Result<Vec<ImageSummary>> {
         self.inner

@@ -32,6 +32,17 @@ pub struct ImageSummary {
     pub config: ImageConfig,
 }
 
+/// Who asks a registry, as clients encode it; empty for nobody. It is never printed.
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct RegistryAuth(pub String);
+
+impl std::fmt::Debug for RegistryAuth {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(if self.0.is_empty() { "nobody" } else { "(redacted)" })
+    }
+}
+
 /// Defaults that an image gives its containers.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(default)]

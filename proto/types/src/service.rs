@@ -1,6 +1,7 @@
 //! Services: what the user wants to run, and how.
 
 use crate::container::{HealthCheck, MountSpec, Ulimit};
+use crate::image::RegistryAuth;
 use crate::{Meta, Resources, ServiceId, Timestamp};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -82,6 +83,8 @@ pub struct TaskTemplate {
 pub struct ContainerSpec {
     /// Image reference, possibly with a digest.
     pub image: String,
+    /// Who pulls the image; never shown to clients.
+    pub registry_auth: RegistryAuth,
     /// Replaces the image's entrypoint when not empty.
     pub command: Vec<String>,
     /// Replaces the image's command when not empty.

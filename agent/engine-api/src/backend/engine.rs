@@ -2,7 +2,7 @@
 
 use super::{
     AttachOptions, AttachSession, BackendError, ContainerFiles, ContainerStats, EventStream, LogOptions,
-    LogSession, Result, UploadStream,
+    LogSession, RegistryClient, Result, UploadStream,
 };
 use async_trait::async_trait;
 use futures::future::BoxFuture;
@@ -25,7 +25,7 @@ use std::time::Duration;
 /// Methods may be cancelled by dropping their future. A change that was begun (create, start, stop, remove, load) is
 /// then still carried to its end or undone by the engine; the object is never left half-made.
 #[async_trait]
-pub trait LocalEngine: ContainerFiles {
+pub trait LocalEngine: ContainerFiles + RegistryClient {
     /// Facts about the node and its engine. Cheap: it is called for every `docker info` and `docker version`.
     async fn info(&self) -> Result<EngineInfo>;
 

@@ -12,6 +12,8 @@ pub enum ErrorKind {
     Conflict,
     /// The request is wrong (400).
     Invalid,
+    /// Nobody who may do it (401).
+    Unauthorized,
     /// Not allowed (403).
     Forbidden,
     /// Nothing to do: already started, already stopped (304, without a body).
@@ -66,6 +68,8 @@ constructors! {
     conflict => Conflict,
     /// The request is wrong.
     invalid => Invalid,
+    /// Nobody who may do it.
+    unauthorized => Unauthorized,
     /// Not allowed.
     forbidden => Forbidden,
     /// Nothing to do.

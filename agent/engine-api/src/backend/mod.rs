@@ -7,6 +7,7 @@ mod cluster;
 mod engine;
 mod error;
 mod files;
+mod registry;
 mod resolve;
 mod stats;
 mod stream;
@@ -26,6 +27,9 @@ pub use error::{
 };
 pub use files::{
     ArchiveStream, ChangeKind, CommitRequest, ContainerFiles, FileChange, ImportRequest, PathStat, PutOptions,
+};
+pub use registry::{
+    ImageProgress, ProgressStream, PullRequest, PushRequest, RegistryClient, RemoteImage, RemotePlatform,
 };
 pub use resolve::{Candidate, resolve};
 pub use stats::{BlockIo, ContainerStats, CpuStats, InterfaceStats, MemoryStats, PidsStats};

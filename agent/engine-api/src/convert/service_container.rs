@@ -11,6 +11,8 @@ pub(crate) fn read(spec: wire::ContainerSpec) -> Read<ContainerSpec> {
     let text = |text: String| Some(text).filter(|text| !text.is_empty());
     Ok(ContainerSpec {
         image: spec.image,
+        // It comes beside the spec.
+        registry_auth: Default::default(),
         command: spec.command,
         args: spec.args,
         hostname: text(spec.hostname),

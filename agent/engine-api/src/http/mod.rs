@@ -11,7 +11,7 @@ mod version;
 
 pub(crate) use body::{Body, BoxError, RequestBody, empty, json_lines, lines, status_only, text};
 pub(crate) use call::{Call, json, json_created, json_gated};
-pub(crate) use failure::{Failure, Reply};
+pub(crate) use failure::{Failure, Reply, status_of};
 pub(crate) use filters::Filters;
 pub(crate) use gates::{Object, adjust};
 pub(crate) use query::{Query, decode, encode, parse_time};

@@ -50,7 +50,12 @@ pub(super) async fn list(call: Call) -> Reply {
             let users = containers
                 .as_deref()
                 .map_or(-1, |all| convert::image::users(&image.id, all));
-            convert::image::summary(image, users)
+            let mut image = ImageSummary::clone(image);
+            // Of its names those are listed that were asked for.
+            image
+                .repo_tags
+                .retain(|name| filters.any("reference", |pattern| matches_name(name, pattern)));
+            convert::image::summary(&image, users)
         })
         .collect();
     json_gated(Object::ImageSummary, call.version, &summaries)
@@ -65,17 +70,16 @@ async fn created(call: &Call, filters: &Filters, key: &str) -> Result<Option<Tim
 
 /// Matches `name`, `name:tag` and patterns with `*` against the familiar names.
 fn matches_reference(image: &ImageSummary, pattern: &str) -> bool {
-    let names = image.repo_tags.iter().chain(&image.repo_digests);
-    names.into_iter().any(|name| {
-        let repository = name.split_once('@').map_or_else(
-            || {
-                name.rsplit_once(':')
-                    .map_or(name.as_str(), |(repository, _)| repository)
-            },
-            |(r, _)| r,
-        );
-        glob(pattern.as_bytes(), name.as_bytes()) || glob(pattern.as_bytes(), repository.as_bytes())
-    })
+    let mut names = image.repo_tags.iter().chain(&image.repo_digests);
+    names.any(|name| matches_name(name, pattern))
+}
+
+fn matches_name(name: &str, pattern: &str) -> bool {
+    let repository = name.split_once('@').map_or_else(
+        || name.rsplit_once(':').map_or(name, |(repository, _)| repository),
+        |(repository, _)| repository,
+    );
+    glob(pattern.as_bytes(), name.as_bytes()) || glob(pattern.as_bytes(), repository.as_bytes())
 }
 
 /// Shell patterns with `*` and `?`, neither of which matches a slash. Runs in time pattern × text.
@@ -107,15 +111,7 @@ pub(super) async fn create(call: Call) -> Reply {
     let Some(image) = call.query.get("fromImage").filter(|image| !image.is_empty()) else {
         return super::commit::import(call).await;
     };
-    // As people write it.
-    let image = image.strip_prefix("docker.io/").unwrap_or(image);
-    let image = image.strip_prefix("library/").unwrap_or(image);
-    let separator = |tag: &str| if tag.contains(':') { '@' } else { ':' };
-    let name = match call.query.get("tag").filter(|tag| !tag.is_empty()) {
-        Some(tag) => format!("{image}{}{tag}", separator(tag)),
-        None => image.to_owned(),
-    };
-    super::pull::from_cluster(&call, &name).await
+    super::pull::pull(&call, image).await
 }
 
 /// `GET /images/{name}/json`.
@@ -173,17 +169,6 @@ pub(super) async fn load(mut call: Call) -> Reply {
         })
         .collect();
     Ok(json_lines(&lines))
-}
-
-/// `GET /distribution/{name}/json`. There is no registry to ask; clients then use the name as it is, with a warning.
-pub(super) async fn distribution(call: Call) -> Reply {
-    Err(Failure::new(
-        StatusCode::NOT_IMPLEMENTED,
-        format!(
-            "DistributionInspect is not implemented yet: {} is not looked up in a registry",
-            call.reference()
-        ),
-    ))
 }
 
 #[cfg(test)]

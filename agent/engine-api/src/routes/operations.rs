@@ -1,7 +1,7 @@
 //! Every operation of the Engine API, by method and path. Those without a handler answer 501 with their name.
 
 use super::{
-    archive, commit, containers, events, exec, hijack, images, logs, networks, nodes, plugins, prune,
+    archive, commit, containers, events, exec, hijack, images, logs, networks, nodes, plugins, prune, pull,
     secrets, services, stats, swarm, system, tasks, volumes, wait, websocket,
 };
 use crate::http::{Call, Reply};
@@ -44,7 +44,7 @@ pub(crate) const OPERATIONS: &[Operation] = operations! {
     GET "/info" SystemInfo => system::info;
     GET "/events" SystemEvents => events::stream;
     GET "/system/df" SystemDataUsage => system::disk_usage;
-    POST "/auth" SystemAuth => system::auth;
+    POST "/auth" SystemAuth => pull::log_in;
 
     GET "/containers/json" ContainerList => containers::list;
     POST "/containers/create" ContainerCreate => containers::create;
@@ -77,7 +77,7 @@ pub(crate) const OPERATIONS: &[Operation] = operations! {
     GET "/exec/{id}/json" ExecInspect => exec::inspect;
 
     GET "/images/json" ImageList => images::list;
-    GET "/images/search" ImageSearch;
+    GET "/images/search" ImageSearch => pull::search;
     GET "/images/get" ImageGetAll => commit::save;
     POST "/images/create" ImageCreate => images::create;
     POST "/images/load" ImageLoad => images::load;
@@ -89,10 +89,10 @@ pub(crate) const OPERATIONS: &[Operation] = operations! {
     GET "/images/{name...}/history" ImageHistory => images::history;
     GET "/images/{name...}/get" ImageGet => commit::save;
     GET "/images/{name...}/attestations" ImageAttestations;
-    POST "/images/{name...}/push" ImagePush;
+    POST "/images/{name...}/push" ImagePush => pull::push;
     POST "/images/{name...}/tag" ImageTag => images::tag;
     DELETE "/images/{name...}" ImageDelete => images::remove;
-    GET "/distribution/{name...}/json" DistributionInspect => images::distribution;
+    GET "/distribution/{name...}/json" DistributionInspect => pull::distribution;
 
     GET "/networks" NetworkList => networks::list;
     POST "/networks/create" NetworkCreate => networks::create;

@@ -1,12 +1,14 @@
 //! Services.
 
+use super::pull::auth_of;
 use super::swarm::object_version;
 use crate::backend::{ServiceChange, ServiceView};
 use crate::convert;
 use crate::http::{Call, Failure, Filters, Object, Reply, json, json_created, json_gated, status_only};
 use crate::wire::service::ServiceSpec;
 use hyper::StatusCode;
-use muster_types::ServiceMode;
+use muster_types::image::RegistryAuth;
+use muster_types::{Service, ServiceMode};
 use serde_json::json as value;
 
 /// `GET /services`.
@@ -41,7 +43,8 @@ fn matches(view: &ServiceView, filters: &Filters) -> bool {
 /// `POST /services/create`.
 pub(super) async fn create(mut call: Call) -> Reply {
     let body: ServiceSpec = call.body_of(Object::ServiceSpec).await?;
-    let spec = convert::service::read_spec(body)?;
+    let mut spec = convert::service::read_spec(body)?;
+    spec.template.container.registry_auth = auth_of(&call);
     let created = call.cluster().service_create(spec).await?;
     json_created(&value!({
         "ID": created.id.to_string(),
@@ -73,9 +76,36 @@ pub(super) async fn update(mut call: Call) -> Reply {
         Some(change) => change,
         None => ServiceChange::Spec(Box::new(convert::service::read_spec(body)?)),
     };
-    let service = call.cluster().service_inspect(call.reference()).await?.id;
-    let warnings = call.cluster().service_update(service, version, change).await?;
+    let service = call.cluster().service_inspect(call.reference()).await?;
+    let change = match change {
+        ServiceChange::Spec(mut spec) => {
+            spec.template.container.registry_auth = updated_auth(&call, &service)?;
+            ServiceChange::Spec(spec)
+        }
+        ServiceChange::RollBack => ServiceChange::RollBack,
+    };
+    let warnings = call.cluster().service_update(service.id, version, change).await?;
     json(&value!({"Warnings": (!warnings.is_empty()).then_some(warnings)}))
+}
+
+/// Who pulls from now on: whoever the request names, else as `registryAuthFrom` says.
+fn updated_auth(call: &Call, service: &Service) -> Result<RegistryAuth, Failure> {
+    let given = auth_of(call);
+    if !given.0.is_empty() {
+        return Ok(given);
+    }
+    let spec = match call.query.get("registryAuthFrom") {
+        None | Some("" | "spec") => Some(&service.spec),
+        Some("previous-spec") => service.previous_spec.as_ref(),
+        Some(other) => {
+            return Err(Failure::invalid(format!(
+                "unsupported registryAuthFrom value: {other}"
+            )));
+        }
+    };
+    Ok(spec
+        .map(|spec| spec.template.container.registry_auth.clone())
+        .unwrap_or_default())
 }
 
 /// `DELETE /services/{id}`.

@@ -139,29 +139,6 @@ async fn swarm_info(call: &Call) -> SwarmInfo {
     info
 }
 
-/// `POST /auth`. There is no registry client, so that nobody's password is ever sent anywhere.
-pub(super) async fn auth(call: Call) -> Reply {
-    let mut call = call;
-    let body: Credentials = call.body().await?;
-    let registry = match body.serveraddress.as_str() {
-        "" => "the default registry",
-        address => address,
-    };
-    Err(Failure::new(
-        StatusCode::INTERNAL_SERVER_ERROR,
-        format!(
-            "login attempt to {registry} failed: this engine does not talk to registries; load images with \"docker load\""
-        ),
-    ))
-}
-
-/// Body of `POST /auth`, as far as it is read.
-#[derive(Debug, Default, serde::Deserialize)]
-#[serde(default)]
-struct Credentials {
-    serveraddress: String,
-}
-
 /// `GET /system/df`: what images, containers and volumes take; of build caches there are none.
 pub(super) async fn disk_usage(call: Call) -> Reply {
     const KINDS: [&str; 4] = ["container", "image", "volume", "build-cache"];

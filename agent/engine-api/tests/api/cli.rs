@@ -293,20 +293,29 @@ async fn networks_and_volumes_are_listed() {
 }
 
 #[tokio::test]
-async fn an_unknown_image_is_said_to_be_out_of_reach() {
+async fn pulls_show_what_the_registry_says() {
     let server = Running::start().await;
+    let pulled = server.docker(&["pull", "there:1"]).await;
+    assert!(
+        pulled.contains("0123456789ab: Pull complete") && pulled.contains("Status: done"),
+        "{pulled}"
+    );
     for arguments in [&["run", "nope"][..], &["pull", "nope"]] {
         let complaint = server.docker_fails(arguments).await;
-        let expected = "pull access denied for nope:latest: this version cannot pull images from registries; \
-                        load the image with \"docker load\"";
+        let expected =
+            "pull access denied for nope:latest, repository does not exist or may require 'docker login'";
         assert!(complaint.contains(expected), "{arguments:?}: {complaint}");
     }
     let digest = format!("nope@sha256:{}", "ab".repeat(32));
     let complaint = server.docker_fails(&["pull", &digest]).await;
     assert!(
-        complaint.contains(&format!("pull access denied for {digest}:")),
+        complaint.contains(&format!("pull access denied for {digest},")),
         "{complaint}"
     );
+    let broken = server.docker_fails(&["pull", "broken:1"]).await;
+    assert!(broken.contains("it broke off"), "{broken}");
+    let away = server.docker_fails(&["pull", "away:1"]).await;
+    assert!(away.contains("cannot reach the registry: away"), "{away}");
     assert_eq!(
         server
             .failure("POST", "/images/create?fromSrc=http://x", None)

@@ -6,5 +6,6 @@ mod cli;
 mod client;
 mod cluster;
 mod engine;
+mod registry;
 mod requests;
 mod swarm_cli;

@@ -51,10 +51,24 @@ async fn unknown_and_unbuilt_operations_say_so() {
     );
     let login = r#"{"username":"u","password":"p","serveraddress":"registry.example"}"#;
     let (status, refused) = server.failure("POST", "/auth", Some(login)).await;
-    assert_eq!(status, 500);
+    assert_eq!(status, 401);
     assert!(
         refused.starts_with("login attempt to registry.example failed"),
         "{refused}"
+    );
+    let login = login.replace("registry.example", "good.example");
+    let (status, _, answer) = server.request("POST", "/auth", Some(&login)).await;
+    assert_eq!(status, 200);
+    assert!(answer.contains(r#""IdentityToken":"identity""#), "{answer}");
+    let (status, _, answer) = server.request("GET", "/distribution/there:1/json", None).await;
+    assert_eq!(status, 200);
+    assert!(
+        answer.contains(r#""size":7"#) && answer.contains(r#""architecture":"amd64""#),
+        "{answer}"
+    );
+    assert_eq!(
+        server.failure("GET", "/distribution/nope/json", None).await.0,
+        401
     );
     assert_eq!(server.request("OPTIONS", "/v1.41/anything", None).await.0, 200);
 }

@@ -8,7 +8,6 @@ use super::Context;
 use super::arguments::Flags;
 use super::error::{OciError, Result};
 use super::record::{ContainerDirectory, Record, Status};
-use super::systemd::Systemd;
 use crate::error::RuntimeError;
 
 /// Stops every process.
@@ -62,9 +61,6 @@ pub(super) fn update(context: &Context, flags: &Flags, id: &str) -> Result<()> {
         Some(path) => read_resources(path)?,
         None => resources_of(flags)?,
     };
-    if let Some(scope) = &record.scope {
-        Systemd::connect(record.cgroup.version())?.update(scope, &resources)?;
-    }
     let updated = record.group()?.update(&resources);
     updated.map_err(|source| RuntimeError::cgroup("change", source).into())
 }

@@ -1,0 +1,163 @@
+//! The layers of an image that is pulled: downloaded side by side, unpacked from the lowest up as they come.
+
+use crate::progress::{Pace, Report};
+use muster_images::{BlobDescriptor, ComingBlob, Digest, ImageStore, LayerFeed};
+use std::collections::{HashMap, HashSet};
+use std::io::{self, Read};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+/// Where each blob stands; shared by the downloads and the thread that unpacks.
+pub(crate) struct Layers {
+    store: ImageStore,
+    layers: Vec<BlobDescriptor>,
+    /// Blobs that were here before: their lines say so to the end.
+    had: HashSet<Digest>,
+    board: Arc<Board>,
+    report: Report,
+}
+
+/// Where each blob stands.
+#[derive(Default)]
+pub(crate) struct Board {
+    states: Mutex<States>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct States {
+    blobs: HashMap<Digest, BlobState>,
+    given_up: bool,
+}
+
+#[derive(Clone)]
+enum BlobState {
+    Coming(ComingBlob),
+    Stored,
+}
+
+/// While held, the pull goes on; dropping it ends the thread that unpacks.
+pub(crate) struct Going(pub Arc<Board>);
+
+impl Drop for Going {
+    fn drop(&mut self) {
+        self.0.lock().given_up = true;
+        self.0.changed.notify_all();
+    }
+}
+
+impl Board {
+    fn lock(&self) -> MutexGuard<'_, States> {
+        self.states.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A download began.
+    pub fn coming(&self, digest: Digest, blob: ComingBlob) {
+        self.lock().blobs.insert(digest, BlobState::Coming(blob));
+        self.changed.notify_all();
+    }
+
+    /// The blob is in the store.
+    pub fn stored(&self, digest: Digest) {
+        self.lock().blobs.insert(digest, BlobState::Stored);
+        self.changed.notify_all();
+    }
+
+    fn is_stored(&self, digest: &Digest) -> bool {
+        matches!(self.lock().blobs.get(digest), Some(BlobState::Stored))
+    }
+
+    /// Waits until the blob stands as `enough` asks.
+    fn await_state(&self, digest: &Digest, enough: impl Fn(&BlobState) -> bool) -> io::Result<BlobState> {
+        let waiting =
+            |states: &mut States| !states.given_up && !states.blobs.get(digest).is_some_and(&enough);
+        let states = self
+            .changed
+            .wait_while(self.lock(), waiting)
+            .unwrap_or_else(PoisonError::into_inner);
+        match states.blobs.get(digest) {
+            Some(state) if !states.given_up => Ok(state.clone()),
+            _ => Err(io::Error::other("the pull was given up")),
+        }
+    }
+}
+
+impl Layers {
+    pub fn new(
+        layers: Vec<BlobDescriptor>,
+        had: HashSet<Digest>,
+        board: Arc<Board>,
+        store: ImageStore,
+        report: Report,
+    ) -> Self {
+        Self {
+            store,
+            layers,
+            had,
+            board,
+            report,
+        }
+    }
+
+    fn id(&self, layer: usize) -> String {
+        self.layers[layer].digest.short()
+    }
+}
+
+impl LayerFeed for Layers {
+    fn open(&self, layer: usize) -> io::Result<Box<dyn Read>> {
+        let blob = self.layers[layer];
+        let inner: Box<dyn Read> = match self.board.await_state(&blob.digest, |_| true)? {
+            BlobState::Coming(coming) => Box::new(coming.reader()),
+            BlobState::Stored => {
+                let file = self.store.open_blob(&blob.digest);
+                Box::new(file.map_err(|error| io::Error::other(error.full_message()))?)
+            }
+        };
+        Ok(Box::new(Unpacking {
+            inner,
+            blob,
+            id: self.id(layer),
+            done: 0,
+            pace: Pace::new(),
+            board: self.board.clone(),
+            report: self.report.clone(),
+        }))
+    }
+
+    fn await_stored(&self, layer: usize) -> io::Result<()> {
+        let stored = |state: &BlobState| matches!(state, BlobState::Stored);
+        self.board.await_state(&self.layers[layer].digest, stored)?;
+        Ok(())
+    }
+
+    fn unpacked(&self, layer: usize) {
+        if self.had.contains(&self.layers[layer].digest) {
+            return;
+        }
+        // Whoever does not read any more ends the pull by it.
+        let _ = self.report.of_blocking(&self.id(layer), "Pull complete");
+    }
+}
+
+/// Counts what is unpacked of a layer. While it is still being downloaded, its line says that.
+struct Unpacking {
+    inner: Box<dyn Read>,
+    blob: BlobDescriptor,
+    id: String,
+    done: u64,
+    pace: Pace,
+    board: Arc<Board>,
+    report: Report,
+}
+
+impl Read for Unpacking {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.inner.read(buffer)?;
+        self.done += read as u64;
+        if self.pace.is_due() && self.board.is_stored(&self.blob.digest) {
+            self.report
+                .bytes(&self.id, "Extracting", self.done, self.blob.bytes);
+        }
+        Ok(read)
+    }
+}

@@ -1,0 +1,329 @@
+//! `docker pull`: the documents, then the layers side by side, unpacked while they come.
+
+use crate::credentials::Credentials;
+use crate::download::download;
+use crate::error::{Error, Result};
+use crate::layers::{Board, Going, Layers};
+use crate::progress::{Progress, Report};
+use crate::registries::{Opened, Opening, Registries};
+use crate::repository::{Fetched, Repository, pull_scope};
+use crate::session::Session;
+use futures::stream::{self, BoxStream};
+use futures::{StreamExt, TryStreamExt};
+use muster_images::limits::{DOCUMENT_BYTES_MAX, INDEX_DEPTH_MAX, LAYERS_MAX};
+use muster_images::{
+    ArchiveError, BlobDescriptor, ComingImage, Digest, ImagePlatform, ImageStore, LoadLimits, Reference,
+    RemoteDocument, RemoteImage,
+};
+use std::collections::HashSet;
+use std::future::Future;
+use std::sync::Arc;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+
+/// Layers that are downloaded at once, as Docker's.
+const DOWNLOADS_MAX: usize = 3;
+/// Lines of progress between the operation and who reads them.
+const LINES_BUFFERED: usize = 64;
+
+/// What is to be pulled.
+#[derive(Debug, Clone)]
+pub struct PullRequest {
+    /// The image.
+    pub reference: Reference,
+    /// All tags of the reference's repository.
+    pub all_tags: bool,
+    /// Of several platforms this one, else that of this machine.
+    pub platform: Option<ImagePlatform>,
+    /// Who asks.
+    pub credentials: Option<Credentials>,
+}
+
+/// Lines of an operation, which goes on only while they are read, and ends when they are dropped.
+pub type ProgressStream = BoxStream<'static, Result<Progress>>;
+
+/// A pull that has begun.
+struct Pull {
+    registries: Registries,
+    store: ImageStore,
+    session: Session,
+    request: PullRequest,
+    scopes: [String; 1],
+    report: Report,
+}
+
+impl Registries {
+    /// Begins a pull: returns once the registry gave the manifest, or said why not. Nothing of a pull that fails or is
+    /// dropped stays visible.
+    pub async fn pull(&self, store: &ImageStore, request: PullRequest) -> Result<ProgressStream> {
+        let reference = request.reference.clone();
+        let opening = match request.all_tags {
+            true => Opening::Tags,
+            false => Opening::Manifest(&reference),
+        };
+        let (session, opened) = self
+            .open(&reference, request.credentials.clone(), &opening)
+            .await?;
+        let (sender, lines) = mpsc::channel(LINES_BUFFERED);
+        let pull = Pull {
+            registries: self.clone(),
+            store: store.clone(),
+            session,
+            scopes: [pull_scope(reference.path())],
+            request,
+            report: Report::new(sender),
+        };
+        Ok(driven(lines, async move { pull.run(opened).await }))
+    }
+}
+
+/// The lines of an operation, which is driven by whoever reads them.
+pub(crate) fn driven(
+    lines: mpsc::Receiver<Progress>,
+    operation: impl Future<Output = Result<()>> + Send + 'static,
+) -> ProgressStream {
+    let outcome = stream::once(operation).filter_map(|outcome| async move { outcome.err().map(Err) });
+    let lines = ReceiverStream::new(lines).map(Ok);
+    // The channel closes with the operation, whose error then is the last line.
+    stream::select(lines, outcome).boxed()
+}
+
+/// Runs what blocks on a thread of its own.
+pub(crate) async fn blocking<T: Send + 'static>(
+    operation: impl FnOnce() -> muster_images::Result<T> + Send + 'static,
+) -> Result<T> {
+    match tokio::task::spawn_blocking(operation).await {
+        Ok(outcome) => Ok(outcome?),
+        Err(_) => Err(Error::Interrupted),
+    }
+}
+
+impl Pull {
+    async fn run(self, opened: Opened) -> Result<()> {
+        let reference = &self.request.reference;
+        match opened {
+            Opened::Manifest(fetched) => {
+                let updated = self.pull_one(reference, fetched).await?;
+                self.finish(&reference.familiar(), updated).await;
+            }
+            Opened::Tags(tags) => {
+                let mut updated = false;
+                for tag in tags {
+                    let name = format!("{}:{tag}", reference.name());
+                    let named = Reference::parse(&name).map_err(muster_images::Error::from)?;
+                    let fetched = self.repository().manifest(&tag, &named.familiar()).await;
+                    let fetched = fetched.map_err(|error| error.on_pull(&named))?;
+                    updated |= self.pull_one(&named, fetched).await?;
+                }
+                self.finish(&reference.familiar_name(), updated).await;
+            }
+        }
+        Ok(())
+    }
+
+    async fn finish(&self, name: &str, updated: bool) {
+        let status = match updated {
+            true => format!("Status: Downloaded newer image for {name}"),
+            false => format!("Status: Image is up to date for {name}"),
+        };
+        self.report.status(status).await;
+    }
+
+    fn repository(&self) -> Repository<'_> {
+        Repository {
+            session: &self.session,
+            path: self.request.reference.path(),
+            scopes: &self.scopes,
+        }
+    }
+
+    /// Pulls one tag or digest; returns whether its name now means another image than before.
+    async fn pull_one(&self, reference: &Reference, top: Fetched) -> Result<bool> {
+        let label = match (reference.tag(), reference.digest()) {
+            (_, Some(digest)) => digest.to_string(),
+            (tag, None) => tag.unwrap_or("latest").to_owned(),
+        };
+        let from = format!("Pulling from {}", reference.path());
+        self.report.of(&label, &from).await;
+        let (store, name) = (self.store.clone(), reference.to_string());
+        let before = blocking(move || Ok(store.resolve(&name).ok().map(|image| image.id))).await?;
+        let digest = top.digest;
+        let (manifest, image) = self.image_of(top.clone(), reference).await?;
+        let by_digest = reference.at_digest(digest);
+        let references = match reference.digest() {
+            Some(_) => vec![by_digest],
+            None => vec![reference.clone(), by_digest],
+        };
+        let coming = ComingImage {
+            manifest: manifest.digest,
+            index: (manifest.digest != digest).then_some(digest),
+            references,
+        };
+        let lease = self.store.lease(
+            [digest, manifest.digest, image.config.digest]
+                .into_iter()
+                .chain(image.layers.iter().map(|layer| layer.digest)),
+        );
+        let (store, named) = (self.store.clone(), coming.clone());
+        let known = blocking(move || {
+            for document in [top, manifest] {
+                let bytes = document.bytes;
+                store.import_blob(&document.digest, Some(bytes.len() as u64), bytes.as_ref())?;
+            }
+            store.name_known(&named)
+        })
+        .await?;
+        let id = match known {
+            Some(id) => id,
+            None => self.fetch(coming, image, lease).await?,
+        };
+        self.report.status(format!("Digest: {digest}")).await;
+        Ok(before != Some(id))
+    }
+
+    /// The manifest for the platform that is wanted, through indexes.
+    async fn image_of(&self, top: Fetched, reference: &Reference) -> Result<(Fetched, RemoteImage)> {
+        let mut fetched = top;
+        for _ in 0..=INDEX_DEPTH_MAX {
+            let what = format!("manifest {}", fetched.digest);
+            match RemoteDocument::parse(&fetched.bytes, &what).map_err(Error::from)? {
+                RemoteDocument::Image(image) => return Ok((fetched, image)),
+                RemoteDocument::Index(index) => {
+                    let chosen = index.choose(self.request.platform.as_ref())?;
+                    let wanted = chosen.digest.to_string();
+                    let answered = self.repository().manifest(&wanted, &reference.familiar()).await;
+                    fetched = answered.map_err(|error| error.on_pull(reference))?;
+                }
+            }
+        }
+        let limit = INDEX_DEPTH_MAX as u64;
+        Err(muster_images::Error::from(ArchiveError::Limit {
+            what: "the nesting of indexes",
+            limit,
+        })
+        .into())
+    }
+
+    /// Downloads and unpacks what is missing of an image, and makes it one.
+    async fn fetch(
+        &self,
+        coming: ComingImage,
+        image: RemoteImage,
+        lease: muster_images::Lease,
+    ) -> Result<Digest> {
+        self.fetch_config(&image.config).await?;
+        let board = Arc::new(Board::default());
+        let going = Going(board.clone());
+        let mut missing = Vec::new();
+        let mut seen = HashSet::new();
+        for layer in image.layers.iter().filter(|layer| seen.insert(layer.digest)) {
+            let (store, digest) = (self.store.clone(), layer.digest);
+            if blocking(move || store.has_blob(&digest)).await? {
+                board.stored(digest);
+                self.report.of(&digest.short(), "Already exists").await;
+            } else {
+                self.report.of(&digest.short(), "Pulling fs layer").await;
+                missing.push(*layer);
+            }
+        }
+        for waiting in missing.iter().skip(DOWNLOADS_MAX) {
+            self.report.of(&waiting.digest.short(), "Waiting").await;
+        }
+        let had: HashSet<Digest> = seen
+            .into_iter()
+            .filter(|digest| missing.iter().all(|blob| blob.digest != *digest))
+            .collect();
+        let feed = Layers::new(
+            image.layers,
+            had,
+            board.clone(),
+            self.store.clone(),
+            self.report.clone(),
+        );
+        let store = self.store.clone();
+        let importing = blocking(move || {
+            let imported = store.import_coming(&coming, &feed, &LoadLimits::default());
+            drop(lease);
+            if imported.is_err() {
+                store.collect_after_failure();
+            }
+            imported
+        });
+        let downloads = stream::iter(missing)
+            .map(|blob| self.fetch_layer(blob, &board))
+            .buffer_unordered(DOWNLOADS_MAX.min(LAYERS_MAX))
+            .try_for_each(|()| async { Ok(()) });
+        together(downloads, importing, going).await
+    }
+
+    async fn fetch_config(&self, config: &BlobDescriptor) -> Result<()> {
+        let (store, digest) = (self.store.clone(), config.digest);
+        if blocking(move || store.has_blob(&digest)).await? {
+            return Ok(());
+        }
+        let bytes_max = config.bytes.min(DOCUMENT_BYTES_MAX);
+        let bytes = self.repository().small_blob(&config.digest, bytes_max).await?;
+        let (store, digest, size) = (self.store.clone(), config.digest, config.bytes);
+        blocking(move || store.import_blob(&digest, Some(size), bytes.as_ref())).await
+    }
+
+    async fn fetch_layer(&self, blob: BlobDescriptor, board: &Board) -> Result<()> {
+        let id = blob.digest.short();
+        let turn = self.registries.download_turn(&blob.digest);
+        let _downloading = turn.lock().await;
+        let (store, digest) = (self.store.clone(), blob.digest);
+        // Another pull may have brought it.
+        if !blocking(move || store.has_blob(&digest)).await? {
+            let store = self.store.clone();
+            let (writer, coming) = blocking(move || store.begin_blob(&blob.digest, blob.bytes)).await?;
+            board.coming(blob.digest, coming);
+            download(&self.repository(), blob, writer, &self.report, &id).await?;
+        }
+        self.report.of(&id, "Download complete").await;
+        board.stored(blob.digest);
+        Ok(())
+    }
+}
+
+/// Both, or the error that explains: when a layer could not be read to its end, the download says why. By then nothing
+/// of the pull is left.
+async fn together(
+    downloads: impl Future<Output = Result<()>>,
+    importing: impl Future<Output = Result<Digest>>,
+    going: Going,
+) -> Result<Digest> {
+    tokio::pin!(downloads, importing);
+    tokio::select! {
+        biased;
+        downloaded = &mut downloads => match downloaded {
+            Ok(()) => importing.await,
+            Err(error) => {
+                drop(going);
+                // It fails, because the pull was given up.
+                let _ = importing.await;
+                Err(error)
+            }
+        },
+        imported = &mut importing => match imported {
+            Err(error) if is_cut(&error) => {
+                downloads.await?;
+                Err(error)
+            }
+            Err(error) => Err(error),
+            // It waits for every blob, so that the downloads are at their end.
+            Ok(id) => downloads.await.map(|()| id),
+        }
+    }
+}
+
+/// Whether reading a layer failed, rather than what was read.
+fn is_cut(error: &Error) -> bool {
+    let mut error = match error {
+        Error::Store(muster_images::Error::Archive(error)) => error,
+        _ => return false,
+    };
+    while let ArchiveError::Layer { source, .. } = error {
+        error = source;
+    }
+    matches!(error, ArchiveError::Stream(_) | ArchiveError::Truncated)
+}

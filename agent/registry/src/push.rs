@@ -1,0 +1,209 @@
+//! `docker push`: the blobs that the registry lacks, then the manifest.
+
+use crate::credentials::Credentials;
+use crate::error::{Error, Result};
+use crate::progress::Report;
+use crate::pull::{ProgressStream, blocking, driven};
+use crate::registries::{Registries, goes_on};
+use crate::session::Session;
+use crate::upload::{Arrival, Uploads, push_scopes};
+use bytes::Bytes;
+use futures::stream::{self, StreamExt, TryStreamExt};
+use muster_images::{
+    BlobDescriptor, ComingImage, Digest, ImageStore, Reference, RemoteDocument, RemoteImage,
+};
+use std::collections::HashSet;
+use tokio::sync::mpsc;
+
+/// Blobs that are sent at once, as Docker's.
+const UPLOADS_MAX: usize = 5;
+/// Lines of progress between the operation and who reads them.
+const LINES_BUFFERED: usize = 64;
+/// Repositories from which a registry is asked to take a blob over: each costs a request.
+const MOUNTS_MAX: usize = 2;
+/// Type of a manifest that does not say its own.
+const MANIFEST_TYPE: &str = "application/vnd.oci.image.manifest.v1+json";
+
+/// What is to be pushed.
+#[derive(Debug, Clone)]
+pub struct PushRequest {
+    /// The image, with a tag unless all are meant.
+    pub reference: Reference,
+    /// All tags of the reference's repository.
+    pub all_tags: bool,
+    /// Who asks.
+    pub credentials: Option<Credentials>,
+}
+
+/// A tag that is pushed.
+struct Pushed {
+    reference: Reference,
+    digest: Digest,
+    media_type: String,
+    manifest: Bytes,
+    image: RemoteImage,
+}
+
+struct Push {
+    store: ImageStore,
+    session: Session,
+    reference: Reference,
+    tags: Vec<Pushed>,
+    report: Report,
+    /// Its blobs stay while they are read.
+    _lease: muster_images::Lease,
+}
+
+impl Registries {
+    /// Begins a push: returns once the registry answered.
+    pub async fn push(&self, store: &ImageStore, request: PushRequest) -> Result<ProgressStream> {
+        let (own, asked) = (store.clone(), request.clone());
+        let tags = blocking(move || find(&own, &asked)).await?;
+        if tags.is_empty() {
+            return Err(Error::NothingToPush {
+                name: request.reference.familiar(),
+            });
+        }
+        let blobs = tags.iter().flat_map(|tag| {
+            let layers = tag.image.layers.iter().map(|layer| layer.digest);
+            layers.chain([tag.digest, tag.image.config.digest])
+        });
+        let lease = store.lease(blobs.collect::<Vec<_>>());
+        let session = self
+            .connect(request.reference.domain(), request.credentials)
+            .await?;
+        let (sender, lines) = mpsc::channel(LINES_BUFFERED);
+        let push = Push {
+            store: store.clone(),
+            session,
+            reference: request.reference,
+            tags,
+            report: Report::new(sender),
+            _lease: lease,
+        };
+        Ok(driven(lines, async move { push.run().await }))
+    }
+
+    /// A session with the registry itself, which has answered.
+    async fn connect(&self, domain: &str, credentials: Option<Credentials>) -> Result<Session> {
+        let all = self.registry_endpoints(domain);
+        let mut tried = Error::protocol(domain, "this is no host of a registry");
+        for (position, endpoint) in all.iter().enumerate() {
+            let session = Session::new(endpoint.clone(), self.settings.clone(), credentials.clone());
+            match session.probe().await {
+                Ok(()) => return Ok(session),
+                Err(error) if goes_on(&error, endpoint, all.get(position + 1)) => tried = error,
+                Err(error) => return Err(error),
+            }
+        }
+        Err(tried)
+    }
+}
+
+/// The tags that are meant, with their manifests.
+fn find(store: &ImageStore, request: &PushRequest) -> muster_images::Result<Vec<Pushed>> {
+    let names = match request.all_tags {
+        true => store.tags_of(&request.reference)?,
+        false => vec![request.reference.clone().with_default_tag()],
+    };
+    let mut found = Vec::new();
+    for reference in names {
+        let (digest, bytes) = match store.manifest(&reference.to_string()) {
+            Err(error) if error.kind() == muster_images::ErrorKind::NotFound => continue,
+            manifest => manifest?,
+        };
+        if let RemoteDocument::Image(image) = RemoteDocument::parse(&bytes, "a stored manifest")? {
+            found.push(Pushed {
+                media_type: media_type(&bytes),
+                reference,
+                digest,
+                manifest: Bytes::from(bytes),
+                image,
+            });
+        }
+    }
+    Ok(found)
+}
+
+fn media_type(manifest: &[u8]) -> String {
+    #[derive(serde::Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Typed {
+        media_type: Option<String>,
+    }
+    let typed: Option<Typed> = serde_json::from_slice(manifest).ok();
+    let own = typed.and_then(|typed| typed.media_type);
+    own.unwrap_or_else(|| MANIFEST_TYPE.to_owned())
+}
+
+impl Push {
+    async fn run(self) -> Result<()> {
+        let name = self.reference.familiar_name();
+        let to = format!("The push refers to repository [{}]", self.reference.name());
+        self.report.status(to).await;
+        let uploads = Uploads {
+            session: &self.session,
+            path: self.reference.path(),
+            scopes: push_scopes(self.reference.path(), None),
+        };
+        let mut there = HashSet::new();
+        for tag in &self.tags {
+            let layers = &tag.image.layers;
+            let new: Vec<BlobDescriptor> = layers
+                .iter()
+                .filter(|layer| there.insert(layer.digest))
+                .copied()
+                .collect();
+            for layer in &new {
+                self.report.of(&layer.digest.short(), "Preparing").await;
+            }
+            stream::iter(new)
+                .map(|blob| self.send_layer(&uploads, blob))
+                .buffer_unordered(UPLOADS_MAX)
+                .try_for_each(|()| async { Ok(()) })
+                .await?;
+            uploads
+                .blob(&self.store, tag.image.config, &[], &self.report)
+                .await?;
+            let label = tag.reference.tag().unwrap_or_default();
+            uploads
+                .manifest(label, &tag.media_type, tag.manifest.clone(), &tag.digest)
+                .await?;
+            self.note(tag).await?;
+            let (digest, size) = (tag.digest, tag.manifest.len() as u64);
+            self.report
+                .status(format!("{label}: digest: {digest} size: {size}"))
+                .await;
+            self.report.pushed(label, &digest, size).await;
+        }
+        tracing::debug!(repository = name, tags = self.tags.len(), "pushed");
+        Ok(())
+    }
+
+    async fn send_layer(&self, uploads: &Uploads<'_>, blob: BlobDescriptor) -> Result<()> {
+        let id = blob.digest.short();
+        let (store, reference) = (self.store.clone(), self.reference.clone());
+        let mut mounts = blocking(move || store.repositories_with(&blob.digest, &reference)).await?;
+        mounts.truncate(MOUNTS_MAX);
+        let arrival = uploads.blob(&self.store, blob, &mounts, &self.report).await?;
+        let status = match arrival {
+            Arrival::Existed => "Layer already exists".to_owned(),
+            Arrival::Mounted(from) => format!("Mounted from {from}"),
+            Arrival::Sent => "Pushed".to_owned(),
+        };
+        self.report.of(&id, &status).await;
+        Ok(())
+    }
+
+    /// The image is known by the digest that the registry now has of it.
+    async fn note(&self, tag: &Pushed) -> Result<()> {
+        let image = ComingImage {
+            manifest: tag.digest,
+            index: None,
+            references: vec![tag.reference.at_digest(tag.digest)],
+        };
+        let store = self.store.clone();
+        blocking(move || store.name_known(&image)).await?;
+        Ok(())
+    }
+}

@@ -1,0 +1,134 @@
+//! An image that a test's server gives out, and a store to pull it into.
+
+use super::server::{Answer, Asked};
+use futures::StreamExt;
+use muster_images::{Digest, ImageRecipe, ImageStore, LoadLimits, RecipeSource, Reference};
+use muster_registry::{Credentials, Error, Progress, PullRequest, Registries, RegistrySettings};
+use std::collections::HashMap;
+use std::io::Read;
+
+/// Media type of the image's manifest.
+pub const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+/// Media type of an index.
+pub const INDEX: &str = "application/vnd.oci.image.index.v1+json";
+
+/// Everything that makes up an image.
+#[derive(Clone)]
+pub struct Content {
+    pub manifest: Vec<u8>,
+    pub layer: Digest,
+    pub blobs: HashMap<Digest, Vec<u8>>,
+}
+
+impl Content {
+    /// An image with one layer of this many bytes and some.
+    pub fn new(layer_bytes: usize) -> Self {
+        let place = Place::new();
+        let recipe = ImageRecipe {
+            reference: "content:1".to_owned(),
+            ..ImageRecipe::default()
+        };
+        let bytes: Vec<u8> = (0..layer_bytes)
+            .map(|at| u8::try_from(at * 7 % 251).unwrap())
+            .collect();
+        let recipe = recipe.with("file", 0o644, RecipeSource::Bytes(bytes));
+        let mut archive = Vec::new();
+        recipe.write(&mut archive).unwrap();
+        place
+            .store
+            .load(archive.as_slice(), &LoadLimits::default())
+            .unwrap();
+        let (_, manifest) = place.store.manifest("content:1").unwrap();
+        let parsed: serde_json::Value = serde_json::from_slice(&manifest).unwrap();
+        let digest = |value: &serde_json::Value| value["digest"].as_str().unwrap().parse::<Digest>().unwrap();
+        let layer = digest(&parsed["layers"][0]);
+        let mut blobs = HashMap::new();
+        for digest in [layer, digest(&parsed["config"])] {
+            let mut bytes = Vec::new();
+            place
+                .store
+                .open_blob(&digest)
+                .unwrap()
+                .read_to_end(&mut bytes)
+                .unwrap();
+            blobs.insert(digest, bytes);
+        }
+        Self {
+            manifest,
+            layer,
+            blobs,
+        }
+    }
+
+    /// What a good registry answers: manifests by any name, blobs from any byte.
+    pub fn answer(&self, asked: &Asked) -> Answer {
+        if asked.path.contains("/manifests/") {
+            return Answer::new(200, self.manifest.clone()).with("Content-Type", MANIFEST);
+        }
+        let digest = asked
+            .path
+            .rsplit('/')
+            .next()
+            .and_then(|text| text.parse::<Digest>().ok());
+        let Some(bytes) = digest.and_then(|digest| self.blobs.get(&digest)) else {
+            return Answer::new(404, "{}");
+        };
+        let from = asked.headers.get("range").and_then(|range| {
+            let range = range.strip_prefix("bytes=")?.strip_suffix('-')?;
+            range.parse::<usize>().ok()
+        });
+        match from {
+            None => Answer::new(200, bytes.clone()),
+            Some(from) => {
+                let range = format!("bytes {from}-{}/{}", bytes.len() - 1, bytes.len());
+                Answer::new(206, &bytes[from..]).with("Content-Range", &range)
+            }
+        }
+    }
+}
+
+/// A store of a test's own.
+pub struct Place {
+    pub store: ImageStore,
+    directory: tempfile::TempDir,
+}
+
+impl Place {
+    pub fn new() -> Self {
+        // Overlay mounts need a real file system below them.
+        let directory = tempfile::tempdir_in("/var/tmp").unwrap();
+        let store = ImageStore::open(directory.path()).unwrap();
+        Self { store, directory }
+    }
+
+    /// Pulls and returns the lines.
+    pub async fn pull(&self, name: &str, credentials: Option<Credentials>) -> Result<Vec<Progress>, Error> {
+        let registries = Registries::new(RegistrySettings::default());
+        let request = PullRequest {
+            reference: Reference::parse(name).unwrap().with_default_tag(),
+            all_tags: false,
+            platform: None,
+            credentials,
+        };
+        let mut lines = registries.pull(&self.store, request).await?;
+        let mut all = Vec::new();
+        while let Some(line) = lines.next().await {
+            all.push(line?);
+        }
+        Ok(all)
+    }
+
+    /// Nothing of a pull is left: no image, no blob, no layer, no temporary file.
+    #[track_caller]
+    pub fn assert_empty(&self) {
+        self.store.collect_garbage().unwrap();
+        self.store.wait_until_deleted();
+        assert!(self.store.list().unwrap().is_empty());
+        for below in ["blobs/sha256", "layers", "tmp"] {
+            let left: Vec<_> = std::fs::read_dir(self.directory.path().join(below))
+                .unwrap()
+                .collect();
+            assert!(left.is_empty(), "{below}: {left:?}");
+        }
+    }
+}

@@ -1,0 +1,197 @@
+//! Pulling and pushing with the docker CLI, against Debian's docker-registry.
+
+use crate::support::{IMAGE, Lab, PASSWORD, Registry, Setup, USER};
+use std::time::{Duration, Instant};
+
+fn plain(port: u16) -> Setup {
+    Setup {
+        port,
+        ..Setup::default()
+    }
+}
+
+fn digest_in(text: &str) -> String {
+    let at = text
+        .find("sha256:")
+        .unwrap_or_else(|| panic!("no digest in {text}"));
+    text[at..at + 71].to_owned()
+}
+
+#[test]
+fn what_is_pushed_is_pulled_by_tag_and_digest() {
+    let lab = Lab::with_image("e2ereg", 1, 1);
+    let registry = Registry::start(&lab, "node-1", &plain(5000));
+    let docker = lab.docker("node-1");
+    let name = format!("{}/tools/busybox", registry.name);
+    let tagged = format!("{name}:1");
+    docker.run(&["tag", IMAGE, &tagged]);
+    let pushed = docker.run(&["push", &tagged]);
+    assert!(
+        pushed.contains(&format!("The push refers to repository [{name}]")) && pushed.contains(": Pushed"),
+        "{pushed}"
+    );
+    let digest = digest_in(&pushed);
+    assert!(registry.blob(&digest).is_file());
+    let again = docker.run(&["push", &tagged]);
+    assert!(
+        again.contains("Layer already exists") && again.contains(&digest),
+        "{again}"
+    );
+    // The same layers under another name are taken over by the registry, not sent.
+    let other = format!("{}/other:1", registry.name);
+    docker.run(&["tag", IMAGE, &other]);
+    let mounted = docker.run(&["push", &other]);
+    assert!(mounted.contains("Mounted from tools/busybox"), "{mounted}");
+
+    let id = docker.run(&["inspect", "--format", "{{.Id}}", &tagged]);
+    docker.run(&["rmi", "-f", &id]);
+    assert_eq!(docker.run(&["images", "-q"]), "");
+    let pulled = docker.run(&["pull", &tagged]);
+    for expected in [
+        "1: Pulling from tools/busybox",
+        ": Pulling fs layer",
+        ": Download complete",
+        ": Pull complete",
+        &format!("Digest: {digest}"),
+        &format!("Status: Downloaded newer image for {tagged}"),
+    ] {
+        assert!(pulled.contains(expected), "{expected}: {pulled}");
+    }
+    assert_eq!(docker.run(&["inspect", "--format", "{{.Id}}", &tagged]), id);
+    let digests = docker.run(&["inspect", "--format", "{{.RepoDigests}}", &tagged]);
+    assert_eq!(digests, format!("[{name}@{digest}]"));
+    let again = docker.run(&["pull", &tagged]);
+    assert!(
+        again.contains(&format!("Status: Image is up to date for {tagged}")),
+        "{again}"
+    );
+
+    docker.run(&["rmi", &tagged]);
+    let by_digest = format!("{name}@{digest}");
+    assert_eq!(docker.run(&["run", "--rm", &by_digest, "echo", "here"]), "here");
+    docker.run(&["tag", &by_digest, &format!("{name}:2")]);
+    docker.run(&["push", "-q", "-a", &name]);
+    docker.run(&["rmi", "-f", &id]);
+    docker.run(&["pull", "-a", &name]);
+    let tags = docker.run(&["images", "--format", "{{.Tag}}", &name]);
+    assert_eq!(
+        tags.lines().collect::<std::collections::BTreeSet<_>>(),
+        ["1", "2"].into()
+    );
+
+    let missing = docker.refuse(&["pull", &format!("{name}:nosuch")]);
+    assert!(
+        missing.contains(&format!("manifest for {name}:nosuch not found")),
+        "{missing}"
+    );
+    let nothing = docker.refuse(&["push", &format!("{}/nosuch:1", registry.name)]);
+    assert!(
+        nothing.contains("An image does not exist locally with the tag"),
+        "{nothing}"
+    );
+}
+
+#[test]
+fn services_run_by_the_digest_that_the_registry_has() {
+    let lab = Lab::with_image("e2eregsv", 1, 1);
+    let registry = Registry::start(&lab, "node-1", &plain(5000));
+    let docker = lab.docker("node-1");
+    let name = format!("{}/app:1", registry.name);
+    docker.run(&["tag", IMAGE, &name]);
+    let digest = digest_in(&docker.run(&["push", &name]));
+    docker.run(&[
+        "rmi",
+        "-f",
+        &docker.run(&["inspect", "--format", "{{.Id}}", IMAGE]),
+    ]);
+    docker.run(&["service", "create", "-d", "-q", "--name", "web", &name]);
+    let image = "{{.Spec.TaskTemplate.ContainerSpec.Image}}";
+    assert_eq!(
+        docker.run(&["service", "inspect", "--format", image, "web"]),
+        format!("{name}@{digest}")
+    );
+    lab.await_running("node-1", "web", 1, |_| true);
+}
+
+#[test]
+fn a_registry_that_is_out_of_reach_holds_nobody() {
+    let lab = Lab::with_image("e2eregaw", 1, 1);
+    let docker = lab.docker("node-1");
+    let began = Instant::now();
+    let refused = docker.refuse(&["pull", "127.0.0.1:1/app:1"]);
+    assert!(
+        refused.contains("cannot reach the registry") && refused.contains("refused"),
+        "{refused}"
+    );
+    // Nothing answers at this address of the lab's network.
+    let silent = docker.refuse(&["pull", "10.255.255.1:5000/app:1"]);
+    assert!(silent.contains("cannot reach the registry"), "{silent}");
+    docker.run(&["service", "create", "-d", "-q", "--name", "web", IMAGE]);
+    assert!(began.elapsed() < Duration::from_secs(30), "{:?}", began.elapsed());
+    lab.await_running("node-1", "web", 1, |_| true);
+}
+
+#[test]
+fn a_password_is_asked_for_and_kept_by_the_client_alone() {
+    let lab = Lab::with_image("e2ereglo", 1, 1);
+    let setup = Setup {
+        password: true,
+        ..plain(5000)
+    };
+    let registry = Registry::start(&lab, "node-1", &setup);
+    let docker = lab.docker("node-1");
+    let name = format!("{}/secret:1", registry.name);
+    docker.run(&["tag", IMAGE, &name]);
+    let refused = docker.refuse(&["push", &name]);
+    assert!(refused.contains("no basic auth credentials"), "{refused}");
+    let wrong = docker.piped(
+        b"wrong",
+        &["login", "-u", USER, "--password-stdin", &registry.name],
+    );
+    assert_ne!(wrong.code, 0, "{wrong:?}");
+    assert!(wrong.stderr.contains("unauthorized"), "{wrong:?}");
+    let right = docker.piped(
+        PASSWORD.as_bytes(),
+        &["login", "-u", USER, "--password-stdin", &registry.name],
+    );
+    assert!(right.stdout.contains("Login Succeeded"), "{right:?}");
+    docker.run(&["push", &name]);
+    docker.run(&["rmi", &name]);
+    docker.run(&["pull", &name]);
+    let log = std::fs::read_to_string(lab.node_directory("node-1").join("daemon.log")).unwrap();
+    assert!(!log.contains(PASSWORD), "the password is in the log");
+}
+
+#[test]
+fn the_authority_of_a_registry_lies_with_the_daemon() {
+    let lab = Lab::with_image("e2eregtl", 1, 1);
+    let docker = lab.docker("node-1");
+    let address = lab.address("node-1");
+    let key = rcgen::KeyPair::generate().unwrap();
+    let params = rcgen::CertificateParams::new(vec![address.clone()]).unwrap();
+    let certificate = params.self_signed(&key).unwrap();
+    let files = ["registry.crt", "registry.key"].map(|name| lab.directory().join(name));
+    std::fs::write(&files[0], certificate.pem()).unwrap();
+    std::fs::write(&files[1], key.serialize_pem()).unwrap();
+    let setup = Setup {
+        tls: Some((files[0].clone(), files[1].clone())),
+        ..plain(5443)
+    };
+    let registry = Registry::start(&lab, "node-1", &setup);
+    let name = format!("{}/app:1", registry.name);
+    docker.run(&["tag", IMAGE, &name]);
+    let refused = docker.refuse(&["push", &name]);
+    assert!(
+        refused.contains("its certificate is not accepted") && refused.contains("certs.d"),
+        "{refused}"
+    );
+    let certificates = lab
+        .node_directory("node-1")
+        .join("data/certs.d")
+        .join(&registry.name);
+    std::fs::create_dir_all(&certificates).unwrap();
+    std::fs::copy(&files[0], certificates.join("ca.crt")).unwrap();
+    docker.run(&["push", &name]);
+    docker.run(&["rmi", &name]);
+    docker.run(&["pull", &name]);
+}
