@@ -12,7 +12,8 @@ const TABLE: &str = "muster";
 pub enum FirewallCommand {
     /// Show what was found and done, and what only you can do
     Show,
-    /// Take back every rule that was put into chains of others; a running daemon puts them there again
+    /// Take back every rule that was put into chains of others, and the zone of firewalld; a running daemon puts them there
+    /// again
     Remove,
 }
 
@@ -21,8 +22,9 @@ pub fn run(command: FirewallCommand) -> anyhow::Result<()> {
     match command {
         FirewallCommand::Show => show(),
         FirewallCommand::Remove => {
-            let removed = withdraw_bridges(TABLE).context("cannot take back the rules (are you root?)")?;
-            println!("removed {removed} rules");
+            let removed = withdraw_bridges(TABLE)
+                .context("cannot take back what was put at other firewalls (are you root?)")?;
+            println!("removed {removed} rules and interfaces");
             Ok(())
         }
     }

@@ -11,7 +11,7 @@ PREPARE = "umount /sys/fs/cgroup/unified 2>/dev/null; exec \"$@\""
 
 
 def measure(muster, bundle, rounds):
-    """Milliseconds of `muster runtime run` and `crun run`, in turn, in a mount namespace of their own."""
+    """Milliseconds of `muster oci run`, `muster runtime run` and `crun run`, in turn, in a mount namespace of their own."""
     crun = shutil.which("crun")
     if crun is None:
         raise SystemExit("bench: install crun first")
@@ -49,19 +49,18 @@ def once(command, streams):
 
 
 def alternate(muster, crun, bundle, rounds, warm_up=5):
-    """Runs both in turn and prints a line of times for each."""
+    """Runs all in turn and prints a line of times for each."""
     streams = [
         (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
         (os.POSIX_SPAWN_OPEN, 1, "/dev/null", os.O_WRONLY, 0),
     ]
-    times = ([], [])
+    times = ([], [], [])
     for number in range(rounds + warm_up):
         name = f"bench-{os.getpid()}-{number}"
-        ours = once([muster, "runtime", "run", "--bundle", bundle, name], streams)
-        theirs = once([crun, "run", "--bundle", bundle, name], streams)
-        if number >= warm_up:
-            times[0].append(ours)
-            times[1].append(theirs)
+        for program, found in zip(([muster, "oci"], [muster, "runtime"], [crun]), times):
+            elapsed = once([*program, "run", "--bundle", bundle, name], streams)
+            if number >= warm_up:
+                found.append(elapsed)
     for line in times:
         print(" ".join(f"{time:.3f}" for time in line))
 

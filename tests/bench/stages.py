@@ -97,15 +97,14 @@ def memories(setting):
 def runtimes(setting):
     """The runtimes alone."""
     bundle, rounds = setting.directory / "bundle", setting.times(20, 100)
-    figures = {"muster": [], "crun": [], "in process": []}
+    figures = {"muster oci": [], "muster": [], "crun": [], "in process": []}
     own_program = setting.binary.parent / "muster-runtime"
     for _ in range(setting.times(1, 3)):
-        ours, theirs = runtime.measure(setting.binary, bundle, rounds)
-        figures["muster"] += ours
-        figures["crun"] += theirs
+        for name, times in zip(("muster oci", "muster", "crun"), runtime.measure(setting.binary, bundle, rounds)):
+            figures[name] += times
         if own_program.is_file():
             figures["in process"].append(runtime.in_process(own_program, bundle, rounds))
-    for name in ("muster", "crun"):
+    for name in ("muster oci", "muster", "crun"):
         values = figures[name]
         print(f"{name}: p50 {percentile(values, 50):.2f} p95 {percentile(values, 95):.2f} min {min(values):.2f} ms")
     print("in process:", figures["in process"])

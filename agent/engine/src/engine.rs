@@ -7,6 +7,7 @@ use crate::error::{Error, Result};
 use crate::events::{EventBus, EventFeed};
 use crate::exec::{Exec, ExecConfig, ExecInfo};
 use crate::layout::Layout;
+use crate::log_forward::Forwarding;
 use crate::metrics::EngineMetrics;
 use crate::names::Registry;
 use crate::neighbours::Neighbours;
@@ -67,6 +68,7 @@ pub(crate) struct Inner {
     /// Ends every task that waits.
     pub stopping: CancellationToken,
     pub execs: Mutex<HashMap<String, Arc<Exec>>>,
+    pub forwarding: Forwarding,
     pub(crate) containers: Mutex<Registry<Arc<Container>>>,
 }
 

@@ -35,6 +35,7 @@ mod layout;
 mod local_options;
 mod log_driver;
 mod log_feed;
+mod log_forward;
 mod logs;
 mod metrics;
 mod mount_sources;

@@ -9,6 +9,7 @@ use crate::error::{Error, Result};
 use crate::events::EventBus;
 use crate::host;
 use crate::layout::Layout;
+use crate::log_forward::Forwarding;
 use crate::metrics::EngineMetrics;
 use crate::names::Registry;
 use crate::neighbours::Neighbours;
@@ -106,6 +107,7 @@ pub(crate) async fn open(config: EngineConfig) -> Result<Arc<Inner>> {
         tasks,
         stopping,
         execs: Mutex::new(HashMap::new()),
+        forwarding: Forwarding::default(),
         containers: Mutex::new(Registry::default()),
     });
     // No restart may begin before every running container has its address again and orphans are gone.
@@ -388,6 +390,7 @@ impl Inner {
         self.store
             .put_behind(Table::Containers, record.id.as_str(), &record)
             .await?;
+        self.forward_log(container);
         self.watch_end(container, monitor);
         self.watch_health(container);
         Ok(())

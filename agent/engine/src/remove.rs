@@ -75,6 +75,7 @@ impl Inner {
         container: &Arc<Container>,
         volumes: bool,
     ) -> Result<()> {
+        self.log_is_sent(&container.id).await;
         let record = container.record();
         let id = record.id.clone();
         let takes_volumes = volumes && !record.anonymous_volumes.is_empty();

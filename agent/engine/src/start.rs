@@ -133,6 +133,7 @@ impl Inner {
         }
         self.container_event(container, "start", &[]);
         self.tell_linked(&record).await;
+        self.forward_log(container);
         self.watch_end(container, monitor);
         self.watch_health(container);
         if let Err(error) = self
@@ -300,6 +301,7 @@ impl Inner {
         linked: &[Linked],
         joined: &JoinedNamespaces,
     ) -> Result<Prepared> {
+        self.check_destination(record)?;
         make_directory(&self.layout.run(&record.id))?;
         // The last run's status must not be taken for this one's.
         layout::remove_file(&self.layout.exit_file(&record.id))?;
@@ -419,7 +421,7 @@ impl Inner {
     /// Whether a container has a log that can be read.
     pub(crate) fn has_log(&self, record: &Record) -> bool {
         let driver = record.config.host.log.as_ref().unwrap_or(&self.log);
-        driver.name != "none"
+        log_driver::settings(driver).is_ok_and(|settings| settings.is_some_and(|settings| settings.readable))
     }
 }
 

@@ -34,7 +34,7 @@ pub use error::NetworkError;
 pub use ip_net::{InvalidIpNet, IpNet, address_from, bits_of};
 pub use links::InterfaceStats;
 pub use namespace::NamespaceError;
-pub use neighbours::{OtherFirewalls, admit_bridges, other_firewalls, withdraw_bridges};
+pub use neighbours::{OtherFirewalls, WithdrawError, admit_bridges, other_firewalls, withdraw_bridges};
 pub use netlink::NetlinkError;
 pub use network::Network;
 pub use resolver::{RESOLVER_ADDRESS, ResolverSockets};

@@ -9,6 +9,8 @@ use muster_network::{
 use std::future::Future;
 use std::os::fd::OwnedFd;
 use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 /// Our own table.
 const TABLE: &str = "muster";
@@ -87,8 +89,13 @@ impl Machine {
     }
 
     #[track_caller]
-    fn assert_cut_off(&self) {
+    fn assert_kept_in(&self) {
         assert_eq!(ask_from(&self.container, "192.0.2.2:80", REFUSAL), None);
+    }
+
+    #[track_caller]
+    fn assert_cut_off(&self) {
+        self.assert_kept_in();
         assert_eq!(ask_from(&self.outside, "192.0.2.1:8080", REFUSAL), None);
     }
 }
@@ -100,6 +107,118 @@ fn on_machine<F: Future<Output = ()>>(test: impl FnOnce(Machine) -> F + Send + '
         run("mount", &["-t", "tmpfs", "none", "/run/netns"]);
         test(Machine::new(&run_dir).await).await;
     });
+}
+
+/// Lays a directory that can be changed over these, the first before the others; what is changed lies at `place`.
+fn changeable(directory: &str, lower: &str, place: &Path) {
+    let [upper, work] = ["upper", "work"].map(|name| place.join(name));
+    std::fs::create_dir_all(&upper).unwrap();
+    std::fs::create_dir_all(&work).unwrap();
+    let options = format!(
+        "lowerdir={lower},upperdir={},workdir={}",
+        upper.display(),
+        work.display()
+    );
+    run("mount", &["-t", "overlay", "overlay", "-o", &options, directory]);
+}
+
+/// A program that runs until it is dropped.
+struct Service(Child);
+
+impl Service {
+    fn start(program: &str, arguments: &[&str]) -> Self {
+        let started = Command::new(program)
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn();
+        Self(started.unwrap_or_else(|error| panic!("{program}: {error}")))
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        let pid = nix::unistd::Pid::from_raw(self.0.id() as i32);
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
+        self.0.wait().unwrap();
+    }
+}
+
+/// Debian's firewalld with a message bus of its own, which both end with the test.
+struct Firewalld {
+    service: Option<Service>,
+    _bus: Service,
+    _place: tempfile::TempDir,
+}
+
+/// A bus on which everybody may do everything.
+const BUS: &str = r#"<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Configuration 1.0//EN"
+    "http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd">
+<busconfig>
+  <type>system</type>
+  <listen>unix:path=/run/dbus/system_bus_socket</listen>
+  <auth>EXTERNAL</auth>
+  <policy context="default">
+    <allow send_destination="*" eavesdrop="true"/>
+    <allow eavesdrop="true"/>
+    <allow own="*"/>
+  </policy>
+</busconfig>"#;
+
+impl Firewalld {
+    fn start() -> Self {
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/firewalld");
+        let unpacked = concat!(env!("CARGO_TARGET_TMPDIR"), "/firewalld");
+        run(script, &[unpacked]);
+        let place = tempfile::tempdir().unwrap();
+        for directory in ["/usr", "/etc"] {
+            let lower = format!("{unpacked}/root{directory}:{directory}");
+            if Path::new(unpacked).join(format!("root{directory}")).exists() {
+                changeable(directory, &lower, &place.path().join(&directory[1..]));
+            } else {
+                changeable(directory, directory, &place.path().join(&directory[1..]));
+            }
+        }
+        run("mount", &["-t", "tmpfs", "none", "/run"]);
+        std::fs::create_dir("/run/dbus").unwrap();
+        std::fs::write("/run/bus.conf", BUS).unwrap();
+        let bus = Service::start(
+            "dbus-daemon",
+            &["--config-file=/run/bus.conf", "--nofork", "--nopidfile"],
+        );
+        let mut firewalld = Self {
+            service: None,
+            _bus: bus,
+            _place: place,
+        };
+        until("a message bus", || {
+            Path::new("/run/dbus/system_bus_socket").exists()
+        });
+        firewalld.restart();
+        firewalld
+    }
+
+    fn restart(&mut self) {
+        drop(self.service.take());
+        self.service = Some(Service::start("firewalld", &["--nofork", "--nopid"]));
+        until("firewalld", || {
+            let asked = Command::new("firewall-cmd").arg("--state").output();
+            asked.unwrap().status.success()
+        });
+    }
+
+    fn zones() -> String {
+        run("firewall-cmd", &["--list-all-zones"])
+    }
+}
+
+fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !is_so() {
+        assert!(Instant::now() < deadline, "{what}: not within a minute");
+        std::thread::sleep(Duration::from_millis(20));
+    }
 }
 
 /// The whole rule set without ours and without counters.
@@ -179,21 +298,9 @@ fn ufw_admits_bridges_and_keeps_them_over_a_reload() {
     on_machine(async |machine| {
         // Its files change when it is enabled: those of this mount namespace only.
         let place = tempfile::tempdir().unwrap();
-        for (number, directory) in ["/etc", "/usr/lib/ufw", "/run"].into_iter().enumerate() {
-            let [upper, work] = ["upper", "work"].map(|name| place.path().join(format!("{name}-{number}")));
-            if directory == "/run" {
-                run("mount", &["-t", "tmpfs", "none", directory]);
-                continue;
-            }
-            std::fs::create_dir(&upper).unwrap();
-            std::fs::create_dir(&work).unwrap();
-            let options = format!(
-                "lowerdir={directory},upperdir={},workdir={}",
-                upper.display(),
-                work.display()
-            );
-            run("mount", &["-t", "overlay", "overlay", "-o", &options, directory]);
-        }
+        changeable("/etc", "/etc", &place.path().join("etc"));
+        changeable("/usr/lib/ufw", "/usr/lib/ufw", &place.path().join("lib"));
+        run("mount", &["-t", "tmpfs", "none", "/run"]);
         run("ufw", &["--force", "enable"]);
         machine.assert_cut_off();
         let before = rules_of_others();
@@ -208,6 +315,64 @@ fn ufw_admits_bridges_and_keeps_them_over_a_reload() {
         // It drops what is IPv6, too.
         assert_eq!(withdraw_bridges(TABLE).unwrap(), 4);
         machine.assert_cut_off();
+    });
+}
+
+#[test]
+fn firewalld_admits_bridges_in_a_zone_that_comes_and_goes() {
+    on_machine(async |machine| {
+        let mut firewalld = Firewalld::start();
+        machine.assert_kept_in();
+        machine.assert_neighbours(false);
+        let before = Firewalld::zones();
+        let admitted = admit_bridges(TABLE).unwrap();
+        assert_eq!(admitted.admitted, ["zone muster of firewalld: br0"]);
+        assert!(admitted.found.contains(&"firewalld".to_owned()) && admitted.warnings.is_empty());
+        machine.assert_connected();
+        machine.assert_neighbours(true);
+        // It is done once, and only looking does nothing.
+        assert_eq!(admit_bridges(TABLE).unwrap(), admitted);
+        assert_eq!(other_firewalls(TABLE).unwrap(), admitted);
+        for again in ["--reload", "--complete-reload"] {
+            run("firewall-cmd", &[again]);
+            assert_eq!(admit_bridges(TABLE).unwrap(), admitted, "{again}");
+            machine.assert_connected();
+        }
+        firewalld.restart();
+        machine.assert_kept_in();
+        assert_eq!(admit_bridges(TABLE).unwrap(), admitted);
+        machine.assert_connected();
+
+        // A bridge that is gone goes from the zone; one that the administrator has put elsewhere stays there.
+        machine
+            .network
+            .ensure_bridge(&bridge("br1", "10.2.0.1/24"))
+            .await
+            .unwrap();
+        machine
+            .network
+            .ensure_bridge(&bridge("br2", "10.3.0.1/24"))
+            .await
+            .unwrap();
+        run("firewall-cmd", &["--zone=block", "--add-interface=br2"]);
+        let zone = ["--zone=muster", "--list-interfaces"];
+        admit_bridges(TABLE).unwrap();
+        let listed = run("firewall-cmd", &zone);
+        assert!(
+            listed.contains("br0") && listed.contains("br1") && !listed.contains("br2"),
+            "{listed}"
+        );
+        for gone in ["br1", "br2"] {
+            machine.network.remove_bridge(gone).await.unwrap();
+        }
+        admit_bridges(TABLE).unwrap();
+        assert_eq!(run("firewall-cmd", &zone).trim(), "br0");
+        run("firewall-cmd", &["--zone=block", "--remove-interface=br2"]);
+
+        assert_eq!(withdraw_bridges(TABLE).unwrap(), 1);
+        assert_eq!(Firewalld::zones(), before);
+        machine.assert_kept_in();
+        assert_eq!(withdraw_bridges(TABLE).unwrap(), 0);
     });
 }
 

@@ -9,7 +9,7 @@ mod request;
 mod wait;
 
 pub use docker::{Docker, Output};
-pub use image::{IMAGE, SERVER, WAITER, rootfs};
+pub use image::{IMAGE, SERVER, WAITER, busybox, rootfs};
 pub use lab::Lab;
 pub use registry::{PASSWORD, Registry, Setup, USER};
 pub use request::{Ending, json_request, raw_request};

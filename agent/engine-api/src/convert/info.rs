@@ -15,7 +15,7 @@ pub(crate) fn from_engine(engine: &EngineInfo) -> Info {
             "Volume": ["local"],
             "Network": ["bridge", "host", "null", "overlay"],
             "Authorization": null,
-            "Log": ["json-file"],
+            "Log": ["journald", "json-file", "local", "syslog"],
         }),
         memory_limit: true,
         swap_limit: engine.swap_limit,

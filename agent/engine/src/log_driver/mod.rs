@@ -1,6 +1,8 @@
 //! Log drivers: what their options mean.
 
 mod attributes;
+pub(crate) mod journald;
+pub(crate) mod syslog;
 mod tag;
 
 use crate::error::{Error, Result};
@@ -9,7 +11,21 @@ use crate::record::Record;
 use attributes::Selection;
 use muster_types::service::LogDriver;
 use std::collections::BTreeMap;
+use syslog::Syslog;
 use tag::Tag;
+
+/// The cache of a log that is sent, and the files of the driver `local`; Docker's.
+const CACHE_BYTES: u64 = 20 << 20;
+const CACHE_FILES: u32 = 5;
+
+/// Where a log goes besides the files of the node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Destination {
+    /// The host's journal.
+    Journald,
+    /// A syslog server.
+    Syslog(Syslog),
+}
 
 /// What a log driver is asked for.
 #[derive(Debug)]
@@ -21,6 +37,10 @@ pub(crate) struct Settings {
     labels: Selection,
     env: Selection,
     tag: Option<Tag>,
+    /// Where the log is sent; the files are a cache of it then.
+    pub destination: Option<Destination>,
+    /// Whether users may read the files.
+    pub readable: bool,
     /// For the user of a container that asks for it.
     pub warnings: Vec<String>,
 }
@@ -44,6 +64,16 @@ impl Settings {
     }
 }
 
+impl Settings {
+    /// The tag of a container whose log is sent.
+    pub fn tag_of(&self, record: &Record, node: &str) -> String {
+        match &self.tag {
+            Some(tag) => tag.of(record, node),
+            None => record.id.short().to_owned(),
+        }
+    }
+}
+
 /// Reads a driver's options; `None` for no log.
 pub(crate) fn settings(driver: &LogDriver) -> Result<Option<Settings>> {
     let name = match driver.name.as_str() {
@@ -51,22 +81,40 @@ pub(crate) fn settings(driver: &LogDriver) -> Result<Option<Settings>> {
         "none" => "none",
         "" | "json-file" => "json-file",
         "local" => "local",
+        "journald" => "journald",
+        "syslog" => "syslog",
         other => {
             return Err(Error::invalid(format!(
                 "logger: no log driver named '{other}' is registered"
             )));
         }
     };
+    let destination = match name {
+        "journald" => Some(Destination::Journald),
+        "syslog" => Some(Destination::Syslog(Syslog::read(&driver.options)?)),
+        _ => None,
+    };
+    let is_cache = destination.is_some() || name == "local";
     let mut settings = Settings {
-        max_bytes: None,
-        max_files: 1,
+        max_bytes: is_cache.then_some(CACHE_BYTES),
+        max_files: if is_cache { CACHE_FILES } else { 1 },
+        destination,
+        readable: true,
         labels: Selection::default(),
         env: Selection::default(),
         tag: None,
         warnings: Vec::new(),
     };
     for (key, value) in &driver.options {
-        if name == "none" || !settings.set(key, value)? {
+        let taken = match (name, key.split_once('-')) {
+            ("none", _) => false,
+            // Read above.
+            ("syslog", Some(("syslog", rest))) => SYSLOG_OPTIONS.contains(&rest),
+            ("syslog" | "journald", Some(("cache", rest))) => settings.set_cache(rest, value)?,
+            ("syslog" | "journald", _) if FILE_OPTIONS.contains(&key.as_str()) => false,
+            _ => settings.set(key, value)?,
+        };
+        if !taken {
             return Err(Error::invalid(format!(
                 "unknown log opt '{key}' for {name} log driver"
             )));
@@ -76,7 +124,41 @@ pub(crate) fn settings(driver: &LogDriver) -> Result<Option<Settings>> {
     Ok(Some(settings))
 }
 
+/// Options that begin with `syslog-`.
+const SYSLOG_OPTIONS: [&str; 7] = [
+    "address",
+    "facility",
+    "format",
+    "tls-ca-cert",
+    "tls-cert",
+    "tls-key",
+    "tls-skip-verify",
+];
+/// Options of drivers whose files are the log itself.
+const FILE_OPTIONS: [&str; 3] = ["max-size", "max-file", "compress"];
+
 impl Settings {
+    /// Takes an option of the cache, without `cache-`; false for one that there is not.
+    fn set_cache(&mut self, key: &str, value: &str) -> Result<bool> {
+        match key {
+            "disabled" => {
+                let disabled = value
+                    .parse::<bool>()
+                    .map_err(|_| Error::invalid(format!("invalid log option cache-disabled={value}")))?;
+                self.readable = !disabled;
+                Ok(true)
+            }
+            "max-size" => self.set("max-size", value),
+            "max-file" => self.set("max-file", value),
+            // Whether it is compressed is the engine's business: nobody sees the files.
+            "compress" => value
+                .parse::<bool>()
+                .map(|_| true)
+                .map_err(|_| Error::invalid(format!("invalid log option cache-compress={value}"))),
+            _ => Ok(false),
+        }
+    }
+
     /// Takes an option; false for one that no driver has.
     fn set(&mut self, key: &str, value: &str) -> Result<bool> {
         let refused = || Error::invalid(format!("invalid log option {key}={value}"));
@@ -188,10 +270,51 @@ mod tests {
             (None, 1, 0)
         );
         assert!(settings(&driver("none", &[])).unwrap().is_none());
+        let sent = [
+            ("cache-max-size", "1m"),
+            ("cache-max-file", "2"),
+            ("cache-disabled", "true"),
+        ];
+        let sent = settings(&driver("journald", &sent)).unwrap().unwrap();
+        assert_eq!(
+            (sent.max_bytes, sent.max_files, sent.readable),
+            (Some(1 << 20), 2, false)
+        );
+        assert_eq!(sent.destination, Some(Destination::Journald));
+        let sent = settings(&driver("syslog", &[])).unwrap().unwrap();
+        assert_eq!(
+            (sent.max_bytes, sent.max_files, sent.readable),
+            (Some(20 << 20), 5, true)
+        );
     }
 
     #[test]
     fn what_no_driver_knows_is_refused() {
+        let takes = |name: &str, option: (&str, &str)| settings(&driver(name, &[option]));
+        for option in [
+            ("cache-max-size", "1m"),
+            ("tag", "x"),
+            ("env-regex", "^A"),
+            ("mode", "non-blocking"),
+        ] {
+            assert!(takes("journald", option).is_ok(), "{option:?}");
+            assert!(takes("syslog", option).is_ok(), "{option:?}");
+        }
+        for option in [
+            ("max-size", "1m"),
+            ("compress", "true"),
+            ("cache-size", "1"),
+            ("cache-disabled", "x"),
+        ] {
+            assert!(takes("journald", option).is_err(), "{option:?}");
+            assert!(takes("syslog", option).is_err(), "{option:?}");
+        }
+        for option in [("syslog-format", "rfc5424"), ("cache-disabled", "true")] {
+            assert!(
+                takes("syslog", option).is_ok() && takes("json-file", option).is_err(),
+                "{option:?}"
+            );
+        }
         for bad in [
             ("max-size", "x"),
             ("max-size", "0"),

@@ -1,8 +1,9 @@
 //! The files of one log, in the order in which they were written.
 
+use crate::log_forward::{HEAD_BYTES, Position};
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 /// Rotated files looked for; more are never kept (`max-file` is checked against it).
@@ -13,6 +14,23 @@ pub(crate) const FILES_MAX: u32 = 100;
 pub(super) struct LogFile {
     pub file: File,
     pub inode: u64,
+}
+
+impl LogFile {
+    /// How the file begins.
+    pub fn head(&self) -> io::Result<Vec<u8>> {
+        let mut head = vec![0; HEAD_BYTES];
+        let length = self.file.read_at(&mut head, 0)?;
+        head.truncate(length);
+        Ok(head)
+    }
+}
+
+impl Position {
+    /// Whether it is in this file.
+    pub(super) fn is_in(&self, file: &LogFile) -> bool {
+        self.inode == file.inode && file.head().is_ok_and(|head| head.starts_with(&self.head))
+    }
 }
 
 /// Opens every file of the log, oldest first. A file that is rotated meanwhile is opened once.

@@ -2,6 +2,7 @@
 
 use super::files::{self, LogFile};
 use super::{LogEntry, LogQuery, tail};
+use crate::log_forward::Position;
 use std::collections::VecDeque;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
@@ -43,6 +44,34 @@ impl LogReader {
             unread: Vec::new(),
             finished: false,
         })
+    }
+
+    /// As [`open`](Self::open), behind what an earlier reader read.
+    pub(crate) fn open_at(path: &Path, query: LogQuery, position: Option<&Position>) -> io::Result<Self> {
+        let mut reader = Self::open(path, query)?;
+        let Some(position) = position else {
+            return Ok(reader);
+        };
+        let found = reader.waiting.iter().position(|file| position.is_in(file));
+        if let Some(found) = found {
+            reader.waiting.drain(..found);
+            reader.waiting[0].file.seek(SeekFrom::Start(position.offset))?;
+        }
+        Ok(reader)
+    }
+
+    /// Where this reader is: behind the last entry that it gave out; `None` before the first file.
+    pub(crate) fn position(&self) -> io::Result<Option<Position>> {
+        let Some(current) = &self.current else {
+            return Ok(None);
+        };
+        let mut file = &current.file;
+        let read = file.stream_position()?;
+        Ok(Some(Position {
+            inode: current.inode,
+            head: current.head()?,
+            offset: read.saturating_sub(self.unread.len() as u64),
+        }))
     }
 
     /// Whether everything up to the query's `until` was read: nothing more will come.
@@ -268,6 +297,29 @@ mod tests {
         assert_eq!(rest(&mut reader), [] as [u32; 0]);
         log.write(1);
         assert_eq!(rest(&mut reader), [5]);
+    }
+
+    #[test]
+    fn another_reader_goes_on_where_the_last_one_was() {
+        let mut log = Log::new();
+        log.write(2);
+        let mut first = log.reader(LogQuery::default());
+        assert_eq!(first.position().unwrap(), None);
+        assert_eq!(rest(&mut first), [0, 1]);
+        let position = first.position().unwrap().unwrap();
+        log.write(1);
+        log.rotate(3);
+        log.write(1);
+        let at = |position: &Position| {
+            LogReader::open_at(&log.path(), LogQuery::default(), Some(position)).unwrap()
+        };
+        assert_eq!(rest(&mut at(&position)), [2, 3]);
+        // The file is gone, and its number was given out again.
+        let other = Position {
+            head: b"{\"log\":\"another".to_vec(),
+            ..position
+        };
+        assert_eq!(rest(&mut at(&other)), [0, 1, 2, 3]);
     }
 
     #[test]

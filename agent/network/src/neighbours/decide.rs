@@ -26,6 +26,19 @@ pub(crate) struct Facts {
     pub rules: Vec<Rule>,
     /// Tables of the iptables that do not use nf_tables.
     pub legacy_tables: Vec<String>,
+    pub firewalld: FirewalldState,
+}
+
+/// What firewalld itself says.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) enum FirewalldState {
+    /// There is none.
+    #[default]
+    Unasked,
+    /// These are the interfaces of our zone.
+    Admits(BTreeSet<String>),
+    /// It cannot be asked, for this reason.
+    Unreachable(String),
 }
 
 /// A rule that has to be there.
@@ -81,14 +94,14 @@ pub(crate) fn decide(facts: &Facts) -> Decision {
     for chain in forward_chains(facts) {
         if is_of_iptables(chain) && chain.drops {
             wanted.extend(admissions(chain, &facts.bridges));
-        } else if chain.table == FIREWALLD_TABLE {
+        } else if is_of_firewalld(chain) {
             decision.warnings.extend(firewalld_warning(facts));
         } else if chain.drops {
             decision.warnings.extend(table_warning(facts, chain));
         }
     }
     decision.warnings.extend(legacy_warning(facts));
-    // firewalld has several such chains, and says the same of each.
+    // Of firewalld's several chains the same is to be said.
     decision.warnings.dedup();
     let mut kept: Vec<&Admission> = Vec::new();
     for rule in facts.rules.iter().filter(|rule| is_ours(rule, &facts.own_table)) {
@@ -103,6 +116,16 @@ pub(crate) fn decide(facts: &Facts) -> Decision {
         .cloned()
         .collect();
     decision
+}
+
+/// Whether the chain is one of firewalld's own table.
+pub(crate) fn is_of_firewalld(chain: &Chain) -> bool {
+    chain.table == FIREWALLD_TABLE
+}
+
+/// Whether firewalld decides about what passes through this host.
+pub(crate) fn has_firewalld(facts: &Facts) -> bool {
+    forward_chains(facts).any(is_of_firewalld)
 }
 
 /// Chains of others that see what passes through this host.
@@ -162,8 +185,11 @@ fn shown(chain: &Chain) -> String {
     format!("{family} {} {}", chain.table, chain.name)
 }
 
-/// firewalld replaces its table when it is reloaded, so that rules in it do not last: its own tool must know the bridge.
+/// Bridges that firewalld neither could be told of nor knows by its own configuration.
 fn firewalld_warning(facts: &Facts) -> Option<String> {
+    let FirewalldState::Unreachable(reason) = &facts.firewalld else {
+        return None;
+    };
     let table = |rule: &&Rule| rule.table == FIREWALLD_TABLE;
     let unknown = unknown_bridges(facts, table);
     (!unknown.is_empty()).then(|| {
@@ -172,7 +198,8 @@ fn firewalld_warning(facts: &Facts) -> Option<String> {
             .map(|bridge| format!("--add-interface={bridge}"))
             .collect();
         format!(
-            "WARNING: firewalld rejects traffic of {}: run firewall-cmd --permanent --zone=trusted {} && firewall-cmd --reload",
+            "WARNING: firewalld rejects traffic of {} and cannot be told ({reason}): run firewall-cmd --permanent \
+             --zone=trusted {} && firewall-cmd --reload",
             unknown.join(", "),
             interfaces.join(" ")
         )
@@ -271,6 +298,7 @@ mod tests {
             chains: chains.to_vec(),
             rules: rules.to_vec(),
             legacy_tables: Vec::new(),
+            firewalld: FirewalldState::Unreachable("it sleeps".to_owned()),
         }
     }
 
@@ -354,6 +382,11 @@ mod tests {
                 "{warning}"
             );
         }
+        let told = Facts {
+            firewalld: FirewalldState::Admits(BTreeSet::from(["muster0".to_owned()])),
+            ..facts(std::slice::from_ref(&firewalld), &[])
+        };
+        assert_eq!(decide(&told).warnings, Vec::<String>::new());
         // Once it is done, nothing is said any more.
         let zone = chain(1, "firewalld", "filter_FORWARD_IN_ZONES", false);
         let done = [

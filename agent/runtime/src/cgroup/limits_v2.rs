@@ -68,7 +68,7 @@ pub(super) fn plan(resources: &LinuxResources) -> Result<Vec<ControlWrite>> {
 ///
 /// The quadratic function through minimum, default and maximum that runc has used since 1.3.2; the linear one before
 /// it gave a container with default shares 39 instead of 100, less than any other group.
-pub(super) fn weight_of_shares(shares: u64) -> u64 {
+pub(crate) fn weight_of_shares(shares: u64) -> u64 {
     match shares {
         0..=2 => 1,
         262_144.. => 10_000,

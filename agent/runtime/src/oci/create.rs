@@ -12,7 +12,8 @@ use super::foreground::{self, Signals};
 use super::hooks::{self, Place, Point};
 use super::journal::timestamp_now;
 use super::record::{ContainerDirectory, Record, mount_number, process_start};
-use super::{Context, console, group, lifecycle, state_json};
+use super::systemd::{Scope, Systemd};
+use super::{Context, capabilities, console, group, lifecycle, state_json};
 use crate::cgroup::CgroupRoot;
 use crate::error::RuntimeError;
 use crate::init::sync;
@@ -48,7 +49,7 @@ pub(super) fn create(context: &Context, flags: &Flags, id: &str, mode: Mode) -> 
         });
     }
     let bundle = bundle_of(flags)?;
-    let mut spec = load_spec(&bundle)?;
+    let mut spec = load_spec(context, &bundle)?;
     hooks::check(spec.hooks().as_ref())?;
     let terminal = spec
         .process()
@@ -56,10 +57,21 @@ pub(super) fn create(context: &Context, flags: &Flags, id: &str, mode: Mode) -> 
         .and_then(|process| process.terminal())
         .unwrap_or(false);
     check_console(terminal, flags, mode.returns_early())?;
-    let (root, path) = group::of_container(&spec, id, context.systemd_cgroup)?;
+    let place = group::of_container(&spec, id, context.systemd_cgroup)?;
+    let systemd = match place.scope {
+        Some(_) => Some(Systemd::connect(place.root.version())?),
+        None => None,
+    };
     let rootfs = crate::bundle::absolute_root(&bundle, &mut spec)?;
     let extras = extras_of(flags, mode.returns_early())?;
-    let plan = plan_of(&spec, id, &rootfs, (root.clone(), path.clone()), extras, mode)?;
+    let plan = plan_of(
+        &spec,
+        id,
+        &rootfs,
+        (place.root.clone(), place.path.clone()),
+        extras,
+        mode,
+    )?;
     let record = Record {
         id: id.to_owned(),
         bundle,
@@ -67,8 +79,9 @@ pub(super) fn create(context: &Context, flags: &Flags, id: &str, mode: Mode) -> 
         pid: 0,
         pid_started: 0,
         created: timestamp_now(),
-        cgroup: root,
-        cgroup_path: path,
+        cgroup: place.root,
+        cgroup_path: place.path,
+        scope: place.scope.as_ref().map(|scope| scope.name.clone()),
         spec,
         shared_root: None,
     };
@@ -85,6 +98,7 @@ pub(super) fn create(context: &Context, flags: &Flags, id: &str, mode: Mode) -> 
         flags,
         directory: &directory,
         record,
+        systemd: systemd.zip(place.scope),
     };
     let result = creation.start(&plan, mode);
     if result.is_err() {
@@ -100,6 +114,7 @@ struct Creation<'a> {
     flags: &'a Flags,
     directory: &'a ContainerDirectory,
     record: Record,
+    systemd: Option<(Systemd, Scope)>,
 }
 
 impl Creation<'_> {
@@ -116,10 +131,12 @@ impl Creation<'_> {
             listener,
             ..PlanDescriptors::default()
         };
-        let mut launched = launch::launch(plan, descriptors, StreamSource::Inherited, self)?;
+        let launched = launch::launch(plan, descriptors, StreamSource::Inherited, self);
+        let mut launched = launched.inspect_err(|_| self.forget_scope())?;
         if let Err(error) = self.after_launch(plan, &mut launched, mode) {
             abandon(launched);
             let _ = self.record.detach_root();
+            self.forget_scope();
             return Err(error);
         }
         match (mode, signals) {
@@ -177,6 +194,29 @@ impl Creation<'_> {
     }
 }
 
+impl Creation<'_> {
+    /// Has systemd take over the group, and writes the limits that it has written over.
+    fn adopt(&mut self, pid: i32) -> Result<()> {
+        let Some((systemd, scope)) = &mut self.systemd else {
+            return Ok(());
+        };
+        let linux = self.record.spec.linux().as_ref();
+        let resources = linux
+            .and_then(|linux| linux.resources().clone())
+            .unwrap_or_default();
+        systemd.adopt(scope, pid, &self.record.id, &resources)?;
+        let updated = self.record.group()?.update(&resources);
+        updated.map_err(|source| RuntimeError::cgroup("limit", source).into())
+    }
+
+    fn forget_scope(&mut self) {
+        if let Some((systemd, scope)) = &mut self.systemd {
+            // The failure before says more.
+            let _ = systemd.forget(&scope.name);
+        }
+    }
+}
+
 impl Observer for Creation<'_> {
     fn started(&mut self, pid: i32) -> crate::error::Result<()> {
         let started =
@@ -184,7 +224,8 @@ impl Observer for Creation<'_> {
         self.record.pid = pid;
         // One that has ended already will say why.
         self.record.pid_started = started.unwrap_or(0);
-        self.directory.write(&self.record).map_err(RuntimeError::from)
+        self.directory.write(&self.record)?;
+        self.adopt(pid).map_err(RuntimeError::from)
     }
 
     fn built(&mut self, process: &ExecTarget<'_>) -> crate::error::Result<()> {
@@ -231,12 +272,13 @@ fn bundle_of(flags: &Flags) -> Result<PathBuf> {
 }
 
 /// Reads the specification of a bundle.
-pub(super) fn load_spec(bundle: &Path) -> Result<Spec> {
+fn load_spec(context: &Context, bundle: &Path) -> Result<Spec> {
     let path = bundle.join("config.json");
     let content =
         std::fs::read(&path).map_err(|error| OciError::io(format!("read {}", path.display()), error))?;
-    let spec: Spec = serde_json::from_slice(&content)
+    let (spec, unknown) = capabilities::read_known::<Spec>(&content, "/process/capabilities")
         .map_err(|error| OciError::io(format!("understand {}", path.display()), error))?;
+    context.warn_of_capabilities(&unknown);
     check_version(spec.version())?;
     Ok(spec)
 }

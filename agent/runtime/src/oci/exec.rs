@@ -8,7 +8,7 @@ use super::create::{exit_code, extras_of, write_pid_file};
 use super::error::{OciError, Result};
 use super::foreground::{self, Signals};
 use super::record::{ContainerDirectory, Status};
-use super::{Context, console};
+use super::{Context, capabilities, console};
 use crate::error::RuntimeError;
 use crate::launch::{ExecTarget, Launched, StreamSource, exec_with};
 use crate::plan::{ExecPlan, ProcessPlan};
@@ -42,7 +42,7 @@ pub(super) fn exec(context: &Context, flags: &Flags, operands: &[String]) -> Res
             instead: "add {\"type\": \"mount\"} to linux.namespaces: others share its root here",
         });
     }
-    let process = process_of(&record.spec, flags, command)?;
+    let process = process_of(context, &record.spec, flags, command)?;
     let plan = plan_of(&record.spec, &process, flags)?;
     let detach = flags.is_set("detach");
     check_console(&plan, flags, detach)?;
@@ -118,15 +118,16 @@ fn plan_of(spec: &Spec, process: &Process, flags: &Flags) -> Result<ExecPlan> {
 }
 
 /// The process of a file, or that of the container with what the command line changes.
-fn process_of(spec: &Spec, flags: &Flags, command: &[String]) -> Result<Process> {
+fn process_of(context: &Context, spec: &Spec, flags: &Flags, command: &[String]) -> Result<Process> {
     let own = spec
         .process()
         .clone()
         .ok_or_else(|| refused("the container has no process"))?;
     if let Some(path) = flags.value("process") {
         let content = std::fs::read(path).map_err(|error| OciError::io(format!("read {path}"), error))?;
-        let process: Process = serde_json::from_slice(&content)
+        let (process, unknown) = capabilities::read_known::<Process>(&content, "/capabilities")
             .map_err(|error| OciError::io(format!("understand {path}"), error))?;
+        context.warn_of_capabilities(&unknown);
         return Ok(inherit(process, &own));
     }
     if command.is_empty() {

@@ -3,11 +3,21 @@
 use oci_spec::runtime::Spec;
 
 use super::error::{OciError, Result};
+use super::systemd::Scope;
 use crate::cgroup::{CgroupRoot, PARENT_DEFAULT};
 use crate::error::RuntimeError;
 
-/// The place of control groups, and the container's path in it.
-pub(super) fn of_container(spec: &Spec, id: &str, systemd: bool) -> Result<(CgroupRoot, String)> {
+/// Where a container's control group is.
+#[derive(Debug, Clone)]
+pub(super) struct Place {
+    pub root: CgroupRoot,
+    pub path: String,
+    /// The scope that systemd has for it.
+    pub scope: Option<Scope>,
+}
+
+/// The place of a container's control group.
+pub(super) fn of_container(spec: &Spec, id: &str, systemd: bool) -> Result<Place> {
     let specified = spec
         .linux()
         .as_ref()
@@ -19,20 +29,18 @@ pub(super) fn of_container(spec: &Spec, id: &str, systemd: bool) -> Result<(Cgro
         })
         .transpose()?
         .filter(|path| !path.is_empty());
-    let path = path_of(specified, id, systemd)?;
+    let scope = systemd.then(|| Scope::new(specified, id)).transpose()?;
+    let path = match &scope {
+        Some(scope) => scope.path()?,
+        None => path_of(specified, id)?,
+    };
     // Paths of a specification count from the top, whatever group this process is in.
     let root = CgroupRoot::at_parent(PARENT_DEFAULT)
         .map_err(|source| RuntimeError::cgroup("find a place for", source))?;
-    Ok((root, path))
+    Ok(Place { root, path, scope })
 }
 
-fn path_of(specified: Option<&str>, id: &str, systemd: bool) -> Result<String> {
-    if systemd {
-        return Err(OciError::Unsupported {
-            what: "making control groups through systemd (--systemd-cgroup)",
-            instead: "use cgroupfs: podman --cgroup-manager cgroupfs, or SystemdCgroup = false in containerd",
-        });
-    }
+fn path_of(specified: Option<&str>, id: &str) -> Result<String> {
     match specified {
         None => Ok(format!("{PARENT_DEFAULT}/{id}")),
         Some(path) if path.contains(':') => Err(OciError::usage(format!(
@@ -52,15 +60,9 @@ mod tests {
 
     #[test]
     fn absolute_paths_count_from_the_top_and_others_from_ours() {
-        assert_eq!(
-            path_of(Some("/pod/a"), "id", false).expect("it is valid"),
-            "pod/a"
-        );
-        assert_eq!(
-            path_of(Some("pod/a"), "id", false).expect("it is valid"),
-            "muster/pod/a"
-        );
-        assert_eq!(path_of(None, "id", false).expect("it is valid"), "muster/id");
-        assert!(path_of(Some("system.slice:p:n"), "id", false).is_err());
+        assert_eq!(path_of(Some("/pod/a"), "id").expect("it is valid"), "pod/a");
+        assert_eq!(path_of(Some("pod/a"), "id").expect("it is valid"), "muster/pod/a");
+        assert_eq!(path_of(None, "id").expect("it is valid"), "muster/id");
+        assert!(path_of(Some("system.slice:p:n"), "id").is_err());
     }
 }

@@ -8,6 +8,7 @@ use super::create::release;
 use super::error::{OciError, Result};
 use super::hooks::{self, Place, Point};
 use super::record::{ContainerDirectory, Record, Status};
+use super::systemd::Systemd;
 use super::{Context, state_json};
 use crate::cgroup::Cgroup;
 use crate::error::RuntimeError;
@@ -248,6 +249,9 @@ pub(super) fn remove_with_group(
         group
             .remove(DESTROY_DEADLINE)
             .map_err(|source| RuntimeError::cgroup("remove", source))?;
+    }
+    if let Some(scope) = &record.scope {
+        Systemd::connect(record.cgroup.version())?.forget(scope)?;
     }
     record.detach_root()?;
     directory.remove()?;

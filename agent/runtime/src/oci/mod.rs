@@ -6,6 +6,7 @@
 //! the streams and hears of the end.
 
 mod arguments;
+mod capabilities;
 mod console;
 mod create;
 mod describe;
@@ -23,6 +24,7 @@ mod listing;
 mod protection;
 mod record;
 mod resources;
+mod systemd;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -76,6 +78,14 @@ impl Context {
             journal: Journal::new(global)?,
             systemd_cgroup: global.is_set("systemd-cgroup"),
         })
+    }
+
+    fn warn_of_capabilities(&self, unknown: &[String]) {
+        if !unknown.is_empty() {
+            let names = unknown.join(" ");
+            let warning = format!("ignoring unknown or unavailable capabilities: [{names}]");
+            self.journal.write(Level::Warning, &warning);
+        }
     }
 
     /// Runs hooks whose failure is only worth a warning.

@@ -37,6 +37,9 @@ pub(super) struct Record {
     pub created: String,
     pub cgroup: CgroupRoot,
     pub cgroup_path: String,
+    /// The scope of systemd's that the group is.
+    #[serde(default)]
+    pub scope: Option<String>,
     pub spec: Spec,
     /// The mount that is the container's root, where that is in the host's mount namespace.
     #[serde(default)]

@@ -8,6 +8,7 @@ use super::Context;
 use super::arguments::Flags;
 use super::error::{OciError, Result};
 use super::record::{ContainerDirectory, Record, Status};
+use super::systemd::Systemd;
 use crate::error::RuntimeError;
 
 /// Stops every process.
@@ -61,6 +62,9 @@ pub(super) fn update(context: &Context, flags: &Flags, id: &str) -> Result<()> {
         Some(path) => read_resources(path)?,
         None => resources_of(flags)?,
     };
+    if let Some(scope) = &record.scope {
+        Systemd::connect(record.cgroup.version())?.update(scope, &resources)?;
+    }
     let updated = record.group()?.update(&resources);
     updated.map_err(|source| RuntimeError::cgroup("change", source).into())
 }

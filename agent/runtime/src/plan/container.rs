@@ -136,7 +136,9 @@ fn refuse_unsupported(spec: &Spec, linux: &Linux, runs_hooks: bool) -> Result<()
         .is_some_and(|seccomp| seccomp.listener_path().is_some());
     let problem = match () {
         () if hooks && !runs_hooks => "hooks are not supported",
-        () if linux.intel_rdt().is_some() => "Intel RDT is not supported",
+        () if linux.intel_rdt().is_some() => {
+            "intelRdt is specified in config, but Intel RDT is not supported or enabled"
+        }
         () if linux.memory_policy().is_some() => "a NUMA memory policy is not supported",
         () if listens => "a listener for system calls (seccomp.listenerPath) is not supported",
         () if devices => "moving network devices into a container is not supported",

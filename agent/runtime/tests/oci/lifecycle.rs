@@ -159,12 +159,33 @@ fn failures_leave_nothing_and_are_told_in_json() {
 }
 
 #[test]
+fn unknown_capabilities_are_left_out_with_a_warning() {
+    let runtime = Runtime::new();
+    let mut config = runtime.config("one", "exec cat /proc/self/status");
+    for set in ["bounding", "effective", "permitted"] {
+        config["process"]["capabilities"][set] = json!(["CAP_KILL", "CAP_OF_TOMORROW"]);
+    }
+    let called = runtime.run("one", &config);
+    assert_eq!(called.code, 0, "{}", called.err);
+    let warning = "ignoring unknown or unavailable capabilities: [CAP_OF_TOMORROW]";
+    assert!(called.err.contains(warning), "{}", called.err);
+    assert!(
+        called.out().contains("CapEff:\t0000000000000020"),
+        "{}",
+        called.out()
+    );
+}
+
+#[test]
 fn what_is_not_supported_is_said() {
     let runtime = Runtime::new();
     let bundle = runtime.bundle("one", &runtime.config("one", "true"));
     let bundle = bundle.to_str().expect("UTF-8");
     for (arguments, wanted) in [
-        (&["--systemd-cgroup", "run", "-b", bundle, "one"][..], "cgroupfs"),
+        (
+            &["--systemd-cgroup", "run", "-b", bundle, "one"][..],
+            "slice:prefix:name",
+        ),
         (
             &["--rootless", "true", "run", "-b", bundle, "one"],
             "run it as root",

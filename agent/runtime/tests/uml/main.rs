@@ -8,6 +8,13 @@ mod execs;
 #[path = "../cgroup/group.rs"]
 mod group;
 mod groups;
+#[path = "../oci/support.rs"]
+#[expect(
+    dead_code,
+    reason = "shared with the tests of the OCI runtime on the running kernel"
+)]
+mod oci_support;
+mod scopes;
 mod selinux;
 #[path = "../containers/support.rs"]
 #[expect(
@@ -69,7 +76,7 @@ fn selinux_labels_are_enforced_in_user_mode_linux() {
 #[test]
 fn systemd_units_keep_containers_with_control_groups_v2() {
     run_in_guest(
-        &["units::"],
+        &["units::", "scopes::"],
         &[("UML_SYSTEMD", "systemd.unified_cgroup_hierarchy=1")],
     );
 }
@@ -77,5 +84,5 @@ fn systemd_units_keep_containers_with_control_groups_v2() {
 #[test]
 fn systemd_units_keep_containers_with_control_groups_v1() {
     let legacy = "systemd.unified_cgroup_hierarchy=0 systemd.legacy_systemd_cgroup_controller=1";
-    run_in_guest(&["units::"], &[("UML_SYSTEMD", legacy)]);
+    run_in_guest(&["units::", "scopes::"], &[("UML_SYSTEMD", legacy)]);
 }

@@ -1,0 +1,105 @@
+//! Containers of `muster oci --systemd-cgroup`. Runs inside user-mode Linux, whose process 1 is systemd there.
+
+use crate::oci_support::Runtime;
+use muster_runtime::cgroup::{CgroupRoot, CgroupVersion};
+use serde_json::json;
+use std::path::PathBuf;
+use std::process::Command;
+
+const SCOPE: &str = "test-one-two.scope";
+const GROUP: &str = "muster.slice/muster-test.slice/test-one-two.scope";
+
+/// What systemd says of the scope.
+fn shown(property: &str) -> String {
+    let output = Command::new("systemctl")
+        .args(["show", "--value", "--property", property, SCOPE])
+        .output()
+        .unwrap();
+    String::from_utf8_lossy(&output.stdout).trim().to_owned()
+}
+
+/// The scope's directory in the hierarchy of this controller.
+fn group(version: CgroupVersion, controller: &str) -> PathBuf {
+    let top = match version {
+        CgroupVersion::V1 => format!("/sys/fs/cgroup/{controller}"),
+        CgroupVersion::V2 => "/sys/fs/cgroup".to_owned(),
+    };
+    PathBuf::from(top).join(GROUP)
+}
+
+fn check_limits(version: CgroupVersion, memory: u64) {
+    let (memory_file, property) = match version {
+        CgroupVersion::V1 => ("memory.limit_in_bytes", "MemoryLimit"),
+        CgroupVersion::V2 => ("memory.max", "MemoryMax"),
+    };
+    let read = |controller: &str, file: &str| {
+        let path = group(version, controller).join(file);
+        std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+    };
+    assert_eq!(read("memory", memory_file).trim(), memory.to_string());
+    assert_eq!(shown(property), memory.to_string());
+    assert_eq!(
+        (read("pids", "pids.max").trim(), shown("TasksMax").as_str()),
+        ("20", "20")
+    );
+    if version == CgroupVersion::V1 {
+        assert_eq!(read("devices", "devices.list").trim(), "c 1:3 rwm");
+    }
+}
+
+#[test]
+#[ignore = "runs in user-mode Linux"]
+fn scopes_keep_their_limits_and_go_with_their_containers() {
+    let version = CgroupRoot::detect().unwrap().version();
+    let runtime = Runtime::new();
+    let mut config = runtime.config("one", "read line < /dev/null; echo through; exec sleep 100000");
+    config["linux"]["cgroupsPath"] = json!("muster-test.slice:test-one:two");
+    config["linux"]["resources"] = json!({
+        "memory": { "limit": 64 << 20 },
+        "pids": { "limit": 20 },
+        "devices": [
+            { "allow": false, "access": "rwm" },
+            { "allow": true, "type": "c", "major": 1, "minor": 3, "access": "rwm" },
+        ],
+    });
+    let bundle = runtime.bundle("one", &config);
+    let bundle = bundle.to_str().unwrap();
+    runtime.ok(&["--systemd-cgroup", "create", "--bundle", bundle, "one"]);
+    let pid = runtime.state("one")["pid"].to_string();
+    assert_eq!(shown("ActiveState"), "active");
+    assert_eq!(shown("Slice"), "muster-test.slice");
+    assert_eq!(shown("ControlGroup"), format!("/{GROUP}"));
+    let groups = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
+    assert!(groups.contains(&format!("/{GROUP}\n")), "{groups}");
+    check_limits(version, 64 << 20);
+    // systemd writes all settings of its own groups again.
+    let reload = Command::new("systemctl").arg("daemon-reload").status().unwrap();
+    assert!(reload.success());
+    check_limits(version, 64 << 20);
+    runtime.ok(&["start", "one"]);
+    runtime.until_status("one", "running");
+    runtime.ok(&["update", "--memory", "33554432", "one"]);
+    check_limits(version, 32 << 20);
+    runtime.ok(&["delete", "--force", "one"]);
+    assert_eq!(shown("ActiveState"), "inactive");
+    assert!(!group(version, "memory").exists());
+
+    // Its name can be used again, and what fails leaves none behind.
+    config["process"]["args"] = json!(["/bin/none"]);
+    let bundle = runtime.bundle("one", &config);
+    let bundle = bundle.to_str().unwrap();
+    let failed = runtime.call(&["--systemd-cgroup", "run", "--bundle", bundle, "one"]);
+    assert_ne!(failed.code, 0);
+    assert_eq!(shown("ActiveState"), "inactive", "{}", failed.err);
+    assert!(!group(version, "memory").exists());
+    config["process"]["args"] = json!(["/bin/true"]);
+    let again = runtime.bundle("one", &config);
+    runtime.ok(&[
+        "--systemd-cgroup",
+        "run",
+        "--bundle",
+        again.to_str().unwrap(),
+        "one",
+    ]);
+    assert_eq!(shown("ActiveState"), "inactive");
+}
