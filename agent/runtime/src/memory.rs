@@ -31,7 +31,7 @@ unsafe extern "C" {
 }
 
 /// Gives unused heap back to the kernel.
-pub(crate) fn trim_heap() {
+fn trim_heap() {
     #[cfg(target_env = "gnu")]
     // SAFETY: always allowed.
     unsafe {
@@ -89,6 +89,7 @@ pub(crate) fn wait(polled: &mut [PollFd<'_>]) -> Result<(), Errno> {
         tv_nsec: 0,
     };
     if poll(polled, Some(&rest_after))? == 0 {
+        trim_heap();
         release_image();
         poll(polled, None)?;
     }

@@ -22,7 +22,6 @@ use crate::error::{Result, RuntimeError};
 use crate::exit;
 use crate::launch::{self, ExecTarget, Launched, Observer, PlanDescriptors, StreamSource};
 use crate::log::LogWriter;
-use crate::memory;
 use crate::plan::ContainerPlan;
 use crate::sys;
 use server::Server;
@@ -50,7 +49,6 @@ pub(crate) fn run(input: MonitorInput, starts: OwnedFd) -> ! {
             let _ = reply.write_all(&server.hello());
             let _ = reply.write_all(&frame::encode_bytes(Kind::Done, &[]));
             drop(reply);
-            memory::trim_heap();
             server.serve();
             0
         }
