@@ -160,9 +160,8 @@ fn sync_sockets() -> Result<(OwnedFd, OwnedFd)> {
 }
 
 fn create_group(plan: &CgroupPlan) -> Result<Cgroup> {
-    let resources = serde_json::from_slice(&plan.resources)
-        .map_err(|error| RuntimeError::io("read the resources of the plan", error))?;
-    Cgroup::create(&plan.root, &plan.path, &resources).map_err(|source| RuntimeError::cgroup("make", source))
+    Cgroup::create(&plan.root, &plan.path, &plan.resources()?)
+        .map_err(|source| RuntimeError::cgroup("make", source))
 }
 
 fn clone_init(

@@ -1,6 +1,6 @@
 //! `create` and `run`.
 
-use oci_spec::runtime::Spec;
+use oci_spec::runtime::{LinuxResources, Spec};
 use rustix::fs::AtFlags;
 use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
@@ -18,7 +18,7 @@ use crate::cgroup::CgroupRoot;
 use crate::error::RuntimeError;
 use crate::init::sync;
 use crate::launch::{self, ExecTarget, Launched, Observer, PlanDescriptors, Released, StreamSource};
-use crate::plan::{ContainerOptions, ContainerPlan, ProcessExtras, container_plan};
+use crate::plan::{CgroupPlan, ContainerOptions, ContainerPlan, ProcessExtras, container_plan};
 
 /// Highest number of descriptors that a caller may pass on; systemd's own limit for sockets is far below.
 const PRESERVED_MAX: u32 = 1024;
@@ -64,7 +64,7 @@ pub(super) fn create(context: &Context, flags: &Flags, id: &str, mode: Mode) -> 
     };
     let rootfs = crate::bundle::absolute_root(&bundle, &mut spec)?;
     let extras = extras_of(flags, mode.returns_early())?;
-    let plan = plan_of(
+    let mut plan = plan_of(
         &spec,
         id,
         &rootfs,
@@ -72,6 +72,8 @@ pub(super) fn create(context: &Context, flags: &Flags, id: &str, mode: Mode) -> 
         extras,
         mode,
     )?;
+    // systemd takes the group over when the devices are made and the program does not run yet.
+    plan.sandbox.waits_for_hooks |= place.scope.is_some();
     let record = Record {
         id: id.to_owned(),
         bundle,
@@ -98,7 +100,9 @@ pub(super) fn create(context: &Context, flags: &Flags, id: &str, mode: Mode) -> 
         flags,
         directory: &directory,
         record,
-        systemd: systemd.zip(place.scope),
+        scope: place.scope,
+        systemd,
+        resources: plan.cgroup.as_ref().map(CgroupPlan::resources).transpose()?,
     };
     let result = creation.start(&plan, mode);
     if result.is_err() {
@@ -114,7 +118,9 @@ struct Creation<'a> {
     flags: &'a Flags,
     directory: &'a ContainerDirectory,
     record: Record,
-    systemd: Option<(Systemd, Scope)>,
+    scope: Option<Scope>,
+    systemd: Option<Systemd>,
+    resources: Option<LinuxResources>,
 }
 
 impl Creation<'_> {
@@ -195,22 +201,20 @@ impl Creation<'_> {
 }
 
 impl Creation<'_> {
-    /// Has systemd take over the group, and writes the limits that it has written over.
-    fn adopt(&mut self, pid: i32) -> Result<()> {
-        let Some((systemd, scope)) = &mut self.systemd else {
+    /// Has systemd take over the group, and writes the limits that it has written over. The container's devices are made by
+    /// then: in between the group may use none.
+    fn adopt(&mut self) -> Result<()> {
+        let (Some(systemd), Some(scope), Some(resources)) = (&mut self.systemd, &self.scope, &self.resources)
+        else {
             return Ok(());
         };
-        let linux = self.record.spec.linux().as_ref();
-        let resources = linux
-            .and_then(|linux| linux.resources().clone())
-            .unwrap_or_default();
-        systemd.adopt(scope, pid, &self.record.id, &resources)?;
-        let updated = self.record.group()?.update(&resources);
+        systemd.adopt(scope, self.record.pid, &self.record.id, resources)?;
+        let updated = self.record.group()?.update(resources);
         updated.map_err(|source| RuntimeError::cgroup("limit", source).into())
     }
 
     fn forget_scope(&mut self) {
-        if let Some((systemd, scope)) = &mut self.systemd {
+        if let (Some(systemd), Some(scope)) = (&mut self.systemd, &self.scope) {
             // The failure before says more.
             let _ = systemd.forget(&scope.name);
         }
@@ -224,11 +228,11 @@ impl Observer for Creation<'_> {
         self.record.pid = pid;
         // One that has ended already will say why.
         self.record.pid_started = started.unwrap_or(0);
-        self.directory.write(&self.record)?;
-        self.adopt(pid).map_err(RuntimeError::from)
+        self.directory.write(&self.record).map_err(RuntimeError::from)
     }
 
     fn built(&mut self, process: &ExecTarget<'_>) -> crate::error::Result<()> {
+        self.adopt()?;
         let state = state_json(&self.record, "creating");
         let hooks = self.record.spec.hooks().as_ref();
         let host = Place::Host(&self.record.bundle);

@@ -10,6 +10,7 @@ mod mounts;
 mod namespaces;
 mod process;
 
+use oci_spec::runtime::LinuxResources;
 use serde::{Deserialize, Serialize};
 use std::ffi::CString;
 use std::path::PathBuf;
@@ -52,6 +53,14 @@ pub(crate) struct CgroupPlan {
     pub path: String,
     /// `LinuxResources` as JSON: its serde form skips absent fields, which the plan's encoding cannot express.
     pub resources: Vec<u8>,
+}
+
+impl CgroupPlan {
+    /// The limits, and the devices that every container may use.
+    pub fn resources(&self) -> Result<LinuxResources> {
+        serde_json::from_slice(&self.resources)
+            .map_err(|error| RuntimeError::io("read the resources of the plan", error))
+    }
 }
 
 /// The namespaces, and the file system as the container sees it.

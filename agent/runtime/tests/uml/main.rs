@@ -14,6 +14,7 @@ mod groups;
     reason = "shared with the tests of the OCI runtime on the running kernel"
 )]
 mod oci_support;
+mod runtime;
 mod scopes;
 mod selinux;
 #[path = "../containers/support.rs"]
@@ -54,13 +55,13 @@ fn run_in_guest(modules: &[&str], settings: &[(&str, &str)]) {
 
 #[test]
 fn control_groups_v2_work_in_user_mode_linux() {
-    run_in_guest(&["groups::", "execs::"], &[]);
+    run_in_guest(&["groups::", "execs::", "runtime::limits"], &[]);
 }
 
 #[test]
 fn apparmor_profiles_are_enforced_in_user_mode_linux() {
     run_in_guest(
-        &["apparmor::"],
+        &["apparmor::", "runtime::profiles"],
         &[("UML_KERNEL_ARGUMENTS", "lsm=capability,apparmor")],
     );
 }
