@@ -168,7 +168,7 @@ impl Inner {
     /// Mounts the root file system of a container that does not run, in the name of its root. Blocks.
     pub(crate) fn mount_rootfs(&self, record: &crate::record::Record) -> Result<OwnedFd> {
         let (id, host) = (record.id.as_str(), &record.config.host);
-        let labels = spec::selinux_labels(self.host.selinux.as_ref(), id, host)?;
+        let labels = spec::selinux_labels(self.host.selinux.as_ref(), record.level(), host)?;
         let label = labels.as_ref().map(|labels| labels.mount.as_str());
         let mounted = match self.remap_of(host) {
             Some(remap) => remap.shown(|shown| {

@@ -16,11 +16,13 @@ use crate::signal;
 use crate::spec::{self, Purpose, SecurityOptions, merged_environment};
 use crate::store::Table;
 use crate::user_namespace;
+use muster_runtime::label::selinux::Level;
 use muster_types::container::{ContainerConfig, NetworkMode};
 use muster_types::image::ImageConfig;
 use muster_types::{ContainerId, Timestamp};
 use rand::Rng;
-use std::sync::Arc;
+use std::collections::HashSet;
+use std::sync::{Arc, PoisonError};
 
 /// Most mounts of one container; more is a mistake.
 const MOUNTS_MAX: usize = 1024;
@@ -47,13 +49,7 @@ impl Inner {
         self.check_links(&config)?;
         let mut record = record(&id, config, image_id, &image)?;
         record.networks = Some(wanted);
-        let name = self.containers().insert(&id, name, |name| {
-            let record = Record {
-                name: name.to_owned(),
-                ..record
-            };
-            Arc::new(Container::new(record, self.metrics.clone()))
-        })?;
+        let name = self.enlist(record, name)?;
         let container = self.find(id.as_str())?;
         // Nobody else may use it before it is whole.
         let _owned = container.operation.lock().await;
@@ -65,6 +61,39 @@ impl Inner {
         self.container_event(&container, "create", &[]);
         tracing::debug!(container = id.short(), name, "created");
         Ok(Created { id, warnings })
+    }
+
+    /// Gives a container its name, and an SELinux level that no other one has.
+    fn enlist(&self, mut record: Record, name: &str) -> Result<String> {
+        // Two that are made at once must not both take what is free.
+        let _reserving = self.reserving.lock().unwrap_or_else(PoisonError::into_inner);
+        record.level = self.free_level(&record)?;
+        let id = record.id.clone();
+        self.containers().insert(&id, name, |name| {
+            let record = Record {
+                name: name.to_owned(),
+                ..record
+            };
+            Arc::new(Container::new(record, self.metrics.clone()))
+        })
+    }
+
+    fn free_level(&self, record: &Record) -> Result<Option<Level>> {
+        if self.host.selinux.is_none() {
+            return Ok(None);
+        }
+        let options = SecurityOptions::parse(&record.config.host.security_opt)?;
+        if let Some(asked) = options.level() {
+            return Ok(Some(asked));
+        }
+        let others = self.containers().all();
+        let taken: HashSet<Level> = others
+            .iter()
+            .map(|other| other.with(|cell| cell.record.level()))
+            .collect();
+        Ok(Some(Level::reserve(record.id.as_str(), |level| {
+            taken.contains(&level)
+        })))
     }
 
     /// Makes what a container has on disk.
@@ -299,6 +328,7 @@ fn record(
         finished_at: Timestamp::ZERO,
         restart_count: 0,
         stopped_by_user: false,
+        level: None,
         unfinished: Unfinished::Nothing,
         config,
     })

@@ -67,6 +67,8 @@ pub(crate) struct Inner {
     pub tasks: TaskTracker,
     /// Ends every task that waits.
     pub stopping: CancellationToken,
+    /// Held while something is chosen that no other container may get.
+    pub reserving: Mutex<()>,
     pub execs: Mutex<HashMap<String, Arc<Exec>>>,
     pub forwarding: Forwarding,
     pub(crate) containers: Mutex<Registry<Arc<Container>>>,
@@ -227,7 +229,7 @@ impl Engine {
     pub async fn inspect(&self, reference: &str, size: bool) -> Result<ContainerInfo> {
         let (inner, container) = self.found(reference)?;
         let mut info = container.info(&inner.layout, |record| inner.places_at_rest(record));
-        inner.add_confinement(&mut info)?;
+        inner.add_confinement(&mut info, container.with(|cell| cell.record.level()))?;
         if size {
             let id = info.id.to_string();
             let measured = inner

@@ -5,8 +5,9 @@ use crate::engine::Inner;
 use crate::error::{Error, Result};
 use crate::layout::make_directory;
 use crate::record::Record;
+use muster_runtime::label::selinux::{Audience, relabel};
 use muster_types::ContainerId;
-use muster_types::container::{MountKind, MountPoint};
+use muster_types::container::{MountKind, MountPoint, Relabel};
 use muster_types::event::EventKind;
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
@@ -138,6 +139,27 @@ impl Inner {
         let attributes = BTreeMap::from([("driver".to_owned(), "local".to_owned())]);
         self.events.publish(EventKind::Volume, action, name, attributes);
     }
+}
+
+/// Gives the sources of a container's mounts the labels that were asked for (`z`, `Z`). Blocks.
+pub(crate) fn relabel_sources(record: &Record, label: &str) -> Result<()> {
+    for spec in &record.config.host.mounts {
+        let audience = match spec.relabel {
+            Relabel::No => continue,
+            Relabel::Containers => Audience::Containers,
+            Relabel::Own => Audience::Own,
+        };
+        let target = spec.target.trim_end_matches('/');
+        let Some(point) = record.mounts.iter().find(|point| point.target == target) else {
+            continue;
+        };
+        let relabelled = relabel(point.source.as_ref(), label, audience);
+        relabelled.map_err(|error| match error.kind() {
+            std::io::ErrorKind::InvalidInput => Error::invalid(error.to_string()),
+            _ => Error::io(format!("SELinux relabeling of {}", point.source), error),
+        })?;
+    }
+    Ok(())
 }
 
 /// Refuses a subpath that is not there or leads out of its source, with a better message than the runtime's.

@@ -8,6 +8,7 @@ use crate::spec::{self, SecurityOptions};
 use crate::volumes::{Volume, VolumeSpec};
 use muster_network::InterfaceStats;
 use muster_runtime::cgroup::{CgroupStats, CgroupVersion};
+use muster_runtime::label::selinux::Level;
 use muster_types::Timestamp;
 use muster_types::container::{ContainerInfo, ContainerState};
 use muster_types::service::Labels;
@@ -15,13 +16,13 @@ use std::collections::BTreeMap;
 
 impl Inner {
     /// Adds what confines a container, and what else runs in it.
-    pub(crate) fn add_confinement(&self, info: &mut ContainerInfo) -> Result<()> {
+    pub(crate) fn add_confinement(&self, info: &mut ContainerInfo, level: Level) -> Result<()> {
         let host = &mut info.config.host;
         let options = SecurityOptions::parse(&host.security_opt)?;
         let default = self.host.apparmor_profile.as_deref();
         let profile = options.apparmor_in_effect(default, host.privileged);
         info.apparmor_profile = profile.unwrap_or_default();
-        let labels = spec::selinux_labels(self.host.selinux.as_ref(), info.id.as_str(), host)?;
+        let labels = spec::selinux_labels(self.host.selinux.as_ref(), level, host)?;
         if let Some(labels) = labels {
             info.selinux_labels = (labels.process.unwrap_or_default(), labels.mount);
         }

@@ -106,6 +106,7 @@ pub(crate) async fn open(config: EngineConfig) -> Result<Arc<Inner>> {
         starts: Semaphore::new(STARTS_MAX as usize),
         tasks,
         stopping,
+        reserving: Mutex::new(()),
         execs: Mutex::new(HashMap::new()),
         forwarding: Forwarding::default(),
         containers: Mutex::new(Registry::default()),

@@ -3,6 +3,7 @@
 use crate::container::Ending;
 use crate::network::{Wanted, own_network};
 use crate::phase::{IllegalStep, Phase, Step};
+use muster_runtime::label::selinux::Level;
 use muster_types::container::{ContainerConfig, ContainerState, EndpointSpec, HealthCheck, MountPoint};
 use muster_types::{ContainerId, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -65,6 +66,9 @@ pub struct Record {
     pub restart_count: u64,
     /// A user stopped it, so that `unless-stopped` leaves it alone.
     pub stopped_by_user: bool,
+    /// The SELinux level that was reserved for it; one that comes from its id where `None`.
+    #[serde(default)]
+    pub level: Option<Level>,
     /// What was begun with it and is not known to have come to its end.
     #[serde(default)]
     pub unfinished: Unfinished,
@@ -87,6 +91,11 @@ pub enum Unfinished {
 }
 
 impl Record {
+    /// The level that keeps it apart from other containers where SELinux is in force.
+    pub fn level(&self) -> Level {
+        self.level.unwrap_or_else(|| Level::of(self.id.as_str()))
+    }
+
     /// Stop grace of a configuration.
     pub fn grace_of(config: &ContainerConfig) -> Duration {
         config.stop_grace.unwrap_or(STOP_GRACE_DEFAULT)

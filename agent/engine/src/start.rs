@@ -7,6 +7,7 @@ use crate::error::{Error, Result};
 use crate::files;
 use crate::layout::{self, make_directory, write_file};
 use crate::log_driver;
+use crate::mount_sources::relabel_sources;
 use crate::network::{self, HostsEntries, Linked, Networking, Places};
 use crate::phase::{Phase, Step};
 use crate::record::Record;
@@ -305,11 +306,7 @@ impl Inner {
         make_directory(&self.layout.run(&record.id))?;
         // The last run's status must not be taken for this one's.
         layout::remove_file(&self.layout.exit_file(&record.id))?;
-        let labels = spec::selinux_labels(
-            self.host.selinux.as_ref(),
-            record.id.as_str(),
-            &record.config.host,
-        )?;
+        let labels = spec::selinux_labels(self.host.selinux.as_ref(), record.level(), &record.config.host)?;
         let mount_label = labels.as_ref().map(|labels| labels.mount.as_str());
         self.make_shm(record, mount_label)?;
         let maps = self.maps_of(&record.config.host);
@@ -326,6 +323,9 @@ impl Inner {
         }
         let env = record.env_with(linked);
         let mounts = self.ready_sources(record)?;
+        if let Some(label) = mount_label {
+            relabel_sources(record, label)?;
+        }
         let translations = self.translations(&mounts, maps);
         let spec = spec::build(&SpecInput {
             config: &record.config,

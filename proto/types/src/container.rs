@@ -275,6 +275,8 @@ pub struct MountSpec {
     pub volume_options: BTreeMap<String, String>,
     /// Volume or image: the part of it that is mounted; all of it when empty.
     pub subpath: String,
+    /// Whose label the files get where SELinux is in force (`z` and `Z` of a bind).
+    pub relabel: Relabel,
     /// Bind: without what is mounted below the source.
     pub non_recursive: bool,
     /// Read-only bind: leave what is mounted below the source writable.
@@ -285,6 +287,18 @@ pub struct MountSpec {
     pub tmpfs_mode: u32,
     /// Further options of a tmpfs, for example `exec` or `uid=7`; none contradicts another.
     pub tmpfs_options: Vec<String>,
+}
+
+/// Whose SELinux label the files of a mount get.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum Relabel {
+    /// They keep their own.
+    #[default]
+    No,
+    /// That of all containers.
+    Containers,
+    /// That of this container alone.
+    Own,
 }
 
 /// Kind of a mount.

@@ -4,7 +4,7 @@ use super::{Read, non_negative, signed, unsupported};
 use crate::http::Failure;
 use crate::wire::mount::{BindOptions, Driver, ImageOptions, Mount, TmpfsOptions, VolumeOptions};
 use hyper::StatusCode;
-use muster_types::container::{MountKind, MountSpec};
+use muster_types::container::{MountKind, MountSpec, Relabel};
 use std::collections::BTreeSet;
 
 /// Reads a mount of `--mount`.
@@ -73,6 +73,7 @@ pub(crate) fn read(wire: Mount) -> Read<MountSpec> {
         volume_labels: volume.labels,
         volume_options: driver.options,
         subpath,
+        relabel: Relabel::No,
         non_recursive: bind.non_recursive,
         read_only_non_recursive: bind.read_only_non_recursive,
         tmpfs_bytes: non_negative("TmpfsOptions.SizeBytes", tmpfs.size_bytes)?,
@@ -226,7 +227,13 @@ pub(crate) fn read_bind(text: &str) -> Read<MountSpec> {
                 mount.read_only = option == "ro";
                 kinds.insert("access")
             }
-            "z" | "Z" => kinds.insert("label"),
+            "z" | "Z" => {
+                mount.relabel = match option {
+                    "z" => Relabel::Containers,
+                    _ => Relabel::Own,
+                };
+                kinds.insert("label")
+            }
             "cached" | "delegated" | "consistent" => kinds.insert("consistency"),
             "nocopy" | "copy" if kind == MountKind::Volume => {
                 mount.no_copy = option == "nocopy";
@@ -420,6 +427,17 @@ mod tests {
             assert_eq!(read_bind(bad).unwrap_err().status, 400, "{bad}");
         }
         assert!(!read_bind("v:/b:rw,z,copy").unwrap().no_copy);
+    }
+
+    #[test]
+    fn binds_say_whose_label_their_files_get() {
+        for (text, expected) in [
+            ("/a:/b", Relabel::No),
+            ("/a:/b:z", Relabel::Containers),
+            ("/a:/b:ro,Z", Relabel::Own),
+        ] {
+            assert_eq!(read_bind(text).unwrap().relabel, expected, "{text}");
+        }
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use super::{SpecInput, capabilities};
 use crate::error::{Error, Result};
 use muster_runtime::label::apparmor;
-use muster_runtime::label::selinux::{ContainerContexts, ContainerLabels, LabelOptions};
+use muster_runtime::label::selinux::{ContainerContexts, ContainerLabels, LabelOptions, Level};
 use muster_runtime::seccomp::{DockerProfile, docker_default};
 use muster_types::container::HostConfig;
 use muster_types::namespace::{IpcMode, NamespaceMode};
@@ -87,6 +87,11 @@ impl SecurityOptions {
         Ok(read)
     }
 
+    /// The SELinux level that was asked for.
+    pub fn level(&self) -> Option<Level> {
+        self.label.level()
+    }
+
     /// The AppArmor profile of a container: the one asked for, else the host's default unless it is privileged.
     pub fn apparmor_in_effect(&self, host_default: Option<&str>, privileged: bool) -> Option<String> {
         let default = host_default.map(|profile| if privileged { apparmor::UNCONFINED } else { profile });
@@ -97,7 +102,7 @@ impl SecurityOptions {
 /// The SELinux labels of a container; none where the host's policy has none for containers.
 pub fn selinux_labels(
     contexts: Option<&ContainerContexts>,
-    container_id: &str,
+    level: Level,
     host: &HostConfig,
 ) -> Result<Option<ContainerLabels>> {
     let options = SecurityOptions::parse(&host.security_opt)?.label;
@@ -109,7 +114,7 @@ pub fn selinux_labels(
         None => Ok(None),
         Some(contexts) => {
             let shares = host.privileged || host.pid == NamespaceMode::Host || host.ipc == IpcMode::Host;
-            Ok(Some(contexts.labels(container_id, &options.or_disabled(shares))))
+            Ok(Some(contexts.labels(level, &options.or_disabled(shares))))
         }
     }
 }

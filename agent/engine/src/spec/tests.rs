@@ -1,6 +1,7 @@
 //! What a specification holds, option by option.
 
 use super::*;
+use muster_runtime::label::selinux::Level;
 use muster_types::block_io::DeviceRate;
 use muster_types::container::NetworkMode;
 use muster_types::container::{MountKind, MountSpec};
@@ -132,7 +133,7 @@ fn label_options_need_a_policy_and_privileged_containers_have_no_label() {
             .into_iter()
             .collect();
         host.privileged = privileged;
-        selinux_labels(policy, "c1", &host).map(|labels| labels.map(|labels| labels.process))
+        selinux_labels(policy, Level::of("c1"), &host).map(|labels| labels.map(|labels| labels.process))
     };
     assert_eq!(process(None, "label=disable", false).unwrap(), None);
     let refused = process(None, "label=type:t", false).unwrap_err().to_string();

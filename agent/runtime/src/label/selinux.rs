@@ -1,10 +1,15 @@
 //! Which SELinux labels a container gets, from the policy's own defaults for containers and the user's options.
 
+mod relabel;
+
+use serde::{Deserialize, Serialize};
 use std::io;
 use std::path::Path;
 
+pub use relabel::{Audience, relabel};
+
 /// Categories that the default policies have, `c0` to `c1023`.
-const CATEGORIES: u32 = 1024;
+const CATEGORIES: u16 = 1024;
 
 /// The level of what is shared by containers without a label of their own: the two highest categories.
 const LEVEL_UNCONFINED: &str = "s0:c1022,c1023";
@@ -38,6 +43,62 @@ impl Context {
         let Context { user, role, kind, .. } = self;
         let level = self.level.iter().map(|level| format!(":{level}"));
         format!("{user}:{role}:{kind}{}", level.collect::<String>())
+    }
+}
+
+/// Two categories that keep a container's files from other containers, the lower one first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Level(u16, u16);
+
+impl Level {
+    /// The one that comes from a container's id.
+    pub fn of(container_id: &str) -> Level {
+        // FNV-1a: ids are random already; this only folds all of one into a number.
+        let hash = container_id.bytes().fold(0x811c_9dc5_u32, |hash, byte| {
+            (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)
+        });
+        let categories = u32::from(CATEGORIES);
+        let (first, second) = (hash % categories, hash / categories % (categories - 1));
+        let second = second + u32::from(second >= first);
+        let category = |number: u32| u16::try_from(number).unwrap_or_default();
+        Level(category(first.min(second)), category(first.max(second)))
+    }
+
+    /// The next one in the order of all.
+    #[must_use]
+    pub fn next(self) -> Level {
+        match self {
+            Level(first, second) if second + 1 < CATEGORIES => Level(first, second + 1),
+            Level(first, _) if first + 2 < CATEGORIES => Level(first + 1, first + 2),
+            Level(..) => Level(0, 1),
+        }
+    }
+
+    /// The one that a text such as `s0:c1,c2` means; `None` for other forms.
+    pub fn parse(text: &str) -> Option<Level> {
+        let (first, second) = text.strip_prefix("s0:c")?.split_once(",c")?;
+        let (first, second) = (first.parse::<u16>().ok()?, second.parse::<u16>().ok()?);
+        let valid = first != second && first.max(second) < CATEGORIES;
+        valid.then(|| Level(first.min(second), first.max(second)))
+    }
+
+    /// The first one that is free, from the one that comes from a container's id on. When none is, containers share.
+    pub fn reserve(container_id: &str, is_taken: impl Fn(Level) -> bool) -> Level {
+        let first = Level::of(container_id);
+        let mut level = first;
+        // The policy's own level of unconfined containers is nobody's.
+        while is_taken(level) || level.text() == LEVEL_UNCONFINED {
+            level = level.next();
+            if level == first {
+                break;
+            }
+        }
+        level
+    }
+
+    fn text(self) -> String {
+        let Level(first, second) = self;
+        format!("s0:c{first},c{second}")
     }
 }
 
@@ -95,6 +156,11 @@ impl LabelOptions {
         self
     }
 
+    /// The level that was asked for, where it has the form of those that are given out.
+    pub fn level(&self) -> Option<Level> {
+        self.level.as_deref().and_then(Level::parse)
+    }
+
     /// Whether anything but no label was asked for.
     pub fn asks_for_a_label(&self) -> bool {
         let fields = [&self.user, &self.role, &self.kind, &self.level, &self.file_kind];
@@ -128,14 +194,14 @@ impl ContainerContexts {
         })
     }
 
-    /// The labels of a container. Two categories that come from its id keep containers apart.
-    pub fn labels(&self, container_id: &str, options: &LabelOptions) -> ContainerLabels {
+    /// The labels of a container, whose level keeps it apart from others.
+    pub fn labels(&self, level: Level, options: &LabelOptions) -> ContainerLabels {
         let (mut process, mut file) = (self.process.clone(), self.file.clone());
         if process.level.is_some() {
             let level = if options.disabled {
                 LEVEL_UNCONFINED.to_owned()
             } else {
-                level_of(container_id)
+                level.text()
             };
             process.level = Some(level.clone());
             file.level = Some(level);
@@ -163,18 +229,6 @@ impl ContainerContexts {
             mount: file.text(),
         }
     }
-}
-
-/// A pair of different categories for an id, in ascending order.
-fn level_of(container_id: &str) -> String {
-    // FNV-1a: ids are random already; this only folds all of one into a number.
-    let hash = container_id.bytes().fold(0x811c_9dc5_u32, |hash, byte| {
-        (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)
-    });
-    let first = hash % CATEGORIES;
-    let second = hash / CATEGORIES % (CATEGORIES - 1);
-    let second = second + u32::from(second >= first);
-    format!("s0:c{},c{}", first.min(second), first.max(second))
 }
 
 /// Labels a file of the engine's that a container sees.
@@ -209,7 +263,7 @@ sandbox_kvm_process = \"system_u:system_r:svirt_qemu_net_t:s0\"\n";
 
     fn labels(texts: &[&str]) -> (Option<String>, String) {
         let contexts = ContainerContexts::parse(LXC_CONTEXTS).unwrap();
-        let labels = contexts.labels("0123456789ab", &options(texts));
+        let labels = contexts.labels(Level::of("0123456789ab"), &options(texts));
         (labels.process, labels.mount)
     }
 
@@ -234,15 +288,47 @@ sandbox_kvm_process = \"system_u:system_r:svirt_qemu_net_t:s0\"\n";
     #[test]
     fn processes_and_mounts_share_a_level_of_their_own() {
         let (process, mount) = labels(&[]);
-        let level = level_of("0123456789ab");
+        let level = Level::of("0123456789ab").text();
         assert_eq!(process, Some(format!("system_u:system_r:container_t:{level}")));
         assert_eq!(mount, format!("system_u:object_r:container_file_t:{level}"));
         for number in 0..10_000 {
-            let level = level_of(&format!("{number:064x}"));
-            let (first, second) = level.strip_prefix("s0:c").unwrap().split_once(",c").unwrap();
-            let [first, second]: [u32; 2] = [first, second].map(|text| text.parse().unwrap());
-            assert!(first < second && second < CATEGORIES, "{level}");
+            let level = Level::of(&format!("{number:064x}"));
+            assert!(level.0 < level.1 && level.1 < CATEGORIES, "{level:?}");
+            assert_eq!(Level::parse(&level.text()), Some(level));
         }
+        for bad in [
+            "s0",
+            "s0:c1,c1",
+            "s0:c1,c1024",
+            "s1:c1,c2",
+            "s0:c1.c5",
+            "s0:c1,c2,c3",
+        ] {
+            assert_eq!(Level::parse(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn no_two_containers_get_the_same_level_while_one_is_free() {
+        let mut taken = std::collections::BTreeSet::new();
+        // As many as there are, but for the one that is nobody's.
+        let all = u32::from(CATEGORIES) * u32::from(CATEGORIES - 1) / 2 - 1;
+        let mut level = Level(0, 1);
+        for _ in 0..all - 3 {
+            taken.insert(level);
+            level = level.next();
+        }
+        let free: Vec<Level> = (0..3)
+            .map(|_| {
+                let reserved = Level::reserve("0123456789ab", |level| taken.contains(&level));
+                assert!(taken.insert(reserved), "{reserved:?}");
+                reserved
+            })
+            .collect();
+        assert_eq!(free.len(), 3);
+        // Then they share.
+        let shared = Level::reserve("0123456789ab", |_| true);
+        assert_eq!(shared, Level::of("0123456789ab"));
     }
 
     #[test]
@@ -250,7 +336,7 @@ sandbox_kvm_process = \"system_u:system_r:svirt_qemu_net_t:s0\"\n";
         let text = LXC_CONTEXTS.replace(":s0\"", "\"");
         let labels = ContainerContexts::parse(&text)
             .unwrap()
-            .labels("c", &options(&[]));
+            .labels(Level::of("c"), &options(&[]));
         assert_eq!(labels.process.as_deref(), Some("system_u:system_r:container_t"));
         assert_eq!(labels.mount, "system_u:object_r:container_file_t");
     }

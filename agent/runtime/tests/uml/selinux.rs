@@ -7,7 +7,7 @@ use std::sync::Once;
 
 use crate::support::{Container, Node, collect, process, within};
 use muster_runtime::label::HostLabels;
-use muster_runtime::label::selinux::label_file;
+use muster_runtime::label::selinux::{Audience, label_file, relabel};
 use muster_runtime::{ExecRequest, StartRequest};
 use nix::mount::{MsFlags, mount};
 use rustix::mount::OpenTreeFlags;
@@ -160,6 +160,34 @@ async fn categories_keep_containers_apart() {
         Box::pin(ended(&node, request)).await;
         assert_eq!(container.logged("stdout"), expected, "{level}");
     }
+}
+
+#[tokio::test]
+#[ignore = "runs in user-mode Linux"]
+async fn relabelled_files_are_for_whom_they_were_labelled() {
+    enforce();
+    let node = Node::new();
+    let bound = node.directory.path().join("bound");
+    std::fs::create_dir_all(bound.join("below")).unwrap();
+    std::fs::write(bound.join("below/file"), "content\n").unwrap();
+    let denied = "cat: can't open '/bound/below/file': Permission denied\n";
+    for (audience, expected) in [
+        (None, [denied, denied]),
+        (Some(Audience::Own), ["content\n", denied]),
+        (Some(Audience::Containers), ["content\n", "content\n"]),
+    ] {
+        if let Some(audience) = audience {
+            relabel(&bound, &mount_label("s0:c1,c2"), audience).unwrap();
+        }
+        for (level, expected) in ["s0:c1,c2", "s0:c1,c3"].into_iter().zip(expected) {
+            let (container, mut request) = labelled(&node, "cat /bound/below/file 2>&1", level);
+            bind(&mut request, &bound, "/bound");
+            Box::pin(ended(&node, request)).await;
+            assert_eq!(container.logged("stdout"), expected, "{audience:?} {level}");
+        }
+    }
+    let refused = relabel(Path::new("/usr"), &mount_label("s0"), Audience::Containers).unwrap_err();
+    assert_eq!(refused.to_string(), "SELinux relabeling of /usr is not allowed");
 }
 
 #[tokio::test]
