@@ -1,6 +1,8 @@
 //! Pulling and pushing with the docker CLI, against Debian's docker-registry.
 
-use crate::support::{IMAGE, Lab, PASSWORD, Registry, Setup, USER};
+use crate::support::{IMAGE, LONG, Lab, PASSWORD, Registry, Setup, USER, eventually};
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 fn plain(port: u16) -> Setup {
@@ -74,10 +76,7 @@ fn what_is_pushed_is_pulled_by_tag_and_digest() {
     docker.run(&["rmi", "-f", &id]);
     docker.run(&["pull", "-a", &name]);
     let tags = docker.run(&["images", "--format", "{{.Tag}}", &name]);
-    assert_eq!(
-        tags.lines().collect::<std::collections::BTreeSet<_>>(),
-        ["1", "2"].into()
-    );
+    assert_eq!(tags.lines().collect::<BTreeSet<_>>(), ["1", "2"].into());
 
     let missing = docker.refuse(&["pull", &format!("{name}:nosuch")]);
     assert!(
@@ -162,21 +161,33 @@ fn a_password_is_asked_for_and_kept_by_the_client_alone() {
     assert!(!log.contains(PASSWORD), "the password is in the log");
 }
 
-#[test]
-fn the_authority_of_a_registry_lies_with_the_daemon() {
-    let lab = Lab::with_image("e2eregtl", 1, 1);
-    let docker = lab.docker("node-1");
-    let address = lab.address("node-1");
+/// A registry with TLS at a node's address, and its certificate.
+fn with_tls(lab: &Lab, node: &str, port: u16) -> (Setup, PathBuf) {
     let key = rcgen::KeyPair::generate().unwrap();
-    let params = rcgen::CertificateParams::new(vec![address.clone()]).unwrap();
+    let params = rcgen::CertificateParams::new(vec![lab.address(node)]).unwrap();
     let certificate = params.self_signed(&key).unwrap();
     let files = ["registry.crt", "registry.key"].map(|name| lab.directory().join(name));
     std::fs::write(&files[0], certificate.pem()).unwrap();
     std::fs::write(&files[1], key.serialize_pem()).unwrap();
     let setup = Setup {
         tls: Some((files[0].clone(), files[1].clone())),
-        ..plain(5443)
+        ..plain(port)
     };
+    (setup, files[0].clone())
+}
+
+/// Has a node accept the certificate.
+fn trust(lab: &Lab, node: &str, registry: &Registry, certificate: &Path) {
+    let place = lab.node_directory(node).join("data/certs.d").join(&registry.name);
+    std::fs::create_dir_all(&place).unwrap();
+    std::fs::copy(certificate, place.join("ca.crt")).unwrap();
+}
+
+#[test]
+fn the_authority_of_a_registry_lies_with_the_daemon() {
+    let lab = Lab::with_image("e2eregtl", 1, 1);
+    let docker = lab.docker("node-1");
+    let (setup, certificate) = with_tls(&lab, "node-1", 5443);
     let registry = Registry::start(&lab, "node-1", &setup);
     let name = format!("{}/app:1", registry.name);
     docker.run(&["tag", IMAGE, &name]);
@@ -185,13 +196,61 @@ fn the_authority_of_a_registry_lies_with_the_daemon() {
         refused.contains("its certificate is not accepted") && refused.contains("certs.d"),
         "{refused}"
     );
-    let certificates = lab
-        .node_directory("node-1")
-        .join("data/certs.d")
-        .join(&registry.name);
-    std::fs::create_dir_all(&certificates).unwrap();
-    std::fs::copy(&files[0], certificates.join("ca.crt")).unwrap();
+    trust(&lab, "node-1", &registry, &certificate);
     docker.run(&["push", &name]);
     docker.run(&["rmi", &name]);
     docker.run(&["pull", &name]);
+}
+
+#[test]
+fn nodes_pull_as_the_user_of_the_service() {
+    let lab = Lab::with_image("e2eregau", 2, 1);
+    let docker = lab.docker("node-1");
+    let (setup, certificate) = with_tls(&lab, "node-1", 5443);
+    let setup = Setup {
+        password: true,
+        ..setup
+    };
+    let registry = Registry::start(&lab, "node-1", &setup);
+    for node in ["node-1", "node-2"] {
+        trust(&lab, node, &registry, &certificate);
+    }
+    let name = format!("{}/app:1", registry.name);
+    docker.run(&["tag", IMAGE, &name]);
+    let login = ["login", "-u", USER, "--password-stdin", &registry.name];
+    assert_eq!(docker.piped(PASSWORD.as_bytes(), &login).code, 0);
+    docker.run(&["push", &name]);
+    docker.run(&[
+        "rmi",
+        "-f",
+        &docker.run(&["inspect", "--format", "{{.Id}}", IMAGE]),
+    ]);
+    let create = ["service", "create", "-d", "-q", "--replicas", "2", "--name"];
+    docker.run(&[&create[..], &["anonymous", &name]].concat());
+    eventually("a task that is rejected", LONG, || {
+        let tasks = docker.run(&[
+            "service",
+            "ps",
+            "--no-trunc",
+            "--format",
+            "{{.Error}}",
+            "anonymous",
+        ]);
+        match tasks.contains("no basic auth credentials") {
+            true => Ok(()),
+            false => Err(tasks),
+        }
+    });
+    docker.run(&["service", "rm", "anonymous"]);
+    docker.run(&[&create[..], &["web", "--with-registry-auth", &name]].concat());
+    let tasks = lab.await_running("node-1", "web", 2, |_| true);
+    assert_eq!(tasks.values().collect::<BTreeSet<_>>().len(), 2, "{tasks:?}");
+    let shown = docker.run(&["service", "inspect", "web"]);
+    assert!(
+        !shown.contains("egistryAuth") && !shown.contains("egistry_auth"),
+        "{shown}"
+    );
+    // A change without credentials keeps those that it has.
+    docker.run(&["service", "update", "-d", "-q", "--env-add", "a=b", "web"]);
+    lab.await_running("node-1", "web", 2, |_| true);
 }

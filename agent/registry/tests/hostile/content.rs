@@ -103,7 +103,17 @@ impl Place {
 
     /// Pulls and returns the lines.
     pub async fn pull(&self, name: &str, credentials: Option<Credentials>) -> Result<Vec<Progress>, Error> {
-        let registries = Registries::new(RegistrySettings::default());
+        self.pull_by(RegistrySettings::default(), name, credentials).await
+    }
+
+    /// As [`Place::pull`], by a client with these settings.
+    pub async fn pull_by(
+        &self,
+        settings: RegistrySettings,
+        name: &str,
+        credentials: Option<Credentials>,
+    ) -> Result<Vec<Progress>, Error> {
+        let registries = Registries::new(settings);
         let request = PullRequest {
             reference: Reference::parse(name).unwrap().with_default_tag(),
             all_tags: false,

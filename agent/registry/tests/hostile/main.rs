@@ -6,7 +6,7 @@ mod server;
 use content::{Content, INDEX, MANIFEST, Place};
 use futures::StreamExt;
 use muster_images::{Digest, Reference};
-use muster_registry::{Credentials, ErrorKind, Progress, PullRequest, Registries, RegistrySettings};
+use muster_registry::{Credentials, ErrorKind, Mirror, Progress, PullRequest, Registries, RegistrySettings};
 use server::{Answer, Server};
 
 fn password() -> Option<Credentials> {
@@ -262,6 +262,39 @@ async fn credentials_stay_with_the_registry_and_its_token_server() {
         .await
         .unwrap();
     assert!(!tokens.asked()[1].headers.contains_key("authorization"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mirror_is_asked_first_and_learns_nothing_of_who_asks() {
+    let content = Content::new(10_000);
+    let asks_who = |content: &Content| {
+        almost(content, |asked, _, answer| {
+            match asked.headers.contains_key("authorization") {
+                true => answer,
+                false => Answer::new(401, "{}").with("WWW-Authenticate", "Basic realm=\"x\""),
+            }
+        })
+    };
+    let registry = asks_who(&content);
+    let name = format!("{}/app:1", registry.name());
+    let by = |mirror: &Server| RegistrySettings {
+        mirrors: vec![Mirror::parse(&format!("{}=http://{}", registry.name(), mirror.name())).unwrap()],
+        ..RegistrySettings::default()
+    };
+    // One that wants to know who asks is passed over.
+    let curious = asks_who(&content);
+    Place::new()
+        .pull_by(by(&curious), &name, password())
+        .await
+        .unwrap();
+    assert!(!curious.asked().is_empty());
+    for asked in curious.asked() {
+        assert!(!asked.headers.contains_key("authorization"), "{asked:?}");
+    }
+    let before = registry.asked().len();
+    let open = almost(&content, |_, _, answer| answer);
+    Place::new().pull_by(by(&open), &name, password()).await.unwrap();
+    assert_eq!(registry.asked().len(), before, "the mirror has everything");
 }
 
 #[tokio::test(flavor = "multi_thread")]
