@@ -6,7 +6,7 @@ use futures::future::BoxFuture;
 use futures::{StreamExt, TryStreamExt};
 use muster_engine::{self as own, Engine};
 use muster_engine_api::backend::{
-    AttachOptions, AttachSession, BackendError, BlockIo, ContainerCreated, ContainerFilterHint,
+    AttachOptions, AttachSession, BackendError, BlockCount, ContainerCreated, ContainerFilterHint,
     ContainerStats, CpuStats, EngineInfo, ErrorKind, EventStream, ExecConfig, ExecInfo, ImageLayer,
     ImageUsage, InputStream, InterfaceStats, LoadedImage, LocalEngine, LogEntry, LogOptions, LogSession,
     LogStream, MemoryStats, OutputChunk, OutputStream, PidsStats, ProcessTable, RemoveOptions, RemovedImage,
@@ -177,21 +177,16 @@ fn volume(volume: own::Volume) -> VolumeInfo {
 }
 
 fn container_stats(stats: own::ContainerStats) -> ContainerStats {
-    let cgroup = stats.cgroup.unwrap_or_default();
-    let mut block_io: BTreeMap<(u64, u64), BlockIo> = BTreeMap::new();
-    for count in &cgroup.blkio.service_bytes {
-        let (major, minor) = (count.major, count.minor);
-        let device = block_io.entry((major, minor)).or_insert_with(|| BlockIo {
-            major,
-            minor,
-            ..BlockIo::default()
-        });
-        match count.operation.to_ascii_lowercase().as_str() {
-            "read" => device.read_bytes += count.value,
-            "write" => device.write_bytes += count.value,
-            _ => {}
-        }
-    }
+    // It does not run.
+    let Some(cgroup) = stats.cgroup else {
+        return ContainerStats::default();
+    };
+    let block_count = |count: muster_runtime::cgroup::DeviceCount| BlockCount {
+        major: count.major,
+        minor: count.minor,
+        operation: count.operation,
+        value: count.value,
+    };
     let networks = stats.networks.into_iter().map(|(name, interface)| {
         let interface = InterfaceStats {
             rx_bytes: interface.rx_bytes,
@@ -209,6 +204,7 @@ fn container_stats(stats: own::ContainerStats) -> ContainerStats {
         at: stats.at,
         cpu: CpuStats {
             total_ns: cgroup.cpu.usage_ns,
+            by_cpu_ns: cgroup.cpu.per_cpu_ns,
             user_ns: cgroup.cpu.user_ns,
             kernel_ns: cgroup.cpu.system_ns,
             host_ns: stats.host_cpu_ns,
@@ -232,7 +228,8 @@ fn container_stats(stats: own::ContainerStats) -> ContainerStats {
             current: cgroup.pids.current,
             limit: cgroup.pids.limit.unwrap_or(0),
         },
-        block_io: block_io.into_values().collect(),
+        block_bytes: cgroup.blkio.service_bytes.into_iter().map(block_count).collect(),
+        block_operations: cgroup.blkio.serviced.into_iter().map(block_count).collect(),
         networks: networks.collect(),
     }
 }
@@ -321,6 +318,10 @@ impl LocalEngine for EngineBackend {
 
     async fn container_rename(&self, reference: &str, name: &str) -> Result<()> {
         self.engine.rename(reference, name).await.map_err(failed)
+    }
+
+    async fn container_unlink(&self, reference: &str, alias: &str) -> Result<()> {
+        self.engine.unlink(reference, alias).await.map_err(failed)
     }
 
     async fn container_update(&self, reference: &str, update: ContainerUpdate) -> Result<Vec<String>> {

@@ -432,6 +432,7 @@ mod tests {
             apparmor_profile: String::new(),
             selinux_labels: Default::default(),
             execs: Vec::new(),
+            directories: None,
         }
     }
 

@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::phase::Phase;
 use crate::piece_writer::PieceWriter;
 use crate::record::Record;
-use muster_images::{FileChange, LoadLimits, NewImage, Reference};
+use muster_images::{FileChange, LoadLimits, NewImage, Reference, SourceContainer};
 use muster_types::container::HealthCheck;
 use serde_json::{Map, Value, json};
 use std::io::{self, Read};
@@ -85,6 +85,7 @@ impl Engine {
                 created_by: String::new(),
                 comment: options.message,
                 architecture,
+                container: None,
             };
             let id = inner
                 .blocking(move |inner| {
@@ -182,15 +183,18 @@ impl Inner {
             })
             .await?
             .to_string();
-        let name = reference.clone().unwrap_or_default();
+        if let Some(name) = &reference {
+            self.image_event("tag", &id, Some(name));
+        }
         self.container_event(
             container,
             "commit",
-            &[("comment", comment), ("imageID", id.clone()), ("imageRef", name)],
+            &[
+                ("comment", comment),
+                ("imageID", id.clone()),
+                ("imageRef", reference.unwrap_or_default()),
+            ],
         );
-        if let Some(name) = reference {
-            self.image_event("tag", &id, Some(&name));
-        }
         Ok(id)
     }
 
@@ -219,6 +223,11 @@ impl Inner {
             created_by: record.config.cmd.clone().unwrap_or_default().join(" "),
             comment: options.comment,
             architecture: String::new(),
+            container: Some(SourceContainer {
+                id: record.id.to_string(),
+                image_id: record.image_id.clone(),
+                config: whole_config(record)?,
+            }),
         })
     }
 }
@@ -278,6 +287,30 @@ fn container_config(record: &Record) -> RunConfig {
         healthcheck: config.health.as_ref().map(health),
         ..RunConfig::default()
     }
+}
+
+/// The container's `Config`, with what no image passes on to its containers.
+fn whole_config(record: &Record) -> Result<Value> {
+    let config = &record.config;
+    let hostname = match config.hostname.as_str() {
+        "" => record.id.short(),
+        name => name,
+    };
+    let mut whole = value(container_config(record))?;
+    for (key, field) in [
+        ("Hostname", json!(hostname)),
+        ("Domainname", json!(config.domainname)),
+        ("AttachStdin", json!(config.attach.0)),
+        ("AttachStdout", json!(config.attach.1)),
+        ("AttachStderr", json!(config.attach.2)),
+        ("Tty", json!(config.tty)),
+        ("OpenStdin", json!(config.open_stdin)),
+        ("StdinOnce", json!(config.stdin_once)),
+        ("Image", json!(config.image)),
+    ] {
+        whole[key] = field;
+    }
+    Ok(whole)
 }
 
 fn health(check: &HealthCheck) -> Value {

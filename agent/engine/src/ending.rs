@@ -121,6 +121,9 @@ impl Inner {
         let places = run.map_or(&none, |run| &run.places);
         self.networking.disconnect(&record.id, published, places).await;
         self.places_event("disconnect", container, places);
+        if run.is_some() {
+            self.unmounted_event(&record);
+        }
         self.clear_shm(&record.id);
         self.release_mounts(container).await;
         let for_images = record.clone();

@@ -6,6 +6,7 @@ use crate::container::Container;
 use crate::error::{Error, Result};
 use crate::events::{EventBus, EventFeed};
 use crate::exec::{Exec, ExecConfig, ExecInfo};
+use crate::image_config;
 use crate::layout::Layout;
 use crate::log_forward::Forwarding;
 use crate::metrics::EngineMetrics;
@@ -131,8 +132,12 @@ impl Engine {
     /// Makes a container, under a random name when none is given.
     pub async fn create(&self, name: Option<&str>, config: ContainerConfig) -> Result<Created> {
         let (inner, name) = (Arc::clone(&self.inner), name.unwrap_or_default().to_owned());
-        self.carry("create", async move { inner.create(&name, config).await })
-            .await
+        // What is asked of a container is large; callers would carry it in their own futures.
+        self.carry(
+            "create",
+            Box::pin(async move { inner.create(&name, config).await }),
+        )
+        .await
     }
 
     /// Starts a container and returns once its program runs.
@@ -190,6 +195,14 @@ impl Engine {
             .await
     }
 
+    /// Takes away a link of a container; it keeps what it was told of the other one until its next start.
+    pub async fn unlink(&self, reference: &str, alias: &str) -> Result<()> {
+        let (inner, container) = self.found(reference)?;
+        let alias = alias.to_owned();
+        self.carry("unlink", async move { inner.unlink(&container, &alias).await })
+            .await
+    }
+
     /// Changes a container's limits and its restart policy, also while it runs; returns warnings.
     pub async fn update(&self, reference: &str, update: ContainerUpdate) -> Result<Vec<String>> {
         let (inner, container) = self.found(reference)?;
@@ -230,14 +243,18 @@ impl Engine {
         let (inner, container) = self.found(reference)?;
         let mut info = container.info(&inner.layout, |record| inner.places_at_rest(record));
         inner.add_confinement(&mut info, container.with(|cell| cell.record.level()))?;
-        if size {
-            let id = info.id.to_string();
-            let measured = inner
-                .blocking(move |inner| Ok(inner.images.rootfs_size(&id)?))
-                .await?;
-            info.size_rw = Some(measured.written_bytes);
-            info.size_root = Some(measured.total_bytes);
-        }
+        let id = info.id.to_string();
+        let (directories, measured) = inner
+            .blocking(move |inner| {
+                // One that is being removed has none any more.
+                let directories = inner.images.directories(&id).ok();
+                let measured = size.then(|| inner.images.rootfs_size(&id)).transpose()?;
+                Ok((directories, measured))
+            })
+            .await?;
+        info.directories = directories.map(image_config::directories);
+        info.size_rw = measured.map(|size| size.written_bytes);
+        info.size_root = measured.map(|size| size.total_bytes);
         Ok(info)
     }
 
@@ -251,7 +268,13 @@ impl Engine {
     pub async fn resize(&self, reference: &str, rows: u16, columns: u16) -> Result<()> {
         let (inner, container) = self.found(reference)?;
         let run = inner.running(&container)?;
-        Ok(run.monitor.resize(rows, columns).await?)
+        // Without a terminal there is nothing to resize, which Docker's clients may not know.
+        if container.with(|cell| cell.record.config.tty) {
+            run.monitor.resize(rows, columns).await?;
+        }
+        let size = [("height", rows.to_string()), ("width", columns.to_string())];
+        inner.container_event(&container, "resize", &size);
+        Ok(())
     }
 
     /// Prepares a process in a running container.

@@ -137,16 +137,26 @@ impl Exec {
     }
 }
 
+/// A command as Docker's events write it: the program, a space, its arguments.
+fn command_line(command: &[String]) -> String {
+    let (program, arguments) = command
+        .split_first()
+        .map_or(("", &[][..]), |(program, arguments)| {
+            (program.as_str(), arguments)
+        });
+    format!("{program} {}", arguments.join(" "))
+}
+
 impl Inner {
     pub(crate) fn exec_create(&self, container: &Container, config: ExecConfig) -> Result<String> {
         if config.command.first().is_none_or(String::is_empty) {
             return Err(Error::invalid("No exec command specified"));
         }
+        let event = format!("exec_create: {}", command_line(&config.command));
         self.require_running(container)?;
         let mut bytes = [0; 32];
         rand::rng().fill_bytes(&mut bytes);
         let id = hex::encode(bytes);
-        let event = format!("exec_create: {}", config.command.join(" "));
         let exec = Arc::new(Exec {
             id: id.clone(),
             container: container.id.clone(),
@@ -253,7 +263,7 @@ impl Inner {
             // The process may have ended; then its terminal needs no size.
             let _ = session.control.resize(rows, columns).await;
         }
-        let event = format!("exec_start: {}", config.command.join(" "));
+        let event = format!("exec_start: {}", command_line(&config.command));
         self.container_event(container, &event, &[("execID", exec.id.clone())]);
         let streams = AttachRequest {
             stdin: config.stdin,

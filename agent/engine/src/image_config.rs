@@ -1,18 +1,22 @@
 //! What an image says of its containers, in the domain's words.
 
 use crate::error::{Error, Result};
-use muster_images::{Image, ImageStore};
+use muster_images::{Directories, Image, ImageStore};
 use muster_types::Timestamp;
 use muster_types::container::HealthCheck;
-use muster_types::image::{ImageConfig, ImageSummary};
+use muster_types::image::{ImageConfig, ImageSummary, OverlayDirectories};
 use serde::Deserialize;
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// Docker's additions to the OCI configuration.
 #[derive(Debug, Default, Deserialize)]
+#[serde(default)]
 struct Additions {
-    #[serde(default)]
     config: Option<DockerConfig>,
+    container: String,
+    parent: String,
+    container_config: Option<serde_json::Value>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -41,6 +45,14 @@ pub(crate) fn of(images: &ImageStore, reference: &str) -> Result<(String, ImageC
 
 /// An image as clients see it. Blocks.
 pub(crate) fn summary(images: &ImageStore, image: &Image) -> Result<ImageSummary> {
+    let bytes = images.config_bytes(&image.id)?;
+    let additions: Additions = serde_json::from_slice(&bytes).map_err(|source| Error::DamagedRow {
+        key: image.id.to_string(),
+        source,
+    })?;
+    // A parent that is not here, or not any more, is none.
+    let known = |id: &String| !id.is_empty() && images.resolve(id).is_ok();
+    let steps = image.config.history().iter().flatten();
     Ok(ImageSummary {
         id: image.id.to_string(),
         repo_tags: image.repo_tags.clone(),
@@ -51,8 +63,26 @@ pub(crate) fn summary(images: &ImageStore, image: &Image) -> Result<ImageSummary
         os: image.os.clone(),
         author: image.config.author().clone().unwrap_or_default(),
         layers: image.diff_ids.iter().map(ToString::to_string).collect(),
-        config: config(image, health(images, image)?),
+        comment: steps
+            .last()
+            .and_then(|step| step.comment().clone())
+            .unwrap_or_default(),
+        config: config(image, health(additions.config)),
+        parent: Some(additions.parent).filter(known).unwrap_or_default(),
+        container: additions.container,
+        container_config: additions.container_config,
+        directories: None,
     })
+}
+
+/// Where the files lie, as clients see it.
+pub(crate) fn directories(directories: Directories) -> OverlayDirectories {
+    let text = |path: PathBuf| path.to_string_lossy().into_owned();
+    OverlayDirectories {
+        lower: directories.lower.into_iter().map(text).collect(),
+        upper: text(directories.upper),
+        work: directories.work.map(text).unwrap_or_default(),
+    }
 }
 
 fn config(image: &Image, health: Option<HealthCheck>) -> ImageConfig {
@@ -79,26 +109,17 @@ fn config(image: &Image, health: Option<HealthCheck>) -> ImageConfig {
     }
 }
 
-fn health(images: &ImageStore, image: &Image) -> Result<Option<HealthCheck>> {
-    let bytes = images.config_bytes(&image.id)?;
-    parse_health(&bytes).map_err(|source| Error::DamagedRow {
-        key: image.id.to_string(),
-        source,
-    })
-}
-
-fn parse_health(config: &[u8]) -> serde_json::Result<Option<HealthCheck>> {
-    let additions: Additions = serde_json::from_slice(config)?;
+fn health(config: Option<DockerConfig>) -> Option<HealthCheck> {
+    let health = config?.healthcheck?;
     let nanos = |value: i64| Duration::from_nanos(u64::try_from(value).unwrap_or_default());
-    let health = additions.config.and_then(|config| config.healthcheck);
-    Ok(health.map(|health| HealthCheck {
+    Some(HealthCheck {
         test: health.test.unwrap_or_default(),
         interval: nanos(health.interval),
         timeout: nanos(health.timeout),
         retries: u64::try_from(health.retries).unwrap_or_default(),
         start_period: nanos(health.start_period),
         start_interval: nanos(health.start_interval),
-    }))
+    })
 }
 
 #[cfg(test)]
@@ -108,10 +129,12 @@ mod tests {
     #[test]
     fn dockers_health_check_is_read() {
         let config = br#"{"architecture":"amd64","config":{"Healthcheck":{"Test":["CMD","true"],"Interval":5000000000,"Retries":2}}}"#;
-        let health = parse_health(config).unwrap().unwrap();
+        let parse_health =
+            |config: &[u8]| health(serde_json::from_slice::<Additions>(config).unwrap().config);
+        let health = parse_health(config).unwrap();
         assert_eq!(health.test, ["CMD", "true"]);
         assert_eq!((health.interval, health.retries), (Duration::from_secs(5), 2));
-        assert!(parse_health(b"{\"config\":{}}").unwrap().is_none());
-        assert!(parse_health(b"{}").unwrap().is_none());
+        assert!(parse_health(b"{\"config\":{}}").is_none());
+        assert!(parse_health(b"{}").is_none());
     }
 }

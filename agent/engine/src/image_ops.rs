@@ -71,7 +71,11 @@ impl Engine {
         self.inner
             .blocking(move |inner| {
                 let image = inner.images.resolve(&reference)?;
-                image_config::summary(&inner.images, &image)
+                let directories = inner.images.image_directories(&image.id.to_string())?;
+                Ok(ImageSummary {
+                    directories: directories.map(image_config::directories),
+                    ..image_config::summary(&inner.images, &image)?
+                })
             })
             .await
     }
@@ -106,16 +110,21 @@ impl Engine {
     pub async fn image_remove(&self, reference: &str, force: bool) -> Result<Vec<RemovedEvent>> {
         let (inner, reference) = (Arc::clone(&self.inner), reference.to_owned());
         self.carry("image_remove", async move {
-            let removed = inner
+            let (id, removed) = inner
                 .blocking(move |inner| {
+                    let id = inner.images.resolve(&reference)?.id.to_string();
                     let users = inner.image_users();
-                    Ok(inner.images.remove(&reference, RemoveOptions { force }, &users)?)
+                    Ok((
+                        id,
+                        inner.images.remove(&reference, RemoveOptions { force }, &users)?,
+                    ))
                 })
                 .await?;
             for event in &removed {
+                // Docker names the image by its id in both.
                 match event {
-                    RemovedEvent::Untagged(name) => inner.image_event("untag", name, Some(name)),
-                    RemovedEvent::Deleted(id) => inner.image_event("delete", id, None),
+                    RemovedEvent::Untagged(_) => inner.image_event("untag", &id, Some(&id)),
+                    RemovedEvent::Deleted(id) => inner.image_event("delete", id, Some(id)),
                 }
             }
             Ok(removed)

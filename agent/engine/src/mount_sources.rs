@@ -12,7 +12,6 @@ use muster_types::event::EventKind;
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 use rustix::mount::{MoveMountFlags, UnmountFlags};
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -136,9 +135,42 @@ impl Inner {
 
     /// Publishes an event of a volume.
     pub(crate) fn volume_event(&self, action: &str, name: &str) {
-        let attributes = BTreeMap::from([("driver".to_owned(), "local".to_owned())]);
-        self.events.publish(EventKind::Volume, action, name, attributes);
+        self.volume_event_with(action, name, &[]);
     }
+
+    fn volume_event_with(&self, action: &str, name: &str, more: &[(&str, &str)]) {
+        let driver = [("driver", "local")];
+        let attributes = driver.iter().chain(more);
+        let attributes = attributes.map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
+        self.events
+            .publish(EventKind::Volume, action, name, attributes.collect());
+    }
+
+    /// Tells that a container's run has its volumes.
+    pub(crate) fn mounted_event(&self, record: &Record) {
+        for point in volumes(record) {
+            let more = [
+                ("container", record.id.as_str()),
+                ("destination", &point.target),
+                ("propagation", &point.propagation),
+                ("read/write", if point.writable { "true" } else { "false" }),
+            ];
+            self.volume_event_with("mount", &point.name, &more);
+        }
+    }
+
+    /// Tells that it has them no more.
+    pub(crate) fn unmounted_event(&self, record: &Record) {
+        for point in volumes(record) {
+            let more = [("container", record.id.as_str())];
+            self.volume_event_with("unmount", &point.name, &more);
+        }
+    }
+}
+
+fn volumes(record: &Record) -> impl Iterator<Item = &MountPoint> {
+    let points = record.mounts.iter();
+    points.filter(|point| point.kind == MountKind::Volume)
 }
 
 /// Gives the sources of a container's mounts the labels that were asked for (`z`, `Z`). Blocks.

@@ -132,6 +132,7 @@ impl Inner {
         if let Some(run) = container.run() {
             self.places_event("connect", container, &run.places);
         }
+        self.mounted_event(&record);
         self.container_event(container, "start", &[]);
         self.tell_linked(&record).await;
         self.forward_log(container);

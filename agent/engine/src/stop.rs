@@ -129,6 +129,7 @@ impl Inner {
             return Ok(());
         }
         self.send(container, run, signal::KILL).await?;
+        self.container_event(container, "kill", &[("signal", signal::KILL.to_string())]);
         let ended = watch.wait_for(|observed| observed.ends > ends);
         let killed = tokio::select! {
             killed = tokio::time::timeout(KILL_WAIT, ended) => killed.is_ok(),

@@ -38,6 +38,19 @@ pub struct NewImage {
     pub comment: String,
     /// Docker's name of its architecture, for an image without a parent.
     pub architecture: String,
+    /// The container that it is made of.
+    pub container: Option<SourceContainer>,
+}
+
+/// A container that an image is made of.
+#[derive(Debug, Clone, Default)]
+pub struct SourceContainer {
+    /// Its id.
+    pub id: String,
+    /// The id of its own image.
+    pub image_id: String,
+    /// Its `Config` in Docker's form.
+    pub config: Value,
 }
 
 impl ImageStore {
@@ -154,6 +167,11 @@ fn describe(document: &mut Map<String, Value>, image: &NewImage, layer: Option<D
     // What Docker once kept of the container that an image was made of would be the parent's.
     for stale in ["container", "container_config", "docker_version", "id", "parent"] {
         document.remove(stale);
+    }
+    if let Some(source) = &image.container {
+        document.insert("container".into(), source.id.clone().into());
+        document.insert("container_config".into(), source.config.clone());
+        document.insert("parent".into(), source.image_id.clone().into());
     }
     let rootfs = document
         .entry("rootfs")

@@ -35,6 +35,17 @@ pub struct RootfsSize {
     pub total_bytes: u64,
 }
 
+/// The directories that a filesystem is stacked of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Directories {
+    /// The layers below, topmost first.
+    pub lower: Vec<PathBuf>,
+    /// What is on top: what a container wrote, or an image's last layer.
+    pub upper: PathBuf,
+    /// Overlayfs's own, of a container.
+    pub work: Option<PathBuf>,
+}
+
 impl ImageStore {
     /// Makes the writable layer of a container over an image, which keeps its layers until [`ImageStore::release`].
     pub fn prepare(&self, container_id: &str, image: &str) -> Result<()> {
@@ -118,6 +129,30 @@ impl ImageStore {
     /// The directory that holds what the container wrote, in overlayfs's form.
     pub fn upper_dir(&self, container_id: &str) -> Result<PathBuf> {
         Ok(self.inner.layout.container(container_id)?.join(UPPER))
+    }
+
+    /// The directories that the container's root filesystem is stacked of.
+    pub fn directories(&self, container_id: &str) -> Result<Directories> {
+        let layout = &self.inner.layout;
+        let container = layout.container(container_id)?;
+        let chain_ids = self.snapshot(container_id)?.chain_ids;
+        Ok(Directories {
+            lower: chain_ids.iter().rev().map(|id| layout.layer(id)).collect(),
+            upper: container.join(UPPER),
+            work: Some(container.join(WORK)),
+        })
+    }
+
+    /// The directories that an image is stacked of; nothing for one without layers.
+    pub fn image_directories(&self, image: &str) -> Result<Option<Directories>> {
+        let image = find(&self.inner.records.view()?, image)?;
+        let layers = image.chain_ids.iter().rev();
+        let mut layers = layers.map(|id| self.inner.layout.layer(id));
+        Ok(layers.next().map(|upper| Directories {
+            lower: layers.collect(),
+            upper,
+            work: None,
+        }))
     }
 
     /// How much the container wrote, and with its image. Walks what it wrote.

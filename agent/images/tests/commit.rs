@@ -6,7 +6,7 @@ use std::fs;
 use std::io::Read;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
-use muster_images::{ChangeKind, Digest, LoadLimits, NewImage};
+use muster_images::{ChangeKind, Digest, LoadLimits, NewImage, SourceContainer};
 use serde_json::{Value, json};
 use support::*;
 
@@ -76,6 +76,11 @@ fn new_image(name: &str) -> NewImage {
         created_by: "sh".to_owned(),
         comment: "a comment".to_owned(),
         architecture: native().to_owned(),
+        container: Some(SourceContainer {
+            id: "c1".to_owned(),
+            image_id: "sha256:base".to_owned(),
+            config: json!({"Image": "base:1"}),
+        }),
     }
 }
 

@@ -2,6 +2,7 @@
 
 use crate::block_io::DeviceLimits;
 pub use crate::health::{HealthCheck, HealthProbe, HealthState};
+use crate::image::OverlayDirectories;
 use crate::namespace::{CgroupNamespace, IpcMode, NamespaceMode, mode_or_flag};
 use crate::service::{DnsSpec, Labels, LogDriver, Protocol};
 use crate::{ContainerId, TaskId, Timestamp};
@@ -136,6 +137,10 @@ pub struct HostConfig {
     pub id_file: String,
     /// Name of the runtime as the user wrote it, reported back only.
     pub runtime: String,
+    /// Isolation as the user wrote it, reported back only: Linux has but one.
+    pub isolation: String,
+    /// Volume driver as the user wrote it, reported back only: a volume of another driver than ours is refused.
+    pub volume_driver: String,
     /// Parent cgroup; the engine's own when empty.
     pub cgroup_parent: String,
     /// Runtime annotations.
@@ -223,6 +228,8 @@ pub struct EndpointSpec {
     pub ipv4: Option<Ipv4Addr>,
     /// IPv6 address; the engine chooses when `None`.
     pub ipv6: Option<Ipv6Addr>,
+    /// Addresses beside those, of the link only.
+    pub link_local: Vec<IpAddr>,
     /// Further names in the network.
     pub aliases: Vec<String>,
     /// Other containers by names that only this container knows, as `container[:alias]`.
@@ -287,6 +294,9 @@ pub struct MountSpec {
     pub tmpfs_mode: u32,
     /// Further options of a tmpfs, for example `exec` or `uid=7`; none contradicts another.
     pub tmpfs_options: Vec<String>,
+    /// The text that asked for it in a short form (an entry of `Binds`, the options of an entry of `Tmpfs`), reported back
+    /// only; `None` in the long form.
+    pub as_written: Option<String>,
 }
 
 /// Whose SELinux label the files of a mount get.
@@ -440,6 +450,9 @@ pub struct ContainerInfo {
     /// Processes of exec that were made and have not ended.
     #[serde(default)]
     pub execs: Vec<String>,
+    /// Where its files lie, when one container is asked for.
+    #[serde(default)]
+    pub directories: Option<OverlayDirectories>,
 }
 
 /// A container's place in a network.

@@ -30,6 +30,27 @@ pub struct ImageSummary {
     pub layers: Vec<String>,
     /// What its containers run by default.
     pub config: ImageConfig,
+    /// The comment of its last step.
+    pub comment: String,
+    /// The image that it was made on, where that is here, too.
+    pub parent: String,
+    /// The container that it was made from; empty where it does not say.
+    pub container: String,
+    /// What that container was, as Docker's `Config`.
+    pub container_config: Option<serde_json::Value>,
+    /// Where its layers lie, when one image is asked for.
+    pub directories: Option<OverlayDirectories>,
+}
+
+/// The directories of the host that a file system is stacked of.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct OverlayDirectories {
+    /// The layers below, topmost first.
+    pub lower: Vec<String>,
+    /// What is on top of them: what a container wrote, or an image's last layer.
+    pub upper: String,
+    /// Overlayfs's own; empty for an image.
+    pub work: String,
 }
 
 /// Who asks a registry, as clients encode it; empty for nobody. It is never printed.

@@ -58,6 +58,12 @@ pub trait LocalEngine: ContainerFiles + RegistryClient {
     /// Gives it another name. `Conflict` when the name is in use.
     async fn container_rename(&self, reference: &str, name: &str) -> Result<()>;
 
+    /// Takes away the link by which it knows another container of the default bridge as `alias`. `NotFound` without one.
+    async fn container_unlink(&self, reference: &str, alias: &str) -> Result<()> {
+        let _ = (reference, alias);
+        Err(BackendError::not_implemented("this engine removes no links"))
+    }
+
     /// Changes its limits and its restart policy, also while it runs; returns warnings. `Conflict` when the change
     /// contradicts what it has, `Invalid` when it makes no sense.
     async fn container_update(&self, reference: &str, update: ContainerUpdate) -> Result<Vec<String>>;

@@ -32,7 +32,7 @@ pub use registry::{
     ImageProgress, ProgressStream, PullRequest, PushRequest, RegistryClient, RemoteImage, RemotePlatform,
 };
 pub use resolve::{Candidate, resolve};
-pub use stats::{BlockIo, ContainerStats, CpuStats, InterfaceStats, MemoryStats, PidsStats};
+pub use stats::{BlockCount, ContainerStats, CpuStats, InterfaceStats, MemoryStats, PidsStats};
 pub use stream::{
     AttachOptions, AttachSession, EventStream, InputStream, LogEntry, LogOptions, LogSession, LogStream,
     OutputChunk, OutputStream, StreamKind, TaskLogEntry, TaskLogStream, UploadStream,

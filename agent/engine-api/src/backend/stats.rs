@@ -3,7 +3,7 @@
 use muster_types::Timestamp;
 use std::collections::BTreeMap;
 
-/// One reading of a container's counters. Everything is zero for a container that does not run.
+/// One reading of a container's counters. Everything is zero for a container that does not run, the time, too.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct ContainerStats {
     /// When it was read.
@@ -14,8 +14,10 @@ pub struct ContainerStats {
     pub memory: MemoryStats,
     /// Processes.
     pub pids: PidsStats,
-    /// Block devices.
-    pub block_io: Vec<BlockIo>,
+    /// Bytes moved from and to block devices.
+    pub block_bytes: Vec<BlockCount>,
+    /// Operations of block devices.
+    pub block_operations: Vec<BlockCount>,
     /// Network interfaces by name.
     pub networks: BTreeMap<String, InterfaceStats>,
 }
@@ -25,6 +27,8 @@ pub struct ContainerStats {
 pub struct CpuStats {
     /// Nanoseconds used.
     pub total_ns: u64,
+    /// The same by CPU; empty where the kernel does not say (control groups v2).
+    pub by_cpu_ns: Vec<u64>,
     /// Of them in user mode.
     pub user_ns: u64,
     /// Of them in the kernel.
@@ -65,17 +69,17 @@ pub struct PidsStats {
     pub limit: u64,
 }
 
-/// Bytes moved from and to one block device.
+/// One count of one block device.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct BlockIo {
+pub struct BlockCount {
     /// Device numbers.
     pub major: u64,
     /// Device numbers.
     pub minor: u64,
-    /// Bytes read.
-    pub read_bytes: u64,
-    /// Bytes written.
-    pub write_bytes: u64,
+    /// In the kernel's words: `Read`, `Write`, `Sync`, `Total`, …; of control groups v2 `read` and `write`.
+    pub operation: String,
+    /// The count.
+    pub value: u64,
 }
 
 /// Counters of one network interface, seen from inside the container.

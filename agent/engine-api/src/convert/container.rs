@@ -1,14 +1,16 @@
 //! Containers in answers: `inspect` and `list`.
 
 use super::{duration, health, host_answer, mount, port, signed};
+use crate::http::{ApiVersion, Object, lives};
 use crate::wire::container::{
-    Command, Config, Container, ContainerSummary, Endpoint, HostPort, MountPoint, NetworkSettings, Port,
-    State, SummaryNetworks,
+    Command, Config, Container, Endpoint, HostPort, MountPoint, NetworkSettings, State,
 };
+use crate::wire::container_list::{ContainerSummary, Port, SummaryHost, SummaryNetworks};
 use muster_types::Timestamp;
 use muster_types::container::{
     ContainerConfig, ContainerInfo, ContainerState, HealthState, MountKind, NetworkEndpoint,
 };
+use muster_types::image::OverlayDirectories;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -25,8 +27,26 @@ pub(crate) fn time(at: Timestamp) -> String {
     }
 }
 
+/// Fields of endpoints that only some versions have. They are left out here and not by the table's way through untyped
+/// JSON, which costs a list of a thousand containers most of its time.
+#[derive(Debug, Clone, Copy)]
+struct EndpointFields {
+    dns_names: bool,
+    gateway_priority: bool,
+}
+
+impl EndpointFields {
+    fn of(version: ApiVersion) -> Self {
+        let lives = |field| lives(Object::Endpoint, field, version);
+        Self {
+            dns_names: lives("DNSNames"),
+            gateway_priority: lives("GwPriority"),
+        }
+    }
+}
+
 /// Answer of `GET /containers/{id}/json`.
-pub(crate) fn inspect(info: &ContainerInfo) -> Container {
+pub(crate) fn inspect(info: &ContainerInfo, version: ApiVersion) -> Container {
     let (path, args) = match info.command.split_first() {
         Some((path, args)) => (path.clone(), args.to_vec()),
         None => (String::new(), Vec::new()),
@@ -51,13 +71,27 @@ pub(crate) fn inspect(info: &ContainerInfo) -> Container {
         app_armor_profile: info.apparmor_profile.clone(),
         exec_ids: (!info.execs.is_empty()).then(|| info.execs.clone()),
         host_config: host_answer::write(&info.config),
-        graph_driver: json!({"Name": "overlayfs", "Data": null}),
+        graph_driver: graph_driver(info.directories.as_ref()),
         size_rw: info.size_rw,
         size_root_fs: info.size_root,
         mounts: mounts(info),
         config: config(info),
-        network_settings: network_settings(info),
+        network_settings: network_settings(info, EndpointFields::of(version)),
     }
+}
+
+/// `GraphDriver`. There is no `MergedDir`: a container's file system is mounted in its own mount namespace only.
+pub(crate) fn graph_driver(directories: Option<&OverlayDirectories>) -> Value {
+    let data = directories.map(|directories| {
+        let data = [
+            ("LowerDir", directories.lower.join(":")),
+            ("UpperDir", directories.upper.clone()),
+            ("WorkDir", directories.work.clone()),
+        ];
+        let data = data.into_iter().filter(|(_, path)| !path.is_empty());
+        data.collect::<BTreeMap<_, _>>()
+    });
+    json!({"Name": "overlayfs", "Data": data})
 }
 
 fn state(info: &ContainerInfo) -> State {
@@ -131,6 +165,7 @@ fn config(info: &ContainerInfo) -> Config {
         labels: config.labels.clone(),
         stop_signal: config.stop_signal.clone(),
         stop_timeout: config.stop_grace.map(stop_timeout),
+        mac_address: config.host.mac.clone(),
         ..Config::default()
     }
 }
@@ -181,9 +216,9 @@ fn mounts(info: &ContainerInfo) -> Vec<MountPoint> {
         .collect()
 }
 
-fn network_settings(info: &ContainerInfo) -> NetworkSettings {
+fn network_settings(info: &ContainerInfo, fields: EndpointFields) -> NetworkSettings {
     // Docker repeats the default bridge's address outside `Networks`.
-    let bridge = info.networks.get("bridge").map(endpoint);
+    let bridge = info.networks.get("bridge").map(|place| endpoint(place, fields));
     let of = |field: fn(&Endpoint) -> &String| bridge.as_ref().map(field).cloned().unwrap_or_default();
     let sandbox_id = if info.pid == 0 {
         String::new()
@@ -205,7 +240,11 @@ fn network_settings(info: &ContainerInfo) -> NetworkSettings {
         ip_address: of(|endpoint| &endpoint.ip_address),
         ip_prefix_len: bridge.as_ref().map_or(0, |endpoint| endpoint.ip_prefix_len),
         mac_address: of(|endpoint| &endpoint.mac_address),
-        networks: networks(info),
+        networks: info
+            .networks
+            .iter()
+            .map(|(name, place)| (name.clone(), endpoint(place, fields)))
+            .collect(),
     }
 }
 
@@ -225,14 +264,7 @@ fn ports(info: &ContainerInfo) -> BTreeMap<String, Option<Vec<HostPort>>> {
     ports
 }
 
-fn networks(info: &ContainerInfo) -> BTreeMap<String, Endpoint> {
-    let networks = info.networks.iter();
-    networks
-        .map(|(name, place)| (name.clone(), endpoint(place)))
-        .collect()
-}
-
-fn endpoint(place: &NetworkEndpoint) -> Endpoint {
+fn endpoint(place: &NetworkEndpoint, fields: EndpointFields) -> Endpoint {
     fn text(address: Option<impl ToString>) -> String {
         address.map(|address| address.to_string()).unwrap_or_default()
     }
@@ -248,7 +280,7 @@ fn endpoint(place: &NetworkEndpoint) -> Endpoint {
             place.mac.clone()
         },
         driver_opts: (!spec.driver_options.is_empty()).then(|| spec.driver_options.clone()),
-        gw_priority: spec.gateway_priority,
+        gw_priority: fields.gateway_priority.then_some(spec.gateway_priority),
         network_id: place.network_id.clone(),
         endpoint_id: place.endpoint_id.clone(),
         gateway: text(place.gateway),
@@ -257,13 +289,8 @@ fn endpoint(place: &NetworkEndpoint) -> Endpoint {
         ipv6_gateway: text(place.ipv6_gateway),
         global_ipv6_address: text(place.ipv6),
         global_ipv6_prefix_len: place.ipv6_prefix_len,
-        dns_names: some(&place.dns_names),
+        dns_names: fields.dns_names.then(|| some(&place.dns_names)),
     }
-}
-
-/// An element of `GET /containers/json`, with the status text as of now.
-pub(crate) fn summary(info: &ContainerInfo) -> ContainerSummary {
-    summary_at(info, now())
 }
 
 /// Wall-clock time, for texts such as `Up 5 minutes` only.
@@ -274,26 +301,53 @@ fn now() -> Timestamp {
     Timestamp::ZERO.after(since_epoch)
 }
 
-fn summary_at(info: &ContainerInfo, now: Timestamp) -> ContainerSummary {
+/// Elements of `GET /containers/json`, with the status texts as of now.
+pub(crate) fn summaries<'a>(
+    containers: impl Iterator<Item = &'a ContainerInfo>,
+    version: ApiVersion,
+) -> Vec<ContainerSummary<'a>> {
+    let (now, fields) = (now(), EndpointFields::of(version));
+    containers.map(|info| summary(info, now, fields)).collect()
+}
+
+fn summary(info: &ContainerInfo, now: Timestamp, fields: EndpointFields) -> ContainerSummary<'_> {
+    let networks = info.networks.iter();
     ContainerSummary {
-        id: info.id.to_string(),
-        names: vec![format!("/{}", info.name)],
-        image: info.config.image.clone(),
-        image_id: info.image_id.clone(),
-        command: info.command.join(" "),
+        id: info.id.as_str(),
+        names: [format!("/{}", info.name)],
+        image: &info.config.image,
+        image_id: &info.image_id,
+        command: command_line(&info.command),
         created: info.created.unix_secs(),
         ports: summary_ports(info),
         size_rw: info.size_rw,
         size_root_fs: info.size_root,
-        labels: info.config.labels.clone(),
+        labels: &info.config.labels,
         state: info.state.name(),
         status: status(info, now),
-        host_config: json!({"NetworkMode": host_answer::network_name(&info.config.host.network)}),
+        host_config: SummaryHost {
+            network_mode: host_answer::network_name(&info.config.host.network),
+        },
         network_settings: SummaryNetworks {
-            networks: networks(info),
+            networks: networks
+                .map(|(name, place)| (name.as_str(), endpoint(place, fields)))
+                .collect(),
         },
         mounts: mounts(info),
     }
+}
+
+/// A command on one line; arguments with spaces are between quotes, as Docker lists them.
+fn command_line(command: &[String]) -> String {
+    let mut line = String::new();
+    for (index, word) in command.iter().enumerate() {
+        match index {
+            0 => line.push_str(word),
+            _ if word.contains(' ') => line.extend([" '", word, "'"]),
+            _ => line.extend([" ", word]),
+        }
+    }
+    line
 }
 
 fn summary_ports(info: &ContainerInfo) -> Vec<Port> {

@@ -3,7 +3,8 @@
 use super::{Read, health, host, port};
 use crate::http::Failure;
 use crate::wire::container::{Config, CreateBody};
-use muster_types::container::{ContainerConfig, NetworkMode};
+use hyper::StatusCode;
+use muster_types::container::{ContainerConfig, HostConfig, MountKind, NetworkMode};
 use std::time::Duration;
 
 /// Reads the body.
@@ -32,9 +33,26 @@ pub(crate) fn read(body: CreateBody) -> Read<ContainerConfig> {
     }
     host.mac.clone_from(&body.config.mac_address);
     let mut config = read_config(body.config)?;
+    check_volume_driver(&config, &host.config)?;
     config.groups = std::mem::take(&mut host.groups);
     config.host = host.config;
     Ok(config)
+}
+
+/// Docker looks a driver up when a volume needs it, and not before.
+fn check_volume_driver(config: &ContainerConfig, host: &HostConfig) -> Read<()> {
+    let driver = host.volume_driver.as_str();
+    let mut short = host.mounts.iter().filter(|mount| mount.as_written.is_some());
+    let needed = short.find(|mount| mount.kind == MountKind::Volume);
+    match needed.map(|mount| &mount.source).or(config.volumes.first()) {
+        Some(volume) if !matches!(driver, "" | "local") => Err(Failure::new(
+            StatusCode::NOT_FOUND,
+            format!(
+                "create {volume}: error looking up volume plugin {driver}: plugin \"{driver}\" not found"
+            ),
+        )),
+        _ => Ok(()),
+    }
 }
 
 fn read_config(wire: Config) -> Read<ContainerConfig> {

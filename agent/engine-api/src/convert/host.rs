@@ -1,6 +1,6 @@
 //! `HostConfig` of a request becomes the domain's.
 
-use super::{Read, mount, namespace, non_negative, port, resources, unsupported};
+use super::{Read, mount, namespace, non_negative, port, resources};
 use crate::http::Failure;
 use crate::wire::container as wire;
 use muster_types::container::{DeviceMapping, EngineRestart, HostConfig, MountSpec, NetworkMode, Ulimit};
@@ -90,6 +90,8 @@ pub(crate) fn read(mut host: wire::HostConfig) -> Read<Host> {
         console_size: (host.console_size[0], host.console_size[1]),
         id_file: host.container_id_file,
         runtime: host.runtime,
+        isolation: host.isolation,
+        volume_driver: host.volume_driver,
         cgroup_parent: host.cgroup_parent,
         annotations: host.annotations,
     };
@@ -97,13 +99,6 @@ pub(crate) fn read(mut host: wire::HostConfig) -> Read<Host> {
 }
 
 fn refuse_unsupported(host: &wire::HostConfig) -> Read<()> {
-    let asked = [(
-        "VolumeDriver",
-        !matches!(host.volume_driver.as_str(), "" | "local"),
-    )];
-    if let Some((field, _)) = asked.iter().find(|(_, asked)| *asked) {
-        return Err(unsupported(&format!("HostConfig.{field}")));
-    }
     if !host.storage_opt.is_empty() {
         return Err(Failure::invalid(
             "--storage-opt is supported only where the data directory's file system carries project quotas, which \
@@ -175,10 +170,18 @@ pub(crate) fn read_restart(policy: &wire::RestartPolicy) -> Read<EngineRestart> 
 fn read_mounts(host: &mut wire::HostConfig) -> Read<Vec<MountSpec>> {
     let mut mounts = Vec::new();
     for text in std::mem::take(&mut host.binds) {
-        mounts.push(mount::read_bind(&text)?);
+        let mount = mount::read_bind(&text)?;
+        mounts.push(MountSpec {
+            as_written: Some(text),
+            ..mount
+        });
     }
     for (target, options) in std::mem::take(&mut host.tmpfs) {
-        mounts.push(mount::read_tmpfs(&target, &options)?);
+        let mount = mount::read_tmpfs(&target, &options)?;
+        mounts.push(MountSpec {
+            as_written: Some(options),
+            ..mount
+        });
     }
     for wire in std::mem::take(&mut host.mounts) {
         mounts.push(mount::read(wire)?);

@@ -5,14 +5,16 @@ use crate::wire::container as wire;
 use muster_types::container::{
     ContainerConfig, EngineRestart, HostConfig, MountKind, MountSpec, NetworkMode,
 };
+use std::collections::BTreeMap;
 
 /// Writes it.
 pub(crate) fn write(config: &ContainerConfig) -> wire::HostConfig {
     let host = &config.host;
-    let (binds, mounts) = split_mounts(&host.mounts);
+    let mounts = Mounts::of(&host.mounts);
     let mut answer = wire::HostConfig {
-        binds,
-        mounts,
+        binds: mounts.binds,
+        tmpfs: mounts.tmpfs,
+        mounts: mounts.others,
         volumes_from: host.volumes_from.clone(),
         log_config: write_log(host),
         network_mode: network_name(&host.network),
@@ -41,7 +43,8 @@ pub(crate) fn write(config: &ContainerConfig) -> wire::HostConfig {
         shm_size: signed(host.shm_bytes.unwrap_or(64 << 20)),
         sysctls: host.sysctls.clone(),
         runtime: or(&host.runtime, "muster"),
-        isolation: String::new(),
+        isolation: host.isolation.clone(),
+        volume_driver: host.volume_driver.clone(),
         container_id_file: host.id_file.clone(),
         console_size: [host.console_size.0, host.console_size.1],
         device_cgroup_rules: host.device_rules.clone(),
@@ -69,13 +72,30 @@ fn or(text: &str, other: &str) -> String {
     if text.is_empty() { other } else { text }.to_owned()
 }
 
-/// Mounts that `-v` can write become `Binds`, the others `Mounts`.
-fn split_mounts(mounts: &[MountSpec]) -> (Vec<String>, Vec<crate::wire::mount::Mount>) {
-    let (binds, others): (Vec<_>, Vec<_>) = mounts
-        .iter()
-        .partition(|mount| mount.kind == MountKind::Bind && mount.create_source);
-    let binds = binds.into_iter().map(write_bind).collect();
-    (binds, others.into_iter().map(mount::write).collect())
+/// Mounts, each in the form that it was asked in.
+#[derive(Default)]
+struct Mounts {
+    binds: Vec<String>,
+    tmpfs: BTreeMap<String, String>,
+    others: Vec<crate::wire::mount::Mount>,
+}
+
+impl Mounts {
+    fn of(mounts: &[MountSpec]) -> Self {
+        let mut answer = Self::default();
+        for spec in mounts {
+            match (&spec.as_written, spec.kind) {
+                (Some(options), MountKind::Tmpfs) => {
+                    answer.tmpfs.insert(spec.target.clone(), options.clone());
+                }
+                (Some(text), _) => answer.binds.push(text.clone()),
+                // Of containers that an earlier version made.
+                (None, MountKind::Bind) if spec.create_source => answer.binds.push(write_bind(spec)),
+                (None, _) => answer.others.push(mount::write(spec)),
+            }
+        }
+        answer
+    }
 }
 
 fn write_bind(mount: &MountSpec) -> String {

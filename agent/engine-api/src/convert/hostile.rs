@@ -140,7 +140,7 @@ fn replace_at(value: &mut Value, left: &mut usize, new: &mut Option<Value>) {
 
 /// Decodes and converts; what is refused is the client's fault or says what is missing.
 fn convert<T: DeserializeOwned, D>(body: &Value, read: impl Fn(T) -> Read<D>) -> Result<(), TestCaseError> {
-    let Ok(decoded) = serde_json::from_value(body.clone()) else {
+    let Ok(decoded) = wire::strict::read(body.clone()) else {
         return Ok(());
     };
     if let Err(failure) = read(decoded) {
@@ -151,12 +151,52 @@ fn convert<T: DeserializeOwned, D>(body: &Value, read: impl Fn(T) -> Read<D>) ->
     Ok(())
 }
 
+/// Puts a list in the place of each object, one after the other. Empty ones mean nothing but their names.
+fn refuses_lists_for_objects<T: DeserializeOwned>(body: &Value) {
+    let is_full = |place: &usize| {
+        let object = at(body, &mut place.clone()).and_then(Value::as_object);
+        object.is_some_and(|map| !map.is_empty())
+    };
+    for place in (0..count(body)).filter(is_full) {
+        let (mut left, mut changed) = (place, body.clone());
+        replace_at(&mut changed, &mut left, &mut Some(json!([])));
+        assert!(wire::strict::read::<T>(changed.clone()).is_err(), "{changed}");
+    }
+}
+
+/// What is at a place.
+fn at<'a>(value: &'a Value, left: &mut usize) -> Option<&'a Value> {
+    if *left == 0 {
+        return Some(value);
+    }
+    *left -= 1;
+    let below: Vec<&Value> = match value {
+        Value::Array(list) => list.iter().collect(),
+        Value::Object(map) => map.values().collect(),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => Vec::new(),
+    };
+    for part in below {
+        let parts = count(part);
+        if *left < parts {
+            return at(part, left);
+        }
+        *left -= parts;
+    }
+    None
+}
+
 #[test]
 fn bodies_as_they_should_be_are_converted() {
-    let decoded = serde_json::from_value(container()).unwrap();
+    let decoded = wire::strict::read(container()).unwrap();
     container_create::read(decoded).unwrap();
-    let decoded = serde_json::from_value(service()).unwrap();
+    let decoded = wire::strict::read(service()).unwrap();
     super::service::read_spec(decoded).unwrap();
+}
+
+#[test]
+fn lists_in_place_of_objects_are_refused() {
+    refuses_lists_for_objects::<wire::container::CreateBody>(&container());
+    refuses_lists_for_objects::<wire::service::ServiceSpec>(&service());
 }
 
 proptest! {

@@ -1,6 +1,7 @@
 //! Images in answers.
 
-use super::{container::time, health, signed};
+use super::container::{graph_driver, time};
+use super::{health, signed};
 use crate::backend::{ImageLayer, RemovedImage};
 use crate::wire::image as wire;
 use muster_types::Timestamp;
@@ -26,7 +27,7 @@ pub(crate) fn summary(image: &ImageSummary, containers: i64) -> wire::ImageSumma
         created: image.created.unix_secs(),
         id: image.id.clone(),
         labels: (!image.config.labels.is_empty()).then(|| image.config.labels.clone()),
-        parent_id: String::new(),
+        parent_id: image.parent.clone(),
         repo_digests: image.repo_digests.clone(),
         repo_tags: image.repo_tags.clone(),
         shared_size: -1,
@@ -49,15 +50,15 @@ pub(crate) fn inspect(image: &ImageSummary) -> wire::Image {
         id: image.id.clone(),
         repo_tags: image.repo_tags.clone(),
         repo_digests: image.repo_digests.clone(),
-        parent: String::new(),
-        comment: String::new(),
+        parent: image.parent.clone(),
+        comment: image.comment.clone(),
         created: if image.created == Timestamp::ZERO {
             String::new()
         } else {
             time(image.created)
         },
-        container: String::new(),
-        container_config: json!({}),
+        container: image.container.clone(),
+        container_config: image.container_config.clone().unwrap_or_else(|| json!({})),
         docker_version: String::new(),
         author: image.author.clone(),
         config: config(image),
@@ -65,7 +66,7 @@ pub(crate) fn inspect(image: &ImageSummary) -> wire::Image {
         os: image.os.clone(),
         size: image.size_bytes,
         virtual_size: image.size_bytes,
-        graph_driver: json!({"Name": "overlayfs", "Data": null}),
+        graph_driver: graph_driver(image.directories.as_ref()),
         root_fs: wire::RootFs {
             r#type: "layers",
             layers: image.layers.clone(),

@@ -83,6 +83,7 @@ pub(crate) fn read(wire: Mount) -> Read<MountSpec> {
             .iter()
             .map(|option| read_tmpfs_option(option))
             .collect::<Read<_>>()?,
+        as_written: None,
     })
 }
 

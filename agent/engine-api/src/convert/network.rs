@@ -83,9 +83,8 @@ fn read_address<T: FromStr>(what: &str, text: &str) -> Read<T> {
 /// Reads what is asked of a container's place in a network.
 pub(crate) fn read_endpoint(wire: EndpointSettings) -> Read<EndpointSpec> {
     let ipam = wire.ipam_config;
-    if !ipam.link_local_ips.is_empty() {
-        return Err(unsupported("IPAMConfig.LinkLocalIPs"));
-    }
+    let link_local = ipam.link_local_ips.iter();
+    let link_local = link_local.map(|text| read_address("link-local address", text));
     let sysctls = "com.docker.network.endpoint.sysctls";
     if wire.driver_opts.contains_key(sysctls) {
         return Err(unsupported(&format!("the endpoint option {sysctls}")));
@@ -100,6 +99,7 @@ pub(crate) fn read_endpoint(wire: EndpointSettings) -> Read<EndpointSpec> {
     Ok(EndpointSpec {
         ipv4,
         ipv6,
+        link_local: link_local.collect::<Read<_>>()?,
         aliases: wire.aliases,
         links: wire.links,
         mac: wire.mac_address,
@@ -113,7 +113,7 @@ pub(crate) fn write_ipam(spec: &EndpointSpec) -> Option<EndpointIpam> {
     let ipam = EndpointIpam {
         ipv4_address: spec.ipv4.map(|address| address.to_string()).unwrap_or_default(),
         ipv6_address: spec.ipv6.map(|address| address.to_string()).unwrap_or_default(),
-        link_local_ips: Vec::new(),
+        link_local_ips: spec.link_local.iter().map(ToString::to_string).collect(),
     };
     (ipam != EndpointIpam::default()).then_some(ipam)
 }

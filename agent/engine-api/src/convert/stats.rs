@@ -1,8 +1,9 @@
 //! Counters of containers.
 
 use super::container::{NEVER, time};
-use crate::backend::{ContainerStats, CpuStats};
+use crate::backend::{BlockCount, ContainerStats, CpuStats};
 use crate::wire::stats::Stats;
+use muster_types::Timestamp;
 use muster_types::container::ContainerInfo;
 use serde_json::{Map, Value, json};
 
@@ -51,20 +52,24 @@ fn optional<const N: usize>(numbers: [(&str, u64); N]) -> Value {
 }
 
 fn cpu(cpu: &CpuStats) -> Value {
-    json!({
-        "cpu_usage": {
-            "total_usage": cpu.total_ns,
-            "usage_in_kernelmode": cpu.kernel_ns,
-            "usage_in_usermode": cpu.user_ns,
-        },
-        "system_cpu_usage": cpu.host_ns,
-        "online_cpus": cpu.cpus,
-        "throttling_data": {
-            "periods": cpu.periods,
-            "throttled_periods": cpu.throttled_periods,
-            "throttled_time": cpu.throttled_ns,
-        },
-    })
+    let mut value = optional([
+        ("system_cpu_usage", cpu.host_ns),
+        ("online_cpus", cpu.cpus.into()),
+    ]);
+    value["cpu_usage"] = json!({
+        "total_usage": cpu.total_ns,
+        "usage_in_kernelmode": cpu.kernel_ns,
+        "usage_in_usermode": cpu.user_ns,
+    });
+    if !cpu.by_cpu_ns.is_empty() {
+        value["cpu_usage"]["percpu_usage"] = json!(cpu.by_cpu_ns);
+    }
+    value["throttling_data"] = json!({
+        "periods": cpu.periods,
+        "throttled_periods": cpu.throttled_periods,
+        "throttled_time": cpu.throttled_ns,
+    });
+    value
 }
 
 fn memory(now: &ContainerStats) -> Value {
@@ -83,24 +88,64 @@ fn memory(now: &ContainerStats) -> Value {
     value
 }
 
+/// Control groups v1 have a list of each kind, v2 the bytes only.
 fn block_io(now: &ContainerStats) -> Value {
-    let rows: Vec<Value> = now
-        .block_io
-        .iter()
-        .flat_map(|device| {
-            [("read", device.read_bytes), ("write", device.write_bytes)].map(
-                |(op, bytes)| json!({"major": device.major, "minor": device.minor, "op": op, "value": bytes}),
-            )
-        })
-        .collect();
+    let rows = |counts: &[BlockCount]| -> Vec<Value> {
+        let row = |count: &BlockCount| json!({"major": count.major, "minor": count.minor, "op": count.operation, "value": count.value});
+        counts.iter().map(row).collect()
+    };
+    let runs = now.at != Timestamp::ZERO;
+    let of_v1 = |counts| (!now.cpu.by_cpu_ns.is_empty()).then(|| rows(counts));
     json!({
-        "io_service_bytes_recursive": rows,
-        "io_serviced_recursive": null,
-        "io_queue_recursive": null,
-        "io_service_time_recursive": null,
-        "io_wait_time_recursive": null,
-        "io_merged_recursive": null,
-        "io_time_recursive": null,
-        "sectors_recursive": null,
+        "io_service_bytes_recursive": runs.then(|| rows(&now.block_bytes)),
+        "io_serviced_recursive": of_v1(&now.block_operations),
+        "io_queue_recursive": of_v1(&[]),
+        "io_service_time_recursive": of_v1(&[]),
+        "io_wait_time_recursive": of_v1(&[]),
+        "io_merged_recursive": of_v1(&[]),
+        "io_time_recursive": of_v1(&[]),
+        "sectors_recursive": of_v1(&[]),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_does_not_run_has_no_counters() {
+        let (now, before) = (ContainerStats::default(), None);
+        assert_eq!(time(now.at), NEVER);
+        assert_eq!(memory(&now), json!({}));
+        let cpu = cpu(&before.unwrap_or_default());
+        assert!(cpu.get("system_cpu_usage").is_none() && cpu.get("online_cpus").is_none());
+        assert_eq!(cpu["cpu_usage"]["total_usage"], 0);
+        assert!(block_io(&now).as_object().unwrap().values().all(Value::is_null));
+    }
+
+    #[test]
+    fn each_control_group_version_has_its_own_lists() {
+        let count = BlockCount {
+            major: 8,
+            minor: 0,
+            operation: "Read".to_owned(),
+            value: 7,
+        };
+        let mut now = ContainerStats {
+            at: Timestamp::from_secs(1),
+            block_bytes: vec![count.clone()],
+            block_operations: vec![count],
+            ..ContainerStats::default()
+        };
+        let row = json!([{"major": 8, "minor": 0, "op": "Read", "value": 7}]);
+        let second = block_io(&now);
+        assert_eq!(second["io_service_bytes_recursive"], row);
+        assert_eq!(second["io_serviced_recursive"], Value::Null);
+        assert!(cpu(&now.cpu)["cpu_usage"].get("percpu_usage").is_none());
+        now.cpu.by_cpu_ns = vec![1, 2];
+        let first = block_io(&now);
+        assert_eq!(first["io_serviced_recursive"], row);
+        assert_eq!(first["io_queue_recursive"], json!([]));
+        assert_eq!(cpu(&now.cpu)["cpu_usage"]["percpu_usage"], json!([1, 2]));
+    }
 }

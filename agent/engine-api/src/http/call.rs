@@ -161,7 +161,7 @@ fn drop_nulls(value: &mut Value) {
 }
 
 fn decode<T: DeserializeOwned>(value: Value) -> Result<T, Failure> {
-    serde_json::from_value(value).map_err(|error| Failure::invalid(format!("invalid JSON: {error}")))
+    crate::wire::strict::read(value).map_err(|error| Failure::invalid(format!("invalid JSON: {error}")))
 }
 
 /// 200 with JSON.

@@ -33,13 +33,11 @@ impl Filters {
                     .into_iter()
                     .map(|value| value.as_str().map(str::to_owned))
                     .collect::<Option<_>>()?,
+                // Docker looks at the names only.
                 serde_json::Value::Object(set) => set
                     .into_iter()
-                    .map(|(value, on)| on.as_bool().map(|on| (value, on)))
-                    .collect::<Option<Vec<_>>>()?
-                    .into_iter()
-                    .filter_map(|(value, on)| on.then_some(value))
-                    .collect(),
+                    .map(|(value, on)| on.is_boolean().then_some(value))
+                    .collect::<Option<_>>()?,
                 _ => return None,
             };
             filters.insert(key, values);
@@ -160,7 +158,7 @@ mod tests {
 
     #[test]
     fn both_forms_are_read() {
-        for json in [r#"{"name":{"a":true,"b":false}}"#, r#"{"name":["a"]}"#] {
+        for json in [r#"{"name":{"a":true}}"#, r#"{"name":["a"]}"#] {
             let filters = parse(json).unwrap();
             assert!(filters.exact("name", "a") && !filters.exact("name", "b"));
             assert!(filters.exact("label", "anything"));

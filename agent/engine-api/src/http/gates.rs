@@ -21,6 +21,8 @@ pub(crate) enum Object {
     Image,
     /// `GET /info`.
     Info,
+    /// A container's place in a network, in answers.
+    Endpoint,
     /// A network.
     Network,
     /// Body of `POST /networks/create`.
@@ -91,21 +93,13 @@ const GATES: &[(Object, &str, Lives)] = &[
         Since(48),
     ),
     (Object::NetworkCreate, "EnableIPv4", Since(48)),
-    (Object::NetworkConnect, "EndpointConfig.MacAddress", Since(44)),
     (Object::NetworkConnect, "EndpointConfig.GwPriority", Since(48)),
     (Object::Exec, "ConsoleSize", Since(42)),
     (Object::Container, "HostConfig.Annotations", Since(43)),
     (Object::Container, "Config.Healthcheck.StartInterval", Since(44)),
-    (
-        Object::Container,
-        "NetworkSettings.Networks.*.DNSNames",
-        Since(44),
-    ),
-    (
-        Object::Container,
-        "NetworkSettings.Networks.*.GwPriority",
-        Since(48),
-    ),
+    (Object::Container, "Config.MacAddress", Until(43)),
+    (Object::Endpoint, "DNSNames", Since(44)),
+    (Object::Endpoint, "GwPriority", Since(48)),
     (Object::ImageSummary, "VirtualSize", Until(43)),
     (Object::Image, "VirtualSize", Until(43)),
     (Object::Image, "Container", Until(44)),
@@ -182,14 +176,19 @@ const GATES: &[(Object, &str, Lives)] = &[
     (Object::Task, "Spec.ContainerSpec.OomScoreAdj", Since(46)),
 ];
 
+impl Lives {
+    fn includes(self, version: ApiVersion) -> bool {
+        match self {
+            Since(minor) => version >= ApiVersion::minor(minor),
+            Until(minor) => version <= ApiVersion::minor(minor),
+        }
+    }
+}
+
 /// Takes out of `value` what does not exist in `version`.
 pub(crate) fn adjust(object: Object, version: ApiVersion, value: &mut Value) {
     for (gated, path, life) in GATES {
-        let lives = match life {
-            Since(minor) => version >= ApiVersion::minor(*minor),
-            Until(minor) => version <= ApiVersion::minor(*minor),
-        };
-        if *gated == object && !lives {
+        if *gated == object && !life.includes(version) {
             remove(value, path);
         }
     }
@@ -197,13 +196,14 @@ pub(crate) fn adjust(object: Object, version: ApiVersion, value: &mut Value) {
 
 /// Whether [`adjust`] may change anything.
 pub(super) fn is_gated(object: Object, version: ApiVersion) -> bool {
-    GATES.iter().any(|(gated, _, life)| {
-        *gated == object
-            && match life {
-                Since(minor) => version < ApiVersion::minor(*minor),
-                Until(minor) => version > ApiVersion::minor(*minor),
-            }
-    })
+    let mut gates = GATES.iter();
+    gates.any(|(gated, _, life)| *gated == object && !life.includes(version))
+}
+
+/// Whether a field exists in `version`, for answers that are written without a way through untyped JSON.
+pub(crate) fn lives(object: Object, path: &str, version: ApiVersion) -> bool {
+    let mut gates = GATES.iter();
+    gates.all(|(gated, field, life)| (*gated, *field) != (object, path) || life.includes(version))
 }
 
 fn remove(value: &mut Value, path: &str) {

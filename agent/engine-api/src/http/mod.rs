@@ -13,7 +13,7 @@ pub(crate) use body::{Body, BoxError, RequestBody, empty, json_lines, lines, sta
 pub(crate) use call::{Call, json, json_created, json_gated};
 pub(crate) use failure::{Failure, Reply, status_of};
 pub(crate) use filters::Filters;
-pub(crate) use gates::{Object, adjust};
+pub(crate) use gates::{Object, adjust, lives};
 pub(crate) use query::{Query, decode, encode, parse_time};
 pub(crate) use upload::upload;
 pub(crate) use version::{ApiVersion, MAX_VERSION, MIN_VERSION, split_version};

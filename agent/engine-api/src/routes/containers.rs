@@ -1,65 +1,39 @@
 //! Containers, apart from streams and waiting.
 
+use super::container_filters::Choice;
 use crate::backend::{BackendError, ContainerFilterHint, ErrorKind, RemoveOptions, StopOptions};
 use crate::convert;
-use crate::http::{Call, Failure, Filters, Object, Reply, json, json_created, json_gated, status_only};
+use crate::http::{Call, Failure, Object, Reply, json, json_created, json_gated, status_only};
 use crate::wire::container::{CreateBody, Created, HostConfig, Updated};
 use hyper::StatusCode;
 use muster_types::container::{ContainerInfo, ContainerState};
 use serde_json::json as value;
-use std::sync::Arc;
 use std::time::Duration;
-
-const FILTERS: &[&str] = &[
-    "ancestor",
-    "before",
-    "exited",
-    "expose",
-    "health",
-    "id",
-    "is-task",
-    "label",
-    "label!",
-    "name",
-    "network",
-    "publish",
-    "since",
-    "status",
-    "volume",
-    "isolation",
-];
 
 /// First version whose read-only binds are read-only below their mounts, too.
 const READ_ONLY_IS_RECURSIVE: u32 = 44;
 
 /// `GET /containers/json`.
 pub(super) async fn list(call: Call) -> Reply {
-    let filters = Filters::parse(&call.query, FILTERS)?;
+    let mut choice = Choice::parse(&call.query)?;
     let limit: i64 = call.query.number("limit")?.unwrap_or(0);
-    check_filters(&filters)?;
-    let all = call.query.flag("all") || limit > 0 || filters.has("status") || filters.has("exited");
+    let all = call.query.flag("all") || limit > 0 || choice.names_states();
     let hint = ContainerFilterHint {
-        running_only: !all && !filters.has("before") && !filters.has("since"),
+        running_only: !all && !choice.names_neighbours(),
         size: call.query.flag("size"),
     };
     let containers = call.engine().container_list(hint).await?;
-    let created = |key: &'static str| position(&containers, &filters, key);
-    let (before, since) = (created("before")?, created("since")?);
-    let ancestors = ancestors(&call, &filters).await;
+    choice.find_neighbours(&containers)?;
+    choice.find_ancestors(call.engine()).await;
     let chosen = containers
         .iter()
         .enumerate()
-        .filter(|(index, _)| before.is_none_or(|before| *index > before))
-        .filter(|(index, _)| since.is_none_or(|since| *index < since))
-        .map(|(_, container)| container)
-        .filter(|container| all || is_up(container))
-        .filter(|container| matches(container, &filters, &ancestors));
+        .filter(|(_, container)| all || is_up(container))
+        .filter(|(index, container)| choice.has(*index, container))
+        .map(|(_, container)| &**container);
     let most = usize::try_from(limit).ok().filter(|limit| *limit > 0);
-    let summaries: Vec<_> = chosen
-        .take(most.unwrap_or(usize::MAX))
-        .map(|container| convert::container::summary(container))
-        .collect();
-    json_gated(Object::Container, call.version, &summaries)
+    let chosen = chosen.take(most.unwrap_or(usize::MAX));
+    json(&convert::container::summaries(chosen, call.version))
 }
 
 fn is_up(container: &ContainerInfo) -> bool {
@@ -67,127 +41,6 @@ fn is_up(container: &ContainerInfo) -> bool {
         container.state,
         ContainerState::Running | ContainerState::Paused | ContainerState::Restarting
     )
-}
-
-fn check_filters(filters: &Filters) -> Result<(), Failure> {
-    const STATES: &[&str] = &[
-        "created",
-        "running",
-        "paused",
-        "restarting",
-        "removing",
-        "exited",
-        "dead",
-    ];
-    if let Some(bad) = filters.values("status").find(|state| !STATES.contains(state)) {
-        return Err(Failure::invalid(format!("invalid filter 'status={bad}'")));
-    }
-    if let Some(bad) = filters.values("exited").find(|code| code.parse::<i32>().is_err()) {
-        return Err(Failure::invalid(format!("invalid filter 'exited={bad}'")));
-    }
-    filters.truth("is-task").map(|_| ())
-}
-
-/// Where the container that a `before` or `since` filter names stands in the list (newest first).
-fn position(
-    containers: &[Arc<ContainerInfo>],
-    filters: &Filters,
-    key: &str,
-) -> Result<Option<usize>, Failure> {
-    let Some(reference) = filters.values(key).next() else {
-        return Ok(None);
-    };
-    let candidates = containers.iter().map(|container| crate::backend::Candidate {
-        id: container.id.as_str(),
-        name: &container.name,
-    });
-    crate::backend::resolve("container", reference, candidates)
-        .map(Some)
-        .map_err(|_| Failure::new(StatusCode::NOT_FOUND, format!("No such container: {reference}")))
-}
-
-/// Ids of the images that the `ancestor` filter names; unknown names match nothing.
-async fn ancestors(call: &Call, filters: &Filters) -> Vec<String> {
-    let mut ids = Vec::new();
-    for reference in filters.values("ancestor") {
-        if let Ok(image) = call.engine().image_inspect(reference).await {
-            ids.push(image.id.clone());
-        }
-    }
-    ids
-}
-
-fn matches(container: &ContainerInfo, filters: &Filters, ancestors: &[String]) -> bool {
-    let is_task = container.config.labels.contains_key("com.docker.swarm.task");
-    let health = container
-        .health
-        .as_ref()
-        .map_or("none", |health| health.status.as_str());
-    filters.prefix("id", container.id.as_str())
-        && filters.any("name", |name| name_matches(name, &container.name))
-        && filters.labels("label", &container.config.labels)
-        && !(filters.has("label!") && filters.labels("label!", &container.config.labels))
-        && filters.exact("status", container.state.name())
-        && filters.exact("health", health)
-        && filters.any("exited", |code| {
-            container.state == ContainerState::Exited && code.parse() == Ok(container.exit_code)
-        })
-        && (!filters.has("ancestor") || ancestors.contains(&container.image_id))
-        && filters
-            .truth("is-task")
-            .is_ok_and(|wanted| wanted.is_none_or(|wanted| wanted == is_task))
-        && filters.any("network", |network| {
-            container
-                .networks
-                .iter()
-                .any(|(name, place)| name == network || place.network_id.starts_with(network))
-        })
-        && filters.any("volume", |volume| {
-            container
-                .mounts
-                .iter()
-                .any(|mount| mount.name == volume || mount.target == volume)
-        })
-        && filters.any("publish", |port| {
-            container
-                .ports
-                .iter()
-                .any(|bound| port_matches(port, bound.host_port, bound.protocol))
-        })
-        && filters.any("expose", |port| {
-            container
-                .config
-                .exposed_ports
-                .iter()
-                .any(|exposed| exposed == port || exposed.split('/').next() == Some(port))
-        })
-}
-
-/// Docker matches names as regular expressions; anchors and plain parts cover what its clients send.
-fn name_matches(wanted: &str, name: &str) -> bool {
-    let (anchored_start, rest) = match wanted.strip_prefix('^') {
-        Some(rest) => (true, rest),
-        None => (false, wanted),
-    };
-    let (anchored_end, text) = match rest.strip_suffix('$') {
-        Some(text) => (true, text),
-        None => (false, rest),
-    };
-    let text = text.strip_prefix('/').unwrap_or(text);
-    match (anchored_start, anchored_end) {
-        (true, true) => name == text,
-        (true, false) => name.starts_with(text),
-        (false, true) => name.ends_with(text),
-        (false, false) => name.contains(text),
-    }
-}
-
-fn port_matches(wanted: &str, port: u16, protocol: muster_types::service::Protocol) -> bool {
-    let (range, wanted_protocol) = wanted.split_once('/').unwrap_or((wanted, "tcp"));
-    let (first, last) = range.split_once('-').unwrap_or((range, range));
-    let within = first.parse::<u16>().is_ok_and(|first| first <= port)
-        && last.parse::<u16>().is_ok_and(|last| port <= last);
-    within && protocol.to_string() == wanted_protocol
 }
 
 /// `POST /containers/create`.
@@ -257,7 +110,7 @@ pub(super) async fn inspect(call: Call) -> Reply {
     json_gated(
         Object::Container,
         call.version,
-        &convert::container::inspect(&info),
+        &convert::container::inspect(&info, call.version),
     )
 }
 
@@ -358,7 +211,9 @@ pub(super) async fn top(call: Call) -> Reply {
 /// `DELETE /containers/{id}`.
 pub(super) async fn remove(call: Call) -> Reply {
     if call.query.flag("link") {
-        return Err(convert::unsupported("removing links"));
+        return Err(Failure::invalid(
+            "a link is named by its container and its alias: /containers/CONTAINER/ALIAS",
+        ));
     }
     let options = RemoveOptions {
         force: call.query.flag("force"),
@@ -367,6 +222,23 @@ pub(super) async fn remove(call: Call) -> Reply {
     match call.engine().container_remove(call.reference(), options).await {
         Ok(()) => no_content(),
         Err(error) => Err(in_words_of(&call, error).await),
+    }
+}
+
+/// `DELETE /containers/{id}/{alias}`: a link by which the container knows another one; only with `link`.
+pub(super) async fn remove_link(call: Call) -> Reply {
+    let name = call.captures.join("/");
+    let missing = || Failure::new(StatusCode::NOT_FOUND, format!("No such container: {name}"));
+    let [container, alias] = call.captures.as_slice() else {
+        return Err(missing());
+    };
+    if !call.query.flag("link") {
+        return Err(missing());
+    }
+    match call.engine().container_unlink(container, alias).await {
+        Ok(()) => no_content(),
+        Err(error) if error.kind == ErrorKind::NotFound => Err(missing()),
+        Err(error) => Err(error.into()),
     }
 }
 
@@ -400,12 +272,6 @@ async fn in_words_of(call: &Call, error: BackendError) -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn names_match_with_anchors() {
-        assert!(name_matches("eb", "web") && name_matches("^/web$", "web") && name_matches("^we", "web"));
-        assert!(!name_matches("^web$", "web2") && !name_matches("^eb", "web") && name_matches("b$", "web"));
-    }
 
     #[test]
     fn names_follow_dockers_rule() {

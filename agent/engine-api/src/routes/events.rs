@@ -1,6 +1,6 @@
 //! `GET /events`: events of the node and, on controllers, of the cluster, in one stream.
 
-use crate::http::{BoxError, Call, Filters, Reply, lines};
+use crate::http::{BoxError, Call, Failure, Filters, Reply, lines};
 use bytes::Bytes;
 use futures::{StreamExt, stream};
 use muster_types::event::{Event, EventKind, EventScope};
@@ -28,6 +28,15 @@ const FILTERS: &[&str] = &[
 pub(super) async fn stream(call: Call) -> Reply {
     let filters = Filters::parse(&call.query, FILTERS)?;
     let (since, until) = (call.query.time("since")?, call.query.time("until")?);
+    if let (Some(since), Some(until)) = (since, until)
+        && since > until
+    {
+        return Err(Failure::invalid(format!(
+            "`since` time ({}) cannot be after `until` time ({})",
+            call.query.get("since").unwrap_or_default(),
+            call.query.get("until").unwrap_or_default()
+        )));
+    }
     let local = call.engine().events(since, until).await?;
     let cluster = call.cluster().events(since, until).await?;
     let stopping = call.app.stopping.clone();

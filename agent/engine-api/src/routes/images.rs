@@ -152,13 +152,23 @@ pub(super) async fn remove(call: Call) -> Reply {
     json(&removed.iter().map(convert::image::removed).collect::<Vec<_>>())
 }
 
-/// `POST /images/load`. The archive is streamed into the store; a bad one is answered with a status, not in the stream.
+/// `POST /images/load`. The archive is streamed into the store. As in Docker, what is wrong with it is told in the stream,
+/// where clients look for it.
 pub(super) async fn load(mut call: Call) -> Reply {
     let body = std::mem::take(call.request.body_mut());
     let engine = call.engine();
     let (archive, feeding) = upload(body);
     let (loaded, ()) = tokio::join!(engine.image_load(archive), feeding);
-    let lines: Vec<Value> = loaded?
+    let loaded = match loaded {
+        Ok(loaded) => loaded,
+        Err(error) => {
+            let message = error.message;
+            return Ok(json_lines(&[
+                value!({"errorDetail": {"message": message}, "error": message}),
+            ]));
+        }
+    };
+    let lines: Vec<Value> = loaded
         .iter()
         .map(|image| {
             let text = match &image.reference {

@@ -2,6 +2,7 @@
 
 mod archive;
 mod commit;
+mod container_filters;
 mod containers;
 mod events;
 mod exec;

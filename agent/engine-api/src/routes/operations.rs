@@ -68,6 +68,7 @@ pub(crate) const OPERATIONS: &[Operation] = operations! {
     GET "/containers/{id}/attach/ws" ContainerAttachWebsocket => websocket::container_attach;
     POST "/containers/{id}/wait" ContainerWait => wait::container;
     DELETE "/containers/{id}" ContainerDelete => containers::remove;
+    DELETE "/containers/{id}/{alias}" ContainerDeleteLink => containers::remove_link;
     HEAD "/containers/{id}/archive" ContainerArchiveInfo => archive::stat;
     GET "/containers/{id}/archive" ContainerArchive => archive::get;
     PUT "/containers/{id}/archive" PutContainerArchive => archive::put;
@@ -253,7 +254,7 @@ mod tests {
     fn the_table_has_every_documented_operation_once() {
         let names: BTreeSet<&str> = OPERATIONS.iter().map(|operation| operation.name).collect();
         assert_eq!(names.len(), OPERATIONS.len());
-        let undocumented = ["Grpc", "BuildCancel"];
+        let undocumented = ["Grpc", "BuildCancel", "ContainerDeleteLink"];
         assert_eq!(names.len() - undocumented.len(), 108);
     }
 }

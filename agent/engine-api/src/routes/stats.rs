@@ -2,9 +2,10 @@
 
 use crate::backend::{ContainerStats, LocalEngine};
 use crate::convert;
-use crate::http::{BoxError, Call, Reply, json, lines};
+use crate::http::{BoxError, Call, Failure, Reply, json, lines};
 use bytes::Bytes;
 use futures::stream;
+use muster_types::Timestamp;
 use muster_types::container::ContainerInfo;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,16 +16,22 @@ const PERIOD: Duration = Duration::from_secs(1);
 
 /// `GET /containers/{id}/stats`.
 pub(super) async fn container(call: Call) -> Reply {
+    let (streams, one_shot) = (call.query.flag_or("stream", true), call.query.flag("one-shot"));
+    if streams && one_shot {
+        return Err(Failure::invalid("cannot have stream=true and one-shot=true"));
+    }
     let info = call.engine().container_inspect(call.reference(), false).await?;
     let id = info.id.as_str();
-    if !call.query.flag_or("stream", true) {
-        let before = if call.query.flag("one-shot") {
-            None
-        } else {
-            let before = call.engine().container_stats(id).await?;
-            tokio::time::sleep(PERIOD).await;
-            Some(before)
+    if !streams {
+        let before = match one_shot {
+            true => None,
+            false => Some(call.engine().container_stats(id).await?),
         };
+        // What does not run has nothing to compare.
+        let before = before.filter(|before| before.at != Timestamp::ZERO);
+        if before.is_some() {
+            tokio::time::sleep(PERIOD).await;
+        }
         let now = call.engine().container_stats(id).await?;
         return json(&convert::stats::write(&info, &now, before.as_ref()));
     }

@@ -171,10 +171,9 @@ pub(super) async fn disk_usage(call: Call) -> Reply {
         body.insert("Images".into(), value!(images.collect::<Vec<_>>()));
     }
     if wanted("container") {
-        let containers = containers
-            .iter()
-            .map(|container| convert::container::summary(container));
-        body.insert("Containers".into(), value!(containers.collect::<Vec<_>>()));
+        let listed = containers.iter().map(|container| &**container);
+        let listed = convert::container::summaries(listed, call.version);
+        body.insert("Containers".into(), value!(listed));
     }
     if wanted("volume") {
         let sizes = call.engine().volume_sizes().await?;

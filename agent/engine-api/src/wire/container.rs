@@ -1,7 +1,7 @@
-//! Containers: the body of `create`, and the answers of `inspect` and `list`.
+//! Containers: the body of `create`, and the answer of `inspect`.
 
-use super::is_default;
 use super::mount::Mount;
+use super::{is_default, strict};
 use muster_types::service::Labels;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -24,14 +24,33 @@ impl From<Command> for Vec<String> {
     }
 }
 
-/// Body of `POST /containers/create`.
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(default, rename_all = "PascalCase")]
+/// Body of `POST /containers/create`: `Config`, with the rest beside its fields.
+#[derive(Debug, Clone, Default)]
 pub(crate) struct CreateBody {
-    #[serde(flatten)]
     pub config: Config,
     pub host_config: HostConfig,
     pub networking_config: NetworkingConfig,
+}
+
+/// What is beside the fields of `Config`.
+#[derive(Default, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+struct Beside {
+    host_config: HostConfig,
+    networking_config: NetworkingConfig,
+}
+
+impl<'de> Deserialize<'de> for CreateBody {
+    /// Read twice: a flattened member would be read through a copy that knows no [`strict`] rule.
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let whole = Value::deserialize(deserializer)?;
+        let beside: Beside = strict::read(whole.clone()).map_err(serde::de::Error::custom)?;
+        Ok(Self {
+            config: strict::read(whole).map_err(serde::de::Error::custom)?,
+            host_config: beside.host_config,
+            networking_config: beside.networking_config,
+        })
+    }
 }
 
 /// `Config`.
@@ -422,7 +441,8 @@ pub(crate) struct Endpoint {
     pub aliases: Option<Vec<String>>,
     pub mac_address: String,
     pub driver_opts: Option<Labels>,
-    pub gw_priority: i64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gw_priority: Option<i64>,
     #[serde(rename = "NetworkID")]
     pub network_id: String,
     #[serde(rename = "EndpointID")]
@@ -438,49 +458,6 @@ pub(crate) struct Endpoint {
     pub global_ipv6_address: String,
     #[serde(rename = "GlobalIPv6PrefixLen")]
     pub global_ipv6_prefix_len: u8,
-    #[serde(rename = "DNSNames")]
-    pub dns_names: Option<Vec<String>>,
-}
-
-/// An element of `list`.
-#[derive(Debug, Clone, Serialize)]
-#[serde(rename_all = "PascalCase")]
-pub(crate) struct ContainerSummary {
-    pub id: String,
-    pub names: Vec<String>,
-    pub image: String,
-    #[serde(rename = "ImageID")]
-    pub image_id: String,
-    pub command: String,
-    pub created: i64,
-    pub ports: Vec<Port>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub size_rw: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub size_root_fs: Option<u64>,
-    pub labels: Labels,
-    pub state: &'static str,
-    pub status: String,
-    pub host_config: Value,
-    pub network_settings: SummaryNetworks,
-    pub mounts: Vec<MountPoint>,
-}
-
-/// Networks of an element of `list`.
-#[derive(Debug, Clone, Serialize)]
-#[serde(rename_all = "PascalCase")]
-pub(crate) struct SummaryNetworks {
-    pub networks: BTreeMap<String, Endpoint>,
-}
-
-/// A port of an element of `list`.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-#[serde(rename_all = "PascalCase")]
-pub(crate) struct Port {
-    #[serde(rename = "IP", skip_serializing_if = "is_default")]
-    pub ip: String,
-    pub private_port: u16,
-    #[serde(skip_serializing_if = "is_default")]
-    pub public_port: u16,
-    pub r#type: String,
+    #[serde(rename = "DNSNames", skip_serializing_if = "Option::is_none")]
+    pub dns_names: Option<Option<Vec<String>>>,
 }

@@ -4,6 +4,7 @@
 //! Requests never hold `null`: it is taken out before they are read.
 
 pub(crate) mod container;
+pub(crate) mod container_list;
 pub(crate) mod exec;
 pub(crate) mod image;
 pub(crate) mod info;
@@ -13,6 +14,7 @@ pub(crate) mod node;
 pub(crate) mod service;
 pub(crate) mod service_container;
 pub(crate) mod stats;
+pub(crate) mod strict;
 pub(crate) mod swarm;
 pub(crate) mod task;
 pub(crate) mod volume;

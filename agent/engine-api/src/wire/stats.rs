@@ -1,5 +1,6 @@
 //! `GET /containers/{id}/stats`.
 
+use super::is_default;
 use serde::Serialize;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -18,5 +19,6 @@ pub(crate) struct Stats {
     pub cpu_stats: Value,
     pub precpu_stats: Value,
     pub memory_stats: Value,
+    #[serde(skip_serializing_if = "is_default")]
     pub networks: BTreeMap<String, Value>,
 }

@@ -9,9 +9,8 @@ use muster_engine_api::backend::*;
 use muster_types::container::{ContainerConfig, ContainerInfo, ContainerState, NetworkEndpoint};
 use muster_types::container_update::ContainerUpdate;
 use muster_types::event::{Event, EventKind, EventScope};
-use muster_types::image::ImageSummary;
 use muster_types::network::{NetworkInfo, NetworkSpec};
-use muster_types::{ContainerId, Timestamp};
+use muster_types::{ContainerId, Timestamp, image::ImageSummary};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use tokio::io::AsyncReadExt;
@@ -287,6 +286,7 @@ impl LocalEngine for FakeEngine {
             apparmor_profile: String::new(),
             selinux_labels: Default::default(),
             execs: Vec::new(),
+            directories: None,
             config,
         };
         self.0.event(&mut state, "create", &info);

@@ -45,6 +45,7 @@ impl Container {
                 apparmor_profile: String::new(),
                 selinux_labels: Default::default(),
                 execs: Vec::new(),
+                directories: None,
             }
         })
     }

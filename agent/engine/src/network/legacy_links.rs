@@ -7,6 +7,7 @@ use crate::engine::Inner;
 use crate::error::{Error, Result};
 use crate::files;
 use crate::record::Record;
+use crate::store::Table;
 use muster_types::container::{ContainerConfig, NetworkMode};
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -70,6 +71,23 @@ impl Inner {
                 .map_err(|error| Error::invalid(format!("could not get container for {target}: {error}")))?;
         }
         Ok(())
+    }
+
+    /// Takes away the link of this alias.
+    pub(crate) async fn unlink(&self, container: &Container, alias: &str) -> Result<()> {
+        let _owned = container.operation.lock().await;
+        let record = container.with(|cell| {
+            let links = &mut cell.record.config.host.links;
+            let known = links.len();
+            links.retain(|link| parse(link).1 != alias);
+            (links.len() < known).then(|| cell.record.clone())
+        });
+        let record = record.ok_or_else(|| Error::NoSuchContainer {
+            reference: format!("{}/{alias}", container.id),
+        })?;
+        self.store
+            .put(Table::Containers, record.id.as_str(), &record)
+            .await
     }
 
     /// The running containers that a container of the default bridge is linked to.

@@ -171,6 +171,9 @@ pub(crate) fn interface(
     let v6 = place
         .ipv6
         .and_then(|address| IpNet::new(address.into(), place.ipv6_prefix_len));
+    // Docker's prefixes.
+    let link_local = place.spec.link_local.iter();
+    let link_local = link_local.filter_map(|ip| IpNet::new(*ip, if ip.is_ipv4() { 16 } else { 64 }));
     let mac: MacAddress = place
         .mac
         .parse()
@@ -178,7 +181,7 @@ pub(crate) fn interface(
     Ok(Interface {
         attachment,
         name: place.interface.clone(),
-        addresses: v4.into_iter().chain(v6).collect(),
+        addresses: v4.into_iter().chain(v6).chain(link_local).collect(),
         mac,
         gateways: routes
             .iter()

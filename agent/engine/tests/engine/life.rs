@@ -6,6 +6,7 @@ use muster_types::Timestamp;
 use muster_types::container::{
     ContainerConfig, ContainerState, EngineRestart, MountKind, MountSpec, NetworkMode,
 };
+use muster_types::event::EventKind;
 use std::time::Duration;
 
 #[test]
@@ -218,8 +219,18 @@ fn volumes_are_filled_from_the_image_and_shared() {
             config.host.mounts = vec![mount.clone()];
             config
         };
+        let mut events = engine.events(None);
         let (code, output) = run(&engine, with_volume("cat /srv/page; echo more > /srv/new")).await;
         assert_eq!((code, output.as_str()), (0, "from the image"));
+        let mut told = Vec::new();
+        while told.last().is_none_or(|action| action != "unmount") {
+            let event = events.next().await.unwrap();
+            if event.kind == EventKind::Volume {
+                assert_eq!(event.actor_id, "pages");
+                told.push(event.action);
+            }
+        }
+        assert_eq!(told, ["create", "mount", "unmount"]);
         let (_, output) = run(&engine, with_volume("cat /srv/new")).await;
         assert_eq!(output, "more\n");
         let used = engine.volume_remove("pages", false).await.unwrap_err();
