@@ -4,6 +4,8 @@
 //! users do to networks and to running containers.
 
 mod answer;
+#[cfg(test)]
+mod answer_hostile;
 mod catalog;
 mod change;
 mod definition;
