@@ -5,6 +5,7 @@ mod clients;
 mod cluster;
 mod crashes;
 mod cut_links;
+mod cut_streams;
 mod files;
 mod firewalls;
 mod followers;
