@@ -10,6 +10,7 @@ pub mod cluster;
 pub mod constraint;
 pub mod container;
 pub mod container_update;
+mod endpoint;
 pub mod event;
 mod health;
 pub mod id;
