@@ -356,6 +356,34 @@ fn isolation(docker: &Docker) {
     assert!(!outside.contains("Address: 93."), "{outside}");
     docker.run(&["rm", "-f", "in1", "in2", "lo1", "lo2"]);
     docker.run(&["network", "rm", "lonely"]);
+    let mode = "com.docker.network.bridge.gateway_mode_ipv4=isolated";
+    let open = docker.refuse(&["network", "create", "-o", mode, "alone"]);
+    assert!(
+        open.contains("can only be used for an internal network"),
+        "{open}"
+    );
+    let subnet = "10.86.0.0/24";
+    docker.run(&[
+        "network",
+        "create",
+        "--internal",
+        "-o",
+        mode,
+        "--subnet",
+        subnet,
+        "alone",
+    ]);
+    serve(docker, "al1", &["--network", "alone"]);
+    serve(docker, "al2", &["--network", "alone"]);
+    gets(docker, "al1", "al2", "al2");
+    // The host has no address there.
+    assert!(
+        !docker
+            .run(&["run", "--rm", "--network", "host", IMAGE, "ip", "address"])
+            .contains("10.86.0.")
+    );
+    docker.run(&["rm", "-f", "al1", "al2"]);
+    docker.run(&["network", "rm", "alone"]);
     let pruned = docker.run(&["network", "prune", "-f"]);
     assert!(pruned.contains("inner") && !pruned.contains("lan"), "{pruned}");
 }

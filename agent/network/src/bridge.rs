@@ -31,18 +31,21 @@ impl Inner {
         if has_ipv6 {
             sysctl::write("net.ipv6.conf.all.forwarding", "1")?;
         }
-        let policy = BridgePolicy {
+        let policy = |unprotected: bool| BridgePolicy {
             masquerade: spec.masquerade && !spec.internal,
             internal: spec.internal,
             between_containers: spec.icc,
+            unprotected,
         };
         let failed = || NetworkError::firewall("add a bridge");
         lock(&self.firewall)
             .v4
-            .set_bridge(&spec.name, policy)
+            .set_bridge(&spec.name, policy(spec.unprotected.ipv4))
             .map_err(failed())?;
         match has_ipv6 {
-            true => lock(&self.firewall).v6()?.set_bridge(&spec.name, policy),
+            true => lock(&self.firewall)
+                .v6()?
+                .set_bridge(&spec.name, policy(spec.unprotected.ipv6)),
             false => lock(&self.firewall).forget_ipv6_bridge(&spec.name),
         }
         .map_err(failed())?;

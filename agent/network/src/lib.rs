@@ -40,7 +40,8 @@ pub use network::Network;
 pub use resolver::{RESOLVER_ADDRESS, ResolverSockets};
 pub use sandbox::{DefaultRoute, Sandbox};
 pub use spec::{
-    Attachment, BridgeSpec, Interface, InvalidSpec, NetworkConfig, PortMapping, Protocol, SandboxSpec,
+    Attachment, BridgeSpec, Families, Interface, InvalidSpec, NetworkConfig, PortMapping, Protocol,
+    SandboxSpec,
 };
 pub use sysctl::SysctlError;
 pub use topology::{Topology, TopologyError};

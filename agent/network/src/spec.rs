@@ -67,6 +67,16 @@ pub struct BridgeSpec {
     pub masquerade: bool,
     /// Lets containers of this bridge talk to each other.
     pub icc: bool,
+    /// Where everybody reaches every port of its containers, and not only the published ones.
+    pub unprotected: Families,
+}
+
+/// Which families of addresses something is said of.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "the names say it")]
+pub struct Families {
+    pub ipv4: bool,
+    pub ipv6: bool,
 }
 
 /// The network of one container.

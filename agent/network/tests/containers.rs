@@ -43,6 +43,8 @@ async fn outside(run_dir: &std::path::Path) -> OwnedFd {
     inside(&netns, || {
         run("ip", &["addr", "add", "192.0.2.2/24", "dev", "wire"]);
         run("ip", &["link", "set", "wire", "up"]);
+        // It knows the way to containers, so that only rules keep it from them.
+        run("ip", &["route", "add", "10.0.0.0/8", "via", "192.0.2.1"]);
     });
     netns
 }
@@ -108,7 +110,14 @@ fn bridges_are_kept_apart() {
             icc: false,
             ..bridge("br3", "10.4.0.1/24")
         };
-        for spec in [&br0, &br1, &inner, &lonely] {
+        let bare = muster_network::BridgeSpec {
+            unprotected: muster_network::Families {
+                ipv4: true,
+                ipv6: false,
+            },
+            ..bridge("br4", "10.5.0.1/24")
+        };
+        for spec in [&br0, &br1, &inner, &lonely, &bare] {
             network.ensure_bridge(spec).await.unwrap();
         }
         let a = network.create_sandbox(&sandbox("a", &br0, 2)).await.unwrap();
@@ -117,10 +126,21 @@ fn bridges_are_kept_apart() {
         let d = network.create_sandbox(&sandbox("d", &inner, 3)).await.unwrap();
         let e = network.create_sandbox(&sandbox("e", &lonely, 2)).await.unwrap();
         let f = network.create_sandbox(&sandbox("f", &lonely, 3)).await.unwrap();
+        let g = network.create_sandbox(&sandbox("g", &bare, 2)).await.unwrap();
         serve(&outside, 80, "outside");
-        for (sandbox, name) in [(&b, "b"), (&d, "d"), (&f, "f")] {
+        for (sandbox, name) in [(&b, "b"), (&d, "d"), (&f, "f"), (&g, "g")] {
             serve(&sandbox.netns, 80, name);
         }
+        assert_eq!(
+            ask_from(&outside, "10.5.0.2:80", DEADLINE).unwrap(),
+            "g 192.0.2.2",
+            "an unprotected bridge"
+        );
+        assert_eq!(
+            ask_from(&a.netns, "10.5.0.2:80", REFUSAL),
+            None,
+            "an unprotected bridge from another bridge"
+        );
         assert_eq!(ask_from(&a.netns, "10.2.0.2:80", REFUSAL), None, "another bridge");
         assert_eq!(
             ask_from(&c.netns, "10.3.0.3:80", DEADLINE).unwrap(),

@@ -1,10 +1,10 @@
 //! What a network is: its record, and how a request becomes one.
 
 use super::ipam::{self, AddressPool, SubnetPool};
-use super::options::{self, Options};
+use super::options::{self, GatewayMode, Options};
 use crate::clock;
 use crate::error::{Error, Result};
-use muster_network::{BridgeSpec, IpNet};
+use muster_network::{BridgeSpec, Families, IpNet};
 use muster_types::Timestamp;
 use muster_types::network::{AddressRange, NetworkInfo, NetworkSpec};
 use rand::Rng;
@@ -85,7 +85,8 @@ impl NetworkRecord {
         let options = self.options()?;
         let gateways = self.spec.ranges.iter().filter_map(|range| {
             let subnet: IpNet = range.subnet.parse().ok()?;
-            subnet.with_address(range.gateway?)
+            let mode = options.gateway_mode(subnet.is_ipv4());
+            (mode != GatewayMode::Isolated).then(|| subnet.with_address(range.gateway?))?
         });
         Ok(Some(BridgeSpec {
             name: self.link.clone(),
@@ -94,6 +95,10 @@ impl NetworkRecord {
             internal: self.spec.internal,
             masquerade: options.masquerade,
             icc: options.icc,
+            unprotected: Families {
+                ipv4: options.gateway_mode_ipv4 == GatewayMode::NatUnprotected,
+                ipv6: options.gateway_mode_ipv6 == GatewayMode::NatUnprotected,
+            },
         }))
     }
 }
@@ -142,6 +147,12 @@ pub(crate) fn define(mut spec: NetworkSpec, surroundings: &Surroundings<'_>) -> 
     check_name(&spec.name)?;
     check_driver(&spec)?;
     let options = options::read(&spec.driver, &spec.options)?;
+    let isolated = [options.gateway_mode_ipv4, options.gateway_mode_ipv6].contains(&GatewayMode::Isolated);
+    if isolated && !spec.internal {
+        return Err(Error::invalid(
+            "gateway mode 'isolated' can only be used for an internal network",
+        ));
+    }
     check_families(&spec)?;
     spec.ranges.retain(|range| !is_empty(range));
     let problems: Vec<String> = spec.ranges.iter().flat_map(problems_of).collect();

@@ -23,12 +23,44 @@ pub struct Options {
     pub masquerade: bool,
     /// Host address of published ports that name none.
     pub host_binding: Option<IpAddr>,
+    /// How containers are reached by the addresses of each family.
+    pub gateway_mode_ipv4: GatewayMode,
+    pub gateway_mode_ipv6: GatewayMode,
     /// Largest packet.
     pub mtu: Option<u32>,
     /// Interfaces in containers are named so, with a number behind.
     pub interface_prefix: String,
     /// Link of the host that a macvlan network is on.
     pub parent: Option<String>,
+}
+
+/// How the containers of a bridge are reached, and what the bridge is to them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum GatewayMode {
+    /// At published ports of the host's.
+    #[default]
+    Nat,
+    /// At those, and at every port of their own addresses by who knows a way to them.
+    NatUnprotected,
+    /// Not at all: the host has no address on the bridge.
+    Isolated,
+}
+
+impl GatewayMode {
+    fn read(key: &str, value: &str) -> Result<Self> {
+        match value {
+            "" | "nat" => Ok(Self::Nat),
+            "nat-unprotected" => Ok(Self::NatUnprotected),
+            "isolated" => Ok(Self::Isolated),
+            "routed" => Err(Error::not_supported(format!(
+                "{key}={value} (use nat-unprotected, with enable_ip_masquerade=false where packets are to keep their \
+                 addresses)"
+            ))),
+            _ => Err(Error::invalid(format!(
+                "invalid value for {key}: unknown gateway mode {value}"
+            ))),
+        }
+    }
 }
 
 impl Default for Options {
@@ -38,9 +70,21 @@ impl Default for Options {
             icc: true,
             masquerade: true,
             host_binding: None,
+            gateway_mode_ipv4: GatewayMode::Nat,
+            gateway_mode_ipv6: GatewayMode::Nat,
             mtu: None,
             interface_prefix: "eth".to_owned(),
             parent: None,
+        }
+    }
+}
+
+impl Options {
+    /// The mode of a family.
+    pub fn gateway_mode(&self, is_ipv4: bool) -> GatewayMode {
+        match is_ipv4 {
+            true => self.gateway_mode_ipv4,
+            false => self.gateway_mode_ipv6,
         }
     }
 }
@@ -78,10 +122,8 @@ fn bridge_option(read: &mut Options, key: &str, value: &str) -> Result<()> {
         }
         // Which network is the default bridge is not the user's choice, and has no effect but on what is shown.
         Some("default_bridge") => drop(truth(key, value)?),
-        Some("gateway_mode_ipv4" | "gateway_mode_ipv6") if matches!(value, "" | "nat") => {}
-        Some("gateway_mode_ipv4" | "gateway_mode_ipv6") => {
-            return Err(Error::not_supported(format!("{key}={value} (use nat)")));
-        }
+        Some("gateway_mode_ipv4") => read.gateway_mode_ipv4 = GatewayMode::read(key, value)?,
+        Some("gateway_mode_ipv6") => read.gateway_mode_ipv6 = GatewayMode::read(key, value)?,
         _ => return Err(unknown("bridge", key)),
     }
     Ok(())
@@ -158,6 +200,11 @@ mod tests {
             bridge("host_binding_ipv4", "127.0.0.1").host_binding,
             "127.0.0.1".parse().ok()
         );
+        let mode = bridge("gateway_mode_ipv6", "nat-unprotected");
+        assert_eq!(
+            (mode.gateway_mode_ipv4, mode.gateway_mode_ipv6),
+            (GatewayMode::Nat, GatewayMode::NatUnprotected)
+        );
         assert_eq!(with("bridge", MTU, "1400").unwrap().mtu, Some(1400));
         assert_eq!(
             with("macvlan", "parent", "eth0").unwrap().parent.as_deref(),
@@ -181,6 +228,7 @@ mod tests {
         for (key, value) in [
             ("com.docker.network.bridge.name", "a/b"),
             ("com.docker.network.bridge.enable_icc", "maybe"),
+            ("com.docker.network.bridge.gateway_mode_ipv4", "maybe"),
             ("com.docker.network.bridge.host_binding_ipv4", "::1"),
             (MTU, "x"),
             (INTERFACE_PREFIX, "much-too-long-"),

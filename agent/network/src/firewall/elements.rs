@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::model::{BridgePolicy, Model, PortKey, Target};
-use super::ruleset::{BRIDGES, INTERNAL, MASQUERADED, PUBLISHED, PUBLISHED_ANY, SAME_BRIDGE};
+use super::ruleset::{BRIDGES, INTERNAL, MASQUERADED, PUBLISHED, PUBLISHED_ANY, SAME_BRIDGE, UNPROTECTED};
 use crate::addresses::{address_of, with_octets};
 use crate::nft::{Change, Element, ElementData, Family, Verdict};
 use crate::spec::Protocol;
@@ -56,6 +56,7 @@ pub(super) fn read_model<E>(
     let mut model = Model::default();
     let masqueraded = elements(MASQUERADED)?;
     let internal = elements(INTERNAL)?;
+    let unprotected = elements(UNPROTECTED)?;
     let same = elements(SAME_BRIDGE)?;
     for bridge in elements(BRIDGES)? {
         let Some(name) = name_of(&bridge.key) else {
@@ -67,6 +68,7 @@ pub(super) fn read_model<E>(
             between_containers: same
                 .iter()
                 .any(|element| element.key.starts_with(&bridge.key) && element.data == Some(ACCEPT)),
+            unprotected: unprotected.iter().any(|element| element.key == bridge.key),
         };
         model.bridges.insert(name, policy);
     }
@@ -104,6 +106,9 @@ fn bridge_elements(name: &str, policy: BridgePolicy) -> impl Iterator<Item = (&'
     }
     if policy.internal {
         elements.push((INTERNAL, member(&key)));
+    }
+    if policy.unprotected {
+        elements.push((UNPROTECTED, member(&key)));
     }
     elements.into_iter()
 }

@@ -21,6 +21,8 @@ pub(crate) struct BridgePolicy {
     pub internal: bool,
     /// Talk to each other.
     pub between_containers: bool,
+    /// Be reached by everybody who knows a way to them, at every port.
+    pub unprotected: bool,
 }
 
 /// A port of the host. The key is ordered with the unspecified address first.

@@ -12,7 +12,7 @@
 //!                  from @masq_bridges to no bridge: masquerade
 //!                  from the loopback to a bridge: masquerade
 //! forward          established: accept; within one bridge: as its element says; from @internal_bridges: drop;
-//!                  to a bridge: accept after dnat, else drop
+//!                  to a bridge: accept after dnat, and from no bridge to @unprotected_bridges; else drop
 //! ```
 
 use super::elements::{with_bridge, with_ports};
@@ -25,6 +25,7 @@ use crate::nft::{
 pub(super) const BRIDGES: &str = "bridges";
 pub(super) const MASQUERADED: &str = "masq_bridges";
 pub(super) const INTERNAL: &str = "internal_bridges";
+pub(super) const UNPROTECTED: &str = "unprotected_bridges";
 pub(super) const SAME_BRIDGE: &str = "same_bridge";
 pub(super) const PUBLISHED: &str = "published";
 pub(super) const PUBLISHED_ANY: &str = "published_any";
@@ -126,6 +127,11 @@ fn sets(layout: &Layout) -> impl Iterator<Item = SetSpec> + use<> {
         },
         SetSpec {
             name: INTERNAL,
+            key: vec![InterfaceName],
+            data: None,
+        },
+        SetSpec {
+            name: UNPROTECTED,
             key: vec![InterfaceName],
             data: None,
         },
@@ -250,6 +256,10 @@ fn rules(layout: &Layout) -> impl Iterator<Item = Change> + use<> {
         ),
         rule(
             "forward",
+            vec![from_outside(), to_any(UNPROTECTED), verdict(Verdict::Accept)],
+        ),
+        rule(
+            "forward",
             vec![to_bridge(Membership::Inside), verdict(Verdict::Drop)],
         ),
     ]
@@ -290,14 +300,36 @@ fn from_any(set: &'static str) -> Vec<Expression> {
     ]
 }
 
+fn from_outside() -> Vec<Expression> {
+    vec![
+        Expression::Meta {
+            key: MetaKey::InputInterfaceName,
+            to: FIRST,
+        },
+        Expression::Member {
+            set: BRIDGES,
+            from: FIRST,
+            inverted: true,
+        },
+    ]
+}
+
 fn to_bridge(membership: Membership) -> Vec<Expression> {
+    to_member(BRIDGES, membership)
+}
+
+fn to_any(set: &'static str) -> Vec<Expression> {
+    to_member(set, Membership::Inside)
+}
+
+fn to_member(set: &'static str, membership: Membership) -> Vec<Expression> {
     vec![
         Expression::Meta {
             key: MetaKey::OutputInterfaceName,
             to: FIRST,
         },
         Expression::Member {
-            set: BRIDGES,
+            set,
             from: FIRST,
             inverted: membership == Membership::Outside,
         },

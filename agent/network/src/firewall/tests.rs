@@ -69,11 +69,13 @@ const OPEN: BridgePolicy = BridgePolicy {
     masquerade: true,
     internal: false,
     between_containers: true,
+    unprotected: true,
 };
 const CLOSED: BridgePolicy = BridgePolicy {
     masquerade: false,
     internal: true,
     between_containers: false,
+    unprotected: false,
 };
 
 fn port(address: [u8; 4], protocol: Protocol, port: u16) -> (PortKey, Target) {

@@ -10,8 +10,8 @@ use std::process::Command;
 use std::time::Duration;
 
 use muster_network::{
-    Attachment, BridgeSpec, Interface, IpNet, MacAddress, Network, NetworkConfig, SandboxSpec, address_from,
-    bits_of,
+    Attachment, BridgeSpec, Families, Interface, IpNet, MacAddress, Network, NetworkConfig, SandboxSpec,
+    address_from, bits_of,
 };
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, setns, unshare};
@@ -69,6 +69,7 @@ pub fn bridge(name: &str, gateway: &str) -> BridgeSpec {
         internal: false,
         masquerade: true,
         icc: true,
+        unprotected: Families::default(),
     }
 }
 
