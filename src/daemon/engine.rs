@@ -1,6 +1,7 @@
 //! The engine behind the Engine API's trait: nothing but conversions.
 
 use super::input_writer::InputWriter;
+use super::registry;
 use async_trait::async_trait;
 use futures::future::BoxFuture;
 use futures::{StreamExt, TryStreamExt};
@@ -257,6 +258,7 @@ impl LocalEngine for EngineBackend {
             warnings: facts.warnings,
             swap_limit: facts.swap_limit,
             ip_forwarding: facts.ip_forwarding,
+            registries: registry::facts(&self.registries),
             started_at: facts.started_at,
         })
     }

@@ -5,10 +5,10 @@ use async_trait::async_trait;
 use futures::StreamExt;
 use muster_engine_api::backend::{
     BackendError, ErrorKind, ImageProgress, ProgressStream, PullRequest, PushRequest, RegistryClient,
-    RemoteImage, RemotePlatform, Result,
+    RegistryFacts, RemoteImage, RemotePlatform, Result,
 };
 use muster_images::{ImagePlatform, Reference};
-use muster_registry::{self as own, Credentials, Progress};
+use muster_registry::{self as own, Credentials, Insecure, Progress};
 use muster_types::image::RegistryAuth;
 
 fn failed(error: own::Error) -> BackendError {
@@ -64,6 +64,25 @@ fn line(progress: Progress) -> ImageProgress {
         Progress::Of { id, status, bytes } => ImageProgress::Of { id, status, bytes },
         Progress::Pushed { tag, digest, size } => ImageProgress::Pushed { tag, digest, size },
     }
+}
+
+/// How registries are reached, as it was set.
+pub(super) fn facts(registries: &own::Registries) -> RegistryFacts {
+    let settings = registries.settings();
+    let mut facts = RegistryFacts {
+        // They always are.
+        insecure_networks: vec!["::1/128".to_owned(), "127.0.0.0/8".to_owned()],
+        ..RegistryFacts::default()
+    };
+    for rule in &settings.insecure {
+        match rule {
+            Insecure::Host(host) => facts.insecure_hosts.push(host.clone()),
+            Insecure::Network(address, bits) => facts.insecure_networks.push(format!("{address}/{bits}")),
+        }
+    }
+    let hub = settings.mirrors.iter().filter(|mirror| mirror.of == "docker.io");
+    facts.hub_mirrors = hub.map(|mirror| mirror.address.url("/")).collect();
+    facts
 }
 
 impl EngineBackend {

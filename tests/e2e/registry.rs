@@ -24,6 +24,7 @@ fn what_is_pushed_is_pulled_by_tag_and_digest() {
     let lab = Lab::with_image("e2ereg", 1, 1);
     let registry = Registry::start(&lab, "node-1", &plain(5000));
     let docker = lab.docker("node-1");
+    assert!(docker.run(&["info"]).contains("127.0.0.0/8"));
     let name = format!("{}/tools/busybox", registry.name);
     let tagged = format!("{name}:1");
     docker.run(&["tag", IMAGE, &tagged]);

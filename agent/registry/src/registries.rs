@@ -57,6 +57,11 @@ impl Registries {
         }
     }
 
+    /// How registries are reached.
+    pub fn settings(&self) -> &RegistrySettings {
+        &self.settings
+    }
+
     /// What the registry has under this name; nothing is stored.
     pub async fn inspect(
         &self,

@@ -2,7 +2,7 @@
 
 use super::{
     AttachOptions, AttachSession, BackendError, ContainerFiles, ContainerStats, EventStream, LogOptions,
-    LogSession, RegistryClient, Result, UploadStream,
+    LogSession, RegistryClient, RegistryFacts, Result, UploadStream,
 };
 use async_trait::async_trait;
 use futures::future::BoxFuture;
@@ -230,6 +230,8 @@ pub struct EngineInfo {
     pub swap_limit: bool,
     /// Packets are forwarded (IPv4).
     pub ip_forwarding: bool,
+    /// How registries are reached.
+    pub registries: RegistryFacts,
     /// When the daemon started.
     pub started_at: Timestamp,
 }

@@ -29,7 +29,8 @@ pub use files::{
     ArchiveStream, ChangeKind, CommitRequest, ContainerFiles, FileChange, ImportRequest, PathStat, PutOptions,
 };
 pub use registry::{
-    ImageProgress, ProgressStream, PullRequest, PushRequest, RegistryClient, RemoteImage, RemotePlatform,
+    ImageProgress, ProgressStream, PullRequest, PushRequest, RegistryClient, RegistryFacts, RemoteImage,
+    RemotePlatform,
 };
 pub use resolve::{Candidate, resolve};
 pub use stats::{BlockCount, ContainerStats, CpuStats, InterfaceStats, MemoryStats, PidsStats};

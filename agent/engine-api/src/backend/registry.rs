@@ -40,6 +40,17 @@ pub trait RegistryClient: Send + Sync + 'static {
     }
 }
 
+/// How registries are reached, for those who ask.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RegistryFacts {
+    /// Networks whose registries need no verified TLS, in CIDR form.
+    pub insecure_networks: Vec<String>,
+    /// Other registries that need none.
+    pub insecure_hosts: Vec<String>,
+    /// URLs of Docker Hub's mirrors.
+    pub hub_mirrors: Vec<String>,
+}
+
 /// What is to be pulled.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PullRequest {

@@ -1,9 +1,9 @@
 //! `GET /info`.
 
-use crate::backend::{EngineInfo, LocalSwarm, LocalSwarmState};
+use crate::backend::{EngineInfo, LocalSwarm, LocalSwarmState, RegistryFacts};
 use crate::wire::info::{Info, Peer, SwarmInfo};
 use muster_types::Timestamp;
-use serde_json::json;
+use serde_json::{Value, json};
 
 /// What the engine says; counts and the cluster are filled in by the caller.
 pub(crate) fn from_engine(engine: &EngineInfo) -> Info {
@@ -35,7 +35,8 @@ pub(crate) fn from_engine(engine: &EngineInfo) -> Info {
         os_version: engine.os_version.clone(),
         os_type: "linux".to_owned(),
         architecture: engine.architecture.clone(),
-        registry_config: json!({"InsecureRegistryCIDRs": [], "IndexConfigs": {}, "Mirrors": null}),
+        index_server_address: INDEX_SERVER.to_owned(),
+        registry_config: registry_config(&engine.registries),
         cpus: engine.cpus,
         mem_total: engine.memory_bytes,
         docker_root_dir: engine.data_dir.clone(),
@@ -94,4 +95,25 @@ pub(crate) fn from_local_swarm(local: &LocalSwarm) -> SwarmInfo {
         remote_managers: (!peers.is_empty()).then_some(peers),
         ..SwarmInfo::default()
     }
+}
+
+/// What clients log in to when they name nothing.
+const INDEX_SERVER: &str = "https://index.docker.io/v1/";
+
+/// How registries are reached, as Docker tells it.
+fn registry_config(facts: &RegistryFacts) -> Value {
+    let index = |name: &str, mirrors: &[String], secure: bool, official: bool| json!({"Name": name, "Mirrors": mirrors, "Secure": secure, "Official": official});
+    let mut indexes = serde_json::Map::new();
+    indexes.insert(
+        "docker.io".to_owned(),
+        index("docker.io", &facts.hub_mirrors, true, true),
+    );
+    for host in &facts.insecure_hosts {
+        indexes.insert(host.clone(), index(host, &[], false, false));
+    }
+    json!({
+        "InsecureRegistryCIDRs": facts.insecure_networks,
+        "IndexConfigs": indexes,
+        "Mirrors": facts.hub_mirrors,
+    })
 }
