@@ -4,7 +4,7 @@ use super::ipam::{self, AddressPool, SubnetPool};
 use super::options::{self, GatewayMode, Options};
 use crate::clock;
 use crate::error::{Error, Result};
-use muster_network::{BridgeSpec, Families, IpNet};
+use muster_network::{BridgeSpec, IpNet};
 use muster_types::Timestamp;
 use muster_types::network::{AddressRange, NetworkInfo, NetworkSpec};
 use rand::Rng;
@@ -95,10 +95,7 @@ impl NetworkRecord {
             internal: self.spec.internal,
             masquerade: options.masquerade,
             icc: options.icc,
-            unprotected: Families {
-                ipv4: options.gateway_mode_ipv4 == GatewayMode::NatUnprotected,
-                ipv6: options.gateway_mode_ipv6 == GatewayMode::NatUnprotected,
-            },
+            unprotected: options.unprotected(),
         }))
     }
 }
@@ -147,12 +144,7 @@ pub(crate) fn define(mut spec: NetworkSpec, surroundings: &Surroundings<'_>) -> 
     check_name(&spec.name)?;
     check_driver(&spec)?;
     let options = options::read(&spec.driver, &spec.options)?;
-    let isolated = [options.gateway_mode_ipv4, options.gateway_mode_ipv6].contains(&GatewayMode::Isolated);
-    if isolated && !spec.internal {
-        return Err(Error::invalid(
-            "gateway mode 'isolated' can only be used for an internal network",
-        ));
-    }
+    options.check_modes(spec.internal)?;
     check_families(&spec)?;
     spec.ranges.retain(|range| !is_empty(range));
     let problems: Vec<String> = spec.ranges.iter().flat_map(problems_of).collect();

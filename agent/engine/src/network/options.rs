@@ -1,6 +1,7 @@
 //! Driver options of networks: those that have an effect are read, all others are refused.
 
 use crate::error::{Error, Result};
+use muster_network::Families;
 use muster_types::service::Labels;
 use std::net::IpAddr;
 
@@ -86,6 +87,25 @@ impl Options {
             true => self.gateway_mode_ipv4,
             false => self.gateway_mode_ipv6,
         }
+    }
+
+    /// In which families containers are reached at every port.
+    pub fn unprotected(&self) -> Families {
+        Families {
+            ipv4: self.gateway_mode_ipv4 == GatewayMode::NatUnprotected,
+            ipv6: self.gateway_mode_ipv6 == GatewayMode::NatUnprotected,
+        }
+    }
+
+    /// Refuses modes that other networks than internal ones cannot have.
+    pub fn check_modes(&self, internal: bool) -> Result<()> {
+        let isolated = [self.gateway_mode_ipv4, self.gateway_mode_ipv6].contains(&GatewayMode::Isolated);
+        if isolated && !internal {
+            return Err(Error::invalid(
+                "gateway mode 'isolated' can only be used for an internal network",
+            ));
+        }
+        Ok(())
     }
 }
 
