@@ -1,5 +1,6 @@
 //! One node's daemon: engine, membership, Engine API, metrics; started in order, stopped in reverse.
 
+mod builds;
 mod container_files;
 mod engine;
 mod input_writer;

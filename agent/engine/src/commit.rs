@@ -85,7 +85,7 @@ impl Engine {
                 created_by: String::new(),
                 comment: options.message,
                 architecture,
-                container: None,
+                ..NewImage::default()
             };
             let id = inner
                 .blocking(move |inner| {
@@ -222,12 +222,12 @@ impl Inner {
             author: options.author,
             created_by: record.config.cmd.clone().unwrap_or_default().join(" "),
             comment: options.comment,
-            architecture: String::new(),
             container: Some(SourceContainer {
                 id: record.id.to_string(),
                 image_id: record.image_id.clone(),
                 config: whole_config(record)?,
             }),
+            ..NewImage::default()
         })
     }
 }
@@ -256,12 +256,12 @@ fn committable(container: &Container) -> Result<()> {
 }
 
 /// A name as users write it.
-fn familiar(name: &str) -> Result<String> {
+pub(crate) fn familiar(name: &str) -> Result<String> {
     let reference = Reference::parse(name).map_err(muster_images::Error::from)?;
     Ok(reference.with_default_tag().familiar())
 }
 
-fn value(config: RunConfig) -> Result<Value> {
+pub(crate) fn value(config: RunConfig) -> Result<Value> {
     serde_json::to_value(config)
         .map_err(|error| Error::invalid(format!("invalid image configuration: {error}")))
 }
@@ -331,7 +331,7 @@ fn health(check: &HealthCheck) -> Value {
 }
 
 /// Docker's name of the architecture that an imported image is for.
-fn architecture(platform: &str) -> Result<String> {
+pub(crate) fn architecture(platform: &str) -> Result<String> {
     let own = match std::env::consts::ARCH {
         "x86_64" => "amd64",
         "aarch64" => "arm64",

@@ -1,7 +1,8 @@
 //! The configuration of a committed image: the container's, what the request says, and Dockerfile instructions.
 
 use crate::error::{Error, Result};
-use crate::instruction::Instruction;
+use crate::signal;
+use muster_build::Instruction;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
@@ -90,16 +91,30 @@ impl RunConfig {
             if line.is_empty() || line.starts_with('#') {
                 continue;
             }
-            let instruction = Instruction::parse(line, self.env.as_deref().unwrap_or_default())?;
-            self.apply(instruction);
+            let invalid = |error: muster_build::Error| Error::invalid(error.problem);
+            let instruction = Instruction::parse(line).map_err(invalid)?;
+            let lookup = |name: &str| self.variable(name);
+            let instruction = instruction.expanded('\\', &lookup).map_err(invalid)?;
+            if !self.apply(instruction)? {
+                let name = line.split_whitespace().next().unwrap_or_default();
+                return Err(Error::invalid(format!("{name} is not a valid change command")));
+            }
         }
         Ok(self)
     }
 
-    fn apply(&mut self, instruction: Instruction) {
+    /// The value of a variable of its environment.
+    pub fn variable(&self, name: &str) -> Option<String> {
+        let mut env = self.env.iter().flatten().rev();
+        env.find_map(|entry| entry.strip_prefix(name)?.strip_prefix('='))
+            .map(str::to_owned)
+    }
+
+    /// Applies an expanded instruction; false for one that says nothing of the configuration.
+    pub fn apply(&mut self, instruction: Instruction) -> Result<bool> {
         match instruction {
-            Instruction::Cmd(words) => self.cmd = Some(words.in_shell(&self.shell())),
-            Instruction::Entrypoint(words) => self.entrypoint = Some(words.in_shell(&self.shell())),
+            Instruction::Cmd(command) => self.cmd = Some(command.in_shell(&self.shell())),
+            Instruction::Entrypoint(command) => self.entrypoint = Some(command.in_shell(&self.shell())),
             Instruction::Env(pairs) => {
                 let new = pairs
                     .into_iter()
@@ -122,12 +137,22 @@ impl RunConfig {
                 self.working_dir = Some(working_dir(&now, &path));
             }
             Instruction::OnBuild(trigger) => self.on_build.get_or_insert_default().push(trigger),
-            Instruction::StopSignal(signal) => self.stop_signal = Some(signal),
+            Instruction::StopSignal(name) => {
+                signal::parse(&name)?;
+                self.stop_signal = Some(name);
+            }
             Instruction::Healthcheck(check) => self.healthcheck = Some(check.value()),
+            Instruction::Shell(words) => self.shell = Some(words),
+            Instruction::Arg(_)
+            | Instruction::Maintainer(_)
+            | Instruction::Run(_)
+            | Instruction::Transfer(_) => return Ok(false),
         }
+        Ok(true)
     }
 
-    fn shell(&self) -> Vec<String> {
+    /// The shell of commands that are lines.
+    pub fn shell(&self) -> Vec<String> {
         self.shell
             .clone()
             .unwrap_or_else(|| SHELL_DEFAULT.map(str::to_owned).to_vec())
@@ -167,7 +192,7 @@ fn joined_env(own: Option<Vec<String>>, base: Option<Vec<String>>) -> Option<Vec
 }
 
 /// A relative path continues the working directory so far.
-fn working_dir(now: &str, path: &str) -> String {
+pub(crate) fn working_dir(now: &str, path: &str) -> String {
     let whole = if path.starts_with('/') {
         path.to_owned()
     } else {
@@ -256,6 +281,7 @@ mod tests {
             "EXPOSE x",
             "HEALTHCHECK",
             "ENV A",
+            "SHELL sh",
             "STOPSIGNAL nosuch",
         ] {
             assert!(RunConfig::default().changed(&[bad.to_owned()]).is_err(), "{bad}");

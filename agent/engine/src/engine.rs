@@ -1,6 +1,7 @@
 //! The engine itself: what it holds, and the operations in one list.
 
 use crate::attach::AttachSession;
+use crate::build::StepCaches;
 use crate::config::EngineConfig;
 use crate::container::Container;
 use crate::error::{Error, Result};
@@ -54,6 +55,7 @@ pub(crate) struct Inner {
     pub store: Store,
     pub volumes: Volumes,
     pub volume_mounts: VolumeMounts,
+    pub step_caches: StepCaches,
     pub events: EventBus,
     pub metrics: EngineMetrics,
     pub host: HostFacts,

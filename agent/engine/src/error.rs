@@ -162,6 +162,25 @@ pub enum Error {
         /// The network.
         network: String,
     },
+    /// A step of a build failed.
+    #[error("The command '{command}' returned a non-zero code: {code}")]
+    StepFailed {
+        /// What was run.
+        command: String,
+        /// What it returned.
+        code: i32,
+    },
+    /// A build ended because nobody waits for it, or because another part of it failed.
+    #[error("the build was cancelled")]
+    BuildCancelled,
+    /// A base image is not here, and could not be fetched.
+    #[error("{message}")]
+    NoBaseImage {
+        /// For the user.
+        message: String,
+        /// Nobody has it.
+        is_missing: bool,
+    },
     /// The image store refused.
     #[error(transparent)]
     Image(Box<muster_images::Error>),
@@ -257,6 +276,9 @@ impl Error {
             | Self::NetworkExists { .. }
             // The container ended before its end is known here.
             | Self::Runtime(muster_runtime::RuntimeError::Gone) => ErrorKind::Conflict,
+            Self::NoBaseImage { is_missing: true, .. } => ErrorKind::NotFound,
+            Self::NoBaseImage { .. } | Self::BuildCancelled => ErrorKind::Unavailable,
+            Self::StepFailed { .. } => ErrorKind::Internal,
             Self::Forbidden { .. } => ErrorKind::Forbidden,
             Self::AmbiguousPrefix { .. } | Self::InvalidName { .. } | Self::InvalidConfig { .. } => {
                 ErrorKind::Invalid
@@ -291,6 +313,24 @@ impl Error {
             cause = error.source();
         }
         text
+    }
+
+    /// The same error of an instruction of a Dockerfile.
+    pub(crate) fn of_step(self, name: &str) -> Self {
+        match self {
+            Self::InvalidConfig { problem } => Self::invalid(format!("{name} failed: {problem}")),
+            other => other,
+        }
+    }
+
+    /// The same error of a line of a Dockerfile.
+    pub(crate) fn in_line(self, line: usize) -> Self {
+        match self {
+            Self::InvalidConfig { problem } if line > 0 && !problem.contains("parse error on line") => {
+                Self::invalid(format!("{problem} (line {line} of the Dockerfile)"))
+            }
+            other => other,
+        }
     }
 
     pub(crate) fn io(operation: impl Into<String>, source: io::Error) -> Self {

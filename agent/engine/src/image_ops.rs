@@ -4,12 +4,12 @@ use crate::engine::{Engine, Inner};
 use crate::error::Result;
 use crate::image_config;
 use muster_images::{
-    HistoryEntry, ImageUser, LoadLimits, LoadedImage, RemoveOptions, RemovedEvent, UserState,
+    Digest, HistoryEntry, ImageUser, LoadLimits, LoadedImage, RemoveOptions, RemovedEvent, UserState,
 };
 use muster_types::container::MountKind;
 use muster_types::event::EventKind;
 use muster_types::image::ImageSummary;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
 use std::sync::Arc;
 
@@ -134,6 +134,12 @@ impl Engine {
 }
 
 impl Inner {
+    /// The images of all containers.
+    pub(crate) fn images_in_use(&self) -> BTreeSet<Digest> {
+        let users = self.image_users();
+        users.into_iter().map(|user| user.image_id).collect()
+    }
+
     fn image_users(&self) -> Vec<ImageUser> {
         let containers = self.containers().all();
         let users = containers.iter().flat_map(|container| {

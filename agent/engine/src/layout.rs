@@ -31,6 +31,7 @@ impl Layout {
             &self.containers(),
             &self.discarded(),
             &self.volumes(),
+            &self.builds(),
             &self.runs(),
         ];
         directories
@@ -67,6 +68,16 @@ impl Layout {
 
     pub fn volumes(&self) -> PathBuf {
         self.data_dir.join("volumes")
+    }
+
+    /// What builds under way have: contexts, and what only they know of.
+    pub fn builds(&self) -> PathBuf {
+        self.data_dir.join("builds")
+    }
+
+    /// Caches that steps of builds mount.
+    pub fn step_caches(&self) -> PathBuf {
+        self.data_dir.join("step-caches")
     }
 
     pub fn containers(&self) -> PathBuf {

@@ -11,6 +11,7 @@
 mod archive;
 mod attach;
 mod backoff;
+mod build;
 mod check;
 mod clock;
 mod commit;
@@ -29,7 +30,6 @@ mod health;
 mod host;
 mod image_config;
 mod image_ops;
-mod instruction;
 mod joined;
 mod layout;
 mod local_options;
@@ -68,6 +68,7 @@ mod working_dir;
 
 pub use archive::{ArchiveStream, PutOptions};
 pub use attach::{AttachSession, OutputChunk, OutputKind};
+pub use build::{BaseImages, BuildOutput, BuildRequest, BuildStream, StepCache};
 pub use commit::{CommitOptions, ImportOptions};
 pub use config::{BridgeSettings, EngineConfig};
 pub use engine::{Created, Engine, RemoveOptions, StopOptions};
@@ -77,7 +78,9 @@ pub use exec::{ExecConfig, ExecInfo};
 pub use log_feed::LogSession;
 pub use logs::{LogEntry, LogQuery, LogStreamKind};
 pub use metrics::EngineMetrics;
-pub use muster_images::{ChangeKind, FileChange, HistoryEntry, LoadedImage, RemovedEvent};
+pub use muster_images::{
+    BuildStep, ChangeKind, FileChange, HistoryEntry, LoadedImage, RemovedEvent, StepPruning,
+};
 pub use muster_runtime::AttachRequest;
 pub use network::SubnetPool;
 pub use observe::{ContainerStats, EngineFacts};

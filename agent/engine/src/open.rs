@@ -1,5 +1,6 @@
 //! Opening the engine: what an earlier one left is found again, settled or removed.
 
+use crate::build::StepCaches;
 use crate::clock;
 use crate::config::EngineConfig;
 use crate::container::{Container, Ending, Run};
@@ -93,6 +94,7 @@ pub(crate) async fn open(config: EngineConfig) -> Result<Arc<Inner>> {
         store,
         volumes,
         volume_mounts: VolumeMounts::default(),
+        step_caches: StepCaches::default(),
         events: EventBus::default(),
         metrics,
         identity: Identity {
@@ -122,6 +124,7 @@ pub(crate) async fn open(config: EngineConfig) -> Result<Arc<Inner>> {
         inner.carry_out(removal).await?;
     }
     inner.clear_orphans().await;
+    inner.clear_builds().await;
     inner.watch_neighbours().await;
     drop(starts);
     Ok(inner)

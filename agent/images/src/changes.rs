@@ -56,7 +56,7 @@ impl ImageStore {
         let upper = self.upper_dir(container_id)?;
         let failed = |error: Errno| Error::io("compare with its image", &upper, error);
         let (top, below) = (open_directory(&upper)?, self.layers_below(container_id)?);
-        let stubs = mount_stubs(&top, &below).map_err(failed)?;
+        let stubs = mount_stubs(&top, &below, &[]).map_err(failed)?;
         let mut found = Vec::new();
         compare(&top, &below, b"", &stubs, &mut found, 0).map_err(failed)?;
         Ok(found)
@@ -72,10 +72,14 @@ impl ImageStore {
     }
 }
 
-/// The paths of [`MOUNT_PLACES`] that say nothing of the container.
-pub(crate) fn mount_stubs(upper: &OwnedFd, below: &[OwnedFd]) -> rustix::io::Result<BTreeSet<Vec<u8>>> {
+/// The paths of [`MOUNT_PLACES`], and of other places that were mounted over, that say nothing of the container.
+pub(crate) fn mount_stubs(
+    upper: &OwnedFd,
+    below: &[OwnedFd],
+    others: &[String],
+) -> rustix::io::Result<BTreeSet<Vec<u8>>> {
     let mut stubs = BTreeSet::new();
-    for place in MOUNT_PLACES {
+    for place in others.iter().map(String::as_str).chain(MOUNT_PLACES) {
         let (directory, name) = place.rsplit_once('/').unwrap_or((".", place));
         let parent = match rustix::fs::openat(upper, directory, DIRECTORY_FLAGS, Mode::empty()) {
             Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => continue,

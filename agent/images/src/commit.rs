@@ -10,6 +10,7 @@ use crate::changes::mount_stubs;
 use crate::compression::{ByteBudget, Compression, decompress};
 use crate::digest::{Digest, ImageId};
 use crate::error::{Error, Result};
+use crate::lease::Lease;
 use crate::limits::{DOCUMENT_BYTES_MAX, LAYERS_MAX, LoadLimits};
 use crate::manifest::{Document, LayerBlob, Manifest, synthesise};
 use crate::pack::{Form, Packer};
@@ -40,6 +41,12 @@ pub struct NewImage {
     pub architecture: String,
     /// The container that it is made of.
     pub container: Option<SourceContainer>,
+    /// A build makes it on its way: lists do not show it until it has a name or the build is done.
+    pub is_step: bool,
+    /// Paths without a leading slash that were mounted over, the deepest first: what a start made there is no file of it.
+    pub mount_places: Vec<String>,
+    /// Later times of its files become this one, in seconds since 1970.
+    pub modified_max: Option<i64>,
 }
 
 /// A container that an image is made of.
@@ -57,19 +64,16 @@ impl ImageStore {
     /// Makes an image of the container's image and what the container wrote. Nothing may write meanwhile.
     pub fn commit(&self, container_id: &str, image: &NewImage) -> Result<ImageId> {
         let snapshot = self.snapshot(container_id)?;
-        let (parent, manifest) = self.manifest(&snapshot.image_id.to_string())?;
-        let _parent_lease = self.lease([parent, snapshot.image_id]);
-        let Document::Manifest(manifest) = Document::parse(&manifest, "the parent's manifest")? else {
-            return Err(Error::NoSuchBlob { digest: parent });
-        };
-        let document = self.document(&snapshot.image_id)?;
+        let (document, manifest, _parent_lease) = self.parent(&snapshot.image_id)?;
         let upper = self.upper_dir(container_id)?;
         let below = self.layers_below(container_id)?;
         let top = open_directory(&upper)?;
-        let stubs = mount_stubs(&top, &below).map_err(|error| Error::io("read", &upper, error))?;
+        let stubs = mount_stubs(&top, &below, &image.mount_places)
+            .map_err(|error| Error::io("read", &upper, error))?;
         let leave_out = |path: &[u8]| stubs.contains(path);
         let layer = StagedBlob::written(&self.inner.layout, |output| {
-            let mut packer = Packer::new(output, Form::Overlay, &leave_out);
+            let mut packer =
+                Packer::new(output, Form::Overlay, &leave_out).with_modified_max(image.modified_max);
             packer.directory_as(top.as_fd(), None)?;
             packer.finish().map(drop)
         })?;
@@ -91,6 +95,30 @@ impl ImageStore {
         document.insert("architecture".into(), image.architecture.clone().into());
         document.insert("os".into(), "linux".into());
         self.add(document, None, Some(layer), image)
+    }
+
+    /// Makes an image of another one's files.
+    pub fn derive(&self, parent: &ImageId, image: &NewImage) -> Result<ImageId> {
+        let (document, manifest, _parent_lease) = self.parent(parent)?;
+        self.add(document, Some(&manifest), None, image)
+    }
+
+    /// Makes an image without files.
+    pub fn empty_image(&self, image: &NewImage) -> Result<ImageId> {
+        let mut document = Map::new();
+        document.insert("architecture".into(), image.architecture.clone().into());
+        document.insert("os".into(), "linux".into());
+        self.add(document, None, None, image)
+    }
+
+    /// The documents of a parent, which stays while the lease is held.
+    fn parent(&self, id: &ImageId) -> Result<(Map<String, Value>, Manifest, Lease)> {
+        let (digest, manifest) = self.manifest(&id.to_string())?;
+        let lease = self.lease([digest, *id]);
+        let Document::Manifest(manifest) = Document::parse(&manifest, "the parent's manifest")? else {
+            return Err(Error::NoSuchBlob { digest });
+        };
+        Ok((self.document(id)?, manifest, lease))
     }
 
     fn document(&self, id: &ImageId) -> Result<Map<String, Value>> {
@@ -139,7 +167,10 @@ impl ImageStore {
             }
             .into());
         }
-        let planned = PlannedImage::new(id, &config, manifest, blobs, references)?;
+        let planned = PlannedImage {
+            is_step: image.is_step,
+            ..PlannedImage::new(id, &config, manifest, blobs, references)?
+        };
         let mut lease = self.lease(planned.blobs());
         let layout = &self.inner.layout;
         let stored = layer.map_or(Ok(()), |layer| layer.store(layout)).and_then(|()| {
@@ -178,6 +209,10 @@ fn describe(document: &mut Map<String, Value>, image: &NewImage, layer: Option<D
         .or_insert_with(|| json!({"type": "layers", "diff_ids": []}));
     if let (Some(digest), Some(Value::Array(diff_ids))) = (layer, rootfs.get_mut("diff_ids")) {
         diff_ids.push(digest.to_string().into());
+    }
+    if layer.is_none() && image.created_by.is_empty() && image.comment.is_empty() {
+        // What an empty image begins with.
+        return;
     }
     let mut step = json!({"created": image.created});
     for (key, text) in [

@@ -118,6 +118,20 @@ impl<'de> Deserialize<'de> for Digest {
     }
 }
 
+/// The digest of everything that a reader gives.
+pub fn digest_of(reader: impl Read) -> io::Result<Digest> {
+    let mut hashing = HashingReader::new(reader);
+    let mut buffer = vec![0; 256 << 10];
+    loop {
+        match hashing.read(&mut buffer) {
+            Ok(0) => return Ok(hashing.finish().0),
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
 /// Computes the digest of everything read through it.
 pub(crate) struct HashingReader<R> {
     inner: R,

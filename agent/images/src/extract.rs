@@ -96,6 +96,22 @@ pub fn extract(
     Ok(())
 }
 
+/// Whether a file is an archive with at least one entry, compressed or not. Reads its beginning; a compression that is
+/// not supported is an error.
+pub fn is_archive(reader: impl Read) -> Result<bool> {
+    let limits = LoadLimits::default();
+    let budget = ByteBudget::new("the beginning of the archive", limits.unpacked_bytes_max);
+    let (_, stream) = match decompress(reader, &budget, &limits) {
+        Err(error @ ArchiveError::UnsupportedCompression { .. }) => return Err(error.into()),
+        Err(_) => return Ok(false),
+        Ok(decompressed) => decompressed,
+    };
+    Ok(matches!(
+        TarStream::new(stream, u64::MAX).next_entry(),
+        Ok(Some(_))
+    ))
+}
+
 struct Extraction<'a> {
     destination: BorrowedFd<'a>,
     destination_name: &'a str,

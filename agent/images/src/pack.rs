@@ -79,6 +79,8 @@ pub(crate) struct Packer<'a, W> {
     /// The path of the first name of a file that has several.
     links: HashMap<(u64, u64), Vec<u8>>,
     buffer: Vec<u8>,
+    /// Later times become this one, in seconds since 1970.
+    modified_max: Option<i64>,
 }
 
 /// Archives the directory and all that is below it under `name`: `name/`, `name/file`. With the name `/` paths are
@@ -122,6 +124,39 @@ impl<'a, W: Write> Packer<'a, W> {
             told: &|owner| owner,
             links: HashMap::new(),
             buffer: vec![0; BUFFER_BYTES],
+            modified_max: None,
+        }
+    }
+
+    /// Writes later modification times as this one, in seconds since 1970, where there is one.
+    pub(crate) fn with_modified_max(self, modified_max: Option<i64>) -> Self {
+        Packer { modified_max, ..self }
+    }
+
+    fn described(&self, path: Vec<u8>, kind: EntryKind, stat: &Stat) -> TarEntry {
+        let seconds = self
+            .modified_max
+            .map_or(stat.st_mtime, |latest| stat.st_mtime.min(latest));
+        let owner = (self.told)(Owner {
+            uid: stat.st_uid,
+            gid: stat.st_gid,
+        });
+        TarEntry {
+            uid: owner.uid,
+            gid: owner.gid,
+            modified_at: ModifiedAt {
+                seconds,
+                nanoseconds: 0,
+            },
+            ..described(path, kind, stat)
+        }
+    }
+
+    /// An empty file that marks a deletion.
+    fn marker_entry(&self, path: Vec<u8>, stat: &Stat) -> TarEntry {
+        TarEntry {
+            mode: 0,
+            ..self.described(path, EntryKind::File, stat)
         }
     }
 
@@ -188,7 +223,8 @@ impl<'a, W: Write> Packer<'a, W> {
         if self.form == Form::Overlay && whiteout::is_opaque(&directory)? {
             let stat = rustix::fs::fstat(&directory)?;
             let marker = [prefix.as_slice(), whiteout::OPAQUE_MARKER].concat();
-            self.writer.entry(&marker_entry(marker, &stat))?;
+            let marker = self.marker_entry(marker, &stat);
+            self.writer.entry(&marker)?;
         }
         if is_kernel_file_system(&directory)? {
             return Ok(());
@@ -212,7 +248,8 @@ impl<'a, W: Write> Packer<'a, W> {
         let kind = match FileType::from_raw_mode(stat.st_mode) {
             FileType::RegularFile => return self.file(parent, name, path),
             FileType::CharacterDevice if self.form == Form::Overlay && stat.st_rdev == 0 => {
-                return self.writer.entry(&marker_entry(whiteout::marked(&path), &stat));
+                let marker = self.marker_entry(whiteout::marked(&path), &stat);
+                return self.writer.entry(&marker);
             }
             FileType::Symlink => EntryKind::Symlink,
             FileType::CharacterDevice => EntryKind::CharDevice,
@@ -247,18 +284,6 @@ impl<'a, W: Write> Packer<'a, W> {
         entry.size = u64::try_from(stat.st_size).unwrap_or(0);
         entry.xattrs = self.xattrs(&file)?;
         self.writer.file(&entry, File::from(file), &mut self.buffer)
-    }
-
-    fn described(&self, path: Vec<u8>, kind: EntryKind, stat: &Stat) -> TarEntry {
-        let owner = (self.told)(Owner {
-            uid: stat.st_uid,
-            gid: stat.st_gid,
-        });
-        TarEntry {
-            uid: owner.uid,
-            gid: owner.gid,
-            ..described(path, kind, stat)
-        }
     }
 
     fn xattrs(&self, file: &OwnedFd) -> io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
@@ -318,20 +343,9 @@ fn described(path: Vec<u8>, kind: EntryKind, stat: &Stat) -> TarEntry {
         uid: stat.st_uid,
         gid: stat.st_gid,
         size: 0,
-        modified_at: ModifiedAt {
-            seconds: stat.st_mtime,
-            nanoseconds: 0,
-        },
+        modified_at: ModifiedAt::default(),
         device: (0, 0),
         xattrs: Vec::new(),
-    }
-}
-
-/// An empty file that marks a deletion.
-fn marker_entry(path: Vec<u8>, stat: &Stat) -> TarEntry {
-    TarEntry {
-        mode: 0,
-        ..described(path, EntryKind::File, stat)
     }
 }
 

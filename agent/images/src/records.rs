@@ -18,6 +18,7 @@ const IMAGES: Table = Table::new("images");
 const REFERENCES: Table = Table::new("references");
 const LAYERS: Table = Table::new("layers");
 const SNAPSHOTS: Table = Table::new("snapshots");
+const STEPS: Table = Table::new("steps");
 const STORE: Table = Table::new("store");
 const FORMAT_KEY: &str = "format";
 /// Raised when records change in a way that older versions must not touch.
@@ -38,6 +39,9 @@ pub(crate) struct ImageRecord {
     pub(crate) chain_ids: Vec<Digest>,
     /// Bytes of all files in all layers.
     pub(crate) content_bytes: u64,
+    /// A build made it on its way; only a name makes it an image that users see.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) is_step: bool,
 }
 
 /// A manifest of an image.
@@ -62,6 +66,20 @@ pub(crate) struct SnapshotRecord {
     pub(crate) image_id: ImageId,
     /// Its layers stay while it exists, also when the image is removed.
     pub(crate) chain_ids: Vec<Digest>,
+}
+
+/// What a step of a build made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct StepRecord {
+    pub(crate) image_id: ImageId,
+    /// The step, as a user reads it.
+    pub(crate) description: String,
+    /// When it was made, in seconds since 1970.
+    pub(crate) created_unix_s: i64,
+    /// When a build used it last.
+    pub(crate) used_unix_s: i64,
+    /// How often builds used it.
+    pub(crate) uses: u64,
 }
 
 impl ImageRecord {
@@ -114,7 +132,7 @@ impl Records {
             })?;
         let records = Records { database };
         records.change(Persist::Now, |changes| {
-            for table in [IMAGES, REFERENCES, LAYERS, SNAPSHOTS] {
+            for table in [IMAGES, REFERENCES, LAYERS, SNAPSHOTS, STEPS] {
                 changes
                     .0
                     .open_table(table)
@@ -202,6 +220,15 @@ pub(crate) trait Lookup {
         self.all(LAYERS)
     }
 
+    /// What a step made, by the digest of what it was made of.
+    fn step(&self, key: &Digest) -> Result<Option<StepRecord>> {
+        self.get(STEPS, &key.to_string())
+    }
+
+    fn steps(&self) -> Result<Vec<(String, StepRecord)>> {
+        self.all(STEPS)
+    }
+
     fn snapshot(&self, container_id: &str) -> Result<Option<SnapshotRecord>> {
         self.get(SNAPSHOTS, container_id)
     }
@@ -260,6 +287,14 @@ impl Changes {
 
     pub(crate) fn remove_layer(&self, chain_id: &str) -> Result<()> {
         self.remove(LAYERS, chain_id)
+    }
+
+    pub(crate) fn put_step(&self, key: &Digest, step: &StepRecord) -> Result<()> {
+        self.put(STEPS, &key.to_string(), step)
+    }
+
+    pub(crate) fn remove_step(&self, key: &str) -> Result<()> {
+        self.remove(STEPS, key)
     }
 
     pub(crate) fn put_snapshot(&self, container_id: &str, snapshot: &SnapshotRecord) -> Result<()> {

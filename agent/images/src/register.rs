@@ -34,6 +34,8 @@ pub(crate) struct PlannedImage {
     pub(crate) references: Vec<Reference>,
     /// The index that led to the manifest.
     pub(crate) index: Option<Digest>,
+    /// A build made it on its way.
+    pub(crate) is_step: bool,
 }
 
 /// Where the blobs of an image's layers come from while they are unpacked.
@@ -92,6 +94,7 @@ impl PlannedImage {
             diff_ids,
             references,
             index: None,
+            is_step: false,
         })
     }
 
@@ -361,8 +364,9 @@ fn record_image(changes: &Changes, image: &PlannedImage) -> Result<()> {
     for chain_id in &chain_ids {
         content_bytes += changes.layer(chain_id)?.map_or(0, |layer| layer.content_bytes);
     }
-    let (mut manifests, indexes) = changes
-        .image(&image.id)?
+    let known = changes.image(&image.id)?;
+    let is_step = image.is_step && known.as_ref().is_none_or(|known| known.is_step);
+    let (mut manifests, indexes) = known
         .map(|known| (known.manifests, known.indexes))
         .unwrap_or_default();
     if manifests
@@ -386,6 +390,7 @@ fn record_image(changes: &Changes, image: &PlannedImage) -> Result<()> {
         diff_ids,
         chain_ids,
         content_bytes,
+        is_step,
     };
     record.note_index(image.index);
     changes.put_image(&record)?;

@@ -1,6 +1,6 @@
 //! The store: opening it, finding images, naming them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -68,8 +68,16 @@ impl ImageStore {
         Ok(store)
     }
 
-    /// All images, the newest first.
+    /// All images, the newest first, without what builds made on their way.
     pub fn list(&self) -> Result<Vec<Image>> {
+        let steps = self.step_images()?;
+        let mut images = self.list_all()?;
+        images.retain(|image| !steps.contains(&image.id));
+        Ok(images)
+    }
+
+    /// All images, the newest first.
+    pub fn list_all(&self) -> Result<Vec<Image>> {
         let view = self.inner.records.view()?;
         let references = view.references()?;
         let images = view.images()?;
@@ -128,16 +136,35 @@ impl ImageStore {
         Ok(find(&self.inner.records.view()?, reference_or_id)?.content_bytes)
     }
 
-    /// Bytes of the files of all layers, each counted once.
+    /// Bytes of the files of all layers but those that only steps of builds have, each counted once.
     pub fn layer_bytes(&self) -> Result<u64> {
-        let layers = self.inner.records.view()?.layers()?;
-        Ok(layers.iter().map(|(_, layer)| layer.content_bytes).sum())
+        let hidden = self.step_images()?;
+        let view = self.inner.records.view()?;
+        let images = view.images()?;
+        let (steps, images): (Vec<_>, Vec<_>) = images.iter().partition(|image| hidden.contains(&image.id));
+        let mut only_steps: BTreeSet<Digest> =
+            steps.iter().flat_map(|image| image.chain_ids.clone()).collect();
+        let snapshots = view.snapshots()?;
+        let seen = images.iter().flat_map(|image| &image.chain_ids);
+        for chain_id in seen.chain(snapshots.iter().flat_map(|(_, snapshot)| &snapshot.chain_ids)) {
+            only_steps.remove(chain_id);
+        }
+        let layers = view.layers()?.into_iter();
+        Ok(layers
+            .filter(|(key, _)| {
+                key.parse()
+                    .map_or(true, |chain_id| !only_steps.contains(&chain_id))
+            })
+            .map(|(_, layer)| layer.content_bytes)
+            .sum())
     }
 
     /// Bytes of the layers that each image shares with another one.
     pub fn shared_bytes(&self) -> Result<BTreeMap<ImageId, u64>> {
+        let hidden = self.step_images()?;
         let view = self.inner.records.view()?;
-        let images = view.images()?;
+        let mut images = view.images()?;
+        images.retain(|image| !hidden.contains(&image.id));
         let mut users: BTreeMap<Digest, u32> = BTreeMap::new();
         for chain_id in images.iter().flat_map(|image| &image.chain_ids) {
             *users.entry(*chain_id).or_default() += 1;

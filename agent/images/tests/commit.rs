@@ -81,6 +81,7 @@ fn new_image(name: &str) -> NewImage {
             image_id: "sha256:base".to_owned(),
             config: json!({"Image": "base:1"}),
         }),
+        ..NewImage::default()
     }
 }
 

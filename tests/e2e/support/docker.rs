@@ -164,6 +164,8 @@ impl Docker {
         command
             .env("DOCKER_HOST", &self.host)
             .env("DOCKER_CONFIG", &self.settings)
+            // Builds are the engine's own.
+            .env("DOCKER_BUILDKIT", "0")
             .env_remove("DOCKER_CONTEXT")
             .env_remove("DOCKER_API_VERSION")
             .stdin(Stdio::null());

@@ -1,8 +1,8 @@
 //! What the API needs of a node's container engine.
 
 use super::{
-    AttachOptions, AttachSession, BackendError, ContainerFiles, ContainerStats, EventStream, LogOptions,
-    LogSession, RegistryClient, RegistryFacts, Result, UploadStream,
+    AttachOptions, AttachSession, BackendError, ContainerFiles, ContainerStats, EventStream, ImageBuilder,
+    LogOptions, LogSession, RegistryClient, RegistryFacts, Result, UploadStream,
 };
 use async_trait::async_trait;
 use futures::future::BoxFuture;
@@ -25,7 +25,7 @@ use std::time::Duration;
 /// Methods may be cancelled by dropping their future. A change that was begun (create, start, stop, remove, load) is
 /// then still carried to its end or undone by the engine; the object is never left half-made.
 #[async_trait]
-pub trait LocalEngine: ContainerFiles + RegistryClient {
+pub trait LocalEngine: ContainerFiles + RegistryClient + ImageBuilder {
     /// Facts about the node and its engine. Cheap: it is called for every `docker info` and `docker version`.
     async fn info(&self) -> Result<EngineInfo>;
 

@@ -3,6 +3,7 @@
 //!
 //! All methods speak the domain's vocabulary (`muster-types`); names of the Engine API stay in `wire` and `convert`.
 
+mod builds;
 mod cluster;
 mod engine;
 mod error;
@@ -12,6 +13,9 @@ mod resolve;
 mod stats;
 mod stream;
 
+pub use builds::{
+    BaseImages, BuildCacheEntry, BuildEvent, BuildPruning, BuildRequest, BuildStream, ImageBuilder,
+};
 pub use cluster::{
     ClusterBackend, ControllerReach, ControllerView, InitRequest, JoinRequest, LocalSwarm, LocalSwarmState,
     LogSelection, NodeView, RemoteController, ServiceChange, ServiceCreated, ServiceView, TaskCounts,

@@ -1,6 +1,7 @@
 //! Conversions between the Engine API's JSON and the domain, one file per object. Docker's word `manager` becomes
 //! `controller` here and nowhere else.
 
+pub(crate) mod build;
 pub(crate) mod container;
 pub(crate) mod container_create;
 pub(crate) mod duration;

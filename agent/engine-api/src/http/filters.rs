@@ -85,14 +85,19 @@ impl Filters {
 
     /// The bound `until`: a time, or an age such as `24h` or `1h30m`.
     pub fn until(&self) -> Result<Option<Timestamp>, Failure> {
-        let values: Vec<&str> = self.values("until").collect();
+        self.age("until")
+    }
+
+    /// As [`Filters::until`], of another key.
+    pub fn age(&self, key: &str) -> Result<Option<Timestamp>, Failure> {
+        let values: Vec<&str> = self.values(key).collect();
         match values.as_slice() {
             [] => Ok(None),
             [text] => parse_time(text)
                 .or_else(|| age(text).and_then(before_now))
                 .map(Some)
-                .ok_or_else(|| Failure::invalid(format!("invalid filter 'until={text}'"))),
-            _ => Err(Failure::invalid("more than one until filter specified")),
+                .ok_or_else(|| Failure::invalid(format!("invalid filter '{key}={text}'"))),
+            _ => Err(Failure::invalid(format!("more than one {key} filter specified"))),
         }
     }
 

@@ -1,6 +1,7 @@
 //! The operations of the Engine API: one table, and one file of handlers per kind of object.
 
 mod archive;
+mod builds;
 mod commit;
 mod container_filters;
 mod containers;

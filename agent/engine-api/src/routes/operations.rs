@@ -1,8 +1,8 @@
 //! Every operation of the Engine API, by method and path. Those without a handler answer 501 with their name.
 
 use super::{
-    archive, commit, containers, events, exec, hijack, images, logs, networks, nodes, plugins, prune, pull,
-    secrets, services, stats, swarm, system, tasks, volumes, wait, websocket,
+    archive, builds, commit, containers, events, exec, hijack, images, logs, networks, nodes, plugins, prune,
+    pull, secrets, services, stats, swarm, system, tasks, volumes, wait, websocket,
 };
 use crate::http::{Call, Reply};
 use futures::future::BoxFuture;
@@ -83,7 +83,7 @@ pub(crate) const OPERATIONS: &[Operation] = operations! {
     POST "/images/create" ImageCreate => images::create;
     POST "/images/load" ImageLoad => images::load;
     POST "/images/prune" ImagePrune => prune::images;
-    POST "/build" ImageBuild;
+    POST "/build" ImageBuild => builds::build;
     POST "/build/prune" BuildPrune => prune::builds;
     POST "/commit" ImageCommit => commit::commit;
     GET "/images/{name...}/json" ImageInspect => images::inspect;
@@ -157,8 +157,8 @@ pub(crate) const OPERATIONS: &[Operation] = operations! {
     POST "/plugins/{name...}/set" PluginSet;
     DELETE "/plugins/{name...}" PluginDelete;
 
-    POST "/session" Session;
-    POST "/grpc" Grpc;
+    POST "/session" Session => builds::buildkit;
+    POST "/grpc" Grpc => builds::buildkit;
     POST "/build/cancel" BuildCancel;
 };
 

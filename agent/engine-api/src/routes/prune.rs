@@ -1,6 +1,6 @@
-//! Removing what nothing uses. Build caches have nothing to prune yet: users can make none.
+//! Removing what nothing uses.
 
-use crate::backend::{ContainerFilterHint, RemoveOptions, RemovedImage};
+use crate::backend::{BuildPruning, ContainerFilterHint, RemoveOptions, RemovedImage};
 use crate::convert;
 use crate::http::{Call, Filters, Reply, json};
 use muster_types::Timestamp;
@@ -129,9 +129,23 @@ pub(super) async fn networks(call: Call) -> Reply {
     json(&value!({"NetworksDeleted": deleted}))
 }
 
-/// `POST /build/prune`.
-pub(super) async fn builds(_: Call) -> Reply {
-    json(&value!({"CachesDeleted": [], "SpaceReclaimed": 0}))
+/// `POST /build/prune`: forgets steps of builds; with `all`, also directories that steps mount.
+pub(super) async fn builds(call: Call) -> Reply {
+    let filters = Filters::parse(&call.query, &["until", "unused-for"])?;
+    let unused_since = match filters.has("until") {
+        true => filters.until()?,
+        false => filters.age("unused-for")?,
+    };
+    let keep = call.query.number::<u64>("keep-storage")?;
+    let pruning = BuildPruning {
+        unused_since,
+        keep_bytes: keep
+            .or(call.query.number("reserved-space")?)
+            .filter(|bytes| *bytes > 0),
+        all: call.query.flag("all"),
+    };
+    let (deleted, reclaimed) = call.engine().build_prune(pruning).await?;
+    json(&value!({"CachesDeleted": deleted, "SpaceReclaimed": reclaimed}))
 }
 
 /// What the filters of a request leave.

@@ -23,6 +23,11 @@ pub(super) async fn ping(call: Call) -> Reply {
         CACHE_CONTROL,
         HeaderValue::from_static("no-cache, no-store, must-revalidate"),
     );
+    // Clients then build without BuildKit.
+    headers.insert(
+        HeaderName::from_static("builder-version"),
+        HeaderValue::from_static("1"),
+    );
     headers.insert(PRAGMA, HeaderValue::from_static("no-cache"));
     headers.insert(
         HeaderName::from_static("swarm"),
@@ -139,7 +144,7 @@ async fn swarm_info(call: &Call) -> SwarmInfo {
     info
 }
 
-/// `GET /system/df`: what images, containers and volumes take; of build caches there are none.
+/// `GET /system/df`: what images, containers, volumes and build caches take.
 pub(super) async fn disk_usage(call: Call) -> Reply {
     const KINDS: [&str; 4] = ["container", "image", "volume", "build-cache"];
     if let Some(unknown) = call.query.all("type").find(|kind| !KINDS.contains(kind)) {
@@ -185,7 +190,9 @@ pub(super) async fn disk_usage(call: Call) -> Reply {
         body.insert("Volumes".into(), value!(volumes.collect::<Vec<_>>()));
     }
     if wanted("build-cache") {
-        body.insert("BuildCache".into(), value!([]));
+        let entries = call.engine().build_cache().await?;
+        let entries: Vec<_> = entries.iter().map(convert::build::cache_entry).collect();
+        body.insert("BuildCache".into(), value!(entries));
     }
     json(&body)
 }

@@ -189,7 +189,7 @@ impl Inner {
 }
 
 impl ContainerFiles for FakeEngine {}
-
+impl ImageBuilder for FakeEngine {}
 #[async_trait]
 impl LocalEngine for FakeEngine {
     async fn info(&self) -> Result<EngineInfo> {

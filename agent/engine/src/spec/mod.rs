@@ -18,7 +18,7 @@ pub use cpu_list::CpuList;
 pub use devices::check_rules as check_device_rules;
 pub use limits::parse_host_limits;
 pub use namespaces::JoinedNamespaces;
-pub use process::{exec_process, merged_environment};
+pub use process::{PATH_DEFAULT, exec_process, merged_environment};
 pub use resources::changed as changed_limits;
 pub use security::{SecurityOptions, check_paths, selinux_labels, system_paths};
 pub use sysctls::{dotted as dotted_sysctl, of as check_sysctls};

@@ -6,7 +6,7 @@ use oci_spec::runtime::{Capabilities, LinuxCapabilities, Process, User};
 use std::path::PathBuf;
 
 /// Search path where neither image nor user gives one; Docker's.
-const PATH_DEFAULT: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+pub const PATH_DEFAULT: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// The container's own process.
 pub fn of(input: &SpecInput<'_>, options: &SecurityOptions) -> Result<Process> {

@@ -1,6 +1,7 @@
 //! The engine with real containers. Needs root; each test has a network namespace, directories and control groups of
 //! its own.
 
+mod build;
 mod endings;
 mod interruption;
 mod life;

@@ -5,12 +5,13 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 /// Crates that decide and perform nothing.
-pub const CORE: [&str; 5] = [
+pub const CORE: [&str; 6] = [
     "muster-types",
     "muster-state",
     "muster-orchestration",
     "muster-scheduler",
     "muster-node-plan",
+    "muster-build",
 ];
 
 /// Clocks, sources of randomness, sockets, and whatever brings them.

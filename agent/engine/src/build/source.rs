@@ -1,0 +1,231 @@
+//! What `COPY` and `ADD` take: found below the context or an image's root, and told by its content.
+//!
+//! Paths are resolved below that root by the kernel: no link of a context or an image leads out of it.
+
+use crate::error::{Error, Result};
+use muster_build::Pattern;
+use muster_images::{Digest, digest_of};
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, Stat};
+use rustix::io::Errno;
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+
+/// Deepest directory that is read; each level holds a descriptor.
+pub(super) const DEPTH_MAX: usize = 512;
+/// Most files that one pattern may name.
+const MATCHES_MAX: usize = 100_000;
+
+/// Opens a path below a root, as a place.
+pub(super) fn open(root: &OwnedFd, path: &str) -> Result<OwnedFd> {
+    let inside = match path.trim_matches('/') {
+        "" => ".",
+        inside => inside,
+    };
+    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    rustix::fs::openat2(root, inside, flags, Mode::empty(), resolve).map_err(|error| match error {
+        Errno::NOENT | Errno::NOTDIR => missing(path),
+        error => Error::io(format!("open {path}"), error.into()),
+    })
+}
+
+fn missing(path: &str) -> Error {
+    Error::invalid(format!(
+        "file not found in build context or excluded by .dockerignore: stat {}: file does not exist",
+        path.trim_start_matches('/')
+    ))
+}
+
+/// The paths below a root that a source means; patterns may mean several.
+pub(super) fn select(root: &OwnedFd, source: &str) -> Result<Vec<String>> {
+    let clean = inside(source)?;
+    if !Pattern::is_wild(&clean) {
+        return Ok(vec![clean]);
+    }
+    let pattern = Pattern::parse(&clean).map_err(|error| Error::invalid(format!("{error}: {source}")))?;
+    let depth = clean.matches('/').count();
+    let mut found = Vec::new();
+    matching(&reopened(root)?, "", depth, &pattern, &mut found)?;
+    match found.is_empty() {
+        true => Err(Error::invalid("no source files were specified")),
+        false => {
+            found.sort_unstable();
+            Ok(found)
+        }
+    }
+}
+
+/// A source without `.` and `..`, relative to its root.
+fn inside(source: &str) -> Result<String> {
+    let mut parts: Vec<&str> = Vec::new();
+    for part in source.split('/') {
+        match part {
+            "" | "." => {}
+            ".." if parts.pop().is_none() => {
+                return Err(Error::invalid(format!(
+                    "forbidden path outside the build context: {source} ()"
+                )));
+            }
+            ".." => {}
+            part => parts.push(part),
+        }
+    }
+    Ok(parts.join("/"))
+}
+
+/// Patterns match no slash, so that only directories of their own depth are looked into.
+fn matching(
+    directory: &OwnedFd,
+    prefix: &str,
+    depth: usize,
+    pattern: &Pattern,
+    found: &mut Vec<String>,
+) -> Result<()> {
+    for name in names(directory).map_err(reading)? {
+        // A name that is no text cannot be written in a Dockerfile either.
+        let Ok(text) = std::str::from_utf8(&name) else {
+            continue;
+        };
+        let path = format!("{prefix}{text}");
+        if depth == 0 {
+            if pattern.matches(&path) {
+                if found.len() == MATCHES_MAX {
+                    return Err(Error::invalid(format!(
+                        "a pattern names more than {MATCHES_MAX} files"
+                    )));
+                }
+                found.push(path);
+            }
+            continue;
+        }
+        match open_directory(directory, &name) {
+            Ok(below) => matching(&below, &format!("{path}/"), depth - 1, pattern, found)?,
+            Err(Errno::NOTDIR | Errno::LOOP) => {}
+            Err(error) => return Err(reading(error)),
+        }
+    }
+    Ok(())
+}
+
+fn reading(error: Errno) -> Error {
+    Error::io("read a directory", error.into())
+}
+
+/// The digest of everything at a path: names, kinds, modes and contents, but no times.
+pub(super) fn digest_at(root: &OwnedFd, path: &str) -> Result<Digest> {
+    let place = open(root, path)?;
+    let stat = rustix::fs::fstat(&place).map_err(reading)?;
+    let mut listing = Vec::new();
+    match FileType::from_raw_mode(stat.st_mode) {
+        FileType::Directory => digest_tree(&reopened(&place)?, b"", &mut listing, 0)?,
+        _ => {
+            // Reopened by its place: it is a file of the tree, and links were followed.
+            let file = reopened_file(&place, path)?;
+            push(
+                &mut listing,
+                b"",
+                &stat,
+                &digest_of(file).map_err(io_reading)?.to_string(),
+            );
+        }
+    }
+    Ok(Digest::of(&listing))
+}
+
+fn digest_tree(directory: &OwnedFd, prefix: &[u8], listing: &mut Vec<u8>, depth: usize) -> Result<()> {
+    if depth > DEPTH_MAX {
+        return Err(Error::invalid("directories are nested too deeply"));
+    }
+    for name in names(directory).map_err(reading)? {
+        let path = [prefix, &name].concat();
+        let stat =
+            rustix::fs::statat(directory, name.as_slice(), AtFlags::SYMLINK_NOFOLLOW).map_err(reading)?;
+        match FileType::from_raw_mode(stat.st_mode) {
+            FileType::Directory => {
+                push(listing, &path, &stat, "");
+                let below = open_directory(directory, &name).map_err(reading)?;
+                digest_tree(&below, &[path.as_slice(), b"/"].concat(), listing, depth + 1)?;
+            }
+            FileType::RegularFile => {
+                let file = open_file(directory, &name).map_err(reading)?;
+                let digest = digest_of(file).map_err(io_reading)?;
+                push(listing, &path, &stat, &digest.to_string());
+            }
+            FileType::Symlink => {
+                let target =
+                    rustix::fs::readlinkat(directory, name.as_slice(), Vec::new()).map_err(reading)?;
+                push(listing, &path, &stat, &target.to_string_lossy());
+            }
+            _ => push(listing, &path, &stat, ""),
+        }
+    }
+    Ok(())
+}
+
+fn push(listing: &mut Vec<u8>, path: &[u8], stat: &Stat, content: &str) {
+    // Lengths first: no name can look like the next entry.
+    let line = format!(
+        "{} {} {:o} {} {} ",
+        path.len(),
+        content.len(),
+        stat.st_mode,
+        stat.st_uid,
+        stat.st_gid
+    );
+    listing.extend_from_slice(line.as_bytes());
+    listing.extend_from_slice(path);
+    listing.extend_from_slice(content.as_bytes());
+}
+
+fn io_reading(error: io::Error) -> Error {
+    Error::io("read a file", error)
+}
+
+/// The same directory, to be listed.
+pub(super) fn reopened(place: &OwnedFd) -> Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    rustix::fs::openat(place, ".", flags, Mode::empty()).map_err(reading)
+}
+
+/// The same file, to be read.
+pub(super) fn reopened_file(place: &OwnedFd, path: &str) -> Result<File> {
+    let stat = rustix::fs::fstat(place).map_err(reading)?;
+    if !FileType::from_raw_mode(stat.st_mode).is_file() {
+        return Err(Error::invalid(format!(
+            "{path} is neither a file nor a directory"
+        )));
+    }
+    let link = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(place));
+    File::open(link).map_err(io_reading)
+}
+
+pub(super) fn open_directory(parent: &OwnedFd, name: &[u8]) -> rustix::io::Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    rustix::fs::openat(parent.as_fd(), OsStr::from_bytes(name), flags, Mode::empty())
+}
+
+pub(super) fn open_file(parent: &OwnedFd, name: &[u8]) -> rustix::io::Result<File> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    rustix::fs::openat(parent.as_fd(), OsStr::from_bytes(name), flags, Mode::empty()).map(File::from)
+}
+
+/// The names in a directory, in order.
+pub(super) fn names(directory: &OwnedFd) -> rustix::io::Result<Vec<Vec<u8>>> {
+    let mut names = Vec::new();
+    for entry in Dir::read_from(directory)? {
+        let entry = entry?;
+        let name = entry.file_name().to_bytes();
+        if name != b"." && name != b".." {
+            names.push(name.to_vec());
+        }
+    }
+    names.sort_unstable();
+    Ok(names)
+}
+
+#[cfg(test)]
+#[path = "source_tests.rs"]
+mod tests;
