@@ -139,7 +139,7 @@ pub(super) fn plan_rdma(resources: &LinuxResources, writes: &mut Vec<ControlWrit
 }
 
 /// The swap that `memory + swap` leaves beside `memory`, for v2, which limits swap alone.
-pub(super) fn swap_alone(memory: Option<i64>, memory_and_swap: Option<i64>) -> Result<Option<i64>> {
+pub(crate) fn swap_alone(memory: Option<i64>, memory_and_swap: Option<i64>) -> Result<Option<i64>> {
     let refuse = |value: i64, reason: &str| {
         Err(CgroupError::InvalidLimit {
             limit: "memory and swap limit",

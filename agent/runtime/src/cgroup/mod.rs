@@ -31,6 +31,7 @@ use std::time::Duration;
 use oci_spec::runtime::LinuxResources;
 
 pub use error::{CgroupError, Result};
+pub(crate) use limits::swap_alone;
 pub(crate) use limits_v2::weight_of_shares as cpu_weight_of_shares;
 pub use root::{CgroupRoot, CgroupVersion, Controller, Features, PARENT_DEFAULT};
 pub use stats::{BlockStats, CgroupStats, CpuStats, DeviceCount, MemoryStats, PidsStats};

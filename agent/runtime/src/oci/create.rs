@@ -83,7 +83,7 @@ pub(super) fn create(context: &Context, flags: &Flags, id: &str, mode: Mode) -> 
         created: timestamp_now(),
         cgroup: place.root,
         cgroup_path: place.path,
-        scope: place.scope.as_ref().map(|scope| scope.name.clone()),
+        scope: None,
         spec,
         shared_root: None,
     };
@@ -209,14 +209,17 @@ impl Creation<'_> {
             return Ok(());
         };
         systemd.adopt(scope, self.record.pid, &self.record.id, resources)?;
+        // Not before: one of that name may be another container's.
+        self.record.scope = Some(scope.name.clone());
+        self.directory.write(&self.record)?;
         let updated = self.record.group()?.update(resources);
         updated.map_err(|source| RuntimeError::cgroup("limit", source).into())
     }
 
     fn forget_scope(&mut self) {
-        if let (Some(systemd), Some(scope)) = (&mut self.systemd, &self.scope) {
+        if let (Some(systemd), Some(scope)) = (&mut self.systemd, &self.record.scope) {
             // The failure before says more.
-            let _ = systemd.forget(&scope.name);
+            let _ = systemd.forget(scope);
         }
     }
 }

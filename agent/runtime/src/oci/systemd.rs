@@ -10,7 +10,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::error::{OciError, Result};
-use crate::cgroup::{CgroupVersion, cpu_weight_of_shares};
+use crate::cgroup::{CgroupVersion, cpu_weight_of_shares, swap_alone};
 
 const SERVICE: &str = "org.freedesktop.systemd1";
 const OBJECT: &str = "/org/freedesktop/systemd1";
@@ -101,7 +101,7 @@ impl Systemd {
         Ok(Systemd { connection, version })
     }
 
-    /// Has systemd take over the group that this process is in.
+    /// Has systemd take over the group that this process is in. After an error no scope is left that was not there before.
     pub fn adopt(&mut self, scope: &Scope, pid: i32, id: &str, resources: &LinuxResources) -> Result<()> {
         let what = || format!("start {}", scope.name);
         let accounting = match self.version {
@@ -142,14 +142,14 @@ impl Systemd {
             started = connection.call(&of_systemd("StartTransientUnit"), &arguments);
         }
         let started = started.map_err(|error| failed(what(), error))?;
-        let result = self.await_job(&started).map_err(|error| failed(what(), error))?;
-        if result == "done" {
-            return Ok(());
-        }
-        Err(OciError::io(
-            what(),
-            std::io::Error::other(format!("the job is {result}")),
-        ))
+        let problem = match self.await_job(&started) {
+            Ok(result) if result == "done" => return Ok(()),
+            Ok(result) => OciError::io(what(), std::io::Error::other(format!("the job is {result}"))),
+            Err(error) => failed(what(), error),
+        };
+        // The problem says more.
+        let _ = self.forget(&scope.name);
+        Err(problem)
     }
 
     /// Tells changed limits.
@@ -235,17 +235,20 @@ fn limits(resources: &LinuxResources, version: CgroupVersion) -> Vec<Value> {
         CgroupVersion::V2 => "MemoryMax",
     };
     if let Some(memory) = resources.memory() {
-        found.extend(memory.limit().map(|bytes| (memory_max, limit(bytes))));
+        let given = |bytes: Option<i64>| bytes.filter(|bytes| *bytes != 0);
+        found.extend(given(memory.limit()).map(|bytes| (memory_max, limit(bytes))));
         if version == CgroupVersion::V2 {
-            found.extend(memory.reservation().map(|bytes| ("MemoryLow", limit(bytes))));
-            let swap = memory.swap().map(|both| match (both, memory.limit()) {
-                (both, Some(memory)) if both > 0 && memory > 0 => both - memory,
-                (both, _) => both,
-            });
+            found.extend(given(memory.reservation()).map(|bytes| ("MemoryLow", limit(bytes))));
+            // What cannot be is refused where it is written.
+            let swap = swap_alone(memory.limit(), memory.swap()).ok().flatten();
             found.extend(swap.map(|bytes| ("MemorySwapMax", limit(bytes))));
         }
     }
-    let pids = resources.pids().as_ref().map(|pids| pids.limit());
+    // No limit, by the specification, is also a count of zero.
+    let pids = resources.pids().as_ref().map(|pids| match pids.limit() {
+        0 => -1,
+        count => count,
+    });
     found.extend(pids.map(|count| ("TasksMax", limit(count))));
     found
         .into_iter()
@@ -285,14 +288,9 @@ fn cpu_limits(cpu: &LinuxCpu, version: CgroupVersion) -> Vec<(&'static str, Valu
     found
 }
 
-/// Zero and less is no limit.
+/// Less than zero is no limit.
 fn limit(number: i64) -> Value {
-    Value::U64(
-        u64::try_from(number)
-            .ok()
-            .filter(|number| *number != 0)
-            .unwrap_or(INFINITY),
-    )
+    Value::U64(u64::try_from(number).unwrap_or(INFINITY))
 }
 
 /// A list such as `0-3,8` as bytes of bits; one that is not well formed is refused where it is written.
@@ -410,5 +408,28 @@ mod tests {
         let shown = said(CgroupVersion::V1).join("\n");
         assert!(shown.contains("CPUShares\"), Variant(U64(1024))"), "{shown}");
         assert!(shown.contains("MemoryLimit\"), Variant(U64(1000))"), "{shown}");
+    }
+
+    #[test]
+    fn no_swap_is_a_limit_and_no_reservation_is_none() {
+        let said = |memory: serde_json::Value| {
+            let resources: LinuxResources =
+                serde_json::from_value(serde_json::json!({ "memory": memory })).expect("it is valid");
+            let limits = limits(&resources, CgroupVersion::V2);
+            limits
+                .iter()
+                .map(|limit| format!("{:?}", limit.members()))
+                .collect::<Vec<String>>()
+        };
+        let none = said(serde_json::json!({ "limit": 1000, "swap": 1000, "reservation": 0 }));
+        assert_eq!(none.len(), 2, "{none:?}");
+        assert!(none[1].contains("MemorySwapMax\"), Variant(U64(0))"), "{none:?}");
+        // Swap is part of a sum whose other part is not told.
+        assert_eq!(said(serde_json::json!({ "swap": 1500 })), Vec::<String>::new());
+        let unlimited = said(serde_json::json!({ "limit": -1 })).join("\n");
+        for name in ["MemoryMax", "MemorySwapMax"] {
+            let expected = format!("{name}\"), Variant(U64({INFINITY}))");
+            assert!(unlimited.contains(&expected), "{unlimited}");
+        }
     }
 }

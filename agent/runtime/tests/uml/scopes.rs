@@ -87,6 +87,11 @@ fn scopes_keep_their_limits_and_go_with_their_containers() {
     runtime.until_status("one", "running");
     runtime.ok(&["update", "--memory", "33554432", "one"]);
     check_limits(version, 32 << 20);
+    // Another container cannot have it, and does not take it away.
+    let refused = runtime.call(&["--systemd-cgroup", "run", "--bundle", bundle, "two"]);
+    assert_ne!(refused.code, 0);
+    assert_eq!(shown("ActiveState"), "active", "{}", refused.err);
+    runtime.until_status("one", "running");
     runtime.ok(&["delete", "--force", "one"]);
     assert_eq!(shown("ActiveState"), "inactive");
     assert!(!group(version, "memory").exists());
