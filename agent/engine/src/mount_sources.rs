@@ -5,6 +5,7 @@ use crate::engine::Inner;
 use crate::error::{Error, Result};
 use crate::layout::make_directory;
 use crate::record::Record;
+use crate::wanted_mounts::checked_target;
 use muster_runtime::label::selinux::{Audience, relabel};
 use muster_types::ContainerId;
 use muster_types::container::{MountKind, MountPoint, Relabel};
@@ -181,7 +182,7 @@ pub(crate) fn relabel_sources(record: &Record, label: &str) -> Result<()> {
             Relabel::Containers => Audience::Containers,
             Relabel::Own => Audience::Own,
         };
-        let target = spec.target.trim_end_matches('/');
+        let target = checked_target(&spec.target)?;
         let Some(point) = record.mounts.iter().find(|point| point.target == target) else {
             continue;
         };

@@ -5,12 +5,14 @@ use crate::create::random_id;
 use crate::engine::Inner;
 use crate::error::{Error, Result};
 use crate::record::Unfinished;
-use crate::user_namespace::give_to_root_of;
+use crate::user_namespace::as_root_of;
 use crate::volume_mounts::has_own_file_system;
 use crate::volumes::{self, VolumeSpec};
 use muster_types::container::{ContainerConfig, MountKind, MountPoint, MountSpec};
 use muster_types::id_map::IdMaps;
 use muster_types::image::ImageConfig;
+use rustix::fs::{CWD, Mode, OFlags};
+use rustix::io::Errno;
 use std::path::{Component, Path};
 use std::sync::Arc;
 
@@ -231,7 +233,7 @@ fn volumes_from(text: &str) -> Result<(&str, bool)> {
 }
 
 /// A mount's target in its plain form: absolute, without `..`, not the root.
-fn checked_target(target: &str) -> Result<String> {
+pub(crate) fn checked_target(target: &str) -> Result<String> {
     let path = Path::new(target);
     let refused = |why: &str| Error::invalid(format!("invalid mount path: '{target}' {why}"));
     if !path.is_absolute() {
@@ -271,15 +273,26 @@ fn check_bind_source(spec: &MountSpec, ids: Option<&IdMaps>) -> Result<()> {
             spec.source
         )));
     }
-    let missing: Vec<&Path> = source.ancestors().take_while(|path| !path.exists()).collect();
-    std::fs::create_dir_all(source)
-        .map_err(|error| Error::io(format!("make the bind source {}", spec.source), error))?;
-    match ids {
-        Some(_) => missing
-            .into_iter()
-            .try_for_each(|path| give_to_root_of(ids, path)),
-        None => Ok(()),
+    as_root_of(ids, || {
+        make_missing(source)
+            .map_err(|error| Error::io(format!("make the bind source {}", spec.source), error.into()))
+    })
+}
+
+/// Makes a directory and its missing parents, one below the other: whoever owns one of them leads it nowhere else by a link.
+fn make_missing(path: &Path) -> rustix::io::Result<()> {
+    let there = path.ancestors().find(|parent| parent.exists()).unwrap_or(path);
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let mut parent = rustix::fs::openat(CWD, there, flags, Mode::empty())?;
+    for component in path.strip_prefix(there).unwrap_or(path).components() {
+        match rustix::fs::mkdirat(&parent, component.as_os_str(), Mode::from_raw_mode(0o755)) {
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(error) => return Err(error),
+        }
+        let below = flags | OFlags::NOFOLLOW;
+        parent = rustix::fs::openat(&parent, component.as_os_str(), below, Mode::empty())?;
     }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -293,6 +306,20 @@ mod tests {
         for bad in ["", ":ro", "web:", "web:what"] {
             assert!(volumes_from(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn missing_sources_are_made_below_no_link() {
+        let directory = tempfile::tempdir().unwrap();
+        let at = |path: &str| directory.path().join(path);
+        std::fs::create_dir_all(at("real")).unwrap();
+        std::os::unix::fs::symlink("real", at("link")).unwrap();
+        std::os::unix::fs::symlink("/nowhere/at/all", at("dangling")).unwrap();
+        make_missing(&at("link/a/./b//c")).unwrap();
+        assert!(at("real/a/b/c").is_dir());
+        make_missing(&at("real/a/d")).unwrap();
+        assert!(at("real/a/d").is_dir());
+        make_missing(&at("dangling/a")).unwrap_err();
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Gives files of the host the label of a container (`:z` and `:Z` of a bind mount).
 
-use rustix::fs::{CWD, Dir, FileType, Mode, OFlags, XattrFlags};
+use rustix::fs::{CWD, Dir, FileType, Mode, OFlags, ResolveFlags, XattrFlags};
 use rustix::io::Errno;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -70,7 +70,8 @@ pub fn relabel(path: &Path, mount_label: &str, audience: Audience) -> io::Result
     };
     let value = [label.as_bytes(), b"\0"].concat();
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let file = rustix::fs::openat(CWD, &path, flags, Mode::empty())?;
+    // A container that may write above it could put a link on the way to what was refused above.
+    let file = rustix::fs::openat2(CWD, &path, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS)?;
     label_below(&file, &value, 0)
 }
 
