@@ -4,7 +4,7 @@ use crate::error::{Error, Result};
 use muster_types::ContainerId;
 use std::fs;
 use std::io;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -37,6 +37,9 @@ impl Layout {
         directories
             .into_iter()
             .try_for_each(|path| make_directory(path))?;
+        // Containers leave setuid programs in volumes. Earlier versions made the directory open to everybody.
+        fs::set_permissions(self.volumes(), fs::Permissions::from_mode(0o700))
+            .map_err(|error| Error::io("close the directory of volumes to other users", error))?;
         muster_images::scatter_directories(&self.containers());
         Ok(())
     }
@@ -202,6 +205,16 @@ pub(crate) fn write_file(path: &Path, content: impl AsRef<[u8]>) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_root_reaches_volumes() {
+        let directory = tempfile::tempdir().unwrap();
+        let layout = Layout::new(&directory.path().join("data"), &directory.path().join("run"));
+        make_directory(&layout.volumes()).unwrap();
+        layout.prepare().unwrap();
+        let mode = fs::metadata(layout.volumes()).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o700);
+    }
 
     #[test]
     fn only_a_missing_container_counts_as_discarded() {
