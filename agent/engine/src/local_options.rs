@@ -3,8 +3,11 @@
 use crate::error::{Error, Result};
 use rustix::mount::{MountFlags, MountPropagationFlags};
 use std::collections::BTreeMap;
-use std::net::{IpAddr, ToSocketAddrs};
+use std::net::IpAddr;
+use std::time::Duration;
 
+/// Time for the lookup of a server's address.
+const LOOKUP_WITHIN: Duration = Duration::from_secs(5);
 /// Options that there are.
 const KNOWN: [&str; 4] = ["type", "o", "device", "size"];
 /// What an option needs beside it.
@@ -169,16 +172,13 @@ fn propagation(word: &str) -> Option<MountPropagationFlags> {
 }
 
 fn address_of(host: &str) -> Result<IpAddr> {
-    let failed = |reason: String| {
+    let failed = |reason: &dyn std::fmt::Display| {
         Error::invalid(format!(
             "error resolving passed in network volume address: {host}: {reason}"
         ))
     };
-    let mut addresses = (host, 0)
-        .to_socket_addrs()
-        .map_err(|error| failed(error.to_string()))?;
-    let address = addresses.next().ok_or_else(|| failed("no address".to_owned()))?;
-    Ok(address.ip())
+    let addresses = muster_outbound::lookup_within(host, LOOKUP_WITHIN).map_err(|error| failed(&error))?;
+    addresses.first().copied().ok_or_else(|| failed(&"no address"))
 }
 
 #[cfg(test)]

@@ -3,7 +3,6 @@
 use crate::error::{Error, Result};
 use bytes::{Bytes, BytesMut};
 use futures::future::BoxFuture;
-use hickory_resolver::TokioResolver;
 use http_body_util::BodyExt;
 use http_body_util::combinators::UnsyncBoxBody;
 use hyper::body::Incoming;
@@ -170,7 +169,7 @@ pub(crate) fn broken(url: &str, error: &hyper::Error) -> Error {
     }
 }
 
-/// Looks names up without the C library, whose lookup a static program cannot use.
+/// Looks names up.
 #[derive(Clone)]
 struct Names;
 
@@ -185,12 +184,8 @@ impl Service<Name> for Names {
 
     fn call(&mut self, name: Name) -> Self::Future {
         Box::pin(async move {
-            let lookup = |error| io::Error::other(format!("lookup {name}: {error}"));
-            let resolver = TokioResolver::builder_tokio()
-                .and_then(|builder| builder.build())
-                .map_err(lookup)?;
-            let found = resolver.lookup_ip(name.as_str()).await.map_err(lookup)?;
-            let addresses: Vec<SocketAddr> = found.iter().map(|ip| SocketAddr::new(ip, 0)).collect();
+            let found = muster_outbound::lookup(name.as_str()).await?;
+            let addresses: Vec<SocketAddr> = found.into_iter().map(|ip| SocketAddr::new(ip, 0)).collect();
             Ok(addresses.into_iter())
         })
     }

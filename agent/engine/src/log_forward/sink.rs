@@ -8,7 +8,7 @@ use nix::sys::socket::{ControlMessage, MsgFlags, UnixAddr, sendmsg};
 use rustix::fs::{MemfdFlags, SealFlags};
 use std::fs::File;
 use std::io::{self, IoSlice, Write};
-use std::net::{TcpStream, ToSocketAddrs, UdpSocket};
+use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::{Path, PathBuf};
@@ -16,6 +16,8 @@ use std::time::Duration;
 
 /// How long a server may take to answer a connection, or to take a message.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// Most addresses of a server that are tried.
+const ADDRESSES_MAX: usize = 3;
 /// Where the host's own syslog listens; Docker's order.
 const LOCAL_SOCKETS: [&str; 3] = ["/dev/log", "/var/run/syslog", "/var/run/log"];
 
@@ -161,16 +163,18 @@ impl Connection {
                 Ok(Self::Stream(Box::new(stream)))
             }
             Address::Udp(to) => {
-                let to = resolved(to)?;
-                let own = if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
-                let socket = UdpSocket::bind(own)?;
-                socket.connect(to)?;
+                let socket = reach(to, |to| {
+                    let own = if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+                    let socket = UdpSocket::bind(own)?;
+                    socket.connect(to)?;
+                    Ok(socket)
+                })?;
                 Ok(Self::Udp(socket))
             }
             Address::Tcp(to) => Ok(Self::Stream(Box::new(tcp(to)?))),
             Address::Tls { to, trust } => {
-                let host = to.rsplit_once(':').map_or(to.as_str(), |(host, _)| host);
-                let stream = tls::connect(tcp(to)?, host.trim_matches(['[', ']']), trust)?;
+                let (host, _) = host_and_port(to)?;
+                let stream = tls::connect(tcp(to)?, host, trust)?;
                 Ok(Self::Stream(Box::new(stream)))
             }
         }
@@ -200,16 +204,34 @@ impl Connection {
     }
 }
 
-fn resolved(to: &str) -> io::Result<std::net::SocketAddr> {
-    let mut found = to.to_socket_addrs()?;
-    found
-        .next()
-        .ok_or_else(|| io::Error::other(format!("{to} has no address")))
+/// The parts of `host:port` or `[address]:port`.
+fn host_and_port(to: &str) -> io::Result<(&str, u16)> {
+    let parts = to.rsplit_once(':').and_then(|(host, port)| {
+        let port = port.parse().ok()?;
+        Some((host.trim_matches(['[', ']']), port))
+    });
+    parts.ok_or_else(|| io::Error::other(format!("{to:?} is no host and port")))
+}
+
+/// Connects to the first address of a server that can be connected to.
+fn reach<T>(to: &str, connect: impl Fn(SocketAddr) -> io::Result<T>) -> io::Result<T> {
+    let (host, port) = host_and_port(to)?;
+    let mut reached = Err(io::Error::other(format!("{host} has no address")));
+    for address in muster_outbound::lookup_within(host, PATIENCE)?
+        .into_iter()
+        .take(ADDRESSES_MAX)
+    {
+        reached = connect(SocketAddr::new(address, port));
+        if reached.is_ok() {
+            break;
+        }
+    }
+    reached
 }
 
 fn tcp(to: &str) -> io::Result<TcpStream> {
     let named = |error: io::Error| io::Error::new(error.kind(), format!("dial tcp {to}: {error}"));
-    let stream = TcpStream::connect_timeout(&resolved(to).map_err(named)?, PATIENCE).map_err(named)?;
+    let stream = reach(to, |to| TcpStream::connect_timeout(&to, PATIENCE)).map_err(named)?;
     stream.set_write_timeout(Some(PATIENCE))?;
     stream.set_read_timeout(Some(PATIENCE))?;
     Ok(stream)

@@ -1,20 +1,15 @@
 //! TLS to a syslog server.
 
 use crate::log_driver::syslog::Trust;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
+use muster_outbound::{AnyCertificate, host_authorities};
+use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use rustls::{
-    ClientConfig, ClientConnection, DigitallySignedStruct, RootCertStore, SignatureScheme, StreamOwned,
-};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 use std::io::{self, Write};
 use std::net::TcpStream;
 use std::path::Path;
 use std::sync::Arc;
-
-/// Where hosts keep the authorities that they trust.
-const HOST_AUTHORITIES: &str = "/etc/ssl/certs/ca-certificates.crt";
 
 /// Shakes hands with the server.
 pub(super) fn connect(
@@ -39,14 +34,13 @@ fn config(trust: &Trust) -> io::Result<ClientConfig> {
         .with_safe_default_protocol_versions()
         .map_err(io::Error::other)?;
     let builder = if trust.skip_verify {
-        let believer = Arc::new(Believer(provider));
-        builder.dangerous().with_custom_certificate_verifier(believer)
+        let any = Arc::new(AnyCertificate(provider));
+        builder.dangerous().with_custom_certificate_verifier(any)
     } else {
-        let mut roots = RootCertStore::empty();
-        let file = trust.authority.as_deref().unwrap_or(Path::new(HOST_AUTHORITIES));
-        for certificate in certificates(file)? {
-            roots.add(certificate).map_err(io::Error::other)?;
-        }
+        let roots = match &trust.authority {
+            None => host_authorities(),
+            Some(file) => authorities_of(file)?,
+        };
         builder.with_root_certificates(roots)
     };
     match &trust.identity {
@@ -60,6 +54,14 @@ fn config(trust: &Trust) -> io::Result<ClientConfig> {
     }
 }
 
+fn authorities_of(file: &Path) -> io::Result<RootCertStore> {
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates(file)? {
+        roots.add(certificate).map_err(|error| unreadable(file, &error))?;
+    }
+    Ok(roots)
+}
+
 fn certificates(file: &Path) -> io::Result<Vec<CertificateDer<'static>>> {
     let read = CertificateDer::pem_file_iter(file).and_then(Iterator::collect);
     read.map_err(|error| unreadable(file, &error))
@@ -67,53 +69,4 @@ fn certificates(file: &Path) -> io::Result<Vec<CertificateDer<'static>>> {
 
 fn unreadable(file: &Path, error: &dyn std::error::Error) -> io::Error {
     io::Error::other(format!("cannot read {}: {error}", file.display()))
-}
-
-/// Believes every server (`syslog-tls-skip-verify`).
-#[derive(Debug)]
-struct Believer(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for Believer {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(
-            message,
-            certificate,
-            signature,
-            &self.0.signature_verification_algorithms,
-        )
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(
-            message,
-            certificate,
-            signature,
-            &self.0.signature_verification_algorithms,
-        )
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
-    }
 }
