@@ -47,7 +47,7 @@ pub(crate) async fn download(
     };
     let transferred = transfer.run(repository).await;
     if transferred.is_ok() {
-        report.of(id, "Verifying Checksum").await;
+        report.of(id, "Verifying Checksum");
     }
     drop(transfer);
     let written = writing.await.map_err(|_| Error::Interrupted)?;
@@ -91,9 +91,7 @@ impl Transfer<'_> {
             };
             tracing::debug!(blob = %self.blob.digest, from = self.done, error = %error, "a download is resumed");
             let seconds = pause.as_secs_f64().ceil();
-            self.report
-                .of(self.id, &format!("Retrying in {seconds} seconds"))
-                .await;
+            self.report.of(self.id, &format!("Retrying in {seconds} seconds"));
             tokio::time::sleep(pause).await;
         }
     }

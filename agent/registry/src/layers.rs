@@ -134,8 +134,7 @@ impl LayerFeed for Layers {
         if self.had.contains(&self.layers[layer].digest) {
             return;
         }
-        // Whoever does not read any more ends the pull by it.
-        let _ = self.report.of_blocking(&self.id(layer), "Pull complete");
+        self.report.of(&self.id(layer), "Pull complete");
     }
 }
 

@@ -28,43 +28,40 @@ pub enum Progress {
     },
 }
 
-/// Where progress goes. Lines about bytes are left out while nobody reads.
+/// Lines between an operation and who reads them: those of an image of many layers, several times.
+const LINES_BUFFERED: usize = 1024;
+
+/// Where progress goes. The operation holds what others wait for, so lines about one thing are left out when whoever
+/// reads is that far behind; only those about the whole wait, which are told when nothing is held.
 #[derive(Debug, Clone)]
 pub(crate) struct Report(mpsc::Sender<Progress>);
 
-/// Nobody reads any more.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct NobodyReads;
-
 impl Report {
-    pub fn new(sender: mpsc::Sender<Progress>) -> Self {
-        Self(sender)
+    /// A report, and the lines of it.
+    pub fn new() -> (Self, mpsc::Receiver<Progress>) {
+        let (sender, lines) = mpsc::channel(LINES_BUFFERED);
+        (Self(sender), lines)
     }
 
-    /// A line about the whole.
+    /// A line about the whole; waits for whoever reads.
     pub async fn status(&self, text: impl Into<String>) {
         // A reader that went away ends the operation itself.
         let _ = self.0.send(Progress::Status(text.into())).await;
     }
 
     /// A line about one thing.
-    pub async fn of(&self, id: &str, status: &str) {
-        let _ = self.0.send(line(id, status, None)).await;
+    pub fn of(&self, id: &str, status: &str) {
+        let _ = self.0.try_send(line(id, status, None));
     }
 
-    /// As [`Report::of`], on a blocking thread.
-    pub fn of_blocking(&self, id: &str, status: &str) -> Result<(), NobodyReads> {
-        self.0
-            .blocking_send(line(id, status, None))
-            .map_err(|_| NobodyReads)
-    }
-
-    /// How far one thing is.
+    /// How far one thing is. Such lines leave room for the others.
     pub fn bytes(&self, id: &str, status: &str, done: u64, all: u64) {
-        let _ = self.0.try_send(line(id, status, Some((done, all))));
+        if self.0.capacity() > LINES_BUFFERED / 2 {
+            let _ = self.0.try_send(line(id, status, Some((done, all))));
+        }
     }
 
-    /// A tag was pushed.
+    /// A tag was pushed; waits for whoever reads.
     pub async fn pushed(&self, tag: &str, digest: &Digest, size: u64) {
         let (tag, digest) = (tag.to_owned(), digest.to_string());
         let _ = self.0.send(Progress::Pushed { tag, digest, size }).await;

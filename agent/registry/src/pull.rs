@@ -20,11 +20,10 @@ use std::future::Future;
 use std::sync::Arc;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::task::AbortOnDropHandle;
 
 /// Layers that are downloaded at once, as Docker's.
 const DOWNLOADS_MAX: usize = 3;
-/// Lines of progress between the operation and who reads them.
-const LINES_BUFFERED: usize = 64;
 
 /// What is to be pulled.
 #[derive(Debug, Clone)]
@@ -39,7 +38,7 @@ pub struct PullRequest {
     pub credentials: Option<Credentials>,
 }
 
-/// Lines of an operation, which goes on only while they are read, and ends when they are dropped.
+/// Lines of an operation, which goes on whether they are read or not, and ends when they are dropped.
 pub type ProgressStream = BoxStream<'static, Result<Progress>>;
 
 /// A pull that has begun.
@@ -64,25 +63,29 @@ impl Registries {
         let (session, opened) = self
             .open(&reference, request.credentials.clone(), &opening)
             .await?;
-        let (sender, lines) = mpsc::channel(LINES_BUFFERED);
+        let (report, lines) = Report::new();
         let pull = Pull {
             registries: self.clone(),
             store: store.clone(),
             session,
             scopes: [pull_scope(reference.path())],
             request,
-            report: Report::new(sender),
+            report,
         };
         Ok(driven(lines, async move { pull.run(opened).await }))
     }
 }
 
-/// The lines of an operation, which is driven by whoever reads them.
+/// The lines of an operation, which has a task of its own: other pulls wait for what it holds.
 pub(crate) fn driven(
     lines: mpsc::Receiver<Progress>,
     operation: impl Future<Output = Result<()>> + Send + 'static,
 ) -> ProgressStream {
-    let outcome = stream::once(operation).filter_map(|outcome| async move { outcome.err().map(Err) });
+    let operation = AbortOnDropHandle::new(tokio::spawn(operation));
+    let outcome = stream::once(operation).filter_map(|joined| async move {
+        let outcome = joined.unwrap_or(Err(Error::Interrupted));
+        outcome.err().map(Err)
+    });
     let lines = ReceiverStream::new(lines).map(Ok);
     // The channel closes with the operation, whose error then is the last line.
     stream::select(lines, outcome).boxed()
@@ -144,7 +147,7 @@ impl Pull {
             (tag, None) => tag.unwrap_or("latest").to_owned(),
         };
         let from = format!("Pulling from {}", reference.path());
-        self.report.of(&label, &from).await;
+        self.report.of(&label, &from);
         let (store, name) = (self.store.clone(), reference.to_string());
         let before = blocking(move || Ok(store.resolve(&name).ok().map(|image| image.id))).await?;
         let digest = top.digest;
@@ -220,14 +223,14 @@ impl Pull {
             let (store, digest) = (self.store.clone(), layer.digest);
             if blocking(move || store.has_blob(&digest)).await? {
                 board.stored(digest);
-                self.report.of(&digest.short(), "Already exists").await;
+                self.report.of(&digest.short(), "Already exists");
             } else {
-                self.report.of(&digest.short(), "Pulling fs layer").await;
+                self.report.of(&digest.short(), "Pulling fs layer");
                 missing.push(*layer);
             }
         }
         for waiting in missing.iter().skip(DOWNLOADS_MAX) {
-            self.report.of(&waiting.digest.short(), "Waiting").await;
+            self.report.of(&waiting.digest.short(), "Waiting");
         }
         let had: HashSet<Digest> = seen
             .into_iter()
@@ -279,7 +282,7 @@ impl Pull {
             board.coming(blob.digest, coming);
             download(&self.repository(), blob, writer, &self.report, &id).await?;
         }
-        self.report.of(&id, "Download complete").await;
+        self.report.of(&id, "Download complete");
         board.stored(blob.digest);
         Ok(())
     }

@@ -13,12 +13,9 @@ use muster_images::{
     BlobDescriptor, ComingImage, Digest, ImageStore, Reference, RemoteDocument, RemoteImage,
 };
 use std::collections::HashSet;
-use tokio::sync::mpsc;
 
 /// Blobs that are sent at once, as Docker's.
 const UPLOADS_MAX: usize = 5;
-/// Lines of progress between the operation and who reads them.
-const LINES_BUFFERED: usize = 64;
 /// Repositories from which a registry is asked to take a blob over: each costs a request.
 const MOUNTS_MAX: usize = 2;
 /// Type of a manifest that does not say its own.
@@ -72,13 +69,13 @@ impl Registries {
         let session = self
             .connect(request.reference.domain(), request.credentials)
             .await?;
-        let (sender, lines) = mpsc::channel(LINES_BUFFERED);
+        let (report, lines) = Report::new();
         let push = Push {
             store: store.clone(),
             session,
             reference: request.reference,
             tags,
-            report: Report::new(sender),
+            report,
             _lease: lease,
         };
         Ok(driven(lines, async move { push.run().await }))
@@ -155,7 +152,7 @@ impl Push {
                 .copied()
                 .collect();
             for layer in &new {
-                self.report.of(&layer.digest.short(), "Preparing").await;
+                self.report.of(&layer.digest.short(), "Preparing");
             }
             stream::iter(new)
                 .map(|blob| self.send_layer(&uploads, blob))
@@ -191,7 +188,7 @@ impl Push {
             Arrival::Mounted(from) => format!("Mounted from {from}"),
             Arrival::Sent => "Pushed".to_owned(),
         };
-        self.report.of(&id, &status).await;
+        self.report.of(&id, &status);
         Ok(())
     }
 

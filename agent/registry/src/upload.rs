@@ -85,9 +85,7 @@ impl Uploads<'_> {
                     };
                     tracing::debug!(blob = %blob.digest, error = %error, "an upload is made again");
                     let seconds = pause.as_secs_f64().ceil();
-                    report
-                        .of(&blob.digest.short(), &format!("Retrying in {seconds} seconds"))
-                        .await;
+                    report.of(&blob.digest.short(), &format!("Retrying in {seconds} seconds"));
                     tokio::time::sleep(pause).await;
                 }
                 Err(error) => return Err(error),

@@ -383,3 +383,27 @@ async fn a_pull_that_nobody_reads_ends_and_leaves_nothing() {
     }
     place.assert_empty();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pull_whose_lines_are_not_read_keeps_nobody_waiting() {
+    let content = Content::new(100_000);
+    let server = almost(&content, |_, _, answer| answer);
+    let place = Place::new();
+    let name = format!("{}/app:1", server.name());
+    let request = PullRequest {
+        reference: Reference::parse(&name).unwrap(),
+        all_tags: false,
+        platform: None,
+        credentials: None,
+    };
+    let registries = Registries::new(RegistrySettings::default());
+    let suspended = registries.pull(&place.store, request).await.unwrap();
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    while place.store.resolve(&name).is_err() {
+        assert!(std::time::Instant::now() < deadline, "it waits for its reader");
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    let lines: Vec<_> = suspended.map(Result::unwrap).collect().await;
+    let last = Progress::Status(format!("Status: Downloaded newer image for {name}"));
+    assert_eq!(lines.last(), Some(&last));
+}
