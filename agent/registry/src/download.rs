@@ -107,11 +107,14 @@ impl Transfer<'_> {
         };
         let mut body = response.into_body();
         let mut stall = Stall::new();
-        while let Some(piece) = next_piece(&url, &mut body, &mut stall)
-            .await
-            .map_err(Failure::Final)?
-        {
-            let mut piece = piece;
+        loop {
+            let mut piece = match next_piece(&url, &mut body, &mut stall).await {
+                Ok(Some(piece)) => piece,
+                Ok(None) => break,
+                // Nothing is missing, and no registry has a range behind the last byte.
+                Err(_) if self.done == self.blob.bytes => break,
+                Err(error) => return Err(Failure::Final(error)),
+            };
             let dropped = skipped.min(piece.len() as u64);
             skipped -= dropped;
             let piece = piece.split_off(usize::try_from(dropped).unwrap_or(piece.len()));

@@ -47,6 +47,9 @@ pub enum Error {
         url: String,
         /// Why.
         detail: String,
+        /// Whether the registry's token server gave what was presented: then it is not about who asks, but about what
+        /// for.
+        granted: bool,
     },
     /// The registry answered something that the protocol does not allow.
     #[error("the registry's answer cannot be used: {url}: {problem}")]
@@ -190,9 +193,13 @@ impl Error {
             [] => format!("the registry answered {status}"),
             errors => errors.iter().map(text).collect::<Vec<_>>().join(", "),
         };
-        let url = clean(url);
+        let url = shown(url);
         match status {
-            StatusCode::UNAUTHORIZED => Self::Unauthorized { url, detail },
+            StatusCode::UNAUTHORIZED => Self::Unauthorized {
+                url,
+                detail,
+                granted: false,
+            },
             status => Self::Answer {
                 url,
                 status,
@@ -204,7 +211,7 @@ impl Error {
 
     pub(crate) fn protocol(url: &str, problem: impl Into<String>) -> Self {
         Self::Protocol {
-            url: clean(url),
+            url: shown(url),
             problem: problem.into(),
         }
     }
@@ -241,7 +248,28 @@ impl Error {
                     }
                 }
             }
+            // So Docker Hub answers for a repository that does not exist, too.
+            Self::Unauthorized {
+                detail,
+                granted: true,
+                ..
+            } => Self::PullDenied {
+                reference: repository,
+                detail,
+            },
             other => other,
+        }
+    }
+
+    /// Whether another server would not help.
+    pub(crate) fn is_of_this_node(&self) -> bool {
+        match self {
+            Self::Interrupted => true,
+            Self::Store(error) => !matches!(
+                error.kind(),
+                muster_images::ErrorKind::NotFound | muster_images::ErrorKind::Invalid
+            ),
+            _ => false,
         }
     }
 
@@ -265,6 +293,11 @@ impl Error {
 pub(crate) fn clean(text: &str) -> String {
     let visible = text.chars().filter(|letter| !letter.is_control());
     visible.take(TEXT_MAX).collect()
+}
+
+/// A URL for messages and logs: without its query, which may be signed or name who asks.
+pub(crate) fn shown(url: &str) -> String {
+    clean(url.split('?').next().unwrap_or_default())
 }
 
 #[cfg(test)]
@@ -305,7 +338,41 @@ mod tests {
                 .starts_with("pull access denied for reg.example/app, repository does not exist")
         );
         assert_eq!(on_pull(401, "UNAUTHORIZED").0, ErrorKind::Unauthorized);
+        let unauthorized = |granted| Error::Unauthorized {
+            url: String::new(),
+            detail: "unauthorized: said".to_owned(),
+            granted,
+        };
+        let denied = unauthorized(true).on_pull(&reference);
+        assert_eq!(
+            (denied.kind(), denied.to_string()),
+            (
+                ErrorKind::NotFound,
+                "pull access denied for reg.example/app, repository does not exist or may require 'docker login': \
+                 unauthorized: said"
+                    .to_owned()
+            )
+        );
+        assert_eq!(
+            unauthorized(false).on_pull(&reference).kind(),
+            ErrorKind::Unauthorized
+        );
         assert!(answered(503, "").is_passing() && !answered(404, "").is_passing());
+    }
+
+    #[test]
+    fn queries_of_urls_are_not_shown() {
+        let url = "https://store.example/blob?X-Amz-Signature=secret";
+        for error in [
+            Error::answered(url, StatusCode::FORBIDDEN, b""),
+            Error::protocol(url, "odd"),
+        ] {
+            let message = error.to_string();
+            assert!(
+                message.contains("https://store.example/blob") && !message.contains("secret"),
+                "{message}"
+            );
+        }
     }
 
     #[test]

@@ -5,9 +5,10 @@ use crate::download::download;
 use crate::error::{Error, Result};
 use crate::layers::{Board, Going, Layers};
 use crate::progress::{Progress, Report};
-use crate::registries::{Opened, Opening, Registries};
+use crate::registries::{Endpoints, Opened, Opening, Registries};
 use crate::repository::{Fetched, Repository, pull_scope};
 use crate::session::Session;
+use bytes::Bytes;
 use futures::stream::{self, BoxStream};
 use futures::{StreamExt, TryStreamExt};
 use muster_images::limits::{DOCUMENT_BYTES_MAX, INDEX_DEPTH_MAX, LAYERS_MAX};
@@ -46,6 +47,8 @@ struct Pull {
     registries: Registries,
     store: ImageStore,
     session: Session,
+    /// Those that are asked when the session is with a mirror that fails.
+    rest: Endpoints,
     request: PullRequest,
     scopes: [String; 1],
     report: Report,
@@ -56,18 +59,17 @@ impl Registries {
     /// dropped stays visible.
     pub async fn pull(&self, store: &ImageStore, request: PullRequest) -> Result<ProgressStream> {
         let reference = request.reference.clone();
-        let opening = match request.all_tags {
-            true => Opening::Tags,
-            false => Opening::Manifest(&reference),
-        };
+        let opening = Opening::of(&request);
+        let mut rest = self.endpoints(&reference);
         let (session, opened) = self
-            .open(&reference, request.credentials.clone(), &opening)
+            .open(&mut rest, &reference, &request.credentials, &opening)
             .await?;
         let (report, lines) = Report::new();
         let pull = Pull {
             registries: self.clone(),
             store: store.clone(),
             session,
+            rest,
             scopes: [pull_scope(reference.path())],
             request,
             report,
@@ -101,8 +103,37 @@ pub(crate) async fn blocking<T: Send + 'static>(
     }
 }
 
+impl<'a> Opening<'a> {
+    fn of(request: &'a PullRequest) -> Self {
+        match request.all_tags {
+            true => Self::Tags,
+            false => Self::Manifest(&request.reference),
+        }
+    }
+}
+
 impl Pull {
-    async fn run(self, opened: Opened) -> Result<()> {
+    async fn run(mut self, opened: Opened) -> Result<()> {
+        let mut opened = opened;
+        loop {
+            match self.pull(opened).await {
+                Err(error) if self.session.is_passed_over(&error) => {}
+                outcome => return outcome,
+            }
+            let reference = self.request.reference.clone();
+            (self.session, opened) = self
+                .registries
+                .open(
+                    &mut self.rest,
+                    &reference,
+                    &self.request.credentials,
+                    &Opening::of(&self.request),
+                )
+                .await?;
+        }
+    }
+
+    async fn pull(&self, opened: Opened) -> Result<()> {
         let reference = &self.request.reference;
         match opened {
             Opened::Manifest(fetched) => {
@@ -167,8 +198,13 @@ impl Pull {
                 .into_iter()
                 .chain(image.layers.iter().map(|layer| layer.digest)),
         );
-        let (store, named) = (self.store.clone(), coming.clone());
+        // First: nothing is stored of an image whose configuration does not come.
+        let config = self.config(&image.config).await?;
+        let (store, named, announced) = (self.store.clone(), coming.clone(), image.config);
         let known = blocking(move || {
+            if let Some(bytes) = config {
+                store.import_blob(&announced.digest, Some(announced.bytes), bytes.as_ref())?;
+            }
             for document in [top, manifest] {
                 let bytes = document.bytes;
                 store.import_blob(&document.digest, Some(bytes.len() as u64), bytes.as_ref())?;
@@ -214,7 +250,6 @@ impl Pull {
         image: RemoteImage,
         lease: muster_images::Lease,
     ) -> Result<Digest> {
-        self.fetch_config(&image.config).await?;
         let board = Arc::new(Board::default());
         let going = Going(board.clone());
         let mut missing = Vec::new();
@@ -259,15 +294,15 @@ impl Pull {
         together(downloads, importing, going).await
     }
 
-    async fn fetch_config(&self, config: &BlobDescriptor) -> Result<()> {
+    /// The configuration, unless it is stored.
+    async fn config(&self, config: &BlobDescriptor) -> Result<Option<Bytes>> {
         let (store, digest) = (self.store.clone(), config.digest);
         if blocking(move || store.has_blob(&digest)).await? {
-            return Ok(());
+            return Ok(None);
         }
         let bytes_max = config.bytes.min(DOCUMENT_BYTES_MAX);
         let bytes = self.repository().small_blob(&config.digest, bytes_max).await?;
-        let (store, digest, size) = (self.store.clone(), config.digest, config.bytes);
-        blocking(move || store.import_blob(&digest, Some(size), bytes.as_ref())).await
+        Ok(Some(bytes))
     }
 
     async fn fetch_layer(&self, blob: BlobDescriptor, board: &Board) -> Result<()> {

@@ -21,6 +21,9 @@ pub struct Registries {
 /// Who downloads which blob.
 type Downloads = HashMap<Digest, Weak<tokio::sync::Mutex<()>>>;
 
+/// Endpoints that were not asked yet.
+pub(crate) type Endpoints = std::vec::IntoIter<Endpoint>;
+
 /// What a registry has under a name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RemoteDescription {
@@ -69,33 +72,18 @@ impl Registries {
         credentials: Option<Credentials>,
     ) -> Result<RemoteDescription> {
         let reference = reference.clone().with_default_tag();
-        let (session, opened) = self
-            .open(&reference, credentials, &Opening::Manifest(&reference))
-            .await?;
-        let Opened::Manifest(fetched) = opened else {
-            unreachable!("a manifest was asked for")
-        };
-        let scopes = [pull_scope(reference.path())];
-        let repository = Repository {
-            session: &session,
-            path: reference.path(),
-            scopes: &scopes,
-        };
-        let platforms = match RemoteDocument::parse(&fetched.bytes, "manifest")? {
-            RemoteDocument::Index(index) => index.platforms(),
-            RemoteDocument::Image(image) => {
-                let config = repository
-                    .small_blob(&image.config.digest, DOCUMENT_BYTES_MAX)
-                    .await?;
-                vec![platform_of_config(&config)?]
+        let opening = Opening::Manifest(&reference);
+        let mut rest = self.endpoints(&reference);
+        loop {
+            let (session, opened) = self.open(&mut rest, &reference, &credentials, &opening).await?;
+            let Opened::Manifest(fetched) = opened else {
+                unreachable!("a manifest was asked for")
+            };
+            match described(&session, &reference, fetched).await {
+                Err(error) if session.is_passed_over(&error) => {}
+                outcome => return outcome,
             }
-        };
-        Ok(RemoteDescription {
-            media_type: fetched.media_type,
-            digest: fetched.digest,
-            size: fetched.bytes.len() as u64,
-            platforms,
-        })
+        }
     }
 
     /// `docker login`: checks who asks at a registry (`host[:port]`, a URL of it, or nothing for Docker Hub), and
@@ -120,20 +108,25 @@ impl Registries {
         all
     }
 
-    /// Asks the endpoints of a reference's registry in turn, until one answers.
+    /// The endpoints that may have a reference, the first to be asked first.
+    pub(crate) fn endpoints(&self, reference: &Reference) -> Endpoints {
+        endpoints(reference.domain(), &self.settings).into_iter()
+    }
+
+    /// Asks endpoints in turn, until one answers; leaves those after it.
     pub(crate) async fn open(
         &self,
+        rest: &mut Endpoints,
         reference: &Reference,
-        credentials: Option<Credentials>,
+        credentials: &Option<Credentials>,
         opening: &Opening<'_>,
     ) -> Result<(Session, Opened)> {
-        let all = endpoints(reference.domain(), &self.settings);
         let mut tried = None;
-        for (position, endpoint) in all.iter().enumerate() {
+        while let Some(endpoint) = rest.next() {
             let session = Session::new(endpoint.clone(), self.settings.clone(), credentials.clone());
             match opened(&session, reference, opening).await {
                 Ok(opened) => return Ok((session, opened)),
-                Err(error) if goes_on(&error, endpoint, all.get(position + 1)) => {
+                Err(error) if goes_on(&error, &endpoint, rest.as_slice().first()) => {
                     tracing::debug!(endpoint = %endpoint.address, error = %error, "the next endpoint is asked");
                     tried = Some(error);
                 }
@@ -178,6 +171,30 @@ async fn opened(session: &Session, reference: &Reference, opening: &Opening<'_>)
             Ok(Opened::Manifest(fetched))
         }
     }
+}
+
+async fn described(session: &Session, reference: &Reference, fetched: Fetched) -> Result<RemoteDescription> {
+    let scopes = [pull_scope(reference.path())];
+    let repository = Repository {
+        session,
+        path: reference.path(),
+        scopes: &scopes,
+    };
+    let platforms = match RemoteDocument::parse(&fetched.bytes, "manifest")? {
+        RemoteDocument::Index(index) => index.platforms(),
+        RemoteDocument::Image(image) => {
+            let config = repository
+                .small_blob(&image.config.digest, DOCUMENT_BYTES_MAX)
+                .await?;
+            vec![platform_of_config(&config)?]
+        }
+    };
+    Ok(RemoteDescription {
+        media_type: fetched.media_type,
+        digest: fetched.digest,
+        size: fetched.bytes.len() as u64,
+        platforms,
+    })
 }
 
 /// Whether another endpoint is asked after this error: whatever a mirror says the registry may know better; a server

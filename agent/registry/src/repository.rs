@@ -1,6 +1,6 @@
 //! Reading of one repository: manifests, blobs, tags and referrers (OCI distribution specification 1.1).
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, shown};
 use crate::session::{Ask, Session, header};
 use crate::transport::read_document;
 use bytes::Bytes;
@@ -107,7 +107,7 @@ impl Repository<'_> {
             ask = ask.with(RANGE, format!("bytes={from}-"));
         }
         let (target, response) = self.session.ask(ask, self.scopes).await?;
-        let url = crate::error::clean(target.url().split('?').next().unwrap_or_default());
+        let url = shown(&target.url());
         let begins = header(&response, &CONTENT_RANGE).and_then(range_begin);
         match (response.status(), begins) {
             (StatusCode::OK, _) => Ok((url, response)),

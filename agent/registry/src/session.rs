@@ -1,11 +1,11 @@
 //! Requests to one endpoint as somebody: redirects followed, challenges met, and credentials shown to nobody else.
 
-use crate::address::Target;
+use crate::address::{Scheme, Target};
 use crate::certificates::client_config;
 use crate::challenge::{Bearer, Challenge, Granted, Token};
 use crate::credentials::Credentials;
 use crate::endpoint::{Endpoint, Role, follow, trust_of};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, shown};
 use crate::settings::RegistrySettings;
 use crate::transport::{Activity, RequestBody, Transport, read_document};
 use bytes::Bytes;
@@ -92,6 +92,15 @@ impl Session {
         }
     }
 
+    /// Whether the next endpoint is asked for everything once this one failed: it is a mirror, and the error its own.
+    pub fn is_passed_over(&self, error: &Error) -> bool {
+        let passed_over = self.endpoint.role == Role::Mirror && !error.is_of_this_node();
+        if passed_over {
+            tracing::debug!(mirror = %self.endpoint.address, error = %error, "the next endpoint is asked");
+        }
+        passed_over
+    }
+
     /// Something below the registry's `/v2/`.
     pub fn target(&self, path: &str) -> Target {
         Target {
@@ -102,19 +111,19 @@ impl Session {
 
     /// Where the registry's answer sends the next request.
     pub fn follow(&self, from: &Target, location: &str) -> Result<Target> {
-        let refused = |why| Error::protocol(&from.url(), format!("its Location is not followed: {why}"));
-        let target = follow(&from.address, location, &self.settings).map_err(refused)?;
-        // Registries behind a proxy do not know how they are spoken to.
         let own = &self.endpoint.address;
-        match target.address.is_same_server(own) {
-            false if target.address.host() == own.host() && target.address.authority() == own.authority() => {
-                Ok(Target {
-                    address: target.address.by(own.scheme()),
-                    ..target
-                })
+        if own.scheme() == Scheme::Https && from.address.is_same_server(own) {
+            // Registries behind a proxy that speaks TLS for them do not know of it.
+            let plain = Target::relative_to(location, own).filter(|target| {
+                target.address.scheme() == Scheme::Http && target.address.authority() == own.authority()
+            });
+            if let Some(Target { address, path }) = plain {
+                let address = address.by(Scheme::Https);
+                return Ok(Target { address, path });
             }
-            _ => Ok(target),
         }
+        let refused = |why| Error::protocol(&from.url(), format!("its Location is not followed: {why}"));
+        follow(&from.address, location, &self.settings).map_err(refused)
     }
 
     /// Sends a request that needs these scopes; what a redirect of a GET or HEAD leads to is answered. The answer's
@@ -155,6 +164,12 @@ impl Session {
         }
     }
 
+    /// Whether what was presented last is a token that the registry's own token server gave.
+    fn presents_granted(&self) -> bool {
+        !matches!(self.credentials, Some(Credentials::RegistryToken(_)))
+            && matches!(*lock(&self.challenge), Some(Challenge::Bearer(_)))
+    }
+
     /// Whether the registry answers; what it wants to know of who asks is known from now on.
     pub async fn probe(&self) -> Result<()> {
         let mut ask = Ask::new(Method::GET, self.target("/v2/"));
@@ -176,12 +191,20 @@ impl Session {
             && matches!(*lock(&self.challenge), Some(Challenge::Basic))
         {
             return Error::Unauthorized {
-                url,
+                url: shown(&url),
                 detail: "no basic auth credentials; use \"docker login\"".to_owned(),
+                granted: false,
             };
         }
         let body = read_document(&url, response.into_body(), ANSWER_BYTES_MAX).await;
-        Error::answered(&url, status, &body.unwrap_or_default())
+        match Error::answered(&url, status, &body.unwrap_or_default()) {
+            Error::Unauthorized { url, detail, .. } => Error::Unauthorized {
+                url,
+                detail,
+                granted: self.presents_granted(),
+            },
+            error => error,
+        }
     }
 
     /// One request, as it is.
@@ -324,13 +347,13 @@ impl Session {
             _ => None,
         };
         let response = self.once(&mut ask, basic).await?;
-        // Parameters name scopes only, but whoever reads the message needs none of them.
-        let (url, status) = (realm_url(&ask.target), response.status());
+        let (url, status) = (ask.target.url(), response.status());
         let body = read_document(&url, response.into_body(), ANSWER_BYTES_MAX).await?;
         match status {
             StatusCode::UNAUTHORIZED => Err(Error::Unauthorized {
-                url,
+                url: shown(&url),
                 detail: "unauthorized: incorrect username or password".to_owned(),
+                granted: false,
             }),
             status if !status.is_success() => Err(Error::answered(&url, status, &body)),
             _ => {
@@ -345,11 +368,6 @@ impl Session {
 enum Purpose {
     Request,
     Login,
-}
-
-fn realm_url(target: &Target) -> String {
-    let url = target.url();
-    url.split('?').next().unwrap_or_default().to_owned()
 }
 
 /// The form that exchanges an identity token (distribution's OAuth2 specification).
@@ -383,4 +401,44 @@ fn full(bytes: Bytes) -> RequestBody {
 /// Nothing is half done where one of these is locked.
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::address::Address;
+    use crate::endpoint::Trust;
+
+    fn follow(own: &str, from: &str, location: &str) -> Option<String> {
+        let endpoint = Endpoint {
+            address: Address::of_url(own).unwrap(),
+            trust: Trust::Verified,
+            role: Role::Registry,
+        };
+        let session = Session::new(endpoint, Arc::default(), None);
+        let followed = session.follow(&Target::parse(from).unwrap(), location);
+        followed.ok().map(|target| target.url())
+    }
+
+    #[test]
+    fn a_registry_that_does_not_know_of_its_tls_is_spoken_to_by_it() {
+        let own = "https://reg.example:5000";
+        let from = "https://reg.example:5000/v2/a/blobs/uploads/";
+        assert_eq!(
+            follow(own, from, "http://reg.example:5000/u?_state=x").as_deref(),
+            Some("https://reg.example:5000/u?_state=x")
+        );
+        assert_eq!(follow(own, from, "http://reg.example:80/u"), None);
+        assert_eq!(follow(own, from, "http://other.example/u"), None);
+        assert_eq!(
+            follow(own, "https://cdn.example/x", "http://reg.example:5000/u"),
+            None
+        );
+        let plain = "http://reg.example:5000";
+        assert_eq!(
+            follow(plain, "http://reg.example:5000/v2/", "https://reg.example:5000/u").as_deref(),
+            Some("https://reg.example:5000/u"),
+            "it is not led back to where it came from"
+        );
+    }
 }

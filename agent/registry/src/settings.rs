@@ -92,7 +92,7 @@ impl Insecure {
             };
         }
         Address::new(Scheme::Http, text)
-            .map(|_| Self::Host(text.to_owned()))
+            .map(|_| Self::Host(text.to_ascii_lowercase()))
             .ok_or_else(error)
     }
 
@@ -157,7 +157,7 @@ mod tests {
     #[test]
     fn insecure_registries_are_found_by_name_and_network() {
         let settings = RegistrySettings {
-            insecure: ["reg.example:5000", "10.1.0.0/16", "plain.example"]
+            insecure: ["Reg.Example:5000", "10.1.0.0/16", "plain.example"]
                 .map(|text| Insecure::parse(text).unwrap())
                 .to_vec(),
             ..RegistrySettings::default()

@@ -1,6 +1,6 @@
 //! HTTP to one host: connections that are made in time or not at all, and bodies that are bounded in size and time.
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, shown};
 use bytes::{Bytes, BytesMut};
 use futures::future::BoxFuture;
 use http_body_util::BodyExt;
@@ -25,6 +25,8 @@ use tower::Service;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Time for the head of an answer, and for each sign of life while a body is sent.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+/// Time for the answer to a body that was sent: registries copy and verify what they took before they give it.
+const COMMIT_TIMEOUT: Duration = Duration::from_secs(10 * 60);
 /// Time for the whole of a small body.
 const DOCUMENT_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a connection is kept for the next request.
@@ -42,16 +44,35 @@ pub(crate) struct Transport {
 
 /// Counts what was sent of a body, so that a slow upload is told from a dead one.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Activity(Arc<AtomicU64>);
+pub(crate) struct Activity {
+    sent: Arc<AtomicU64>,
+    bytes: u64,
+}
 
 impl Activity {
+    /// Of a body with so many bytes.
+    pub fn of(bytes: u64) -> Self {
+        Self {
+            bytes,
+            ..Self::default()
+        }
+    }
+
     /// So many bytes went out.
     pub fn add(&self, bytes: u64) {
-        self.0.fetch_add(bytes, Ordering::Relaxed);
+        self.sent.fetch_add(bytes, Ordering::Relaxed);
     }
 
     fn sent(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
+        self.sent.load(Ordering::Relaxed)
+    }
+
+    /// How long the server may be silent.
+    fn patience(&self) -> Duration {
+        match self.bytes > 0 && self.sent() >= self.bytes {
+            true => COMMIT_TIMEOUT,
+            false => ANSWER_TIMEOUT,
+        }
     }
 }
 
@@ -83,22 +104,25 @@ impl Transport {
         let (what, url) = (request.method().to_string(), request.uri().to_string());
         let unreachable = |why: String, timed_out| Error::Unreachable {
             what: what.clone(),
-            url: crate::error::clean(&url),
+            url: shown(&url),
             why,
             timed_out,
         };
         let answer = self.client.request(request);
         tokio::pin!(answer);
         loop {
-            let sent = activity.sent();
-            match tokio::time::timeout(ANSWER_TIMEOUT, &mut answer).await {
+            let (sent, patience) = (activity.sent(), activity.patience());
+            match tokio::time::timeout(patience, &mut answer).await {
                 Ok(Ok(response)) => return Ok(response),
                 Ok(Err(error)) => {
                     let (why, timed_out) = explain(&error);
                     return Err(unreachable(why, timed_out));
                 }
                 Err(_) if activity.sent() > sent => {}
-                Err(_) => return Err(unreachable("no answer within 30 s".to_owned(), true)),
+                Err(_) => {
+                    let why = format!("no answer within {} s", patience.as_secs());
+                    return Err(unreachable(why, true));
+                }
             }
         }
     }
@@ -152,7 +176,7 @@ pub(crate) async fn read_document(url: &str, body: Incoming, bytes_max: u64) -> 
         Ok(read) => read,
         Err(_) => Err(Error::Unreachable {
             what: "GET".to_owned(),
-            url: crate::error::clean(url),
+            url: shown(url),
             why: "the answer did not end within 30 s".to_owned(),
             timed_out: true,
         }),
@@ -163,7 +187,7 @@ pub(crate) async fn read_document(url: &str, body: Incoming, bytes_max: u64) -> 
 pub(crate) fn broken(url: &str, error: &hyper::Error) -> Error {
     Error::Unreachable {
         what: "GET".to_owned(),
-        url: crate::error::clean(url),
+        url: shown(url),
         why: format!("the answer broke off: {}", explain(error).0),
         timed_out: false,
     }
@@ -223,5 +247,20 @@ where
                 Err(_) => Err(TimedOut.into()),
             }
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_that_has_all_of_a_body_is_given_time_to_keep_it() {
+        let activity = Activity::of(10);
+        activity.add(9);
+        assert_eq!(activity.patience(), ANSWER_TIMEOUT);
+        activity.add(1);
+        assert_eq!(activity.patience(), COMMIT_TIMEOUT);
+        assert_eq!(Activity::default().patience(), ANSWER_TIMEOUT);
     }
 }

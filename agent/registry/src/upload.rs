@@ -150,7 +150,7 @@ impl Uploads<'_> {
         location: Target,
         report: &Report,
     ) -> Result<()> {
-        let activity = Activity::default();
+        let activity = Activity::of(blob.bytes);
         let body = content(store, blob, activity.clone(), report.clone());
         let target = location.with_parameter("digest", &blob.digest.to_string());
         let ask = Ask::new(Method::PUT, target)

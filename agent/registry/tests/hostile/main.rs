@@ -298,6 +298,81 @@ async fn a_mirror_is_asked_first_and_learns_nothing_of_who_asks() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_a_mirror_lacks_the_registry_is_asked_for() {
+    let content = Content::new(10_000);
+    let layer = content.layer.to_string();
+    for lacks in ["/blobs/", layer.as_str()] {
+        let registry = almost(&content, |_, _, answer| answer);
+        let lacking = lacks.to_owned();
+        let mirror = almost(&content, move |asked, _, answer| {
+            match asked.path.contains(&lacking) {
+                true => Answer::new(404, "{}"),
+                false => answer,
+            }
+        });
+        let settings = RegistrySettings {
+            mirrors: vec![Mirror::parse(&format!("{}=http://{}", registry.name(), mirror.name())).unwrap()],
+            ..RegistrySettings::default()
+        };
+        let name = format!("{}/app:1", registry.name());
+        let place = Place::new();
+        place.pull_by(settings.clone(), &name, None).await.unwrap();
+        assert!(place.store.resolve(&name).is_ok());
+        assert!(!mirror.asked_for(lacks).is_empty() && !registry.asked_for(lacks).is_empty());
+        let reference = Reference::parse(&name).unwrap();
+        Registries::new(settings).inspect(&reference, None).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_that_breaks_after_its_last_byte_is_whole() {
+    let content = Content::new(10_000);
+    let server = almost(&content, |asked, _, mut answer| {
+        answer.unended = asked.path.contains("/blobs/");
+        answer
+    });
+    let layer = content.layer.to_string();
+    let config = content.blobs.keys().find(|digest| **digest != content.layer);
+    let config = config.unwrap().to_string();
+    let whole = almost(&content, move |asked, _, mut answer| {
+        answer.unended = asked.path.contains(&layer);
+        answer
+    });
+    let place = Place::new();
+    place
+        .pull(&format!("{}/app:1", whole.name()), None)
+        .await
+        .unwrap();
+    assert_eq!(whole.asked_for(&content.layer.to_string()).len(), 1);
+    // A document is not known to be whole; and without a configuration nothing is kept of the others.
+    let place = Place::new();
+    let name = format!("{}/app:1", server.name());
+    place.pull(&name, None).await.unwrap_err();
+    assert!(!server.asked_for(&config).is_empty());
+    assert_eq!(place.store.disk_usage().unwrap().blob_bytes, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repository_that_a_given_token_does_not_open_is_denied() {
+    let tokens = Server::start(|_, _| Answer::new(200, r#"{"token":"given"}"#));
+    let realm = tokens.name();
+    let server = Server::start(move |_, _| {
+        let challenge =
+            format!(r#"Bearer realm="http://{realm}/token",service="test",error="insufficient_scope""#);
+        let body = r#"{"errors":[{"code":"UNAUTHORIZED","message":"authentication required"}]}"#;
+        Answer::new(401, body).with("WWW-Authenticate", &challenge)
+    });
+    let name = format!("{}/missing", server.name());
+    let denied = Place::new().pull(&name, None).await.unwrap_err();
+    assert_eq!(denied.kind(), ErrorKind::NotFound);
+    let message = format!(
+        "pull access denied for {name}, repository does not exist or may require 'docker login': unauthorized: \
+         authentication required"
+    );
+    assert_eq!(denied.to_string(), message);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn wrong_credentials_are_told() {
     let server = Server::start(|_, _| Answer::new(401, "{}").with("WWW-Authenticate", "Basic realm=\"x\""));
     let place = Place::new();

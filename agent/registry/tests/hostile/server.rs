@@ -24,6 +24,8 @@ pub struct Answer {
     pub cut_after: Option<usize>,
     /// The body never ends.
     pub endless: bool,
+    /// The body comes whole, but the connection is closed before it says that it is.
+    pub unended: bool,
 }
 
 impl Answer {
@@ -150,6 +152,16 @@ fn write_answer(stream: &mut TcpStream, request: &Asked, answer: &Answer) -> Opt
             stream.write_all(&piece).ok()?;
             stream.write_all(b"\r\n").ok()?;
         }
+    }
+    if answer.unended {
+        head.push_str(&format!(
+            "Transfer-Encoding: chunked\r\n\r\n{:x}\r\n",
+            answer.body.len()
+        ));
+        stream.write_all(head.as_bytes()).ok()?;
+        stream.write_all(&answer.body).ok()?;
+        stream.write_all(b"\r\n").ok()?;
+        return None;
     }
     head.push_str(&format!("Content-Length: {}\r\n\r\n", answer.body.len()));
     stream.write_all(head.as_bytes()).ok()?;
