@@ -167,10 +167,15 @@ const BUS: &str = r#"<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus C
 </busconfig>"#;
 
 impl Firewalld {
-    fn start() -> Self {
+    /// Must be called where packages can be fetched, which is not so on a test's machine.
+    fn unpack() -> &'static str {
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/firewalld");
         let unpacked = concat!(env!("CARGO_TARGET_TMPDIR"), "/firewalld");
         run(script, &[unpacked]);
+        unpacked
+    }
+
+    fn start(unpacked: &str) -> Self {
         let place = tempfile::tempdir().unwrap();
         for directory in ["/usr", "/etc"] {
             let lower = format!("{unpacked}/root{directory}:{directory}");
@@ -320,8 +325,9 @@ fn ufw_admits_bridges_and_keeps_them_over_a_reload() {
 
 #[test]
 fn firewalld_admits_bridges_in_a_zone_that_comes_and_goes() {
+    let unpacked = Firewalld::unpack();
     on_machine(async |machine| {
-        let mut firewalld = Firewalld::start();
+        let mut firewalld = Firewalld::start(unpacked);
         machine.assert_kept_in();
         machine.assert_neighbours(false);
         let before = Firewalld::zones();

@@ -414,11 +414,16 @@ impl<'a> Draft<'a> {
     }
 }
 
+/// Whoever pulls the image, what runs stays the same, as in Swarm; only new tasks pull.
 fn relation(older: &TemplateRevision, current: &TemplateRevision) -> Relation {
-    if older == current {
+    let mut relaxed = older.template.as_ref().clone();
+    relaxed
+        .container
+        .registry_auth
+        .clone_from(&current.template.container.registry_auth);
+    if relaxed == *current.template && older.ports == current.ports {
         return Relation::Same;
     }
-    let mut relaxed = older.template.as_ref().clone();
     relaxed
         .placement
         .constraints

@@ -4,6 +4,7 @@
 
 mod world;
 
+use muster_types::image::RegistryAuth;
 use muster_types::node::Availability;
 use muster_types::service::{
     FailureAction, PublishMode, PublishedPort, RestartCondition, SpreadOver, UpdateOrder,
@@ -117,6 +118,7 @@ fn set(spec: &mut ServiceSpec, option: &str) {
         }
         "mode" if value == "global" => spec.mode = ServiceMode::Global,
         "image" => template.container.image = value.to_owned(),
+        "auth" => template.container.registry_auth = RegistryAuth(value.to_owned()),
         "memory" => template.reservations.memory_bytes = value.parse::<u64>().unwrap() << 20,
         "constraint" => template.placement.constraints.push(value.to_owned()),
         "spread" => template.placement.preferences.push(SpreadOver {

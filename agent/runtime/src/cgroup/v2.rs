@@ -243,7 +243,11 @@ impl GroupV2 {
         if Directory::open(&self.top)?.remove(path.as_ref()).is_ok() {
             return Ok(());
         }
-        self.kill_all()?;
+        match self.kill_all() {
+            // systemd removes its scopes itself once they are empty.
+            Err(CgroupError::Io { source, .. }) if source.raw_os_error() == Some(libc::ENOENT) => {}
+            killed => killed?,
+        }
         self.destroy(path, deadline)
     }
 
