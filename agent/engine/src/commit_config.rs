@@ -42,6 +42,21 @@ pub struct RunConfig {
     pub other: Map<String, Value>,
 }
 
+/// Instructions that a commit may apply, as in Docker.
+const CHANGES: [&str; 11] = [
+    "CMD",
+    "ENTRYPOINT",
+    "ENV",
+    "EXPOSE",
+    "HEALTHCHECK",
+    "LABEL",
+    "ONBUILD",
+    "STOPSIGNAL",
+    "USER",
+    "VOLUME",
+    "WORKDIR",
+];
+
 impl RunConfig {
     /// Reads the `config` object of an image or of a request.
     pub fn read(value: Value) -> Result<Self> {
@@ -91,14 +106,15 @@ impl RunConfig {
             if line.is_empty() || line.starts_with('#') {
                 continue;
             }
+            let name = line.split_whitespace().next().unwrap_or_default();
+            if !CHANGES.iter().any(|change| change.eq_ignore_ascii_case(name)) {
+                return Err(Error::invalid(format!("{name} is not a valid change command")));
+            }
             let invalid = |error: muster_build::Error| Error::invalid(error.problem);
             let instruction = Instruction::parse(line).map_err(invalid)?;
             let lookup = |name: &str| self.variable(name);
             let instruction = instruction.expanded('\\', &lookup).map_err(invalid)?;
-            if !self.apply(instruction)? {
-                let name = line.split_whitespace().next().unwrap_or_default();
-                return Err(Error::invalid(format!("{name} is not a valid change command")));
-            }
+            self.apply(instruction)?;
         }
         Ok(self)
     }
