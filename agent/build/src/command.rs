@@ -115,13 +115,14 @@ impl Run {
         let alone = words.len() == 1 && opening(rest).is_some();
         let (command, script) = match heredocs {
             [] => (Command::parse(rest)?, None),
-            [only] if alone && only.content.starts_with("#!") => (
-                Command::Line(rest.to_owned()),
-                Some(Script {
+            [only] if alone && only.content.starts_with("#!") => {
+                only.check_file_name()?;
+                let script = Script {
                     name: only.name.clone(),
                     content: only.content.clone(),
-                }),
-            ),
+                };
+                (Command::Line(rest.to_owned()), Some(script))
+            }
             [only] if alone => (Command::Line(only.content.clone()), None),
             all => {
                 // The shell reads them itself, so that they end as they do in the file.

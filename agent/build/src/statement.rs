@@ -20,6 +20,19 @@ pub struct Heredoc {
     pub strips_tabs: bool,
 }
 
+impl Heredoc {
+    /// Refuses a name that is more than the name of one file: it becomes one.
+    pub(crate) fn check_file_name(&self) -> Result<()> {
+        match matches!(self.name.as_str(), "" | "." | "..") || self.name.contains('/') {
+            true => Err(Error::new(format!(
+                "the here-document {:?} cannot be a file: its name must not be a path",
+                self.name
+            ))),
+            false => Ok(()),
+        }
+    }
+}
+
 /// One instruction, as text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Statement {

@@ -89,6 +89,7 @@ impl Transfer {
             ))
         };
         transfer.destination = words.pop().filter(|_| !words.is_empty()).ok_or_else(too_few)?;
+        heredocs.iter().try_for_each(Heredoc::check_file_name)?;
         let mut inline = heredocs.iter();
         for word in words {
             let source = match opening(&word).filter(|_| !heredocs.is_empty()) {

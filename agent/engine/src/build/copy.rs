@@ -157,6 +157,7 @@ impl Copier {
     }
 
     fn make_directory(&self, to: &OwnedFd, name: &[u8], path: &str) -> Result<OwnedFd> {
+        check_name(name, path)?;
         match rustix::fs::mkdirat(to, name, Mode::RWXU) {
             Ok(()) | Err(Errno::EXIST) => {}
             Err(error) => return Err(Error::io(format!("make the directory {path}"), error.into())),
@@ -191,8 +192,17 @@ fn open_in(root: BorrowedFd<'_>, path: &str) -> rustix::io::Result<OwnedFd> {
     rustix::fs::openat2(root, path, flags, Mode::empty(), resolve)
 }
 
+/// What is made stands in its directory itself: the kernel would follow links on the way to anything else.
+fn check_name(name: &[u8], path: &str) -> Result<()> {
+    match matches!(name, b"" | b"." | b"..") || name.contains(&b'/') {
+        true => Err(Error::invalid(format!("{path:?} is not the name of a file"))),
+        false => Ok(()),
+    }
+}
+
 /// Takes away what stands at a name, unless it is a directory.
 fn make_room(parent: &OwnedFd, name: &[u8], path: &str) -> Result<()> {
+    check_name(name, path)?;
     match rustix::fs::unlinkat(parent, name, AtFlags::empty()) {
         Ok(()) | Err(Errno::NOENT) => Ok(()),
         Err(Errno::ISDIR) => Err(Error::invalid(format!("cannot copy to directory: {path}"))),
@@ -229,4 +239,31 @@ fn copy_xattrs(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> rustix::io::Result<(
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_are_made_in_their_directory_only() {
+        let place = tempfile::tempdir().unwrap();
+        let image = place.path().join("image");
+        std::fs::create_dir(&image).unwrap();
+        std::os::unix::fs::symlink(place.path(), image.join("link")).unwrap();
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let to = rustix::fs::open(&image, flags, Mode::empty()).unwrap();
+        let copier = Copier {
+            uid: rustix::process::getuid().as_raw(),
+            gid: rustix::process::getgid().as_raw(),
+            mode: None,
+        };
+        for bad in ["link/out", "../out", "..", ".", "", "/tmp/out"] {
+            let error = copier.inline("x", &to, bad.as_bytes(), bad).unwrap_err();
+            assert!(error.to_string().contains("is not the name of a file"), "{error}");
+        }
+        assert!(!place.path().join("out").exists());
+        copier.inline("x", &to, b"in", "in").unwrap();
+        assert!(image.join("in").exists());
+    }
 }
