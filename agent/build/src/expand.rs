@@ -2,33 +2,71 @@
 
 use crate::error::{Error, Result};
 use crate::glob::{GlobToken, longest_prefix, shell_tokens, shortest_prefix};
-use crate::limits::{NESTING_MAX, TRIMMED_BYTES_MAX, VALUE_BYTES_MAX};
+use crate::limits::{
+    DOCKERFILE_BYTES_MAX, EXPANSION_WORK_MAX, NESTING_MAX, TRIMMED_BYTES_MAX, VALUE_BYTES_MAX,
+};
+use std::cell::Cell;
+
+/// What looking for one variable costs, found or not.
+const LOOKUP_WORK: usize = 64;
 
 /// Gives the value of a variable, where it is set.
 pub(crate) type Lookup<'a> = &'a dyn Fn(&str) -> Option<String>;
 
-/// Expands a word: variables are replaced outside of single quotes, then quotes and escapes go.
-pub fn expand(text: &str, escape: char, lookup: &dyn Fn(&str) -> Option<String>) -> Result<String> {
-    let mut expander = Expander {
-        rest: text,
-        escape,
-        lookup,
-        quotes: Quotes::Removed,
-        depth: 0,
-    };
-    expander.until(None)
+/// The work that may still be done.
+pub(crate) struct Work(Cell<usize>);
+
+impl Work {
+    pub fn new() -> Self {
+        Self(Cell::new(EXPANSION_WORK_MAX))
+    }
+
+    /// Accounts for work before it is done.
+    pub fn spend(&self, work: usize) -> Result<()> {
+        let left = self.0.get().checked_sub(work).ok_or_else(|| {
+            Error::new("variables and ranges take too long to expand: use fewer or shorter ones")
+        })?;
+        self.0.set(left);
+        Ok(())
+    }
 }
 
-/// Expands the content of a here-document: variables only, quotes stay.
-pub(crate) fn expand_content(text: &str, escape: char, lookup: Lookup<'_>) -> Result<String> {
-    let mut expander = Expander {
-        rest: text,
-        escape,
-        lookup,
-        quotes: Quotes::Kept,
-        depth: 0,
-    };
-    expander.until(None)
+/// Expands words with the same variables.
+pub(crate) struct Expansion<'a> {
+    pub escape: char,
+    pub lookup: Lookup<'a>,
+    /// What all its words share.
+    pub work: &'a Work,
+}
+
+impl Expansion<'_> {
+    /// Expands a word: variables are replaced outside of single quotes, then quotes and escapes go.
+    pub fn word(&self, text: &str) -> Result<String> {
+        self.expanded(text, Quotes::Removed)
+    }
+
+    /// Expands the content of a here-document: variables only, quotes stay.
+    pub fn content(&self, text: &str) -> Result<String> {
+        self.expanded(text, Quotes::Kept)
+    }
+
+    fn expanded(&self, text: &str, quotes: Quotes) -> Result<String> {
+        let mut expander = Expander {
+            rest: text,
+            escape: self.escape,
+            expansion: self,
+            quotes,
+            depth: 0,
+        };
+        expander.until(None)
+    }
+
+    fn value(&self, name: &str) -> Result<Option<String>> {
+        let value = (self.lookup)(name);
+        self.work
+            .spend(LOOKUP_WORK + value.as_ref().map_or(0, String::len))?;
+        Ok(value)
+    }
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -37,10 +75,20 @@ enum Quotes {
     Kept,
 }
 
+impl Quotes {
+    /// Most bytes of what is expanded so.
+    fn bytes_max(self) -> usize {
+        match self {
+            Self::Removed => VALUE_BYTES_MAX,
+            Self::Kept => DOCKERFILE_BYTES_MAX,
+        }
+    }
+}
+
 struct Expander<'a> {
     rest: &'a str,
     escape: char,
-    lookup: Lookup<'a>,
+    expansion: &'a Expansion<'a>,
     quotes: Quotes,
     depth: usize,
 }
@@ -53,9 +101,10 @@ impl<'a> Expander<'a> {
     }
 
     fn push(&self, into: &mut String, text: &str) -> Result<()> {
-        if into.len() + text.len() > VALUE_BYTES_MAX && self.quotes == Quotes::Removed {
+        let bytes_max = self.quotes.bytes_max();
+        if into.len() + text.len() > bytes_max {
             return Err(Error::new(format!(
-                "a value is too long: at most {VALUE_BYTES_MAX} bytes are allowed after its variables are expanded"
+                "a value is too long: at most {bytes_max} bytes are allowed after its variables are expanded"
             )));
         }
         into.push_str(text);
@@ -152,7 +201,7 @@ impl<'a> Expander<'a> {
         let name = self.name();
         match name {
             "" => Ok("$".to_owned()),
-            name => Ok((self.lookup)(name).unwrap_or_default()),
+            name => Ok(self.expansion.value(name)?.unwrap_or_default()),
         }
     }
 
@@ -178,7 +227,7 @@ impl<'a> Expander<'a> {
         if name.is_empty() {
             return Err(Error::new("syntax error: bad substitution"));
         }
-        let value = (self.lookup)(name);
+        let value = self.expansion.value(name)?;
         let modifier = self
             .next()
             .ok_or_else(|| Error::new("syntax error: missing '}' after a variable"))?;
@@ -216,7 +265,11 @@ impl<'a> Expander<'a> {
                     self.rest = &self.rest[1..];
                 }
                 let pattern = self.until(Some('}'))?;
-                trimmed(value.unwrap_or_default(), &pattern, modifier == '#', greedy)
+                let value = value.unwrap_or_default();
+                self.expansion
+                    .work
+                    .spend(pattern.len().saturating_mul(value.len()))?;
+                trimmed(value, &pattern, modifier == '#', greedy)
             }
             (_, other) => Err(Error::new(format!(
                 "unsupported modifier ({}{other}) in substitution",
@@ -254,6 +307,16 @@ fn trimmed(value: String, pattern: &str, from_start: bool, greedy: bool) -> Resu
 mod tests {
     use super::*;
 
+    fn expand(text: &str, escape: char, lookup: Lookup<'_>) -> Result<String> {
+        let work = &Work::new();
+        Expansion { escape, lookup, work }.word(text)
+    }
+
+    fn expand_content(text: &str, lookup: Lookup<'_>) -> Result<String> {
+        let (escape, work) = ('\\', &Work::new());
+        Expansion { escape, lookup, work }.content(text)
+    }
+
     fn env(name: &str) -> Option<String> {
         match name {
             "A" => Some("one".to_owned()),
@@ -285,7 +348,7 @@ mod tests {
         }
         assert_eq!(expand("`$A \\", '`', &env).unwrap(), "$A \\");
         assert_eq!(
-            expand_content("'$A' \"x\" \\$A \\n", '\\', &env).unwrap(),
+            expand_content("'$A' \"x\" \\$A \\n", &env).unwrap(),
             "'one' \"x\" $A \\n"
         );
     }
@@ -307,5 +370,35 @@ mod tests {
         assert!(expand(&"${U:-".repeat(100), '\\', &env).is_err());
         let huge = |_: &str| Some("x".repeat(VALUE_BYTES_MAX));
         assert!(expand("$A$A", '\\', &huge).is_err());
+    }
+
+    #[test]
+    fn the_work_of_an_instruction_is_bounded() {
+        let huge = |_: &str| Some("x".repeat(VALUE_BYTES_MAX));
+        let content = |count: usize| expand_content(&"$A".repeat(count), &huge);
+        let most = DOCKERFILE_BYTES_MAX / VALUE_BYTES_MAX;
+        assert_eq!(content(most).unwrap().len(), DOCKERFILE_BYTES_MAX);
+        assert!(content(most + 1).unwrap_err().problem.contains("too long"));
+        let long = |_: &str| Some("x".repeat(TRIMMED_BYTES_MAX));
+        for (text, lookup) in [
+            ("${A##$P}".to_owned(), &long as Lookup<'_>),
+            ("${A+}".repeat(1_000), &huge),
+            ("$U".repeat(1_000_000), &|_| None),
+        ] {
+            let error = expand(&text, '\\', lookup).unwrap_err();
+            assert!(error.problem.contains("take too long"), "{error}");
+        }
+        assert_eq!(
+            expand("${A##xxxx}", '\\', &long).unwrap().len(),
+            TRIMMED_BYTES_MAX - 4
+        );
+        // Its words share it.
+        let expansion = Expansion {
+            escape: '\\',
+            lookup: &long,
+            work: &Work::new(),
+        };
+        let refused = (0..10_000).any(|_| expansion.word("${A#xx}").is_err());
+        assert!(refused);
     }
 }

@@ -2,11 +2,13 @@
 
 use crate::command::{Command, Run, json_list};
 use crate::error::{Error, Result};
-use crate::expand::{Lookup, expand, expand_content};
+use crate::expand::{Expansion, Lookup, Work};
 use crate::healthcheck::Healthcheck;
 use crate::pairs::{flags, pairs, raw_words};
 use crate::statement::{Statement, read};
 use crate::transfer::{Source, Transfer, TransferKind};
+use std::collections::BTreeSet;
+use std::ops::RangeInclusive;
 
 /// An instruction. Its words are as they were written until [`Instruction::expanded`].
 #[derive(Debug, Clone, PartialEq)]
@@ -19,7 +21,7 @@ pub enum Instruction {
     Entrypoint(Command),
     /// `ENV`
     Env(Vec<(String, String)>),
-    /// `EXPOSE`: `port[-port]/protocol`
+    /// `EXPOSE`: `port/protocol` for every port, once expanded.
     Expose(Vec<String>),
     /// `HEALTHCHECK`
     Healthcheck(Healthcheck),
@@ -61,7 +63,12 @@ impl Instruction {
 
     /// With its variables replaced and its quotes removed. What a shell reads (`RUN`, `CMD`, …) stays as it is.
     pub fn expanded(self, escape: char, lookup: Lookup<'_>) -> Result<Self> {
-        let word = |text: &str| expand(text, escape, lookup);
+        let work = &Work::new();
+        self.expanded_by(&Expansion { escape, lookup, work })
+    }
+
+    pub(crate) fn expanded_by(self, expansion: &Expansion<'_>) -> Result<Self> {
+        let word = |text: &str| expansion.word(text);
         let words = |list: Vec<String>| list.iter().map(|text| word(text)).collect::<Result<Vec<_>>>();
         let both = |list: Vec<(String, String)>| {
             list.iter()
@@ -77,9 +84,14 @@ impl Instruction {
             Self::Env(list) => Self::Env(named("ENV", both(list)?)?),
             Self::Label(list) => Self::Label(named("LABEL", both(list)?)?),
             Self::Expose(list) => {
-                let list = words(list)?;
-                let ports = list.iter().flat_map(|text| text.split_whitespace()).map(port);
-                Self::Expose(ports.collect::<Result<_>>()?)
+                let mut ports = BTreeSet::new();
+                for text in words(list)?.iter().flat_map(|text| text.split_whitespace()) {
+                    let (range, protocol) = port_range(text)?;
+                    expansion.work.spend(range.clone().count())?;
+                    ports.extend(range.map(|port| (port, protocol)));
+                }
+                let named = ports.iter().map(|(port, protocol)| format!("{port}/{protocol}"));
+                Self::Expose(named.collect())
             }
             Self::Volume(list) => {
                 let list = words(list)?;
@@ -91,7 +103,7 @@ impl Instruction {
             Self::User(text) => Self::User(word(&text)?),
             Self::Workdir(text) => Self::Workdir(word(&text)?),
             Self::StopSignal(text) => Self::StopSignal(word(&text)?),
-            Self::Transfer(transfer) => Self::Transfer(expanded_transfer(transfer, escape, lookup)?),
+            Self::Transfer(transfer) => Self::Transfer(expanded_transfer(transfer, expansion)?),
             same @ (Self::Cmd(_)
             | Self::Entrypoint(_)
             | Self::Healthcheck(_)
@@ -103,14 +115,14 @@ impl Instruction {
     }
 }
 
-fn expanded_transfer(transfer: Transfer, escape: char, lookup: Lookup<'_>) -> Result<Transfer> {
-    let word = |text: &str| expand(text, escape, lookup);
+fn expanded_transfer(transfer: Transfer, expansion: &Expansion<'_>) -> Result<Transfer> {
+    let word = |text: &str| expansion.word(text);
     let optional = |text: Option<String>| text.as_deref().map(word).transpose();
     let source = |source: Source| match source {
         Source::Path(path) => word(&path).map(Source::Path),
         Source::Inline(mut heredoc) => {
             if heredoc.expands {
-                heredoc.content = expand_content(&heredoc.content, escape, lookup)?;
+                heredoc.content = expansion.content(&heredoc.content)?;
             }
             Ok(Source::Inline(heredoc))
         }
@@ -242,21 +254,17 @@ fn trigger(rest: &str, statement: &Statement) -> Result<String> {
     Ok(text)
 }
 
-fn port(text: &str) -> Result<String> {
+/// `port[-port][/protocol]`
+fn port_range(text: &str) -> Result<(RangeInclusive<u16>, &'static str)> {
     let (range, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
-    let protocol = protocol.to_ascii_lowercase();
-    let ports: Vec<Option<u16>> = range
-        .split('-')
-        .map(|port| port.parse::<u16>().ok().filter(|port| *port > 0))
-        .collect();
-    let valid = match ports.as_slice() {
-        [Some(_)] => true,
-        [Some(first), Some(last)] => first <= last,
-        _ => false,
-    };
-    match valid && ["tcp", "udp", "sctp"].contains(&protocol.as_str()) {
-        true => Ok(format!("{range}/{protocol}")),
-        false => Err(Error::new(format!("invalid containerPort: {text}"))),
+    let (first, last) = range.split_once('-').unwrap_or((range, range));
+    let port = |text: &str| text.parse::<u16>().ok().filter(|port| *port > 0);
+    let protocol = ["tcp", "udp", "sctp"]
+        .into_iter()
+        .find(|known| known.eq_ignore_ascii_case(protocol));
+    match (port(first), port(last), protocol) {
+        (Some(first), Some(last), Some(protocol)) if first <= last => Ok((first..=last, protocol)),
+        _ => Err(Error::new(format!("invalid containerPort: {text}"))),
     }
 }
 
@@ -272,8 +280,8 @@ mod tests {
     fn words_of_instructions_are_expanded() {
         for (text, expected) in [
             (
-                "EXPOSE 80 53/UDP 1-3",
-                Instruction::Expose(vec!["80/tcp".into(), "53/udp".into(), "1-3/tcp".into()]),
+                "EXPOSE 80 53/UDP 1-2 2",
+                Instruction::Expose(["1/tcp", "2/tcp", "53/udp", "80/tcp"].map(str::to_owned).into()),
             ),
             (
                 "VOLUME [\"/a b\", \"$A\"]",
@@ -387,6 +395,7 @@ mod tests {
             "EXPOSE x",
             "EXPOSE 0",
             "EXPOSE 5-1",
+            "EXPOSE 1-2-3",
             "EXPOSE 80/x",
             "VOLUME $U",
             "ENV $U=x",

@@ -26,7 +26,6 @@ mod transfer;
 
 pub use command::{Command, Run, RunNetwork, Script};
 pub use error::{Error, Result};
-pub use expand::expand;
 pub use glob::{Pattern, PatternError};
 pub use healthcheck::Healthcheck;
 pub use ignore::IgnoreList;

@@ -10,6 +10,9 @@ pub const VALUE_BYTES_MAX: usize = 128 << 10;
 pub const NESTING_MAX: usize = 32;
 /// Most bytes of a value that `#` and `%` cut.
 pub const TRIMMED_BYTES_MAX: usize = 16 << 10;
+/// Most work of expanding the variables of one instruction, and of all that a plan needs, in bytes that are copied and places of patterns that are tried:
+/// some hundredths of a second.
+pub const EXPANSION_WORK_MAX: usize = 16 << 20;
 /// Most patterns of a `.dockerignore` file.
 pub const IGNORE_PATTERNS_MAX: usize = 10_000;
 /// Longest pattern.

@@ -53,8 +53,11 @@ pub(crate) fn pairs(instruction: &str, text: &str, escape: char) -> Result<Vec<(
     words.iter().map(pair).collect()
 }
 
+/// The name and the value of a flag.
+pub(crate) type Flag = (String, Option<String>);
+
 /// `--name[=value]` at the beginning, and what follows.
-pub(crate) fn flags(text: &str) -> Result<(Vec<(String, Option<String>)>, &str)> {
+pub(crate) fn flags(text: &str) -> Result<(Vec<Flag>, &str)> {
     let mut flags = Vec::new();
     let mut rest = text.trim_start();
     while let Some(flag) = rest.strip_prefix("--") {

@@ -1,7 +1,7 @@
 //! A whole Dockerfile, and which of its stages a build needs.
 
 use crate::error::{Error, Result};
-use crate::expand::expand;
+use crate::expand::{Expansion, Work};
 use crate::instruction::{Instruction, arguments};
 use crate::mount::MountKind;
 use crate::pairs::{flags, needed};
@@ -199,9 +199,15 @@ impl Plan {
     /// Plans a build of the stage with this name or number, the last one where there is none.
     pub fn of(dockerfile: &Dockerfile, build: &BuildArgs, target: Option<&str>) -> Result<Self> {
         let mut global = Scope::default();
+        let work = &Work::new();
         for step in &dockerfile.arguments {
             let lookup = |name: &str| global.global_value(build, name);
-            let expanded = step.instruction.clone().expanded(dockerfile.escape, &lookup);
+            let expansion = Expansion {
+                escape: dockerfile.escape,
+                lookup: &lookup,
+                work,
+            };
+            let expanded = step.instruction.clone().expanded_by(&expansion);
             if let Instruction::Arg(args) = expanded.map_err(|error| error.at(step.line))? {
                 for (name, default) in args {
                     global.declare_global(build, &name, default);
@@ -216,7 +222,7 @@ impl Plan {
             global,
         };
         for (index, stage) in dockerfile.stages.iter().enumerate() {
-            plan.add(dockerfile, build, index)
+            plan.add(dockerfile, build, index, work)
                 .map_err(|error| error.at(stage.line))?;
         }
         let last = match target.filter(|target| !target.is_empty()) {
@@ -234,10 +240,15 @@ impl Plan {
         Ok(plan)
     }
 
-    fn add(&mut self, dockerfile: &Dockerfile, build: &BuildArgs, index: usize) -> Result<()> {
+    fn add(&mut self, dockerfile: &Dockerfile, build: &BuildArgs, index: usize, work: &Work) -> Result<()> {
         let stage = &dockerfile.stages[index];
         let lookup = |name: &str| self.global.global_value(build, name);
-        let word = |text: &str| expand(text, dockerfile.escape, &lookup);
+        let expansion = Expansion {
+            escape: dockerfile.escape,
+            lookup: &lookup,
+            work,
+        };
+        let word = |text: &str| expansion.word(text);
         let base = word(&stage.base)?;
         let platform = stage.platform.as_deref().map(word).transpose()?;
         if base.trim().is_empty() {
