@@ -179,7 +179,7 @@ fn stages_are_skipped_and_copied_from(lab: &Lab, docker: &Docker) {
     project.write(
         "Dockerfile",
         &format!(
-            "ARG BASE={IMAGE}\nFROM ${{BASE}} AS make\nRUN echo made > /made\n\
+            "ARG BASE={IMAGE}\nFROM ${{BASE}} AS make\nRUN echo made > /made && busybox chown 7:8 /made\n\
              FROM $BASE AS never\nRUN false\n\
              FROM scratch\nCOPY --from=make /made /from/stage\nCOPY --from={IMAGE} /bin/busybox /bin/\nCMD [\"/bin/busybox\", \"cat\", \"/from/stage\"]\n"
         ),
@@ -187,6 +187,11 @@ fn stages_are_skipped_and_copied_from(lab: &Lab, docker: &Docker) {
     let told = project.build(docker, "stages", &[]);
     assert!(!told.contains("RUN false"), "{told}");
     assert_eq!(docker.run(&["run", "--rm", "stages"]), "made");
+    let owner = ["/bin/busybox", "stat", "-c", "%u:%g", "/from/stage"];
+    assert_eq!(
+        docker.run(&[&["run", "--rm", "stages"], &owner[..]].concat()),
+        "7:8"
+    );
     project.build(docker, "made", &["--target", "make"]);
     assert_eq!(docker.run(&["run", "--rm", "made", "cat", "/made"]), "made");
     let refused = project.refuse(docker, &["--target", "none"]);
@@ -238,6 +243,10 @@ fn files_are_copied_as_docker_copies(lab: &Lab, docker: &Docker) {
     assert_eq!(inside("cat /script"), "one\ntwo");
     for (line, said) in [
         ("COPY missing /x", "COPY failed: file not found in build context"),
+        (
+            "COPY <<run/evil /var/\nx\nrun/evil",
+            "its name must not be a path",
+        ),
         ("COPY ../secret /x", "forbidden path outside the build context"),
         (
             "COPY *.txt /x",

@@ -36,9 +36,13 @@ impl IgnoreList {
                     "at most {IGNORE_PATTERNS_MAX} patterns are read"
                 )));
             }
-            let pattern = cleaned(pattern);
             if pattern.is_empty() {
                 return Err(problem("a pattern is missing".to_owned()));
+            }
+            let pattern = cleaned(pattern);
+            if pattern.is_empty() {
+                // The context itself, by `.` or `/`: Docker passes over it.
+                continue;
             }
             let parsed = Pattern::with_double_star(&pattern)
                 .map_err(|error| problem(format!("{error}: {pattern:?}")))?;
@@ -73,11 +77,7 @@ fn cleaned(pattern: &str) -> String {
             part => parts.push(part),
         }
     }
-    match parts.is_empty() && pattern.contains('.') {
-        // `.` means all of it.
-        true => "**".to_owned(),
-        false => parts.join("/"),
-    }
+    parts.join("/")
 }
 
 #[cfg(test)]
@@ -104,6 +104,9 @@ mod tests {
         }
         assert!(IgnoreList::parse("[").unwrap_err().problem.contains("line 1"));
         assert!(IgnoreList::parse("!").is_err());
+        for nothing in [".", "/", "./", "a/..", "!."] {
+            assert_eq!(IgnoreList::parse(nothing), Ok(IgnoreList::default()), "{nothing}");
+        }
         assert!(!IgnoreList::default().excludes("x"));
         assert!(IgnoreList::parse("**").unwrap().excludes("any/thing"));
     }

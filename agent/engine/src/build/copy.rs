@@ -3,30 +3,36 @@
 //! What is made is made exclusively, by the descriptor of its directory; links of the image are followed for the
 //! destination only, below its root.
 
-use super::source::{DEPTH_MAX, names, open_directory, open_file};
+use super::source::{DEPTH_MAX, go_on, names, open_directory, open_file, xattrs};
 use crate::error::{Error, Result};
+use muster_images::Owner;
 use rustix::fs::{
     AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Stat, Timespec, Timestamps, Uid, XattrFlags,
 };
 use rustix::io::Errno;
 use std::fs::File;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use tokio_util::sync::CancellationToken;
 
 /// Mode of directories that no source has.
 const DIRECTORY_MODE: u32 = 0o755;
-/// Longest value of an attribute: the kernel's limit.
-const XATTR_BYTES_MAX: usize = 64 << 10;
+/// Bytes that are copied before the next look whether the build goes on.
+const PART_BYTES: u64 = 64 << 20;
+/// Who owns what no source does.
+pub(super) const ROOT: Owner = Owner { uid: 0, gid: 0 };
 
 /// Copies with the same owner and mode for everything.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Copier {
-    pub uid: u32,
-    pub gid: u32,
+pub(super) struct Copier<'a> {
+    /// The sources' own where there is none.
+    pub owner: Option<Owner>,
+    /// The sources' own where there is none.
     pub mode: Option<u32>,
+    pub cancel: &'a CancellationToken,
 }
 
-impl Copier {
+impl Copier<'_> {
     /// The directory at an absolute path of the image, made where it is missing.
     pub fn directory(&self, root: BorrowedFd<'_>, path: &str) -> Result<OwnedFd> {
         let at = |error: Errno| match error {
@@ -45,13 +51,10 @@ impl Copier {
                     let name = path_in[..end].rsplit('/').next().unwrap_or_default();
                     rustix::fs::mkdirat(&here, name, Mode::from_raw_mode(DIRECTORY_MODE)).map_err(at)?;
                     let made = open_in(root, &path_in[..end]).map_err(at)?;
-                    rustix::fs::fchown(
-                        &made,
-                        Some(Uid::from_raw(self.uid)),
-                        Some(Gid::from_raw(self.gid)),
-                    )
-                    .and_then(|()| rustix::fs::fchmod(&made, Mode::from_raw_mode(DIRECTORY_MODE)))
-                    .map_err(at)?;
+                    let (uid, gid) = self.owner_of_new();
+                    rustix::fs::fchown(&made, uid, gid)
+                        .and_then(|()| rustix::fs::fchmod(&made, Mode::from_raw_mode(DIRECTORY_MODE)))
+                        .map_err(at)?;
                     made
                 }
                 opened => opened.map_err(at)?,
@@ -79,6 +82,7 @@ impl Copier {
         }
         let reading = |error: Errno| Error::io(format!("read {prefix}"), error.into());
         for name in names(from).map_err(reading)? {
+            go_on(self.cancel)?;
             let path = format!("{prefix}{}", String::from_utf8_lossy(&name));
             if leave_out(&path) {
                 continue;
@@ -91,8 +95,7 @@ impl Copier {
                     let below = open_directory(from, &name).map_err(failed)?;
                     let made = self.make_directory(to, &name, &path)?;
                     self.content(&below, &made, &format!("{path}/"), leave_out, depth + 1)?;
-                    copy_xattrs(below.as_fd(), made.as_fd()).map_err(failed)?;
-                    self.attributes(&made, &stat).map_err(failed)?;
+                    self.attributes(below.as_fd(), &made, &stat).map_err(failed)?;
                 }
                 FileType::RegularFile => {
                     let file = open_file(from, &name).map_err(failed)?;
@@ -128,9 +131,16 @@ impl Copier {
         let failed = |error: Errno| Error::io(format!("copy {path}"), error.into());
         let stat = rustix::fs::fstat(&from).map_err(failed)?;
         let mut made = self.create(to, name, path)?;
-        std::io::copy(&mut from, &mut made).map_err(|error| Error::io(format!("copy {path}"), error))?;
-        copy_xattrs(from.as_fd(), made.as_fd()).map_err(failed)?;
-        self.attributes(&OwnedFd::from(made), &stat).map_err(failed)
+        loop {
+            go_on(self.cancel)?;
+            let copied = std::io::copy(&mut (&mut from).take(PART_BYTES), &mut made)
+                .map_err(|error| Error::io(format!("copy {path}"), error))?;
+            if copied == 0 {
+                break;
+            }
+        }
+        self.attributes(from.as_fd(), &OwnedFd::from(made), &stat)
+            .map_err(failed)
     }
 
     /// Writes a file that the Dockerfile itself holds.
@@ -139,13 +149,10 @@ impl Copier {
         made.write_all(content.as_bytes())
             .map_err(|error| Error::io(format!("write {path}"), error))?;
         let mode = Mode::from_raw_mode(self.mode.unwrap_or(0o644));
-        rustix::fs::fchown(
-            &made,
-            Some(Uid::from_raw(self.uid)),
-            Some(Gid::from_raw(self.gid)),
-        )
-        .and_then(|()| rustix::fs::fchmod(&made, mode))
-        .map_err(|error| Error::io(format!("write {path}"), error.into()))
+        let (uid, gid) = self.owner_of_new();
+        rustix::fs::fchown(&made, uid, gid)
+            .and_then(|()| rustix::fs::fchmod(&made, mode))
+            .map_err(|error| Error::io(format!("write {path}"), error.into()))
     }
 
     fn create(&self, to: &OwnedFd, name: &[u8], path: &str) -> Result<File> {
@@ -168,9 +175,25 @@ impl Copier {
         })
     }
 
-    fn attributes(&self, made: &OwnedFd, stat: &Stat) -> rustix::io::Result<()> {
-        rustix::fs::fchown(made, Some(Uid::from_raw(self.uid)), Some(Gid::from_raw(self.gid)))?;
-        // After the owner, whose change takes special bits away.
+    /// The owner of what no source has.
+    fn owner_of_new(&self) -> (Option<Uid>, Option<Gid>) {
+        ids(self.owner.unwrap_or(ROOT))
+    }
+
+    fn owner_of(&self, stat: &Stat) -> (Option<Uid>, Option<Gid>) {
+        ids(self.owner.unwrap_or(Owner {
+            uid: stat.st_uid,
+            gid: stat.st_gid,
+        }))
+    }
+
+    fn attributes(&self, from: BorrowedFd<'_>, made: &OwnedFd, stat: &Stat) -> rustix::io::Result<()> {
+        let (uid, gid) = self.owner_of(stat);
+        rustix::fs::fchown(made, uid, gid)?;
+        // After the owner, whose change takes special bits and capabilities away.
+        for (name, value) in xattrs(from)? {
+            rustix::fs::fsetxattr(made, name.as_slice(), &value, XattrFlags::empty())?;
+        }
         rustix::fs::fchmod(
             made,
             Mode::from_raw_mode(self.mode.unwrap_or(stat.st_mode & 0o7777)),
@@ -179,10 +202,14 @@ impl Copier {
     }
 
     fn link_attributes(&self, parent: &OwnedFd, name: &[u8], stat: &Stat) -> rustix::io::Result<()> {
-        let (uid, gid) = (Uid::from_raw(self.uid), Gid::from_raw(self.gid));
-        rustix::fs::chownat(parent, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;
+        let (uid, gid) = self.owner_of(stat);
+        rustix::fs::chownat(parent, name, uid, gid, AtFlags::SYMLINK_NOFOLLOW)?;
         rustix::fs::utimensat(parent, name, &times(stat), AtFlags::SYMLINK_NOFOLLOW)
     }
+}
+
+fn ids(owner: Owner) -> (Option<Uid>, Option<Gid>) {
+    (Some(Uid::from_raw(owner.uid)), Some(Gid::from_raw(owner.gid)))
 }
 
 fn open_in(root: BorrowedFd<'_>, path: &str) -> rustix::io::Result<OwnedFd> {
@@ -221,29 +248,10 @@ fn times(stat: &Stat) -> Timestamps {
     }
 }
 
-/// Capabilities and the user's own attributes go along.
-fn copy_xattrs(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> rustix::io::Result<()> {
-    let mut list = Vec::with_capacity(XATTR_BYTES_MAX);
-    match rustix::fs::flistxattr(from, rustix::buffer::spare_capacity(&mut list)) {
-        Ok(0) | Err(Errno::NOTSUP) => return Ok(()),
-        Ok(_) => {}
-        Err(error) => return Err(error),
-    }
-    let travels = |name: &&[u8]| *name == b"security.capability" || name.starts_with(b"user.");
-    for name in list.split(|byte| *byte == 0).filter(travels) {
-        let mut value = Vec::with_capacity(XATTR_BYTES_MAX);
-        match rustix::fs::fgetxattr(from, name, rustix::buffer::spare_capacity(&mut value)) {
-            Ok(_) => rustix::fs::fsetxattr(to, name, &value, XattrFlags::empty())?,
-            Err(Errno::NODATA | Errno::NOTSUP) => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::MetadataExt;
 
     #[test]
     fn files_are_made_in_their_directory_only() {
@@ -254,9 +262,9 @@ mod tests {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let to = rustix::fs::open(&image, flags, Mode::empty()).unwrap();
         let copier = Copier {
-            uid: rustix::process::getuid().as_raw(),
-            gid: rustix::process::getgid().as_raw(),
+            owner: None,
             mode: None,
+            cancel: &CancellationToken::new(),
         };
         for bad in ["link/out", "../out", "..", ".", "", "/tmp/out"] {
             let error = copier.inline("x", &to, bad.as_bytes(), bad).unwrap_err();
@@ -265,5 +273,48 @@ mod tests {
         assert!(!place.path().join("out").exists());
         copier.inline("x", &to, b"in", "in").unwrap();
         assert!(image.join("in").exists());
+    }
+
+    #[test]
+    fn owners_and_capabilities_stay_unless_another_owner_is_asked_for() {
+        let place = tempfile::tempdir().unwrap();
+        let at = |path: &str| place.path().join(path);
+        std::fs::create_dir_all(at("from/d")).unwrap();
+        std::fs::write(at("from/d/tool"), "x").unwrap();
+        std::os::unix::fs::chown(at("from/d/tool"), Some(7), Some(8)).unwrap();
+        // CAP_NET_BIND_SERVICE, as VFS_CAP_REVISION_2 writes it.
+        let capability = [1, 0, 0, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+        let flags = XattrFlags::empty();
+        rustix::fs::setxattr(at("from/d/tool"), "security.capability", &capability, flags).unwrap();
+        let directory = |path: &str| {
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            rustix::fs::open(at(path), flags, Mode::empty()).unwrap()
+        };
+        let cancel = CancellationToken::new();
+        for (to, owner, expected) in [("kept", None, (7, 8)), ("owned", Some(ROOT), (0, 0))] {
+            std::fs::create_dir(at(to)).unwrap();
+            let copier = Copier {
+                owner,
+                mode: None,
+                cancel: &cancel,
+            };
+            copier
+                .content(&directory("from"), &directory(to), "", &|_| false, 0)
+                .unwrap();
+            let tool = at(to).join("d/tool");
+            let metadata = std::fs::metadata(&tool).unwrap();
+            assert_eq!((metadata.uid(), metadata.gid()), expected);
+            let mut value = [0; 64];
+            let length = rustix::fs::getxattr(&tool, "security.capability", &mut value[..]).unwrap();
+            assert_eq!(value[..length], capability);
+        }
+        cancel.cancel();
+        let copier = Copier {
+            owner: None,
+            mode: None,
+            cancel: &cancel,
+        };
+        let copied = copier.content(&directory("from"), &directory("kept"), "", &|_| false, 0);
+        assert!(matches!(copied, Err(Error::BuildCancelled)));
     }
 }

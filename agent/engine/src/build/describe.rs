@@ -3,6 +3,7 @@
 use super::stage::Shaped;
 use crate::commit_config::RunConfig;
 use muster_build::Instruction;
+use serde_json::json;
 
 /// A step that runs nothing.
 pub(super) fn described(shell: &[String], words: &str) -> String {
@@ -63,6 +64,11 @@ pub(super) fn run(arguments: &[String], command: &[String]) -> String {
     }
 }
 
+/// What tells a `RUN` from all others: its words, which `run` joins for readers.
+pub(super) fn run_key(arguments: &[String], command: &[String]) -> String {
+    json!([arguments, command]).to_string()
+}
+
 /// What a `COPY` or `ADD` brings.
 pub(super) fn transfer(name: &str, shaped: &Shaped) -> String {
     let chown = shaped
@@ -87,4 +93,27 @@ fn list(words: &[String]) -> String {
         .map(|word| serde_json::Value::from(word.as_str()).to_string())
         .collect();
     format!("[{}]", quoted.join(" "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn runs_of_other_words_have_other_keys() {
+        let key = |arguments: &[&str], command: &[&str]| {
+            let owned = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
+            run_key(&owned(arguments), &owned(command))
+        };
+        let keys = [
+            key(&[], &["sh", "-c", "echo a"]),
+            key(&[], &["sh", "-c", "echo", "a"]),
+            key(&[], &["sh -c echo a"]),
+            key(&["A=b C=d"], &["x"]),
+            key(&["A=b", "C=d"], &["x"]),
+            key(&["A=b"], &["C=d", "x"]),
+        ];
+        let different: std::collections::BTreeSet<_> = keys.iter().collect();
+        assert_eq!(different.len(), keys.len());
+    }
 }

@@ -28,6 +28,7 @@ impl StageRun {
         let mounts = self.step_mounts(&run).await?;
         let mut more = mounts.key.clone();
         more.push(format!("{:?}", run.network));
+        more.push(describe::run_key(&variables.remembered, &command));
         let key = self.key(state, &description, &more)?;
         if let Some(made) = self.cached(key).await? {
             return Ok(made);

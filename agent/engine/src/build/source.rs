@@ -9,12 +9,17 @@ use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::io::{self, Read};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use tokio_util::sync::CancellationToken;
 
 /// Deepest directory that is read; each level holds a descriptor.
 pub(super) const DEPTH_MAX: usize = 512;
+/// Largest file: what a layer can hold when it is loaded again.
+const FILE_BYTES_MAX: u64 = 64 << 30;
+/// Longest value of an attribute: the kernel's limit.
+const XATTR_BYTES_MAX: usize = 64 << 10;
 /// Most files that one pattern may name.
 const MATCHES_MAX: usize = 100_000;
 
@@ -114,45 +119,60 @@ fn reading(error: Errno) -> Error {
     Error::io("read a directory", error.into())
 }
 
-/// The digest of everything at a path: names, kinds, modes and contents, but no times.
-pub(super) fn digest_at(root: &OwnedFd, path: &str) -> Result<Digest> {
+/// Fails once the build is cancelled.
+pub(super) fn go_on(cancel: &CancellationToken) -> Result<()> {
+    match cancel.is_cancelled() {
+        true => Err(Error::BuildCancelled),
+        false => Ok(()),
+    }
+}
+
+/// The digest of everything at a path: names, kinds, modes, attributes that are copied, and contents, but no times.
+pub(super) fn digest_at(root: &OwnedFd, path: &str, cancel: &CancellationToken) -> Result<Digest> {
     let place = open(root, path)?;
     let stat = rustix::fs::fstat(&place).map_err(reading)?;
     let mut listing = Vec::new();
     match FileType::from_raw_mode(stat.st_mode) {
-        FileType::Directory => digest_tree(&reopened(&place)?, b"", &mut listing, 0)?,
+        FileType::Directory => digest_tree(&reopened(&place)?, b"", &mut listing, 0, cancel)?,
         _ => {
             // Reopened by its place: it is a file of the tree, and links were followed.
             let file = reopened_file(&place, path)?;
-            push(
-                &mut listing,
-                b"",
-                &stat,
-                &digest_of(file).map_err(io_reading)?.to_string(),
-            );
+            push(&mut listing, b"", &stat, &content_of(file, cancel)?);
         }
     }
     Ok(Digest::of(&listing))
 }
 
-fn digest_tree(directory: &OwnedFd, prefix: &[u8], listing: &mut Vec<u8>, depth: usize) -> Result<()> {
+fn digest_tree(
+    directory: &OwnedFd,
+    prefix: &[u8],
+    listing: &mut Vec<u8>,
+    depth: usize,
+    cancel: &CancellationToken,
+) -> Result<()> {
     if depth > DEPTH_MAX {
         return Err(Error::invalid("directories are nested too deeply"));
     }
     for name in names(directory).map_err(reading)? {
+        go_on(cancel)?;
         let path = [prefix, &name].concat();
         let stat =
             rustix::fs::statat(directory, name.as_slice(), AtFlags::SYMLINK_NOFOLLOW).map_err(reading)?;
         match FileType::from_raw_mode(stat.st_mode) {
             FileType::Directory => {
-                push(listing, &path, &stat, "");
                 let below = open_directory(directory, &name).map_err(reading)?;
-                digest_tree(&below, &[path.as_slice(), b"/"].concat(), listing, depth + 1)?;
+                push(listing, &path, &stat, &attributes_of(below.as_fd())?);
+                digest_tree(
+                    &below,
+                    &[path.as_slice(), b"/"].concat(),
+                    listing,
+                    depth + 1,
+                    cancel,
+                )?;
             }
             FileType::RegularFile => {
                 let file = open_file(directory, &name).map_err(reading)?;
-                let digest = digest_of(file).map_err(io_reading)?;
-                push(listing, &path, &stat, &digest.to_string());
+                push(listing, &path, &stat, &content_of(file, cancel)?);
             }
             FileType::Symlink => {
                 let target =
@@ -163,6 +183,64 @@ fn digest_tree(directory: &OwnedFd, prefix: &[u8], listing: &mut Vec<u8>, depth:
         }
     }
     Ok(())
+}
+
+/// The digest of a file's content, and its attributes.
+fn content_of(file: File, cancel: &CancellationToken) -> Result<String> {
+    let bytes = file.metadata().map_err(io_reading)?.len();
+    if bytes > FILE_BYTES_MAX {
+        return Err(Error::invalid(format!(
+            "a file of {bytes} bytes is too large to copy: at most {FILE_BYTES_MAX} bytes are allowed"
+        )));
+    }
+    let attributes = attributes_of(file.as_fd())?;
+    let digest = digest_of(Watched { file, cancel });
+    // The build's end shows as a failed reading.
+    go_on(cancel)?;
+    Ok(format!("{}{attributes}", digest.map_err(io_reading)?))
+}
+
+/// Reads a file until its build is cancelled.
+struct Watched<'a> {
+    file: File,
+    cancel: &'a CancellationToken,
+}
+
+impl Read for Watched<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self.cancel.is_cancelled() {
+            true => Err(io::Error::other("the build is cancelled")),
+            false => self.file.read(buffer),
+        }
+    }
+}
+
+/// The attributes that are copied, as one word each.
+fn attributes_of(file: BorrowedFd<'_>) -> Result<String> {
+    let word = |(name, value): (Vec<u8>, Vec<u8>)| format!(" {}={}", Digest::of(&name), Digest::of(&value));
+    Ok(xattrs(file).map_err(reading)?.into_iter().map(word).collect())
+}
+
+/// Capabilities and the user's own attributes, by their names' order: they go along when a file is copied.
+pub(super) fn xattrs(file: BorrowedFd<'_>) -> rustix::io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
+    let mut list = Vec::with_capacity(XATTR_BYTES_MAX);
+    match rustix::fs::flistxattr(file, rustix::buffer::spare_capacity(&mut list)) {
+        Ok(0) | Err(Errno::NOTSUP) => return Ok(Vec::new()),
+        Ok(_) => {}
+        Err(error) => return Err(error),
+    }
+    let travels = |name: &&[u8]| *name == b"security.capability" || name.starts_with(b"user.");
+    let mut found = Vec::new();
+    for name in list.split(|byte| *byte == 0).filter(travels) {
+        let mut value = Vec::with_capacity(XATTR_BYTES_MAX);
+        match rustix::fs::fgetxattr(file, name, rustix::buffer::spare_capacity(&mut value)) {
+            Ok(_) => found.push((name.to_vec(), value.as_slice().into())),
+            Err(Errno::NODATA | Errno::NOTSUP) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    found.sort_unstable();
+    Ok(found)
 }
 
 fn push(listing: &mut Vec<u8>, path: &[u8], stat: &Stat, content: &str) {

@@ -49,19 +49,48 @@ fn digests_tell_content_and_mode_but_no_time() {
         fs::write(directory.path().join(name), content).unwrap();
     };
     write("d/file", "content");
-    let root = root(directory.path());
-    let first = digest_at(&root, "d").unwrap();
+    let (root, cancel) = (root(directory.path()), CancellationToken::new());
+    let first = digest_at(&root, "d", &cancel).unwrap();
     write("d/file", "content");
     let later = fs::File::options()
         .write(true)
         .open(directory.path().join("d/file"))
         .unwrap();
     later.set_modified(std::time::UNIX_EPOCH).unwrap();
-    assert_eq!(digest_at(&root, "d").unwrap(), first);
+    assert_eq!(digest_at(&root, "d", &cancel).unwrap(), first);
     write("d/file", "Content");
-    assert_ne!(digest_at(&root, "d").unwrap(), first);
+    assert_ne!(digest_at(&root, "d", &cancel).unwrap(), first);
     write("d/file", "content");
-    assert_eq!(digest_at(&root, "d").unwrap(), first);
+    assert_eq!(digest_at(&root, "d", &cancel).unwrap(), first);
     fs::rename(directory.path().join("d/file"), directory.path().join("d/other")).unwrap();
-    assert_ne!(digest_at(&root, "d").unwrap(), first);
+    assert_ne!(digest_at(&root, "d", &cancel).unwrap(), first);
+    let capability = [1, 0, 0, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    let (renamed, other) = (
+        digest_at(&root, "d", &cancel).unwrap(),
+        directory.path().join("d/other"),
+    );
+    rustix::fs::setxattr(
+        &other,
+        "security.capability",
+        &capability,
+        rustix::fs::XattrFlags::empty(),
+    )
+    .unwrap();
+    assert_ne!(digest_at(&root, "d", &cancel).unwrap(), renamed);
+}
+
+#[test]
+fn endless_files_are_not_read() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = fs::File::create(directory.path().join("file")).unwrap();
+    file.set_len(FILE_BYTES_MAX).unwrap();
+    let (root, cancel) = (root(directory.path()), CancellationToken::new());
+    cancel.cancel();
+    assert!(matches!(
+        digest_at(&root, "file", &cancel),
+        Err(Error::BuildCancelled)
+    ));
+    file.set_len(FILE_BYTES_MAX + 1).unwrap();
+    let error = digest_at(&root, "file", &CancellationToken::new()).unwrap_err();
+    assert!(error.to_string().contains("too large"), "{error}");
 }

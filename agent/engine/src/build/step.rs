@@ -14,7 +14,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Raised when steps make other images of the same things.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 
 /// What a step made.
 pub(super) struct Made {

@@ -115,12 +115,13 @@ impl StageRun {
     ) -> Result<()> {
         let Some(from) = from else {
             let (context, path) = (Arc::clone(&self.build.context), path.to_owned());
+            let cancel = self.cancel.clone();
             let (place, digest) = self
                 .build
                 .inner
                 .blocking(move |_| {
                     let file = source::open(&context.root, &path)?;
-                    let digest = source::digest_at(&context.root, &path)?;
+                    let digest = source::digest_at(&context.root, &path, &cancel)?;
                     // The context does not change, so that the path stays what it is.
                     let link = format!("/proc/self/fd/{}", file.as_raw_fd());
                     let place =

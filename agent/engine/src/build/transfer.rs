@@ -1,6 +1,6 @@
 //! `COPY` and `ADD`.
 
-use super::copy::Copier;
+use super::copy::{Copier, ROOT};
 use super::describe;
 use super::source;
 use super::stage::{Shaped, StageRun, State};
@@ -13,6 +13,7 @@ use muster_images::{Digest, ExtractOptions, ImageId, LoadLimits, Owner, extract,
 use rustix::fs::FileType;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
+use tokio_util::sync::CancellationToken;
 
 /// One source, once it is known what it is.
 enum Found {
@@ -35,6 +36,7 @@ struct Work {
     chown: Option<String>,
     mode: Option<u32>,
     leave_out: IgnoreList,
+    cancel: CancellationToken,
 }
 
 impl StageRun {
@@ -59,7 +61,8 @@ impl StageRun {
         };
         let words = describe::transfer(name, &shaped);
         let description = describe::described(&state.config.shell(), &words);
-        let key = self.key(state, &description, &[work.into_directory.to_string()])?;
+        let more = [work.into_directory.to_string(), work.of_context.to_string()];
+        let key = self.key(state, &description, &more)?;
         if let Some(made) = self.cached(key).await? {
             return Ok(made);
         }
@@ -135,6 +138,7 @@ impl StageRun {
             chown: transfer.chown,
             mode,
             leave_out,
+            cancel: self.cancel.clone(),
         })
     }
 
@@ -173,7 +177,7 @@ fn digest(work: &Work) -> Result<String> {
                 if is_directory(&source::open(&work.origin, path)?)? {
                     kind = "dir";
                 }
-                source::digest_at(&work.origin, path)?
+                source::digest_at(&work.origin, path, &work.cancel)?
             }
         });
     }
@@ -201,11 +205,11 @@ fn copy(root: BorrowedFd<'_>, work: &Work) -> Result<()> {
         None => None,
         Some(text) => Some(owner(root, text)?),
     };
-    let (uid, gid) = owner.map_or((0, 0), |owner| (owner.uid, owner.gid));
     let copier = Copier {
-        uid,
-        gid,
+        // Files of an image keep their owners; those of a context have none there.
+        owner: owner.or(work.of_context.then_some(ROOT)),
         mode: work.mode,
+        cancel: &work.cancel,
     };
     for found in &work.found {
         match found {
@@ -221,7 +225,7 @@ fn copy(root: BorrowedFd<'_>, work: &Work) -> Result<()> {
 
 fn copy_path(
     root: BorrowedFd<'_>,
-    copier: &Copier,
+    copier: &Copier<'_>,
     owner: Option<Owner>,
     work: &Work,
     path: &str,
@@ -259,7 +263,7 @@ fn copy_path(
 }
 
 /// The directory and the name of one copied file.
-fn place(root: BorrowedFd<'_>, copier: &Copier, work: &Work, name: &str) -> Result<(OwnedFd, String)> {
+fn place(root: BorrowedFd<'_>, copier: &Copier<'_>, work: &Work, name: &str) -> Result<(OwnedFd, String)> {
     let destination = work.destination.as_str();
     if work.into_directory || Copier::is_directory(root, destination) {
         return Ok((copier.directory(root, destination)?, name.to_owned()));
