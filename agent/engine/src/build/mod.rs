@@ -36,6 +36,8 @@ use tokio::sync::mpsc;
 const OUTPUT_WAITING_MAX: usize = 64;
 /// What containers and root file systems of builds are called, before the build's own name.
 const NAME_PREFIX: &str = "build-";
+/// Bytes of a build's own name, which is their hex.
+const ID_BYTES: usize = 6;
 
 /// What to build, and how.
 #[derive(Debug, Clone, Default)]
@@ -125,6 +127,13 @@ impl Build {
     }
 }
 
+/// The build that a container of this name belongs to; users give names too, which may be anything else.
+fn build_of(name: &str) -> Option<&str> {
+    let (id, number) = name.strip_prefix(NAME_PREFIX)?.split_once('-')?;
+    let is_id = id.len() == 2 * ID_BYTES && id.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+    (is_id && number.parse::<usize>().is_ok()).then_some(id)
+}
+
 impl Inner {
     async fn prepare_build(
         self: &Arc<Self>,
@@ -135,27 +144,31 @@ impl Inner {
         for tag in &request.tags {
             muster_images::Reference::parse(tag).map_err(muster_images::Error::from)?;
         }
-        let mut bytes = [0; 6];
+        let mut bytes = [0; ID_BYTES];
         rand::rng().fill_bytes(&mut bytes);
+        // What `build_of` reads.
         let id = hex::encode(bytes);
         let (place, dockerfile) = (self.layout.builds().join(&id), request.dockerfile.clone());
-        let context = self
-            .blocking(move |_| Context::receive(&place, archive, &dockerfile))
-            .await?;
-        let invalid = |error: muster_build::Error| Error::invalid(error.to_string());
-        let dockerfile = Dockerfile::parse(&context.dockerfile).map_err(invalid)?;
-        let args = BuildArgs::new(request.args.clone(), &run::own_platform());
-        let plan = Plan::of(&dockerfile, &args, request.target.as_deref()).map_err(invalid)?;
-        Ok(Build {
-            inner: Arc::clone(self),
-            id,
-            request,
-            dockerfile,
-            plan,
-            args,
-            context: Arc::new(context),
-            bases,
+        // A context takes its files away when it is dropped, also where its Dockerfile is refused.
+        let inner = Arc::clone(self);
+        self.blocking(move |_| {
+            let context = Context::receive(&place, archive, &dockerfile)?;
+            let invalid = |error: muster_build::Error| Error::invalid(error.to_string());
+            let dockerfile = Dockerfile::parse(&context.dockerfile).map_err(invalid)?;
+            let args = BuildArgs::new(request.args.clone(), &run::own_platform());
+            let plan = Plan::of(&dockerfile, &args, request.target.as_deref()).map_err(invalid)?;
+            Ok(Build {
+                inner,
+                id,
+                request,
+                dockerfile,
+                plan,
+                args,
+                context: Arc::new(context),
+                bases,
+            })
         })
+        .await
     }
 
     /// Takes away what builds of an earlier engine left.
@@ -163,10 +176,7 @@ impl Inner {
         let containers = self.containers().all();
         for container in containers {
             let name = container.with(|cell| cell.record.name.clone());
-            let is_member = name
-                .strip_prefix(NAME_PREFIX)
-                .and_then(|rest| rest.split_once('-'))
-                .is_some_and(|(id, _)| self.layout.builds().join(id).is_dir());
+            let is_member = build_of(&name).is_some_and(|id| self.layout.builds().join(id).is_dir());
             if is_member {
                 run_step::remove(self, &container).await;
             }
@@ -189,6 +199,29 @@ impl Inner {
                 error = error.chain(),
                 "files of builds that were cut short are left over"
             );
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_names_that_builds_give_are_theirs() {
+        assert_eq!(build_of("build-0123456789ab-17"), Some("0123456789ab"));
+        let others = [
+            "build--web-1",
+            "build-.-x",
+            "build-..-x",
+            "build-0123456789ab",
+            "build-0123456789ab-web",
+            "build-0123456789AB-1",
+            "build-0123456789abc-1",
+            "rebuild-0123456789ab-1",
+        ];
+        for name in others {
+            assert_eq!(build_of(name), None, "{name}");
         }
     }
 }

@@ -45,10 +45,12 @@ pub(super) async fn run(build: Build, client: mpsc::Sender<Result<BuildOutput>>)
         let _ = client.send(Err(error)).await;
     }
     let inner = Arc::clone(&build.inner);
-    drop(build);
-    let in_use = inner.images_in_use();
     let trimmed = inner
-        .blocking(move |inner| Ok(inner.images.trim_steps(&in_use)?))
+        .blocking(move |inner| {
+            // Its context goes with it.
+            drop(build);
+            Ok(inner.images.trim_steps(&inner.images_in_use())?)
+        })
         .await;
     if let Err(error) = trimmed {
         tracing::warn!(
@@ -59,7 +61,7 @@ pub(super) async fn run(build: Build, client: mpsc::Sender<Result<BuildOutput>>)
 }
 
 /// What a stage made; `None` while it is not done.
-type Ends = watch::Receiver<Option<Arc<StageEnd>>>;
+pub(super) type Ends = watch::Receiver<Option<Arc<StageEnd>>>;
 
 async fn stages(
     build: &Arc<Build>,
@@ -73,6 +75,7 @@ async fn stages(
         .iter()
         .map(|_| watch::channel(None))
         .unzip();
+    let ends: Arc<[Ends]> = ends.into();
     let slots = Arc::new(Semaphore::new(STAGES_AT_ONCE_MAX));
     let numbers = numbers(build);
     let (mut outputs, mut runs) = (Vec::new(), Vec::new());
@@ -85,7 +88,7 @@ async fn stages(
             output,
             first_number: numbers[place],
             total: numbers[built.len()],
-            ends: ends.clone(),
+            ends: Arc::clone(&ends),
             cancel: cancel.clone(),
             extra: extra_steps(build, *index),
             kept: Mutex::default(),
@@ -104,7 +107,7 @@ async fn stages(
             Ok(())
         }));
     }
-    let (outcomes, ()) = tokio::join!(join_all(runs), pass_on(outputs, client));
+    let (outcomes, ()) = tokio::join!(join_all(runs), pass_on(outputs, build.context.scratch(), client));
     // What was cancelled only follows what failed.
     let mut failures: Vec<Error> = outcomes.into_iter().filter_map(Result::err).collect();
     if !failures.is_empty() {

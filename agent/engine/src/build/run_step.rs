@@ -25,7 +25,7 @@ impl StageRun {
             None => run.command.clone().in_shell(&state.config.shell()),
         };
         let description = describe::run(&variables.remembered, &command);
-        let mounts = self.step_mounts(&run).await?;
+        let mut mounts = self.step_mounts(&run).await?;
         let mut more = mounts.key.clone();
         more.push(format!("{:?}", run.network));
         more.push(describe::run_key(&variables.remembered, &command));
@@ -33,6 +33,7 @@ impl StageRun {
         if let Some(made) = self.cached(key).await? {
             return Ok(made);
         }
+        self.lock_caches(&mut mounts, &run).await?;
         let mut host = self.build.request.host.clone();
         host.mounts.clone_from(&mounts.list);
         match run.network {
@@ -55,10 +56,7 @@ impl StageRun {
             ..ContainerConfig::default()
         };
         let container = self.create(config).await?;
-        let ran = tokio::select! {
-            ran = self.run_to_its_end(&container) => ran,
-            () = self.cancel.cancelled() => Err(Error::BuildCancelled),
-        };
+        let ran = self.run_to_its_end(&container).await;
         let places = mounts.places();
         drop(mounts);
         let committed = match ran {
@@ -87,7 +85,7 @@ impl StageRun {
         inner.find(created.id.as_str())
     }
 
-    /// Starts it, passes on what it writes, and returns its exit code.
+    /// Starts it, passes on what it writes, and returns its exit code, unless the build is cancelled before.
     async fn run_to_its_end(&self, container: &Arc<Container>) -> Result<i32> {
         let inner = &self.build.inner;
         self.output
@@ -100,16 +98,23 @@ impl StageRun {
         };
         let mut session = inner.attach(container, request).await?;
         let ended = inner.wait(container, WaitCondition::NextExit);
+        // A start that was cut short would leave a container that is neither started nor not.
         Box::pin(inner.start(container)).await?;
-        while let Some(chunk) = session.output.recv().await {
-            let chunk = chunk?;
-            let data = match chunk.stream {
-                OutputKind::Stdout => chunk.data,
-                OutputKind::Stderr => red(&chunk.data),
-            };
-            self.output.bytes(data).await;
+        let exit_code = async {
+            while let Some(chunk) = session.output.recv().await {
+                let chunk = chunk?;
+                let data = match chunk.stream {
+                    OutputKind::Stdout => chunk.data,
+                    OutputKind::Stderr => red(&chunk.data),
+                };
+                self.output.bytes(data).await;
+            }
+            Ok(ended.await?.exit_code)
+        };
+        tokio::select! {
+            exit_code = exit_code => exit_code,
+            () = self.cancel.cancelled() => Err(Error::BuildCancelled),
         }
-        Ok(ended.await?.exit_code)
     }
 
     async fn commit(&self, container: &Arc<Container>, key: Digest, image: NewImage) -> Result<Made> {

@@ -2,7 +2,7 @@
 
 use super::describe;
 use super::output::Output;
-use super::run::own_platform;
+use super::run::{Ends, own_platform};
 use super::{Build, step::Made};
 use crate::commit_config::RunConfig;
 use crate::error::{Error, Result};
@@ -11,7 +11,7 @@ use muster_build::{Base, Instruction, Scope, Step};
 use muster_images::{Digest, Image, ImageId, Lease, NewImage};
 use serde_json::Value;
 use std::sync::{Arc, Mutex, PoisonError};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 /// What a stage made, for those that need it.
@@ -52,7 +52,7 @@ pub(super) struct StageRun {
     pub output: Output,
     pub first_number: usize,
     pub total: usize,
-    pub ends: Vec<watch::Receiver<Option<Arc<StageEnd>>>>,
+    pub ends: Arc<[Ends]>,
     pub cancel: CancellationToken,
     /// Steps that the request adds.
     pub extra: Vec<Step>,

@@ -8,7 +8,7 @@ use crate::user_namespace::outside_or_nobody;
 use muster_build::{Mount, MountKind as Kind, Run, Sharing};
 use muster_images::{Digest, Owner};
 use muster_types::container::{MountKind, MountSpec};
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::PathBuf;
@@ -56,16 +56,15 @@ impl StepMounts {
 }
 
 impl StageRun {
+    /// What a step sees; caches that it uses alone are not locked yet.
     pub async fn step_mounts(&self, run: &Run) -> Result<StepMounts> {
         let mut mounts = StepMounts::default();
-        // In one order, so that no two steps wait for each other.
-        let mut caches: Vec<&Mount> = Vec::new();
         for mount in &run.mounts {
             match &mount.kind {
                 Kind::Bind { from, source } => {
                     self.bind(&mut mounts, mount, from.as_deref(), source).await?;
                 }
-                Kind::Cache { .. } => caches.push(mount),
+                Kind::Cache { .. } => self.cache(&mut mounts, mount)?,
                 Kind::Tmpfs { bytes } => mounts.list.push(MountSpec {
                     kind: MountKind::Tmpfs,
                     target: mount.target.clone(),
@@ -76,17 +75,11 @@ impl StageRun {
             }
             mounts.key.push(format!("{mount:?}"));
         }
-        caches.sort_by_key(|mount| cache_name(mount));
-        for mount in caches {
-            self.cache(&mut mounts, mount).await?;
-        }
         if let Some(script) = &run.script {
             let digest = Digest::of(script.content.as_bytes());
-            let path = self
-                .build
-                .context
-                .scratch()
-                .join(format!("script-{}", digest.hex()));
+            // Stages side by side may have the same one, and one must not write what another executes.
+            let name = format!("script-{}-{}", self.index, digest.hex());
+            let path = self.build.context.scratch().join(name);
             let failed = |error| Error::io("write a here-document", error);
             std::fs::write(&path, &script.content).map_err(failed)?;
             std::fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).map_err(failed)?;
@@ -104,6 +97,19 @@ impl StageRun {
             }
         }
         Ok(mounts)
+    }
+
+    /// Waits until nobody else uses the caches that the step uses alone.
+    pub async fn lock_caches(&self, mounts: &mut StepMounts, run: &Run) -> Result<()> {
+        for name in locked_caches(&run.mounts) {
+            let lock = self.build.inner.step_caches.lock_of(&name);
+            let locked = tokio::select! {
+                locked = lock.lock_owned() => locked,
+                () = self.cancel.cancelled() => return Err(Error::BuildCancelled),
+            };
+            mounts._locks.push(locked);
+        }
+        Ok(())
     }
 
     async fn bind(
@@ -146,28 +152,12 @@ impl StageRun {
         Ok(())
     }
 
-    async fn cache(&self, mounts: &mut StepMounts, mount: &Mount) -> Result<()> {
-        let Kind::Cache {
-            sharing,
-            mode,
-            uid,
-            gid,
-            ..
-        } = mount.kind
-        else {
+    fn cache(&self, mounts: &mut StepMounts, mount: &Mount) -> Result<()> {
+        let Kind::Cache { mode, uid, gid, .. } = mount.kind else {
             return Ok(());
         };
         let inner = &self.build.inner;
-        let name = cache_name(mount);
-        if sharing == Sharing::Locked {
-            let lock = inner.step_caches.lock_of(&name);
-            let locked = tokio::select! {
-                locked = lock.lock_owned() => locked,
-                () = self.cancel.cancelled() => return Err(Error::BuildCancelled),
-            };
-            mounts._locks.push(locked);
-        }
-        let place = inner.layout.step_caches().join(&name);
+        let place = inner.layout.step_caches().join(cache_name(mount));
         if !place.is_dir() {
             make_directory(&place)?;
             let failed = |error| Error::io("make a cache for a step", error);
@@ -188,6 +178,20 @@ impl StageRun {
     }
 }
 
+/// The caches that a step uses alone, each once, and in one order so that no two steps wait for each other.
+fn locked_caches(mounts: &[Mount]) -> BTreeSet<String> {
+    let is_locked = |mount: &&Mount| {
+        matches!(
+            mount.kind,
+            Kind::Cache {
+                sharing: Sharing::Locked,
+                ..
+            }
+        )
+    };
+    mounts.iter().filter(is_locked).map(cache_name).collect()
+}
+
 /// The directory of a cache: its identity may be any text.
 fn cache_name(mount: &Mount) -> String {
     match &mount.kind {
@@ -203,5 +207,28 @@ fn read_only_bind(source: PathBuf, target: String) -> MountSpec {
         target,
         read_only: true,
         ..MountSpec::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use muster_build::{Dockerfile, Instruction};
+
+    #[test]
+    fn a_cache_that_is_mounted_twice_is_locked_once() {
+        let dockerfile = Dockerfile::parse(
+            "FROM scratch\n\
+             RUN --mount=type=cache,id=b,target=/one,sharing=locked \\\n\
+             --mount=type=cache,id=a,target=/two,sharing=locked \\\n\
+             --mount=type=cache,id=b,target=/three,sharing=locked \\\n\
+             --mount=type=cache,id=c,target=/four --mount=type=tmpfs,target=/five true\n",
+        );
+        let Instruction::Run(run) = &dockerfile.unwrap().stages[0].steps[0].instruction else {
+            panic!("no RUN");
+        };
+        assert_eq!(run.mounts.len(), 5);
+        let expected = BTreeSet::from(["a", "b"].map(|id| Digest::of(id.as_bytes()).hex()));
+        assert_eq!(locked_caches(&run.mounts), expected);
     }
 }
