@@ -4,6 +4,7 @@ use crate::node::{Node, names, on_node, until};
 use muster_engine::{BaseImages, BuildOutput, BuildRequest, BuildStream, Engine, Error, Result};
 use std::io::{Cursor, Read};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Nobody has other images.
 struct NoImages;
@@ -211,6 +212,53 @@ fn independent_stages_are_built_side_by_side_and_told_in_order() {
             first < text.find("Step 3/7").unwrap() && text.contains("two met one"),
             "{text}"
         );
+        node.close(engine).await;
+    });
+}
+
+#[test]
+fn a_stage_with_much_output_gives_its_cache_to_the_one_before() {
+    on_node(async |node| {
+        let engine = node.open_with_image().await;
+        // The first stage waits for the cache that the second one uses alone while it writes.
+        let dockerfile = "FROM box AS a\n\
+            RUN --mount=type=cache,target=/c until [ -e /c/held ]; do :; done\n\
+            RUN --mount=type=cache,id=l,target=/l,sharing=locked echo first was here\n\
+            FROM box AS b\n\
+            RUN --mount=type=cache,id=l,target=/l,sharing=locked --mount=type=cache,id=l,target=/again,sharing=locked \
+            --mount=type=cache,target=/c : > /c/held; busybox yes | busybox head -c 32000000; echo second was here\n\
+            FROM box\nCOPY --from=a /srv /a\nCOPY --from=b /srv /b\n";
+        let archive = context(&[("Dockerfile", dockerfile)]);
+        let building = build(&engine, archive, BuildRequest::default());
+        let (text, _) = tokio::time::timeout(Duration::from_secs(60), building)
+            .await
+            .expect("the stages wait for each other")
+            .unwrap();
+        let place = |what: &str| text.find(what).unwrap();
+        assert!(place("\nfirst was here\n") < place("y\ny\n"));
+        assert!(place("y\ny\n") < place("\nsecond was here\n"));
+        assert!(text.matches("y\n").count() >= 16_000_000);
+        node.close(engine).await;
+    });
+}
+
+#[test]
+fn a_build_that_is_cancelled_while_a_step_starts_leaves_nothing() {
+    on_node(async |node| {
+        let engine = node.open_with_image().await;
+        for _ in 0..5 {
+            let archive = context(&[("Dockerfile", "FROM box\nRUN sleep 10000")]);
+            let mut stream = begin(&engine, archive, BuildRequest::default()).await.unwrap();
+            // The start follows at once.
+            while let Some(Ok(BuildOutput::Text(bytes))) = stream.recv().await {
+                if bytes.starts_with(b" ---> Running in") {
+                    break;
+                }
+            }
+            drop(stream);
+            until("the container is gone", || engine.list().is_empty()).await;
+            until("nothing is left", || leaves_nothing(&node)).await;
+        }
         node.close(engine).await;
     });
 }
