@@ -179,7 +179,7 @@ impl Inner {
         let id = self
             .blocking(move |inner| {
                 let image = inner.new_image(&record, options)?;
-                Ok(inner.images.commit(record.id.as_str(), &image)?)
+                Ok(inner.images.commit(record.id.as_str(), &image)?.0)
             })
             .await?
             .to_string();

@@ -61,8 +61,9 @@ pub struct SourceContainer {
 }
 
 impl ImageStore {
-    /// Makes an image of the container's image and what the container wrote. Nothing may write meanwhile.
-    pub fn commit(&self, container_id: &str, image: &NewImage) -> Result<ImageId> {
+    /// Makes an image of the container's image and what the container wrote. Nothing may write meanwhile. The lease keeps
+    /// it, as a step's image has no name.
+    pub fn commit(&self, container_id: &str, image: &NewImage) -> Result<(ImageId, Lease)> {
         let snapshot = self.snapshot(container_id)?;
         let (document, manifest, _parent_lease) = self.parent(&snapshot.image_id)?;
         let upper = self.upper_dir(container_id)?;
@@ -94,17 +95,17 @@ impl ImageStore {
         let mut document = Map::new();
         document.insert("architecture".into(), image.architecture.clone().into());
         document.insert("os".into(), "linux".into());
-        self.add(document, None, Some(layer), image)
+        self.add(document, None, Some(layer), image).map(|(id, _)| id)
     }
 
-    /// Makes an image of another one's files.
-    pub fn derive(&self, parent: &ImageId, image: &NewImage) -> Result<ImageId> {
+    /// Makes an image of another one's files, and keeps it.
+    pub fn derive(&self, parent: &ImageId, image: &NewImage) -> Result<(ImageId, Lease)> {
         let (document, manifest, _parent_lease) = self.parent(parent)?;
         self.add(document, Some(&manifest), None, image)
     }
 
-    /// Makes an image without files.
-    pub fn empty_image(&self, image: &NewImage) -> Result<ImageId> {
+    /// Makes an image without files, and keeps it.
+    pub fn empty_image(&self, image: &NewImage) -> Result<(ImageId, Lease)> {
         let mut document = Map::new();
         document.insert("architecture".into(), image.architecture.clone().into());
         document.insert("os".into(), "linux".into());
@@ -129,14 +130,14 @@ impl ImageStore {
         serde_json::from_slice(&self.config_bytes(id)?).map_err(damaged)
     }
 
-    /// Adds a layer to a parent's documents, or an image without parent, and registers the result.
+    /// Adds a layer to a parent's documents, or an image without parent, and registers and keeps the result.
     fn add(
         &self,
         mut document: Map<String, Value>,
         parent: Option<&Manifest>,
         layer: Option<StagedBlob>,
         image: &NewImage,
-    ) -> Result<ImageId> {
+    ) -> Result<(ImageId, Lease)> {
         let references = match &image.reference {
             Some(name) => vec![Reference::parse(name)?.with_default_tag()],
             None => Vec::new(),
@@ -179,11 +180,12 @@ impl ImageStore {
             }
             self.register(std::slice::from_ref(&planned), &LoadLimits::default(), &mut lease)
         });
-        drop(lease);
-        if stored.is_err() {
+        if let Err(error) = stored {
+            drop(lease);
             self.collect_quietly();
+            return Err(error);
         }
-        stored.map(|()| id)
+        Ok((id, lease))
     }
 }
 

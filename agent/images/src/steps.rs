@@ -7,6 +7,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 
 use crate::digest::{Digest, ImageId};
 use crate::error::Result;
+use crate::lease::Lease;
 use crate::records::{ImageRecord, Lookup, Persist, StepRecord};
 use crate::reference::Reference;
 use crate::store::ImageStore;
@@ -49,12 +50,14 @@ pub struct StepPruning {
 }
 
 impl ImageStore {
-    /// The image that a step made of the same things, and notes its use.
-    pub fn cached_step(&self, key: &Digest, now_unix_s: i64) -> Result<Option<ImageId>> {
+    /// The image that a step made of the same things, which the lease keeps, and notes its use.
+    pub fn cached_step(&self, key: &Digest, now_unix_s: i64) -> Result<Option<(ImageId, Lease)>> {
         let Some(step) = self.inner.records.view()?.step(key)? else {
             return Ok(None);
         };
-        self.inner.records.change(Persist::Later, |changes| {
+        // Before the image is looked for: what is found then stays.
+        let lease = self.lease([step.image_id]);
+        let found = self.inner.records.change(Persist::Later, |changes| {
             if changes.image(&step.image_id)?.is_none() {
                 changes.remove_step(&key.to_string())?;
                 return Ok(None);
@@ -66,7 +69,8 @@ impl ImageStore {
             };
             changes.put_step(key, &used)?;
             Ok(Some(step.image_id))
-        })
+        })?;
+        Ok(found.map(|id| (id, lease)))
     }
 
     /// Remembers what a step made.

@@ -123,7 +123,7 @@ fn a_commit_holds_what_the_container_had() {
     fixture.load(&two_layers());
     let rootfs = fixture.rootfs("c1", "base:1");
     change_files(&rootfs);
-    let id = fixture.store.commit("c1", &new_image("made:1")).unwrap();
+    let id = fixture.store.commit("c1", &new_image("made:1")).unwrap().0;
     let made = fixture.rootfs("c2", "made:1");
     assert_eq!(made.read("etc/name"), "changed");
     assert!(!made.has("keep/a") && made.has("keep/b") && !made.has("etc/gone-before"));
@@ -159,7 +159,7 @@ fn a_commit_holds_what_the_container_had() {
         (3, "a comment", "sh")
     );
     // The same files and words give the same image.
-    assert_eq!(fixture.store.commit("c1", &new_image("made:2")).unwrap(), id);
+    assert_eq!(fixture.store.commit("c1", &new_image("made:2")).unwrap().0, id);
 }
 
 #[test]
@@ -212,7 +212,7 @@ fn a_saved_archive_loads_elsewhere_with_the_same_ids_and_names() {
     fixture.load(&two_layers());
     let rootfs = fixture.rootfs("c1", "base:1");
     change_files(&rootfs);
-    let made = fixture.store.commit("c1", &new_image("made:1")).unwrap();
+    let made = fixture.store.commit("c1", &new_image("made:1")).unwrap().0;
     fixture.store.tag("made:1", "registry.example/made:2").unwrap();
     fixture.store.tag("base:1", "base:2").unwrap();
     let archive = save(&fixture, &["base", "made:1"]);

@@ -27,7 +27,7 @@ fn key(text: &str) -> Digest {
 fn written(fixture: &Fixture, parent: &ImageId, name: &str, at_s: i64) -> ImageId {
     let rootfs = fixture.rootfs(name, &parent.to_string());
     fs::write(rootfs.path(name), "12345").unwrap();
-    let id = fixture.store.commit(name, &step(name)).unwrap();
+    let id = fixture.store.commit(name, &step(name)).unwrap().0;
     drop(rootfs);
     fixture.store.release(name).unwrap();
     fixture.store.remember_step(&key(name), id, name, at_s).unwrap();
@@ -46,16 +46,22 @@ fn steps_are_hidden_found_again_and_pruned() {
         created_by: String::new(),
         ..step("")
     };
-    let nothing = store.empty_image(&nothing).unwrap();
+    let nothing = store.empty_image(&nothing).unwrap().0;
     let first = written(&fixture, &nothing, "first", 10);
     let second = written(&fixture, &first, "second", 20);
-    let labelled = store.derive(&second, &step("label")).unwrap();
+    let labelled = store.derive(&second, &step("label")).unwrap().0;
     store.remember_step(&key("label"), labelled, "label", 30).unwrap();
     let other = written(&fixture, &first, "other", 40);
     assert_eq!(images(store), BTreeSet::new());
     assert_eq!(store.layer_bytes().unwrap(), 0);
-    assert_eq!(store.cached_step(&key("second"), 50).unwrap(), Some(second));
-    assert_eq!(store.cached_step(&key("none"), 50).unwrap(), None);
+    assert_eq!(
+        store.cached_step(&key("second"), 50).unwrap().map(|(id, _)| id),
+        Some(second)
+    );
+    assert_eq!(
+        store.cached_step(&key("none"), 50).unwrap().map(|(id, _)| id),
+        None
+    );
 
     store.finish_build(&labelled, &["built".to_owned()]).unwrap();
     assert_eq!(images(store), BTreeSet::from([labelled]));
@@ -73,7 +79,10 @@ fn steps_are_hidden_found_again_and_pruned() {
     };
     let (forgotten, _) = store.prune_steps(old, &none).unwrap();
     assert_eq!(forgotten, [key("first").to_string()]);
-    assert_eq!(store.cached_step(&key("first"), 60).unwrap(), None);
+    assert_eq!(
+        store.cached_step(&key("first"), 60).unwrap().map(|(id, _)| id),
+        None
+    );
     let (forgotten, bytes) = store.prune_steps(StepPruning::default(), &none).unwrap();
     assert_eq!(
         (forgotten.len(), bytes),
@@ -93,29 +102,60 @@ fn steps_are_hidden_found_again_and_pruned() {
 fn a_step_whose_image_is_in_use_or_was_removed() {
     let fixture = Fixture::new();
     let store = &fixture.store;
-    let nothing = store.empty_image(&step("")).unwrap();
+    let nothing = store.empty_image(&step("")).unwrap().0;
     let used = written(&fixture, &nothing, "used", 1);
     let held = written(&fixture, &nothing, "held", 1);
     let lease = store.lease([held]);
     store
         .prune_steps(StepPruning::default(), &BTreeSet::from([used]))
         .unwrap();
-    assert_eq!(store.cached_step(&key("used"), 2).unwrap(), Some(used));
+    assert_eq!(
+        store.cached_step(&key("used"), 2).unwrap().map(|(id, _)| id),
+        Some(used)
+    );
     assert!(
         store.resolve(&held.to_string()).is_ok(),
         "a build under way needs it"
     );
     drop(lease);
     store.remove(&used.to_string(), Default::default(), &[]).unwrap();
-    assert_eq!(store.cached_step(&key("used"), 2).unwrap(), None);
+    assert_eq!(
+        store.cached_step(&key("used"), 2).unwrap().map(|(id, _)| id),
+        None
+    );
     assert!(store.steps().unwrap().is_empty());
+}
+
+#[test]
+fn a_step_that_was_made_or_found_stays_while_its_lease_is_held() {
+    let fixture = Fixture::new();
+    let store = &fixture.store;
+    let prune = || {
+        store
+            .prune_steps(StepPruning::default(), &BTreeSet::new())
+            .unwrap()
+    };
+    let (nothing, nothing_lease) = store.empty_image(&step("")).unwrap();
+    let (made, made_lease) = store.derive(&nothing, &step("made")).unwrap();
+    store.remember_step(&key("made"), made, "made", 1).unwrap();
+    let (found, found_lease) = store.cached_step(&key("made"), 2).unwrap().unwrap();
+    assert_eq!(found, made);
+    for lease in [made_lease, found_lease] {
+        prune();
+        assert!(store.resolve(&made.to_string()).is_ok());
+        drop(lease);
+    }
+    prune();
+    assert!(store.resolve(&made.to_string()).is_err());
+    assert!(store.resolve(&nothing.to_string()).is_ok());
+    drop(nothing_lease);
 }
 
 #[test]
 fn a_loaded_image_is_no_step_any_more() {
     let fixture = Fixture::new();
     let store = &fixture.store;
-    let nothing = store.empty_image(&step("")).unwrap();
+    let nothing = store.empty_image(&step("")).unwrap().0;
     let id = written(&fixture, &nothing, "step", 1);
     let mut archive = Vec::new();
     let saved = store.find_saved(&[id.to_string()]).unwrap();
@@ -128,7 +168,7 @@ fn a_loaded_image_is_no_step_any_more() {
 fn times_of_files_are_bounded_and_places_that_were_mounted_over_left_out() {
     let fixture = Fixture::new();
     let store = &fixture.store;
-    let nothing = store.empty_image(&step("")).unwrap();
+    let nothing = store.empty_image(&step("")).unwrap().0;
     let commit = |name: &str| {
         let rootfs = fixture.rootfs(name, &nothing.to_string());
         fs::write(rootfs.path("file"), "x").unwrap();
@@ -140,7 +180,7 @@ fn times_of_files_are_bounded_and_places_that_were_mounted_over_left_out() {
             mount_places: vec!["mounted".to_owned(), "kept".to_owned()],
             ..step("same")
         };
-        store.commit(name, &image).unwrap()
+        store.commit(name, &image).unwrap().0
     };
     let first = commit("a");
     assert_eq!(commit("b"), first);

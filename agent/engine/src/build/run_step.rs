@@ -121,19 +121,20 @@ impl StageRun {
         // Nobody starts or removes it meanwhile.
         let _owned = container.operation.lock().await;
         let id = container.id.to_string();
-        let image = self
+        let (image, lease) = self
             .build
             .inner
             .blocking(move |inner| {
-                let made = inner.images.commit(&id, &image)?;
+                let (made, lease) = inner.images.commit(&id, &image)?;
                 inner
                     .images
                     .remember_step(&key, made, &image.created_by, now_s())?;
-                Ok(made)
+                Ok((made, lease))
             })
             .await?;
         Ok(Made {
             image,
+            lease,
             is_cached: false,
         })
     }

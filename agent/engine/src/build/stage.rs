@@ -226,7 +226,7 @@ impl StageRun {
             is_step: true,
             ..NewImage::default()
         };
-        let id = self
+        let (id, lease) = self
             .build
             .inner
             .blocking(move |inner| Ok(inner.images.empty_image(&image)?))
@@ -240,7 +240,7 @@ impl StageRun {
             author: String::new(),
             scope: Scope::default(),
             has_cmd: false,
-            leases: vec![Arc::new(self.build.inner.images.lease([id]))],
+            leases: vec![Arc::new(lease)],
         })
     }
 
@@ -279,9 +279,7 @@ impl StageRun {
             self.output.line(" ---> Using cache").await;
         }
         state.image = made.image;
-        state
-            .leases
-            .push(Arc::new(self.build.inner.images.lease([made.image])));
+        state.leases.push(Arc::new(made.lease));
         self.output.line(format!(" ---> {}", made.image.short())).await;
         Ok(())
     }

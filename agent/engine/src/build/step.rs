@@ -7,7 +7,7 @@ use crate::commit::value;
 use crate::error::{Error, Result};
 use crate::working_dir;
 use muster_build::Instruction;
-use muster_images::{Digest, Image, ImageId, ImageStore, NewImage};
+use muster_images::{Digest, Image, ImageId, ImageStore, Lease, NewImage};
 use muster_types::Timestamp;
 use serde_json::json;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -19,6 +19,8 @@ const FORMAT: u32 = 2;
 /// What a step made.
 pub(super) struct Made {
     pub image: ImageId,
+    /// Keeps it, which nothing else may do yet.
+    pub lease: Lease,
     pub is_cached: bool,
 }
 
@@ -49,13 +51,16 @@ impl StageRun {
             .blocking(move |inner| {
                 let found = inner.images.cached_step(&key, now_s())?;
                 Ok(match found {
-                    Some(id) if !sources.is_empty() && !is_step_of(&inner.images, &id, &sources)? => None,
+                    Some((id, _)) if !sources.is_empty() && !is_step_of(&inner.images, &id, &sources)? => {
+                        None
+                    }
                     found => found,
                 })
             })
             .await?;
-        Ok(found.map(|image| Made {
+        Ok(found.map(|(image, lease)| Made {
             image,
+            lease,
             is_cached: true,
         }))
     }
@@ -67,17 +72,18 @@ impl StageRun {
             return Ok(made);
         }
         let (parent, image) = (state.image, self.new_image(state, description)?);
-        let made = self
+        let (image, lease) = self
             .build
             .inner
             .blocking(move |inner| {
-                let id = inner.images.derive(&parent, &image)?;
+                let (id, lease) = inner.images.derive(&parent, &image)?;
                 inner.images.remember_step(&key, id, &image.created_by, now_s())?;
-                Ok(id)
+                Ok((id, lease))
             })
             .await?;
         Ok(Made {
-            image: made,
+            image,
+            lease,
             is_cached: false,
         })
     }
@@ -93,7 +99,7 @@ impl StageRun {
         static NUMBER: AtomicUsize = AtomicUsize::new(0);
         let name = self.build.member(NUMBER.fetch_add(1, Ordering::Relaxed));
         let (parent, image) = (state.image.to_string(), self.new_image(state, description)?);
-        let made = self
+        let (image, lease) = self
             .build
             .inner
             .blocking(move |inner| {
@@ -105,13 +111,14 @@ impl StageRun {
                     .and_then(|root| work(root.as_fd()))
                     .and_then(|()| Ok(inner.images.commit(&name, &image)?));
                 inner.images.release(&name)?;
-                let id = committed?;
+                let (id, lease) = committed?;
                 inner.images.remember_step(&key, id, &image.created_by, now_s())?;
-                Ok(id)
+                Ok((id, lease))
             })
             .await?;
         Ok(Made {
-            image: made,
+            image,
+            lease,
             is_cached: false,
         })
     }
