@@ -92,21 +92,21 @@ impl Server {
 
     fn signal(&mut self, index: usize, payload: &[u8]) -> Result<()> {
         let SignalBody { target, signal, all } = frame::decode(payload)?;
-        let describe = || format!("send signal {signal}");
+        // A process that ended cannot tell that it was sent a signal a moment too late.
+        let sent = |outcome: std::result::Result<(), _>| match outcome {
+            Err(error) if !is_gone(error) => Err(RuntimeError::io(format!("send signal {signal}"), error)),
+            _ => Ok(()),
+        };
         match (&self.cgroup, all) {
             (Some(group), true) => {
                 let pids = group
                     .pids()
                     .map_err(|source| RuntimeError::cgroup("list", source))?;
                 for pid in pids {
-                    match sys::kill(pid, signal) {
-                        Err(error) if !is_gone(error) => return Err(RuntimeError::io(describe(), error)),
-                        _ => {}
-                    }
+                    sent(sys::kill(pid, signal))?;
                 }
             }
-            _ => sys::pidfd_signal(self.process(target)?.pidfd.as_fd(), signal)
-                .map_err(|error| RuntimeError::io(describe(), error))?,
+            _ => sent(sys::pidfd_signal(self.process(target)?.pidfd.as_fd(), signal))?,
         }
         self.clients[index].send(Kind::Done, &[]);
         Ok(())
