@@ -102,7 +102,8 @@ fn failed_hooks_of_the_start_end_it_and_later_ones_only_warn() {
 fn a_hook_that_hangs_is_ended() {
     let runtime = Runtime::new();
     let mut config = runtime.config("one", "true");
-    let mut slow = hook("sleep 1000");
+    // One process: only the hook itself is killed.
+    let mut slow = hook("exec sleep 1000");
     slow["timeout"] = json!(1);
     config["hooks"] = json!({ "createRuntime": [slow] });
     let called = runtime.run("one", &config);
