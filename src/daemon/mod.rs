@@ -189,6 +189,8 @@ async fn describe(config: &DaemonConfig, engine: &dyn LocalEngine) -> anyhow::Re
         engine_version: env!("CARGO_PKG_VERSION").to_owned(),
         engine_labels: config.labels.clone(),
         feature_level: muster_state::SUPPORTED_FEATURE_LEVEL,
+        data_path_address: None,
+        routes: Vec::new(),
         advertise_address: String::new(),
     })
 }

@@ -397,6 +397,7 @@ mod tests {
             desired: muster_types::DesiredState::Running,
             start_after: None,
             recorded: (0, muster_types::TaskState::Assigned),
+            networks: Vec::new(),
         }
     }
 

@@ -93,6 +93,7 @@ mod tests {
             desired: DesiredState::Running,
             start_after: None,
             recorded: (0, TaskState::Assigned),
+            networks: Vec::new(),
         }
     }
 

@@ -218,6 +218,7 @@ impl AgentCore {
                 record.acknowledged = record.acknowledged.max(Some(task.recorded));
             }
         }
+        self.set.update_networks(&update);
         if update.from.is_some() {
             let news = update.tasks.iter().map(|task| task.id);
             let replaced: BTreeSet<TaskId> = news.chain(update.gone).collect();

@@ -25,6 +25,7 @@ fn task(number: u128) -> AssignedTask {
         desired: DesiredState::Running,
         start_after: None,
         recorded: (0, TaskState::Assigned),
+        networks: Vec::new(),
     }
 }
 
@@ -40,6 +41,7 @@ fn set(index: u64, tasks: Vec<AssignedTask>) -> AssignmentUpdate {
         age: age(index),
         node: NodeId::from_u128(1),
         tasks,
+        networks: Vec::new(),
     }
     .into()
 }

@@ -363,6 +363,7 @@ impl<'a> Draft<'a> {
                 error: None,
                 container: None,
             },
+            addresses: Vec::new(),
         };
         self.spent += 1;
         self.tasks.push(TaskDraft {

@@ -89,6 +89,7 @@ impl Dispatch {
                         .filter_map(|(id, _)| assigned_task(state, state.task(*id)?))
                         .collect(),
                     gone: gone.copied().collect(),
+                    ..AssignmentUpdate::default()
                 };
                 if update.tasks.is_empty() && update.gone.is_empty() {
                     return None;
@@ -121,6 +122,7 @@ pub fn assignment_set(state: &ClusterState, node: NodeId) -> AssignmentSet {
         age: age_of(state),
         node,
         tasks,
+        networks: Vec::new(),
     }
 }
 
@@ -146,6 +148,7 @@ fn assigned_task(state: &ClusterState, task: &Task) -> Option<AssignedTask> {
         desired: task.desired,
         start_after: task.start_after,
         recorded: (task.status.attempt, task.status.state),
+        networks: Vec::new(),
     })
 }
 

@@ -1,7 +1,10 @@
 //! What a node must run, as the dispatcher sends it and the agent keeps it on disk.
 
 use crate::service::{PublishedPort, TaskTemplate};
-use crate::{DesiredState, NodeId, ServiceId, Slot, TaskId, Timestamp};
+use crate::{
+    AssignedNetwork, DesiredState, NetworkId, NetworkUpdate, NodeId, ServiceId, Slot, TaskId, TaskNetwork,
+    Timestamp,
+};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
@@ -23,6 +26,9 @@ pub struct AssignmentSet {
     pub node: NodeId,
     /// Tasks, by id.
     pub tasks: Vec<AssignedTask>,
+    /// The cluster's networks that the node has a part in, by id.
+    #[serde(default)]
+    pub networks: Vec<AssignedNetwork>,
 }
 
 /// What the dispatcher sends of a node's assignment set: within a session the whole set first, then what changed.
@@ -39,6 +45,34 @@ pub struct AssignmentUpdate {
     pub tasks: Vec<AssignedTask>,
     /// Tasks that left the set.
     pub gone: Vec<TaskId>,
+    /// Networks that are new or changed; every network of a whole set, as a whole.
+    pub networks: Vec<NetworkUpdate>,
+    /// Networks that the node has no part in any more.
+    pub networks_gone: Vec<NetworkId>,
+}
+
+impl AssignmentSet {
+    /// Takes in what an update says of networks. The update must begin at this set's age.
+    pub fn update_networks(&mut self, update: &AssignmentUpdate) {
+        if update.from.is_none() {
+            self.networks.clear();
+        }
+        self.networks
+            .retain(|network| !update.networks_gone.contains(&network.facts.id));
+        for change in &update.networks {
+            match self
+                .networks
+                .binary_search_by_key(&change.id, |network| network.facts.id)
+            {
+                Ok(place) => self.networks[place].update(change),
+                Err(place) => {
+                    if let Some(network) = AssignedNetwork::begin(change) {
+                        self.networks.insert(place, network);
+                    }
+                }
+            }
+        }
+    }
 }
 
 impl From<AssignmentSet> for AssignmentUpdate {
@@ -49,6 +83,8 @@ impl From<AssignmentSet> for AssignmentUpdate {
             node: set.node,
             tasks: set.tasks,
             gone: Vec::new(),
+            networks: set.networks.into_iter().map(NetworkUpdate::from).collect(),
+            networks_gone: Vec::new(),
         }
     }
 }
@@ -78,6 +114,9 @@ pub struct AssignedTask {
     pub start_after: Option<Timestamp>,
     /// The last status that the controllers recorded.
     pub recorded: (u32, crate::TaskState),
+    /// Its places in networks of the cluster, in the order of its template; the ingress network last.
+    #[serde(default)]
+    pub networks: Vec<TaskNetwork>,
 }
 
 impl AssignedTask {

@@ -1,8 +1,10 @@
 //! The cluster's own object: settings, root certificate and join tokens.
 
 use crate::{ClusterId, Meta, NodeRole};
+use ipnet::{IpNet, Ipv4Net};
 use serde::{Deserialize, Serialize};
 use std::fmt;
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
 /// The cluster as its controllers store it. There is exactly one.
@@ -44,7 +46,16 @@ pub struct ClusterSpec {
     pub log_entries_kept: u64,
     /// Validity of node certificates.
     pub certificate_expiry: Duration,
+    /// Where the subnets of the cluster's networks come from; fixed when the cluster begins.
+    pub address_pools: Vec<IpNet>,
+    /// Prefix length of a subnet taken from an IPv4 pool; fixed when the cluster begins.
+    pub subnet_prefix_len: u8,
+    /// UDP port of the tunnels between nodes; fixed when the cluster begins.
+    pub data_path_port: u16,
 }
+
+/// UDP port of the tunnels between nodes, as in Swarm.
+pub const DEFAULT_DATA_PATH_PORT: u16 = 4789;
 
 impl Default for ClusterSpec {
     fn default() -> Self {
@@ -56,6 +67,9 @@ impl Default for ClusterSpec {
             snapshot_interval: 10_000,
             log_entries_kept: 500,
             certificate_expiry: Duration::from_secs(90 * 24 * 3600),
+            address_pools: vec![IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(10, 0, 0, 0), 8))],
+            subnet_prefix_len: 24,
+            data_path_port: DEFAULT_DATA_PATH_PORT,
         }
     }
 }

@@ -130,6 +130,14 @@ object_id!(
     ClusterId
 );
 object_id!(
+    /// A network of the cluster.
+    NetworkId
+);
+object_id!(
+    /// The place of a standalone container in a network of the cluster.
+    AttachmentId
+);
+object_id!(
     /// One control request; a retry carries the same id and applies once.
     RequestId
 );

@@ -20,6 +20,7 @@ pub mod meta;
 pub mod namespace;
 pub mod network;
 pub mod node;
+pub mod overlay;
 pub mod reason;
 pub mod resources;
 pub mod service;
@@ -30,9 +31,13 @@ pub mod validate;
 pub use assignment::{AssignedTask, AssignmentAge, AssignmentSet, AssignmentUpdate};
 pub use cluster::{Cluster, ClusterSpec, JoinToken, JoinTokens, RootCa};
 pub use constraint::{Constraint, ConstraintError};
-pub use id::{ClusterId, ContainerId, IdSource, NodeId, RaftId, RequestId, ServiceId, SessionId, TaskId};
+pub use id::{
+    AttachmentId, ClusterId, ContainerId, IdSource, NetworkId, NodeId, RaftId, RequestId, ServiceId,
+    SessionId, TaskId,
+};
 pub use meta::Meta;
 pub use node::{Availability, Node, NodeDescription, NodeRole, NodeSpec, NodeState, NodeStatus};
+pub use overlay::{AssignedNetwork, ClusterNetwork, NetworkUpdate, TaskNetwork};
 pub use reason::Reason;
 pub use resources::Resources;
 pub use service::{Service, ServiceMode, ServiceSpec, TaskTemplate};

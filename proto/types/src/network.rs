@@ -16,6 +16,8 @@ pub struct NetworkSpec {
     pub driver: String,
     /// No way out.
     pub internal: bool,
+    /// Carries the connections to ports that are published on every node; at most one network of the cluster.
+    pub ingress: bool,
     /// Containers outside the cluster may be attached; kept and reported for networks of one node.
     pub attachable: bool,
     /// Containers have IPv4 addresses.
@@ -36,6 +38,7 @@ impl Default for NetworkSpec {
             name: String::new(),
             driver: "bridge".to_owned(),
             internal: false,
+            ingress: false,
             attachable: false,
             ipv4: true,
             ipv6: false,

@@ -1,8 +1,11 @@
 //! Nodes: the member machines of the cluster.
 
+use crate::overlay::NetworkAddresses;
 use crate::service::{Labels, Platform};
 use crate::{Meta, NodeId, RaftId, Resources, Timestamp};
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 /// A node as the cluster stores it.
@@ -20,6 +23,9 @@ pub struct Node {
     pub status: NodeStatus,
     /// Its part in the Raft group; `None` on workers.
     pub controller: Option<ControllerMember>,
+    /// Its own addresses on networks of the cluster.
+    #[serde(default)]
+    pub addresses: Vec<NetworkAddresses>,
 }
 
 /// What the user wants of a node.
@@ -76,6 +82,24 @@ pub struct NodeDescription {
     pub feature_level: u32,
     /// Address (host:port) where its peers reach the node's cluster server, for blob transfer and log streams.
     pub advertise_address: String,
+    /// Where other nodes send the traffic of overlay networks; the host of `advertise_address` when `None`.
+    pub data_path_address: Option<IpAddr>,
+    /// Subnets that the host has routes to, which no network of the cluster may take; at most [`ROUTES_MAX`].
+    pub routes: Vec<IpNet>,
+}
+
+/// Most routes that a node tells of.
+pub const ROUTES_MAX: usize = 256;
+
+impl NodeDescription {
+    /// Where other nodes send the traffic of overlay networks.
+    pub fn data_path(&self) -> Option<IpAddr> {
+        let advertised = || {
+            let (host, _) = self.advertise_address.rsplit_once(':')?;
+            host.trim_start_matches('[').trim_end_matches(']').parse().ok()
+        };
+        self.data_path_address.or_else(advertised)
+    }
 }
 
 /// What the controllers saw of a node.

@@ -2,6 +2,7 @@
 
 use crate::container::{HealthCheck, MountSpec, Ulimit};
 use crate::image::RegistryAuth;
+use crate::overlay::NetworkAddresses;
 use crate::{Meta, Resources, ServiceId, Timestamp};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -29,6 +30,9 @@ pub struct Service {
     /// The published ports with the numbers that the system chose where the spec leaves them open.
     #[serde(default)]
     pub allocated_ports: Vec<PublishedPort>,
+    /// Its virtual addresses, one entry for each network that it has one on.
+    #[serde(default)]
+    pub vips: Vec<NetworkAddresses>,
     /// The user removed it; it goes once its tasks have stopped.
     pub removing: bool,
 }

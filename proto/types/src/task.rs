@@ -1,5 +1,6 @@
 //! Tasks: one-shot units of work on a node, and the table of who may change their state.
 
+use crate::overlay::NetworkAddresses;
 use crate::{ContainerId, Meta, NodeId, Reason, ServiceId, TaskId, Timestamp};
 use serde::{Deserialize, Serialize};
 
@@ -26,6 +27,9 @@ pub struct Task {
     pub reason: Reason,
     /// What was observed.
     pub status: TaskStatus,
+    /// Its addresses on networks of the cluster, held until it is seen to stop.
+    #[serde(default)]
+    pub addresses: Vec<NetworkAddresses>,
 }
 
 impl Task {

@@ -50,6 +50,7 @@ pub(crate) fn read(body: CreateBody) -> Read<NetworkSpec> {
         name: body.name,
         driver,
         internal: body.internal,
+        ingress: body.ingress,
         attachable: body.attachable,
         ipv4: body.enable_ipv4.unwrap_or(true),
         ipv6: body.enable_ipv6.unwrap_or(false),

@@ -93,7 +93,7 @@ pub(crate) fn read_spec(wire: wire::Spec) -> Read<ClusterSpec> {
     }
     let number = |given: u64, default: u64| if given == 0 { default } else { given };
     Ok(ClusterSpec {
-        name: defaults.name,
+        name: defaults.name.clone(),
         labels: wire.labels,
         task_history_limit: wire
             .orchestration
@@ -110,6 +110,7 @@ pub(crate) fn read_spec(wire: wire::Spec) -> Read<ClusterSpec> {
             defaults.log_entries_kept,
         ),
         certificate_expiry,
+        ..defaults
     })
 }
 

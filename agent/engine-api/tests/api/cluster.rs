@@ -93,6 +93,7 @@ impl State {
                     error: None,
                     container: None,
                 },
+                addresses: Vec::new(),
             };
             self.tasks.push((task, Arc::new(service.spec.template.clone())));
         }
@@ -200,6 +201,7 @@ impl ClusterBackend for FakeCluster {
                     restarting_until: None,
                 },
                 controller: None,
+                addresses: Vec::new(),
             }],
             services: Vec::new(),
             tasks: Vec::new(),
@@ -304,6 +306,7 @@ impl ClusterBackend for FakeCluster {
                 template_version: meta.spec_version,
                 update: None,
                 allocated_ports: Vec::new(),
+                vips: Vec::new(),
                 removing: false,
             };
             state.services.push(service.clone());

@@ -31,6 +31,7 @@ pub(crate) fn node(id: u128) -> Node {
             restarting_until: None,
         },
         controller: None,
+        addresses: Vec::new(),
     }
 }
 

@@ -107,6 +107,7 @@ impl ClusterState {
                 restarting_until: None,
             },
             controller: None,
+            addresses: Vec::new(),
         });
         Ok(())
     }

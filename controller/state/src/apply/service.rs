@@ -130,6 +130,7 @@ impl ClusterState {
             template_version: self.index,
             update: None,
             allocated_ports: Vec::new(),
+            vips: Vec::new(),
             removing: false,
         });
         Ok(())

@@ -91,6 +91,7 @@ impl ClusterState {
                 error: new.error.clone(),
                 container: None,
             },
+            addresses: Vec::new(),
         };
         touched.loads |= row.node.is_some();
         touched.assignments.extend(row.node);
