@@ -27,8 +27,8 @@ const RTPROT_STATIC: u8 = 4;
 const RTN_UNICAST: u8 = 1;
 
 const AF_UNSPEC: u8 = 0;
-const AF_INET: u8 = 2;
-const AF_INET6: u8 = 10;
+pub(crate) const AF_INET: u8 = 2;
+pub(crate) const AF_INET6: u8 = 10;
 
 impl Links {
     /// Gives an interface its addresses, brings it up and sets the default routes, in one exchange. A default route
@@ -83,6 +83,17 @@ impl Links {
             .collect())
     }
 
+    /// Index of the link that has this address.
+    pub fn owner_of(&mut self, address: IpAddr) -> Result<Option<u32>, NetlinkError> {
+        let request = Requests::one(RTM_GETADDR, flag::DUMP, |body| {
+            body.raw(&[AF_UNSPEC, 0, 0, 0, 0, 0, 0, 0])
+        });
+        let has_it = |reply: &Reply| parse_address(reply, None).is_some_and(|own| own.address() == address);
+        let replies = self.socket.query(request)?;
+        let owner = replies.iter().find(|reply| has_it(reply));
+        Ok(owner.and_then(|reply| Some(u32::from_ne_bytes(reply.body.get(4..8)?.try_into().ok()?))))
+    }
+
     /// Takes an address off a link.
     pub fn remove_address(&mut self, index: u32, address: IpNet) -> Result<(), NetlinkError> {
         let result = self.acknowledged(RTM_DELADDR, flag::ACK, |body| write_address(body, index, address));
@@ -130,7 +141,7 @@ fn write_address(body: &mut Body<'_>, index: u32, net: IpNet) {
     }
 }
 
-fn family(address: IpAddr) -> u8 {
+pub(crate) fn family(address: IpAddr) -> u8 {
     if address.is_ipv4() { AF_INET } else { AF_INET6 }
 }
 

@@ -54,16 +54,27 @@ pub(crate) fn forget_flows(ports: &[(PortKey, Target)], own: &[IpAddr]) -> Resul
         {
             continue;
         }
-        let dump = Requests::one(message_kind(IPCTNL_MSG_CT_GET), flag::DUMP, |body| {
-            body.raw(&header(family))
-        });
-        for entry in socket.query(dump)? {
-            let Some(flow) = Flow::read(&entry) else { continue };
-            if ports.iter().any(|(key, target)| flow.concerns(key, target, own)) {
-                // One that ended by itself meanwhile is fine.
-                let deleted = socket.transact(deletion(family, &entry), Framing::Separate);
-                crate::links::ignoring(deleted, rustix::io::Errno::NOENT)?;
-            }
+        let concerned = |flow: &Flow| ports.iter().any(|(key, target)| flow.concerns(key, target, own));
+        forget_stale(&mut socket, family == AF_INET, concerned)?;
+    }
+    Ok(())
+}
+
+/// Makes the kernel forget the flows of a family that are `stale`. The socket says in which namespace.
+pub(crate) fn forget_stale(
+    socket: &mut Socket,
+    is_ipv4: bool,
+    stale: impl Fn(&Flow) -> bool,
+) -> Result<(), NetlinkError> {
+    let family = if is_ipv4 { AF_INET } else { AF_INET6 };
+    let dump = Requests::one(message_kind(IPCTNL_MSG_CT_GET), flag::DUMP, |body| {
+        body.raw(&header(family))
+    });
+    for entry in socket.query(dump)? {
+        if Flow::read(&entry).is_some_and(|flow| stale(&flow)) {
+            // One that ended by itself meanwhile is fine.
+            let deleted = socket.transact(deletion(family, &entry), Framing::Separate);
+            crate::links::ignoring(deleted, rustix::io::Errno::NOENT)?;
         }
     }
     Ok(())
@@ -92,10 +103,12 @@ fn deletion(family: u8, entry: &Reply) -> Requests {
 }
 
 /// A flow as its first packet and the answer to it are addressed.
-struct Flow {
-    protocol: u8,
-    destination: (IpAddr, u16),
-    answered_by: (IpAddr, u16),
+pub(crate) struct Flow {
+    /// Number in the IP header.
+    pub protocol: u8,
+    /// The port is 0 for a protocol without ports.
+    pub destination: (IpAddr, u16),
+    pub answered_by: (IpAddr, u16),
 }
 
 impl Flow {
@@ -129,9 +142,7 @@ impl Flow {
 fn end_of(tuple: &[u8], kinds: [u16; 2], port: u16) -> Option<(IpAddr, u16)> {
     let addresses = find(tuple, CTA_TUPLE_IP)?.value;
     let octets = kinds.iter().find_map(|kind| find(addresses, *kind))?;
-    let number: [u8; 2] = find(find(tuple, CTA_TUPLE_PROTO)?.value, port)?
-        .value
-        .try_into()
-        .ok()?;
-    Some((address_of(octets.value)?, u16::from_be_bytes(number)))
+    let number = find(find(tuple, CTA_TUPLE_PROTO)?.value, port);
+    let number = number.and_then(|number| number.value.try_into().ok());
+    Some((address_of(octets.value)?, number.map_or(0, u16::from_be_bytes)))
 }

@@ -49,6 +49,12 @@ pub enum NetworkError {
         /// Its name.
         name: String,
     },
+    /// The overlay was not made on this node.
+    #[error("overlay network {id} is not set up on this node")]
+    NoSuchOverlay {
+        /// Its id.
+        id: String,
+    },
     /// A link of the host that containers should get a share of does not exist.
     #[error("there is no network interface {name} on this host")]
     NoSuchParent {

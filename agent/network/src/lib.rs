@@ -21,10 +21,12 @@ mod neighbours;
 mod netlink;
 mod network;
 mod nft;
+mod overlay;
 mod ports;
 mod publish;
 mod resolver;
 mod sandbox;
+mod services;
 mod spec;
 mod sysctl;
 mod topology;
@@ -37,8 +39,10 @@ pub use namespace::NamespaceError;
 pub use neighbours::{OtherFirewalls, WithdrawError, admit_bridges, other_firewalls, withdraw_bridges};
 pub use netlink::NetlinkError;
 pub use network::Network;
+pub use overlay::{OverlaySpec, Station};
 pub use resolver::{RESOLVER_ADDRESS, ResolverSockets};
 pub use sandbox::{DefaultRoute, Sandbox};
+pub use services::{Services, VirtualService};
 pub use spec::{
     Attachment, BridgeSpec, Families, Interface, InvalidSpec, NetworkConfig, PortMapping, Protocol,
     SandboxSpec,

@@ -11,18 +11,18 @@ const RTM_NEWLINK: u16 = 16;
 const RTM_DELLINK: u16 = 17;
 const RTM_GETLINK: u16 = 18;
 pub(crate) const RTM_SETLINK: u16 = 19;
-const RTM_NEWNEIGH: u16 = 28;
+pub(crate) const RTM_NEWNEIGH: u16 = 28;
 
 pub(crate) const IFLA_ADDRESS: u16 = 1;
 pub(crate) const IFLA_IFNAME: u16 = 3;
 pub(crate) const IFLA_MTU: u16 = 4;
 pub(crate) const IFLA_LINK: u16 = 5;
-const IFLA_MASTER: u16 = 10;
-const IFLA_PROTINFO: u16 = 12;
+pub(crate) const IFLA_MASTER: u16 = 10;
+pub(crate) const IFLA_PROTINFO: u16 = 12;
 pub(crate) const IFLA_LINKINFO: u16 = 18;
 const IFLA_STATS64: u16 = 23;
 pub(crate) const IFLA_NET_NS_FD: u16 = 28;
-const IFLA_EXT_MASK: u16 = 29;
+pub(crate) const IFLA_EXT_MASK: u16 = 29;
 const IFLA_NUM_TX_QUEUES: u16 = 31;
 const IFLA_NUM_RX_QUEUES: u16 = 32;
 pub(crate) const IFLA_INFO_KIND: u16 = 1;
@@ -30,13 +30,13 @@ pub(crate) const IFLA_INFO_DATA: u16 = 2;
 const VETH_INFO_PEER: u16 = 1;
 const IFLA_BRPORT_HAIRPIN: u16 = 4;
 const IFLA_BRPORT_ISOLATED: u16 = 33;
-const RTEXT_FILTER_SKIP_STATS: u32 = 8;
+pub(crate) const RTEXT_FILTER_SKIP_STATS: u32 = 8;
 
-const NDA_LLADDR: u16 = 2;
+pub(crate) const NDA_LLADDR: u16 = 2;
 const NUD_REACHABLE: u16 = 0x02;
-const NTF_MASTER: u8 = 0x04;
+pub(crate) const NTF_MASTER: u8 = 0x04;
 
-const AF_BRIDGE: u8 = 7;
+pub(crate) const AF_BRIDGE: u8 = 7;
 pub(crate) const IFF_UP: u32 = 1;
 /// The loopback is the first link of every network namespace.
 const LOOPBACK_INDEX: u32 = 1;
@@ -56,6 +56,8 @@ pub(crate) struct Link {
     pub kind: Option<String>,
     /// Index of a veth's other end in its own namespace.
     pub peer_index: Option<u32>,
+    /// Largest packet.
+    pub mtu: u32,
     pub statistics: InterfaceStats,
 }
 
@@ -278,6 +280,9 @@ fn parse_link(reply: &Reply) -> Option<Link> {
         name: find(parts, IFLA_IFNAME)?.text()?.to_owned(),
         kind: kind.map(str::to_owned),
         peer_index: find(parts, IFLA_LINK).and_then(|link| link.u32()),
+        mtu: find(parts, IFLA_MTU)
+            .and_then(|mtu| mtu.u32())
+            .unwrap_or_default(),
         statistics: find(parts, IFLA_STATS64)
             .map(|stats| parse_statistics(stats.value))
             .unwrap_or_default(),

@@ -290,6 +290,13 @@ pub(crate) fn open_pinned(path: &Path) -> io::Result<Option<OwnedFd>> {
     Ok((kind == NSFS_MAGIC).then(|| file.into()))
 }
 
+/// The names of the pins in a directory.
+pub(crate) fn pins_in(directory: &Path) -> io::Result<Vec<String>> {
+    let names = std::fs::read_dir(directory)?.map(|entry| Ok(entry?.file_name().into_string()));
+    let names = names.collect::<io::Result<Vec<_>>>()?;
+    Ok(names.into_iter().flatten().collect())
+}
+
 /// Makes `directory` a mount of its own that passes nothing on, so that pins stay out of other mount namespaces.
 pub(crate) fn prepare_pin_directory(directory: &Path) -> io::Result<()> {
     std::fs::create_dir_all(directory)?;

@@ -11,9 +11,11 @@ use crate::error::NetworkError;
 use crate::firewall::Firewalls;
 use crate::links::{InterfaceStats, Links};
 use crate::namespace::{self, Namespaces};
+use crate::overlay::{OverlaySpec, Overlays};
 use crate::ports::Reservations;
 use crate::resolver::ResolverSockets;
-use crate::sandbox::{DefaultRoute, Sandbox};
+use crate::sandbox::{DefaultRoute, Sandbox, pin_error};
+use crate::services::{Balancers, Services};
 use crate::spec::{BridgeSpec, Interface, NetworkConfig, PortMapping, Protocol, SandboxSpec};
 
 /// This node's network. Clones share it.
@@ -28,6 +30,9 @@ pub struct Network {
 /// The blocking side. An operation that needs several locks takes them in the order of the fields.
 pub(crate) struct Inner {
     pub(crate) pins: PathBuf,
+    pub(crate) overlay_pins: PathBuf,
+    pub(crate) overlays: Mutex<Overlays>,
+    pub(crate) balancers: Mutex<Balancers>,
     pub(crate) bridges: Mutex<Bridges>,
     pub(crate) reservations: Mutex<Reservations>,
     pub(crate) firewall: Mutex<Firewalls>,
@@ -37,6 +42,10 @@ pub(crate) struct Inner {
     pub(crate) next_interface: AtomicU32,
     /// Name of the table that leads to a container's resolver, in the container's namespace.
     pub(crate) resolver_table: String,
+    /// Name of the table that leads to services, in the namespaces of containers.
+    pub(crate) service_table: String,
+    /// Name of the table that admits the tunnels of other nodes.
+    pub(crate) tunnel_table: String,
 }
 
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -172,6 +181,25 @@ impl Network {
         self.run(move |inner| inner.remove_parent(&name)).await
     }
 
+    /// Makes the overlays of this node those that are given, as they are given, and removes all others. An overlay that
+    /// fails does not keep the others from being made; the first failure is returned. Idempotent; costs little where
+    /// nothing changed.
+    pub async fn set_overlays(&self, wanted: Vec<OverlaySpec>) -> Result<(), NetworkError> {
+        self.run(move |inner| inner.set_overlays(&wanted)).await
+    }
+
+    /// The overlays that this node has, those of an earlier run included.
+    pub async fn overlays(&self) -> Result<Vec<String>, NetworkError> {
+        self.run(Inner::overlays).await
+    }
+
+    /// Makes the virtual addresses that lead a container to services those that are given, at once. Flows to what a
+    /// service no longer has are forgotten. Idempotent; costs what changed.
+    pub async fn set_services(&self, container_id: &str, wanted: Services) -> Result<(), NetworkError> {
+        let id = container_id.to_owned();
+        self.run(move |inner| inner.set_services(&id, &wanted)).await
+    }
+
     /// Opens ports of the host that lead into a container, all or none, in place of those it had. Returns them with
     /// the host ports that were chosen. Idempotent: a port that the container has already is kept, also where any
     /// port will do.
@@ -228,12 +256,10 @@ async fn run<R: Send + 'static>(
 
 impl Inner {
     fn open(config: &NetworkConfig) -> Result<Self, NetworkError> {
-        let pins = config.run_dir.join("netns");
-        namespace::prepare_pin_directory(&pins).map_err(|source| NetworkError::Pin {
-            operation: "prepare",
-            path: pins.clone(),
-            source,
-        })?;
+        let (pins, overlay_pins) = (config.run_dir.join("netns"), config.run_dir.join("overlays"));
+        for directory in [&pins, &overlay_pins] {
+            namespace::prepare_pin_directory(directory).map_err(pin_error("prepare", directory))?;
+        }
         let firewall =
             Firewalls::open(&config.table_prefix).map_err(NetworkError::firewall("install our rules"))?;
         let mut reservations = Reservations::default();
@@ -243,6 +269,9 @@ impl Inner {
         let links = Links::open().map_err(NetworkError::link("open a socket for", "links"))?;
         let inner = Self {
             pins,
+            overlay_pins,
+            overlays: Mutex::default(),
+            balancers: Mutex::default(),
             bridges: Mutex::default(),
             reservations: Mutex::new(reservations),
             firewall: Mutex::new(firewall),
@@ -250,6 +279,8 @@ impl Inner {
             namespaces: Namespaces::start(config.prepared_namespaces, config.sysctls.clone())?,
             next_interface: AtomicU32::new(0),
             resolver_table: format!("{}-resolver", config.table_prefix),
+            service_table: format!("{}-services", config.table_prefix),
+            tunnel_table: format!("{}-tunnels", config.table_prefix),
         };
         inner.remove_stale_pins()?;
         Ok(inner)

@@ -108,7 +108,7 @@ fn translate(table: String, (udp, tcp): (u16, u16)) -> Result<(), NetlinkError> 
         Change::DeleteTable,
         Change::AddTable,
         Change::AddChain {
-            name: "output",
+            name: "output".into(),
             hook: Some(output),
         },
         lead(Protocol::Udp, udp),
@@ -134,7 +134,7 @@ fn lead(protocol: Protocol, port: u16) -> Change {
         to: first,
     };
     Change::AddRule {
-        chain: "output",
+        chain: "output".into(),
         expressions: vec![
             payload(Header::Network, 16, 4),
             equal(&RESOLVER_ADDRESS.octets()),
@@ -156,7 +156,7 @@ fn lead(protocol: Protocol, port: u16) -> Change {
             Expression::Translate(Translation::Destination {
                 family: Family::Ipv4,
                 address: first,
-                port: Register(1),
+                port: Some(Register(1)),
             }),
             Expression::Verdict(Verdict::Accept),
         ],

@@ -87,30 +87,28 @@ impl Inner {
 
     pub(crate) fn remove_sandbox(&self, container_id: &str) -> Result<(), NetworkError> {
         check_container_id(container_id)?;
+        // An open socket would keep the namespace.
+        lock(&self.balancers).remove(container_id);
         let path = self.pin_path(container_id);
         namespace::unpin(&path).map_err(pin_error("remove", &path))?;
         Ok(())
     }
 
     pub(crate) fn sandboxes(&self) -> Result<Vec<String>, NetworkError> {
-        let read = || -> io::Result<Vec<String>> {
-            let names = std::fs::read_dir(&self.pins)?.map(|entry| Ok(entry?.file_name().into_string()));
-            Ok(names
-                .collect::<io::Result<Vec<_>>>()?
-                .into_iter()
-                .flatten()
-                .collect())
-        };
-        read().map_err(pin_error("list", &self.pins))
+        namespace::pins_in(&self.pins).map_err(pin_error("list", &self.pins))
     }
 
     /// Removes the files that stand for no namespace: a reboot leaves them where the run directory survives it.
     pub(crate) fn remove_stale_pins(&self) -> Result<(), NetworkError> {
-        for name in self.sandboxes()? {
-            let path = self.pins.join(name);
-            let opened = open_pinned(&path).map_err(pin_error("open", &path))?;
-            if opened.is_none() {
-                std::fs::remove_file(&path).map_err(pin_error("remove", &path))?;
+        for (directory, names) in [
+            (&self.pins, self.sandboxes()?),
+            (&self.overlay_pins, self.overlays()?),
+        ] {
+            for path in names.iter().map(|name| directory.join(name)) {
+                let opened = open_pinned(&path).map_err(pin_error("open", &path))?;
+                if opened.is_none() {
+                    std::fs::remove_file(&path).map_err(pin_error("remove", &path))?;
+                }
             }
         }
         Ok(())
@@ -195,7 +193,11 @@ impl Inner {
         opened.map_err(NetworkError::link("open a socket for", "links"))
     }
 
-    fn set_sysctls(&self, netns: &OwnedFd, sysctls: Vec<(String, String)>) -> Result<(), NetworkError> {
+    pub(crate) fn set_sysctls(
+        &self,
+        netns: &OwnedFd,
+        sysctls: Vec<(String, String)>,
+    ) -> Result<(), NetworkError> {
         let write_all = move || {
             sysctls
                 .iter()
@@ -220,6 +222,11 @@ impl Inner {
                 self.create_macvlan(netns.as_fd(), interface, parent)?;
                 None
             }
+            Attachment::Overlay(id) => {
+                let host_name = self.host_interface_name(container_id);
+                self.create_overlay_pair(id, &host_name, interface, netns.as_fd())?;
+                None
+            }
         };
         let name = interface.name.as_str();
         let found = inside.find(name).map_err(NetworkError::link("look up", name))?;
@@ -241,11 +248,12 @@ impl Inner {
         inside
             .configure(link.index, &interface.addresses, &interface.gateways)
             .map_err(NetworkError::link("give an address to interface", name))?;
-        match bridge {
-            Some(bridge) => self
+        match (bridge, &interface.attachment, link.peer_index) {
+            (Some(bridge), _, _) => self
                 .settle_port(&link, bridge, interface)
                 .map_err(NetworkError::link("set up the bridge port of", name)),
-            None => Ok(()),
+            (None, Attachment::Overlay(id), Some(port)) => self.settle_overlay_port(id, port, interface.mac),
+            (None, _, _) => Ok(()),
         }
     }
 
@@ -324,7 +332,7 @@ pub(crate) fn duplicate(descriptor: &OwnedFd) -> Result<OwnedFd, NetworkError> {
     })
 }
 
-fn pin_error(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> NetworkError {
+pub(crate) fn pin_error(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> NetworkError {
     let path = path.to_owned();
     move |source| NetworkError::Pin {
         operation,

@@ -16,6 +16,8 @@ const INTERFACE_NAME_MAX: usize = 15;
 const CONTAINER_ID_MAX: usize = 100;
 /// Interfaces of one container; a container with more networks than this is a mistake.
 const INTERFACES_MAX: usize = 64;
+/// The cluster's ids have 25 characters, the engine's 64.
+const OVERLAY_ID_MAX: usize = 64;
 /// Smallest MTU that IPv4 works with.
 const MTU_MIN: u32 = 68;
 
@@ -114,13 +116,15 @@ pub enum Attachment {
     Bridge(String),
     /// A hardware address of its own on this link of the host.
     Macvlan(String),
+    /// A port of the bridge of this overlay.
+    Overlay(String),
 }
 
 impl Attachment {
-    /// The link of the host.
-    pub fn link(&self) -> &str {
+    fn check(&self) -> Result<(), InvalidSpec> {
         match self {
-            Self::Bridge(name) | Self::Macvlan(name) => name,
+            Self::Bridge(name) | Self::Macvlan(name) => check_interface_name(name),
+            Self::Overlay(id) => check_overlay_id(id),
         }
     }
 }
@@ -204,6 +208,14 @@ pub enum InvalidSpec {
     TooManyInterfaces { count: usize },
     #[error("{name:?} is no kernel parameter of a network namespace: its name must begin with \"net.\"")]
     Sysctl { name: String },
+    #[error("{id:?} is no id of an overlay: it takes 1 to {OVERLAY_ID_MAX} letters and digits")]
+    OverlayId { id: String },
+    #[error("{vni} is no identifier of a VXLAN: it must be from 1 to 16777215")]
+    Vni { vni: u32 },
+    #[error("{address} is no address that a tunnel can begin at")]
+    Underlay { address: IpAddr },
+    #[error("tunnels cannot use UDP port 0")]
+    TunnelPort,
     #[error("port 0 of the container cannot be published")]
     ContainerPort,
     #[error("a port on {host} cannot lead to {container}, which is of another family")]
@@ -270,7 +282,7 @@ impl SandboxSpec {
 impl Interface {
     /// Checks names and ranges.
     pub fn check(&self) -> Result<(), InvalidSpec> {
-        check_interface_name(self.attachment.link())?;
+        self.attachment.check()?;
         check_interface_name(&self.name)?;
         check_mtu(&self.name, self.mtu)?;
         self.addresses
@@ -316,6 +328,16 @@ pub(crate) fn check_container_id(id: &str) -> Result<(), InvalidSpec> {
     }
 }
 
+/// Checks that `id` can be part of a path.
+pub(crate) fn check_overlay_id(id: &str) -> Result<(), InvalidSpec> {
+    let plain = id.bytes().all(|byte| byte.is_ascii_alphanumeric());
+    if plain && (1..=OVERLAY_ID_MAX).contains(&id.len()) {
+        Ok(())
+    } else {
+        Err(InvalidSpec::OverlayId { id: id.to_owned() })
+    }
+}
+
 /// Checks that `name` can be an interface's, and part of a path.
 pub(crate) fn check_interface_name(name: &str) -> Result<(), InvalidSpec> {
     let plain = name
@@ -333,7 +355,7 @@ pub(crate) fn check_interface_name(name: &str) -> Result<(), InvalidSpec> {
     }
 }
 
-fn check_mtu(name: &str, mtu: Option<u32>) -> Result<(), InvalidSpec> {
+pub(crate) fn check_mtu(name: &str, mtu: Option<u32>) -> Result<(), InvalidSpec> {
     match mtu {
         Some(mtu) if !(MTU_MIN..=65_535).contains(&mtu) => Err(InvalidSpec::Mtu {
             name: name.to_owned(),
@@ -343,7 +365,7 @@ fn check_mtu(name: &str, mtu: Option<u32>) -> Result<(), InvalidSpec> {
     }
 }
 
-fn check_address(address: IpNet) -> Result<(), InvalidSpec> {
+pub(crate) fn check_address(address: IpNet) -> Result<(), InvalidSpec> {
     let ip = address.address();
     // The first and the last address of an IPv4 network are the network's own; of an IPv6 network, only the first is.
     let edge = match ip {

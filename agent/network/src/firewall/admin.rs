@@ -25,7 +25,7 @@ pub(super) fn ensure(tables: &mut impl Tables, own_table: &str) -> Result<(), Ne
         changes: vec![
             Change::AddTable,
             Change::AddChain {
-                name: CHAIN,
+                name: CHAIN.into(),
                 hook: Some(forward),
             },
         ],

@@ -16,7 +16,7 @@ const DROP: ElementData = ElementData::Verdict(Verdict::Drop);
 pub(super) fn with_bridge(name: &str, policy: BridgePolicy) -> Vec<Change> {
     bridge_elements(name, policy)
         .map(|(set, element)| Change::AddElements {
-            set,
+            set: set.into(),
             elements: vec![element],
         })
         .collect()
@@ -26,7 +26,7 @@ pub(super) fn with_bridge(name: &str, policy: BridgePolicy) -> Vec<Change> {
 pub(super) fn without_bridge(name: &str, policy: BridgePolicy) -> Vec<Change> {
     bridge_elements(name, policy)
         .map(|(set, element)| Change::DeleteElements {
-            set,
+            set: set.into(),
             elements: vec![element],
         })
         .collect()
@@ -36,7 +36,10 @@ pub(super) fn without_bridge(name: &str, policy: BridgePolicy) -> Vec<Change> {
 pub(super) fn with_ports(ports: &[(PortKey, Target)]) -> Vec<Change> {
     by_map(ports)
         .into_iter()
-        .map(|(set, elements)| Change::AddElements { set, elements })
+        .map(|(set, elements)| Change::AddElements {
+            set: set.into(),
+            elements,
+        })
         .collect()
 }
 
@@ -44,7 +47,10 @@ pub(super) fn with_ports(ports: &[(PortKey, Target)]) -> Vec<Change> {
 pub(super) fn without_ports(ports: &[(PortKey, Target)]) -> Vec<Change> {
     by_map(ports)
         .into_iter()
-        .map(|(set, elements)| Change::DeleteElements { set, elements })
+        .map(|(set, elements)| Change::DeleteElements {
+            set: set.into(),
+            elements,
+        })
         .collect()
 }
 

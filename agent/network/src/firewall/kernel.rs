@@ -23,6 +23,11 @@ impl NetlinkTables {
             socket: Socket::open(Protocol::Netfilter)?,
         })
     }
+
+    /// The socket, for other words with the same namespace's netfilter.
+    pub fn socket(&mut self) -> &mut Socket {
+        &mut self.socket
+    }
 }
 
 impl Tables for NetlinkTables {

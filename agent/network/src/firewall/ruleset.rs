@@ -116,37 +116,37 @@ fn sets(layout: &Layout) -> impl Iterator<Item = SetSpec> + use<> {
     let target = || Some(vec![address, Port]);
     [
         SetSpec {
-            name: BRIDGES,
+            name: BRIDGES.into(),
             key: vec![InterfaceName],
             data: None,
         },
         SetSpec {
-            name: MASQUERADED,
+            name: MASQUERADED.into(),
             key: vec![InterfaceName],
             data: None,
         },
         SetSpec {
-            name: INTERNAL,
+            name: INTERNAL.into(),
             key: vec![InterfaceName],
             data: None,
         },
         SetSpec {
-            name: UNPROTECTED,
+            name: UNPROTECTED.into(),
             key: vec![InterfaceName],
             data: None,
         },
         SetSpec {
-            name: SAME_BRIDGE,
+            name: SAME_BRIDGE.into(),
             key: vec![InterfaceName, InterfaceName],
             data: Some(vec![Verdict]),
         },
         SetSpec {
-            name: PUBLISHED,
+            name: PUBLISHED.into(),
             key: vec![address, Protocol, Port],
             data: target(),
         },
         SetSpec {
-            name: PUBLISHED_ANY,
+            name: PUBLISHED_ANY.into(),
             key: vec![Protocol, Port],
             data: target(),
         },
@@ -155,8 +155,8 @@ fn sets(layout: &Layout) -> impl Iterator<Item = SetSpec> + use<> {
 }
 
 fn chains() -> impl Iterator<Item = Change> {
-    let hooked = |name, kind, point, priority| Change::AddChain {
-        name,
+    let hooked = |name: &'static str, kind, point, priority| Change::AddChain {
+        name: name.into(),
         hook: Some(Hook {
             kind,
             point,
@@ -165,7 +165,7 @@ fn chains() -> impl Iterator<Item = Change> {
     };
     [
         Change::AddChain {
-            name: PUBLISH,
+            name: PUBLISH.into(),
             hook: None,
         },
         hooked("raw_prerouting", "filter", HookPoint::Prerouting, PRIORITY_RAW),
@@ -184,8 +184,8 @@ fn chains() -> impl Iterator<Item = Change> {
 
 fn rules(layout: &Layout) -> impl Iterator<Item = Change> + use<> {
     let masquerade = || Expression::Translate(Translation::Masquerade);
-    let rule = |chain, parts: Vec<Vec<Expression>>| Change::AddRule {
-        chain,
+    let rule = |chain: &'static str, parts: Vec<Vec<Expression>>| Change::AddRule {
+        chain: chain.into(),
         expressions: parts.concat(),
     };
     [
@@ -203,9 +203,12 @@ fn rules(layout: &Layout) -> impl Iterator<Item = Change> + use<> {
         ),
         rule(
             "prerouting",
-            vec![to_this_host(), verdict(Verdict::Jump(PUBLISH))],
+            vec![to_this_host(), verdict(Verdict::Jump(PUBLISH.into()))],
         ),
-        rule("output", vec![to_this_host(), verdict(Verdict::Jump(PUBLISH))]),
+        rule(
+            "output",
+            vec![to_this_host(), verdict(Verdict::Jump(PUBLISH.into()))],
+        ),
         rule(
             PUBLISH,
             vec![
@@ -280,7 +283,7 @@ fn verdict(verdict: Verdict) -> Vec<Expression> {
 
 fn obey(map: &'static str) -> Expression {
     Expression::Map {
-        map,
+        map: map.into(),
         from: FIRST,
         to: None,
     }
@@ -293,7 +296,7 @@ fn from_any(set: &'static str) -> Vec<Expression> {
             to: FIRST,
         },
         Expression::Member {
-            set,
+            set: set.into(),
             from: FIRST,
             inverted: false,
         },
@@ -307,7 +310,7 @@ fn from_outside() -> Vec<Expression> {
             to: FIRST,
         },
         Expression::Member {
-            set: BRIDGES,
+            set: BRIDGES.into(),
             from: FIRST,
             inverted: true,
         },
@@ -329,7 +332,7 @@ fn to_member(set: &'static str, membership: Membership) -> Vec<Expression> {
             to: FIRST,
         },
         Expression::Member {
-            set,
+            set: set.into(),
             from: FIRST,
             inverted: membership == Membership::Outside,
         },
@@ -351,7 +354,7 @@ fn interfaces() -> Vec<Expression> {
 
 fn within_one_bridge() -> Vec<Expression> {
     let member = Expression::Member {
-        set: SAME_BRIDGE,
+        set: SAME_BRIDGE.into(),
         from: FIRST,
         inverted: false,
     };
@@ -415,14 +418,14 @@ fn to_published(layout: &Layout, map: &'static str, next: Register) -> Vec<Expre
             to: Register(next.0 + 1),
         },
         Expression::Map {
-            map,
+            map: map.into(),
             from: FIRST,
             to: Some(FIRST),
         },
         Expression::Translate(Translation::Destination {
             family: layout.family,
             address: FIRST,
-            port: layout.behind(),
+            port: Some(layout.behind()),
         }),
     ]
 }

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use rustix::io::Errno;
 
 use super::*;
-use crate::nft::{Element, ElementData};
+use crate::nft::{Element, ElementData, Name};
 use crate::spec::Protocol;
 
 /// Keeps what it is told as the kernel would, and fails when asked to.
@@ -20,7 +20,7 @@ struct Recording {
 #[derive(Default)]
 struct State {
     batches: Vec<Batch>,
-    sets: BTreeMap<&'static str, Vec<Element>>,
+    sets: BTreeMap<Name, Vec<Element>>,
     refusals: Vec<Errno>,
 }
 
@@ -39,15 +39,21 @@ impl Tables for Recording {
             match change {
                 Change::DeleteTable => state.sets.clear(),
                 Change::AddElements { set, elements } => {
-                    let held = state.sets.entry(set).or_default();
+                    let held = state.sets.entry(set.clone()).or_default();
                     held.extend(elements.iter().cloned());
                 }
                 Change::DeleteElements { set, elements } => {
-                    let held = state.sets.entry(set).or_default();
+                    let held = state.sets.entry(set.clone()).or_default();
                     held.retain(|element| !elements.iter().any(|deleted| deleted.key == element.key));
                 }
-                Change::Flush { set } => state.sets.entry(set).or_default().clear(),
-                Change::AddTable | Change::AddChain { .. } | Change::AddSet(_) | Change::AddRule { .. } => {}
+                Change::Flush { set } => state.sets.entry(set.clone()).or_default().clear(),
+                Change::AddTable
+                | Change::AddChain { .. }
+                | Change::DeleteChain { .. }
+                | Change::DeleteSet { .. }
+                | Change::FlushChain { .. }
+                | Change::AddSet(_)
+                | Change::AddRule { .. } => {}
             }
         }
         Ok(())
@@ -138,7 +144,7 @@ fn a_change_names_only_the_elements_that_change() {
     assert_eq!(batches.len(), 1, "nothing to do is not done");
     assert!(matches!(
         batches[0].changes[..],
-        [Change::DeleteElements { set: "published_any", ref elements }] if elements.len() == 1
+        [Change::DeleteElements { ref set, ref elements }] if set == "published_any" && elements.len() == 1
     ));
 }
 
@@ -178,7 +184,12 @@ fn elements_that_are_not_ours_are_left_out_of_the_model() {
         comment: None,
     };
     let foreign = vec![odd(&[]), odd(&[6, 0, 0, 0, 0, 80, 0, 0]), odd(&[99; 12])];
-    tables.state.lock().unwrap().sets.insert("published_any", foreign);
+    tables
+        .state
+        .lock()
+        .unwrap()
+        .sets
+        .insert("published_any".into(), foreign);
     let firewall = Firewall::open(tables, Family::Ipv4, "muster".to_owned()).unwrap();
     assert_eq!(firewall.model(), &Model::default());
 }

@@ -115,8 +115,8 @@ impl Socket {
         })
     }
 
-    /// Sends requests and waits until the last is answered; each must carry the `ACK` flag, except for the first and
-    /// last of a batch, which frame it. Returns the first refusal.
+    /// Sends requests and waits until the last is answered; each must carry the `ACK` flag; of a
+    /// batch, the last one before the frame's end. Returns the first refusal.
     pub fn transact(&mut self, mut requests: Requests, framing: Framing) -> Result<(), NetlinkError> {
         let count = requests.len() as u32;
         if count == 0 || (framing == Framing::Batch && count <= 2) {

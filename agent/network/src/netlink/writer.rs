@@ -31,6 +31,15 @@ impl Requests {
         requests
     }
 
+    /// Asks for an acknowledgement of the last message so far.
+    pub fn acknowledge_last(&mut self) {
+        if let Some(start) = self.starts.last() {
+            let flags = &mut self.bytes[start + 6..start + 8];
+            let asked = u16::from_ne_bytes([flags[0], flags[1]]) | flag::ACK;
+            flags.copy_from_slice(&asked.to_ne_bytes());
+        }
+    }
+
     /// How many messages there are.
     pub fn len(&self) -> usize {
         self.starts.len()

@@ -1,6 +1,11 @@
 //! What can be changed in a table, as data that tests can compare.
 
+use std::borrow::Cow;
+
 use super::expression::Expression;
+
+/// Name of a chain, set or map.
+pub(crate) type Name = Cow<'static, str>;
 
 /// Which packets a table sees.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,27 +44,39 @@ pub(crate) enum Change {
     /// Deletes the table with all that is in it.
     DeleteTable,
     AddChain {
-        name: &'static str,
+        name: Name,
         hook: Option<Hook>,
     },
     AddSet(SetSpec),
+    /// Deletes a chain without rules.
+    DeleteChain {
+        name: Name,
+    },
+    /// Deletes a set or map that no rule uses, with its elements.
+    DeleteSet {
+        name: Name,
+    },
+    /// Deletes all rules of a chain.
+    FlushChain {
+        name: Name,
+    },
     AddRule {
-        chain: &'static str,
+        chain: Name,
         expressions: Vec<Expression>,
     },
     /// Does nothing for elements that exist with the same data.
     AddElements {
-        set: &'static str,
+        set: Name,
         elements: Vec<Element>,
     },
     /// Fails if one of them does not exist.
     DeleteElements {
-        set: &'static str,
+        set: Name,
         elements: Vec<Element>,
     },
     /// Deletes all elements.
     Flush {
-        set: &'static str,
+        set: Name,
     },
 }
 
@@ -97,7 +114,7 @@ impl HookPoint {
 /// A set or, with data, a map.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct SetSpec {
-    pub name: &'static str,
+    pub name: Name,
     pub key: Vec<ValueType>,
     pub data: Option<Vec<ValueType>>,
 }
@@ -110,6 +127,8 @@ pub(crate) enum ValueType {
     Protocol,
     Port,
     InterfaceName,
+    /// Four bytes in the machine's order; nft calls it a mark.
+    Number,
     /// Only as a map's data, and alone.
     Verdict,
 }
@@ -118,6 +137,7 @@ impl ValueType {
     /// nft's number of the type.
     fn number(self) -> u32 {
         match self {
+            Self::Number => 19,
             Self::Ipv4Address => 7,
             Self::Ipv6Address => 8,
             Self::Protocol => 12,
@@ -130,7 +150,7 @@ impl ValueType {
     /// Bytes in a key, padded as parts of a key are.
     fn bytes(self) -> u32 {
         match self {
-            Self::Ipv4Address | Self::Protocol | Self::Port => 4,
+            Self::Ipv4Address | Self::Protocol | Self::Port | Self::Number => 4,
             Self::InterfaceName | Self::Ipv6Address => 16,
             Self::Verdict => 0,
         }
@@ -141,14 +161,18 @@ impl ValueType {
         types.iter().fold(0, |number, part| (number << 6) | part.number())
     }
 
-    /// Whether the sequence is read from the left; a lone name is in the machine's order.
+    /// Whether the sequence is read from the left; a lone name or number is in the machine's order.
     pub fn sequence_is_in_network_order(types: &[Self]) -> bool {
-        !matches!(types, [Self::InterfaceName])
+        !matches!(types, [Self::InterfaceName | Self::Number])
     }
 
-    /// The length of a sequence of types.
+    /// The length of a sequence of types; a lone one is not padded.
     pub fn sequence_bytes(types: &[Self]) -> u32 {
-        types.iter().map(|part| part.bytes()).sum()
+        match types {
+            [Self::Port] => 2,
+            [Self::Protocol] => 1,
+            _ => types.iter().map(|part| part.bytes()).sum(),
+        }
     }
 }
 
@@ -168,10 +192,10 @@ pub(crate) enum ElementData {
 }
 
 /// What happens to a packet.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Verdict {
     Accept,
     Drop,
     Return,
-    Jump(&'static str),
+    Jump(Name),
 }

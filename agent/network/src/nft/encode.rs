@@ -19,6 +19,9 @@ pub(crate) fn encode(batch: &Batch) -> Requests {
     for (position, change) in batch.changes.iter().enumerate() {
         target.write(&mut requests, position as u32, change);
     }
+    // One answer says that the batch is through; refusals are answered in any case, and the kernel's queue of answers is
+    // short.
+    requests.acknowledge_last();
     requests.push(NFNL_MSG_BATCH_END, 0, |body| body.raw(&batch_header()));
     requests
 }
@@ -62,6 +65,18 @@ impl Target<'_> {
                     write_hook(body, hook);
                 }
             }),
+            Change::DeleteChain { name } => self.push(requests, NFT_MSG_DELCHAIN, 0, |body| {
+                body.text(NFTA_CHAIN_TABLE, self.table);
+                body.text(NFTA_CHAIN_NAME, name);
+            }),
+            Change::DeleteSet { name } => self.push(requests, NFT_MSG_DELSET, 0, |body| {
+                body.text(NFTA_SET_TABLE, self.table);
+                body.text(NFTA_SET_NAME, name);
+            }),
+            Change::FlushChain { name } => self.push(requests, NFT_MSG_DELRULE, 0, |body| {
+                body.text(NFTA_RULE_TABLE, self.table);
+                body.text(NFTA_RULE_CHAIN, name);
+            }),
             Change::AddSet(set) => self.push(requests, NFT_MSG_NEWSET, flag::CREATE, |body| {
                 body.text(NFTA_SET_TABLE, self.table);
                 write_set(body, set, position);
@@ -102,9 +117,8 @@ impl Target<'_> {
         });
     }
 
-    /// Every change is acknowledged: the answers are few, and the last of them says that the batch is through.
     fn push(&self, requests: &mut Requests, kind: u16, flags: u16, body: impl FnOnce(&mut Body<'_>)) {
-        requests.push(message_kind(kind), flags | flag::ACK, |message| {
+        requests.push(message_kind(kind), flags, |message| {
             message.raw(&family_header(self.family));
             body(message);
         });
@@ -121,7 +135,7 @@ fn write_hook(body: &mut Body<'_>, hook: &Hook) {
 }
 
 fn write_set(body: &mut Body<'_>, set: &SetSpec, id: u32) {
-    body.text(NFTA_SET_NAME, set.name);
+    body.text(NFTA_SET_NAME, &set.name);
     body.be32(NFTA_SET_FLAGS, if set.data.is_some() { NFT_SET_MAP } else { 0 });
     body.be32(NFTA_SET_KEY_TYPE, ValueType::sequence_number(&set.key));
     body.be32(NFTA_SET_KEY_LEN, ValueType::sequence_bytes(&set.key));
@@ -151,7 +165,7 @@ fn write_element(body: &mut Body<'_>, element: &Element) {
             body.nested(NFTA_SET_ELEM_DATA, |data| data.bytes(NFTA_DATA_VALUE, value));
         }
         Some(ElementData::Verdict(verdict)) => {
-            body.nested(NFTA_SET_ELEM_DATA, |data| write_verdict(data, *verdict));
+            body.nested(NFTA_SET_ELEM_DATA, |data| write_verdict(data, verdict));
         }
     }
     if let Some(comment) = &element.comment {
@@ -165,7 +179,7 @@ fn write_element(body: &mut Body<'_>, element: &Element) {
 }
 
 /// Writes a verdict as data.
-pub(super) fn write_verdict(body: &mut Body<'_>, verdict: Verdict) {
+pub(super) fn write_verdict(body: &mut Body<'_>, verdict: &Verdict) {
     let (code, chain) = match verdict {
         Verdict::Accept => (NF_ACCEPT, None),
         Verdict::Drop => (NF_DROP, None),

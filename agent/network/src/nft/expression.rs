@@ -1,6 +1,6 @@
 //! The steps of a rule.
 
-use super::change::{Family, Verdict};
+use super::change::{Family, Name, Verdict};
 use super::encode::write_verdict;
 use super::wire::*;
 use crate::netlink::Body;
@@ -46,7 +46,8 @@ pub(crate) enum Translation {
     Destination {
         family: Family,
         address: Register,
-        port: Register,
+        /// The port stays as it is where there is none.
+        port: Option<Register>,
     },
     /// New source: the address of the interface that the packet leaves by.
     Masquerade,
@@ -82,13 +83,13 @@ pub(crate) enum Expression {
     },
     /// Ends the rule unless (or, inverted, if) the set holds the key.
     Member {
-        set: &'static str,
+        set: Name,
         from: Register,
         inverted: bool,
     },
     /// Ends the rule unless the map has the key; loads the data, or with no register obeys the verdict.
     Map {
-        map: &'static str,
+        map: Name,
         from: Register,
         to: Option<Register>,
     },
@@ -105,6 +106,15 @@ pub(crate) enum Expression {
         to: Register,
     },
     Translate(Translation),
+    /// Loads the numbers below this one in turn, one for each packet.
+    NextOf {
+        count: u32,
+        to: Register,
+    },
+    /// Refuses the packet; its sender is told with this code that the destination cannot be reached.
+    Refuse {
+        icmp_code: u8,
+    },
     Verdict(Verdict),
 }
 
@@ -162,12 +172,23 @@ impl Expression {
                 data.be32(NFTA_NAT_TYPE, NFT_NAT_DNAT);
                 data.be32(NFTA_NAT_FAMILY, u32::from(family.number()));
                 data.be32(NFTA_NAT_REG_ADDR_MIN, address.number());
-                data.be32(NFTA_NAT_REG_PROTO_MIN, port.number());
+                if let Some(port) = port {
+                    data.be32(NFTA_NAT_REG_PROTO_MIN, port.number());
+                }
             }),
             Self::Translate(Translation::Masquerade) => step(body, "masq", |_| {}),
+            Self::NextOf { count, to } => step(body, "numgen", |data| {
+                data.be32(NFTA_NG_DREG, to.number());
+                data.be32(NFTA_NG_MODULUS, *count);
+                data.be32(NFTA_NG_TYPE, NFT_NG_INCREMENTAL);
+            }),
+            Self::Refuse { icmp_code } => step(body, "reject", |data| {
+                data.be32(NFTA_REJECT_TYPE, NFT_REJECT_ICMP_UNREACH);
+                data.u8(NFTA_REJECT_ICMP_CODE, *icmp_code);
+            }),
             Self::Verdict(verdict) => step(body, "immediate", |data| {
                 data.be32(NFTA_IMMEDIATE_DREG, 0);
-                data.nested(NFTA_IMMEDIATE_DATA, |value| write_verdict(value, *verdict));
+                data.nested(NFTA_IMMEDIATE_DATA, |value| write_verdict(value, verdict));
             }),
         }
     }

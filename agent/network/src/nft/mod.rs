@@ -10,7 +10,7 @@ pub(crate) mod others;
 mod wire;
 
 pub(crate) use change::{
-    Batch, Change, Element, ElementData, Family, Hook, HookPoint, SetSpec, ValueType, Verdict,
+    Batch, Change, Element, ElementData, Family, Hook, HookPoint, Name, SetSpec, ValueType, Verdict,
 };
 pub(crate) use decode::read_elements;
 pub(crate) use encode::encode;

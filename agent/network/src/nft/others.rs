@@ -128,7 +128,9 @@ fn write_accept(list: &mut Body<'_>, side: Side, interface: &str) {
     step(list, "counter", |_| {});
     step(list, "immediate", |data| {
         data.be32(NFTA_IMMEDIATE_DREG, 0);
-        data.nested(NFTA_IMMEDIATE_DATA, |value| write_verdict(value, Verdict::Accept));
+        data.nested(NFTA_IMMEDIATE_DATA, |value| {
+            write_verdict(value, &Verdict::Accept)
+        });
     });
 }
 

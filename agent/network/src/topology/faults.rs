@@ -29,9 +29,9 @@ pub(super) fn batch(changes: Vec<Change>) -> Batch {
 /// The table without any fault.
 pub(super) fn install() -> Vec<Change> {
     use ValueType::{Ipv4Address, Port, Protocol};
-    let set = |name, key| {
+    let set = |name: &'static str, key| {
         Change::AddSet(SetSpec {
-            name,
+            name: name.into(),
             key,
             data: None,
         })
@@ -42,7 +42,7 @@ pub(super) fn install() -> Vec<Change> {
         set(BLOCKED, vec![Ipv4Address, Ipv4Address]),
         set(BLOCKED_PORTS, vec![Ipv4Address, Ipv4Address, Protocol, Port]),
         Change::AddChain {
-            name: FAULTS,
+            name: FAULTS.into(),
             hook: None,
         },
         lost(vec![address(SOURCE_OFFSET), member(CUT)]),
@@ -57,16 +57,16 @@ pub(super) fn install() -> Vec<Change> {
     ];
     for (name, point) in hooks {
         changes.push(Change::AddChain {
-            name,
+            name: name.into(),
             hook: Some(Hook {
                 kind: "filter",
                 point,
                 priority: 0,
             }),
         });
-        let jump = Expression::Verdict(Verdict::Jump(FAULTS));
+        let jump = Expression::Verdict(Verdict::Jump(FAULTS.into()));
         changes.push(Change::AddRule {
-            chain: name,
+            chain: name.into(),
             expressions: [is_ipv4(), vec![jump]].concat(),
         });
     }
@@ -76,7 +76,7 @@ pub(super) fn install() -> Vec<Change> {
 pub(super) fn block(from: &[Ipv4Addr], to: &[Ipv4Addr]) -> Vec<Change> {
     let elements = pairs(from, to).map(|pair| element(pair.to_vec())).collect();
     vec![Change::AddElements {
-        set: BLOCKED,
+        set: BLOCKED.into(),
         elements,
     }]
 }
@@ -88,19 +88,22 @@ pub(super) fn block_port(from: &[Ipv4Addr], to: &[Ipv4Addr], protocol: Protocol,
         .map(|pair| element([&pair[..], &rest].concat()))
         .collect();
     vec![Change::AddElements {
-        set: BLOCKED_PORTS,
+        set: BLOCKED_PORTS.into(),
         elements,
     }]
 }
 
 pub(super) fn cut(nodes: &[Ipv4Addr]) -> Vec<Change> {
     let elements = nodes.iter().map(|node| element(node.octets().to_vec())).collect();
-    vec![Change::AddElements { set: CUT, elements }]
+    vec![Change::AddElements {
+        set: CUT.into(),
+        elements,
+    }]
 }
 
 pub(super) fn heal() -> Vec<Change> {
     [CUT, BLOCKED, BLOCKED_PORTS]
-        .map(|set| Change::Flush { set })
+        .map(|set| Change::Flush { set: set.into() })
         .to_vec()
 }
 
@@ -124,7 +127,7 @@ fn element(key: Vec<u8>) -> Element {
 fn lost(condition: Vec<Expression>) -> Change {
     let expressions = [condition, vec![Expression::Verdict(Verdict::Drop)]].concat();
     Change::AddRule {
-        chain: FAULTS,
+        chain: FAULTS.into(),
         expressions,
     }
 }
@@ -179,7 +182,7 @@ fn port() -> Expression {
 
 fn member(set: &'static str) -> Expression {
     Expression::Member {
-        set,
+        set: set.into(),
         from: Register(0),
         inverted: false,
     }

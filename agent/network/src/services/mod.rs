@@ -1,0 +1,187 @@
+//! Load balancing of services inside of each container's namespace: connections to a virtual address are led to one of
+//! the service's endpoints by the packet filter of the container itself.
+
+mod table;
+
+use std::collections::{BTreeSet, HashMap};
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex};
+
+use crate::conntrack::{self, Flow};
+use crate::error::NetworkError;
+use crate::firewall::{NetlinkTables, Tables};
+use crate::netlink::NetlinkError;
+use crate::network::{Inner, lock};
+use crate::nft::{Batch, Family};
+use crate::sandbox::duplicate;
+use crate::spec::Protocol;
+use table::Slots;
+
+/// The services that a container reaches by virtual addresses.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Services {
+    /// The virtual addresses, each once.
+    pub virtuals: Arc<Vec<VirtualService>>,
+    /// Every address that somebody still has. Established connections to one of these go on when it is no longer an
+    /// endpoint; those to any other address are forgotten.
+    pub in_use: Arc<BTreeSet<IpAddr>>,
+}
+
+/// A virtual address, and where connections to it are led.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VirtualService {
+    /// The virtual address.
+    pub vip: IpAddr,
+    /// The endpoints, of the same family; others are passed over. Without any, connections are refused.
+    pub endpoints: BTreeSet<IpAddr>,
+}
+
+/// The tables of the containers that have any.
+pub(crate) type Balancers = HashMap<String, Arc<Mutex<Balancer>>>;
+
+/// The table of one container.
+pub(crate) struct Balancer {
+    /// Of the container's namespace.
+    tables: NetlinkTables,
+    /// What the kernel holds; `None` before the first change and after a failure.
+    held: Option<Slots>,
+    last: Services,
+}
+
+impl Inner {
+    pub(crate) fn set_services(&self, container_id: &str, wanted: &Services) -> Result<(), NetworkError> {
+        let failed = || NetworkError::firewall("lead a container to services");
+        let balancer = self.balancer(container_id)?;
+        let mut balancer = lock(&balancer);
+        balancer
+            .set(&self.service_table, container_id, wanted)
+            .map_err(failed())
+    }
+
+    fn balancer(&self, container_id: &str) -> Result<Arc<Mutex<Balancer>>, NetworkError> {
+        if let Some(balancer) = lock(&self.balancers).get(container_id) {
+            return Ok(Arc::clone(balancer));
+        }
+        let netns = self.require_sandbox(container_id)?.netns;
+        let opened = self.namespaces.run_in(duplicate(&netns)?, NetlinkTables::open)?;
+        let tables = opened.map_err(NetworkError::firewall("open the packet filter of a container"))?;
+        let balancer = Balancer {
+            tables,
+            held: None,
+            last: Services::default(),
+        };
+        let mut balancers = lock(&self.balancers);
+        let kept = balancers.entry(container_id.to_owned());
+        Ok(Arc::clone(kept.or_insert_with(|| Arc::new(Mutex::new(balancer)))))
+    }
+}
+
+impl Balancer {
+    fn set(&mut self, table: &str, container_id: &str, wanted: &Services) -> Result<(), NetlinkError> {
+        if self.held.is_some() && self.last == *wanted {
+            return Ok(());
+        }
+        let held = self.held.take();
+        let slots = arrange(held.as_ref(), wanted, container_id);
+        for family in [Family::Ipv4, Family::Ipv6] {
+            let now = of_family(&slots, family);
+            match &held {
+                Some(held) => self.change(family, table, &of_family(held, family), &now)?,
+                None => self.replace(family, table, &now)?,
+            }
+        }
+        let lost = |vip: &IpAddr, address: &IpAddr| slots.get(vip).is_none_or(|now| !now.contains(address));
+        let lost_any = held.as_ref().is_none_or(|held| {
+            held.iter()
+                .any(|(vip, endpoints)| endpoints.iter().any(|address| lost(vip, address)))
+        });
+        if lost_any || !self.last.in_use.is_subset(&wanted.in_use) {
+            // Flows to an address that is no longer a service's lead nowhere any more either.
+            let gone = held
+                .iter()
+                .flat_map(|held| held.keys())
+                .map(|vip| (*vip, Vec::new()));
+            let known = gone.chain(slots.clone()).collect();
+            self.forget(&known, &wanted.in_use)?;
+        }
+        self.held = Some(slots);
+        self.last = wanted.clone();
+        Ok(())
+    }
+
+    /// Makes a small change; where the table is not as expected, because the container changed it, replaces it.
+    fn change(&mut self, family: Family, table: &str, held: &Slots, now: &Slots) -> Result<(), NetlinkError> {
+        let changes = table::between(family, held, now);
+        if changes.is_empty() {
+            return Ok(());
+        }
+        match self.commit(family, table, changes) {
+            Err(error) if error.errno().is_some() => self.replace(family, table, now),
+            other => other,
+        }
+    }
+
+    fn replace(&mut self, family: Family, table: &str, now: &Slots) -> Result<(), NetlinkError> {
+        match self.commit(family, table, table::whole(family, now)) {
+            // A kernel without IPv6 has no such tables.
+            Err(error) if family == Family::Ipv6 && now.is_empty() && error.errno().is_some() => Ok(()),
+            other => other,
+        }
+    }
+
+    fn commit(
+        &mut self,
+        family: Family,
+        table: &str,
+        changes: Vec<crate::nft::Change>,
+    ) -> Result<(), NetlinkError> {
+        self.tables.commit(&Batch {
+            family,
+            table: table.to_owned(),
+            changes,
+        })
+    }
+
+    /// Forgets flows that lead where their service no longer is. A protocol without connections that end would go on
+    /// there for as long as anything is sent.
+    fn forget(&mut self, slots: &Slots, in_use: &BTreeSet<IpAddr>) -> Result<(), NetlinkError> {
+        for is_ipv4 in [true, false] {
+            if slots.keys().any(|vip| vip.is_ipv4() == is_ipv4) {
+                conntrack::forget_stale(self.tables.socket(), is_ipv4, |flow| {
+                    is_stale(flow, slots, in_use)
+                })?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn is_stale(flow: &Flow, slots: &Slots, in_use: &BTreeSet<IpAddr>) -> bool {
+    let Some(endpoints) = slots.get(&flow.destination.0) else {
+        return false;
+    };
+    let at = flow.answered_by.0;
+    let goes_on = flow.protocol == Protocol::Tcp.number() || flow.protocol == Protocol::Sctp.number();
+    let stays = endpoints.contains(&at) || (goes_on && in_use.contains(&at));
+    !stays
+}
+
+fn arrange(held: Option<&Slots>, wanted: &Services, container_id: &str) -> Slots {
+    let arranged = wanted.virtuals.iter().map(|service| {
+        let before = held
+            .and_then(|held| held.get(&service.vip))
+            .map_or(&[][..], Vec::as_slice);
+        let same_family = |address: &&IpAddr| address.is_ipv4() == service.vip.is_ipv4();
+        let endpoints = service.endpoints.iter().filter(same_family).copied().collect();
+        (service.vip, table::arranged(before, &endpoints, container_id))
+    });
+    arranged.collect()
+}
+
+fn of_family(slots: &Slots, family: Family) -> Slots {
+    let fits = |vip: &IpAddr| vip.is_ipv4() == (family == Family::Ipv4);
+    let of_family = slots.iter().filter(|(vip, _)| fits(vip));
+    of_family
+        .map(|(vip, endpoints)| (*vip, endpoints.clone()))
+        .collect()
+}
