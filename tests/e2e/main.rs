@@ -7,6 +7,7 @@ mod cluster;
 mod crashes;
 mod cut_links;
 mod cut_streams;
+mod damaged_store;
 mod files;
 mod firewalls;
 mod followers;

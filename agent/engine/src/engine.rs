@@ -126,9 +126,13 @@ impl Engine {
         self.inner.stopping.cancel();
         self.inner.tasks.close();
         self.inner.tasks.wait().await;
-        let store = self.inner.store.clone();
+        let (store, images) = (self.inner.store.clone(), self.inner.images.clone());
         // The writer's thread has only bounded work left.
-        let _ = tokio::task::spawn_blocking(move || store.close()).await;
+        let _ = tokio::task::spawn_blocking(move || {
+            store.close();
+            images.close();
+        })
+        .await;
     }
 
     /// Makes a container, under a random name when none is given.

@@ -6,6 +6,7 @@ use crate::error::{Error, Result};
 use crate::host;
 use crate::spec::{self, SecurityOptions};
 use crate::volumes::{Volume, VolumeSpec};
+use muster_images::{DamagedImage, ImageStore};
 use muster_network::InterfaceStats;
 use muster_runtime::cgroup::{CgroupStats, CgroupVersion};
 use muster_runtime::label::selinux::Level;
@@ -100,6 +101,7 @@ impl Engine {
         if !host::forwards_packets() {
             warnings.push("WARNING: IPv4 forwarding is disabled".to_owned());
         }
+        warnings.extend(damaged_images(&inner.images));
         EngineFacts {
             id: inner.identity.id.clone(),
             name: inner.identity.name.clone(),
@@ -220,6 +222,21 @@ impl Engine {
 }
 
 /// The confinement that containers get by default, in Docker's form.
+/// A warning for each image that cannot be run as it was recorded.
+fn damaged_images(images: &ImageStore) -> Vec<String> {
+    let damaged = images.damaged().unwrap_or_else(|error| {
+        tracing::warn!(error = error.full_message(), "damaged images cannot be told");
+        Vec::new()
+    });
+    let named = |image: DamagedImage| match image.names.into_iter().next() {
+        Some(name) => name,
+        None => image.id.to_string(),
+    };
+    let warning =
+        |name: String| format!("WARNING: image {name} is damaged and hidden: pull or load it again");
+    damaged.into_iter().map(named).map(warning).collect()
+}
+
 fn security(apparmor: bool, selinux: bool, user_namespaces: bool) -> Vec<String> {
     let options = ["name=seccomp,profile=builtin"].into_iter();
     let options = options.chain(apparmor.then_some("name=apparmor"));

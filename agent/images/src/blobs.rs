@@ -6,7 +6,7 @@ use std::path::Path;
 
 use tempfile::{NamedTempFile, TempPath};
 
-use crate::digest::{Digest, HashingReader, HashingWriter};
+use crate::digest::{Digest, HashingReader, HashingWriter, digest_of};
 use crate::error::{ArchiveError, Error, Result};
 use crate::layout::{Layout, sync_directory};
 
@@ -116,20 +116,80 @@ impl StagedBlob {
     /// Makes the blob part of the store. The caller pins its digest first.
     pub(crate) fn store(self, layout: &Layout) -> Result<()> {
         let place = layout.blob(&self.digest);
-        if place.exists() {
+        let failed = |error: io::Error| Error::io("store blob", &place, error);
+        let _turn = layout.blob_doubt().turns.take(self.digest);
+        // What stands there may have been damaged since it was verified.
+        if is_same(&place, &self.path).map_err(failed)? {
+            layout.blob_doubt().settle(&self.digest);
             return Ok(());
         }
-        let failed = |error: io::Error| Error::io("store blob", &place, error);
         File::open(&self.path)
             .and_then(|file| file.sync_all())
             .map_err(failed)?;
         self.path.persist(&place).map_err(|error| failed(error.error))?;
+        layout.blob_doubt().settle(&self.digest);
         sync_directory(&layout.blobs())
     }
 }
 
+/// Whether both files are there and have the same content.
+fn is_same(stored: &Path, staged: &Path) -> io::Result<bool> {
+    let mut stored = match File::open(stored) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        stored => stored?,
+    };
+    let mut staged = File::open(staged)?;
+    let mut left = staged.metadata()?.len();
+    if stored.metadata()?.len() != left {
+        return Ok(false);
+    }
+    let mut buffers = [vec![0; COPY_BUFFER_BYTES], vec![0; COPY_BUFFER_BYTES]];
+    while left > 0 {
+        let wanted = usize::try_from(left).map_or(COPY_BUFFER_BYTES, |left| left.min(COPY_BUFFER_BYTES));
+        let [ours, theirs] = &mut buffers;
+        staged.read_exact(&mut theirs[..wanted])?;
+        // A disk that cannot read it has lost it.
+        if stored.read_exact(&mut ours[..wanted]).is_err() || ours[..wanted] != theirs[..wanted] {
+            return Ok(false);
+        }
+        left -= wanted as u64;
+    }
+    Ok(true)
+}
+
+/// Looks at a blob that is in doubt; one that is not what its name says is no longer there afterwards.
+pub(crate) fn settle(layout: &Layout, digest: &Digest) -> Result<()> {
+    let doubt = layout.blob_doubt();
+    if !doubt.is_in_doubt(digest) {
+        return Ok(());
+    }
+    let _turn = doubt.turns.take(*digest);
+    if doubt.is_in_doubt(digest) {
+        discard_unless_whole(layout, digest)?;
+        doubt.settle(digest);
+    }
+    Ok(())
+}
+
+/// Compares a blob with its digest and takes it away where it differs. Returns whether it is there and whole.
+pub(crate) fn discard_unless_whole(layout: &Layout, digest: &Digest) -> Result<bool> {
+    let path = layout.blob(digest);
+    let content = match File::open(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        file => file.and_then(digest_of),
+    };
+    match content {
+        Ok(content) if content == *digest => return Ok(true),
+        Ok(_) => tracing::error!(blob = %digest, "a blob is damaged"),
+        Err(error) => tracing::error!(blob = %digest, error = error.to_string(), "a blob cannot be read"),
+    }
+    layout.discard(&path)?;
+    Ok(false)
+}
+
 /// Opens a stored blob for reading.
 pub(crate) fn open(layout: &Layout, digest: &Digest) -> Result<File> {
+    settle(layout, digest)?;
     let path = layout.blob(digest);
     File::open(&path).map_err(|error| match error.kind() {
         io::ErrorKind::NotFound => Error::NoSuchBlob { digest: *digest },
@@ -139,6 +199,12 @@ pub(crate) fn open(layout: &Layout, digest: &Digest) -> Result<File> {
 
 /// The size of a stored blob, `None` where there is none.
 pub(crate) fn size(layout: &Layout, digest: &Digest) -> Result<Option<u64>> {
+    settle(layout, digest)?;
+    size_on_disk(layout, digest)
+}
+
+/// As [`size`], of one that may be damaged.
+pub(crate) fn size_on_disk(layout: &Layout, digest: &Digest) -> Result<Option<u64>> {
     let path = layout.blob(digest);
     match fs::metadata(&path) {
         Ok(metadata) => Ok(Some(metadata.len())),

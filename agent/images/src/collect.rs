@@ -21,6 +21,15 @@ pub struct Collected {
     pub layer_bytes: u64,
 }
 
+/// What happens to what containers wrote when no record names it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Unrecorded {
+    /// It is what an interrupted removal left.
+    Discard,
+    /// Records were lost: whoever knows the container gives it back by [`ImageStore::readopt`].
+    KeepContainers,
+}
+
 impl ImageStore {
     /// Removes every blob and layer that no image, container or lease needs.
     pub fn collect_garbage(&self) -> Result<Collected> {
@@ -31,7 +40,8 @@ impl ImageStore {
             let unneeded = |digest: &Digest| !pins.is_pinned(digest);
             let collected = self.inner.records.change(Persist::Now, |changes| {
                 let mut collected = unneeded_layers(changes, &unneeded)?;
-                let needed: HashSet<Digest> = changes.images()?.iter().flat_map(ImageRecord::blobs).collect();
+                let images = changes.images_and_rests()?;
+                let needed: HashSet<Digest> = images.iter().flat_map(ImageRecord::blobs).collect();
                 let stored = self.stored_blobs()?.into_iter();
                 collected.blobs = stored
                     .filter(|digest| !needed.contains(digest) && unneeded(digest))
@@ -60,7 +70,7 @@ impl ImageStore {
     }
 
     /// Removes directories that no record names, and records whose directory is gone: what a crash can leave.
-    pub(crate) fn remove_unrecorded(&self) -> Result<()> {
+    pub(crate) fn remove_unrecorded(&self, containers: Unrecorded) -> Result<()> {
         let layout = &self.inner.layout;
         self.inner.records.change(Persist::Now, |changes| {
             for (key, _) in changes.layers()? {
@@ -86,6 +96,9 @@ impl ImageStore {
                     layout.discard(&layout.layers().join(OsStr::from_bytes(&name)))?;
                 }
             }
+            if containers == Unrecorded::KeepContainers {
+                return Ok(());
+            }
             for name in names(&layout.containers())? {
                 let recorded = std::str::from_utf8(&name).map_or(Ok(None), |id| changes.snapshot(id))?;
                 if recorded.is_none() {
@@ -96,7 +109,7 @@ impl ImageStore {
         })
     }
 
-    fn stored_blobs(&self) -> Result<Vec<Digest>> {
+    pub(crate) fn stored_blobs(&self) -> Result<Vec<Digest>> {
         let digest = |name: Vec<u8>| Digest::from_hex(std::str::from_utf8(&name).ok()?).ok();
         Ok(names(&self.inner.layout.blobs())?
             .into_iter()
@@ -107,7 +120,7 @@ impl ImageStore {
 
 /// Takes the records of layers that no image, container or lease needs.
 fn unneeded_layers(changes: &Changes, unneeded: &dyn Fn(&Digest) -> bool) -> Result<Collected> {
-    let (images, snapshots) = (changes.images()?, changes.snapshots()?);
+    let (images, snapshots) = (changes.images_and_rests()?, changes.snapshots()?);
     let of_images = images.iter().flat_map(|image| image.chain_ids.iter());
     let of_snapshots = snapshots
         .iter()

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::digest::{Digest, DigestError};
+use crate::digest::{Digest, DigestError, ImageId};
 use crate::reference::ReferenceError;
 
 /// The result of an image store operation.
@@ -52,8 +52,11 @@ pub enum Error {
     #[error("invalid image")]
     Archive(#[from] ArchiveError),
     /// A blob that the operation needs is not in the store.
-    #[error("blob {digest} is not in the image store")]
+    #[error("blob {digest} is not in the image store; pull or load its image again")]
     NoSuchBlob { digest: Digest },
+    /// A layer of a container's image is not there any more.
+    #[error("layer {layer} is missing or damaged; pull or load image {image} again, then try once more")]
+    LayerLost { layer: Digest, image: ImageId },
     /// The container has no root filesystem prepared.
     #[error("container {container_id} has no root filesystem prepared; prepare it first")]
     NoSnapshot { container_id: String },
@@ -248,6 +251,7 @@ impl Error {
             Error::UnfitFilesystem { .. }
             | Error::Mount { .. }
             | Error::Io { .. }
+            | Error::LayerLost { .. }
             | Error::StoreInUse { .. }
             | Error::NewerFormat { .. }
             | Error::Database { .. }

@@ -28,6 +28,16 @@ impl ImageStore {
         Ok(blobs::size(&self.inner.layout, digest)?.is_some())
     }
 
+    /// As [`has_blob`](Self::has_blob); one that is not of the size it is announced with is compared with its digest, and
+    /// taken away if it was damaged.
+    pub fn has_whole_blob(&self, digest: &Digest, bytes: u64) -> Result<bool> {
+        match blobs::size(&self.inner.layout, digest)? {
+            Some(actual) if actual == bytes => Ok(true),
+            Some(_) => blobs::discard_unless_whole(&self.inner.layout, digest),
+            None => Ok(false),
+        }
+    }
+
     /// The blob's size, `None` where it is not here.
     pub fn blob_size(&self, digest: &Digest) -> Result<Option<u64>> {
         blobs::size(&self.inner.layout, digest)
@@ -84,7 +94,7 @@ impl ImageStore {
         let mut missing: Vec<BlobDescriptor> = Vec::new();
         for needed in std::iter::once(&manifest.config).chain(&manifest.layers) {
             let known = missing.iter().any(|blob| blob.digest == needed.digest);
-            if !known && !self.has_blob(&needed.digest)? {
+            if !known && !self.has_whole_blob(&needed.digest, needed.size)? {
                 missing.push(BlobDescriptor {
                     digest: needed.digest,
                     bytes: needed.size,

@@ -3,10 +3,12 @@
 //! | path | holds |
 //! |---|---|
 //! | `store.redb` | the records |
+//! | `session` | which start of the machine used the store last |
 //! | `blobs/sha256/<hex>` | content, named by its digest |
 //! | `layers/<hex>` | unpacked layers, named by chain id |
 //! | `containers/<id>/{upper,work}` | what a container wrote |
 //! | `tmp/`, `trash/` | unfinished and discarded things; emptied at open |
+//! | `retired/` | layers that were replaced while containers may have used them; emptied after a start of the machine |
 //! | `empty/` | the lowest layer of an image without layers |
 
 use std::ffi::OsStr;
@@ -16,12 +18,13 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{CWD, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 use rustix::mount::UnmountFlags;
 
 use crate::block_groups::scatter_directories;
 use crate::digest::Digest;
+use crate::doubt::Doubt;
 use crate::error::{Error, Result};
 use crate::removal;
 use crate::trash::Trash;
@@ -30,6 +33,8 @@ use crate::trash::Trash;
 const CONTAINERS: &str = "containers";
 /// The lowest layer of an image without layers.
 const EMPTY_LAYER: &str = "empty";
+/// Most layers that are kept for containers that were mounted over them.
+const RETIRED_MAX: usize = 10_000;
 /// Longest container id accepted as a directory name.
 const CONTAINER_ID_LENGTH_MAX: usize = 128;
 
@@ -38,6 +43,8 @@ const CONTAINER_ID_LENGTH_MAX: usize = 128;
 pub(crate) struct Layout {
     root: PathBuf,
     trash: Trash,
+    blob_doubt: Doubt,
+    layer_doubt: Doubt,
 }
 
 impl Layout {
@@ -50,6 +57,7 @@ impl Layout {
             CONTAINERS,
             "tmp",
             "trash",
+            "retired",
             EMPTY_LAYER,
         ] {
             let directory = root.join(name);
@@ -69,6 +77,8 @@ impl Layout {
         let layout = Layout {
             root: root.to_path_buf(),
             trash: Trash::start(root.join("trash"))?,
+            blob_doubt: Doubt::default(),
+            layer_doubt: Doubt::default(),
         };
         for name in names(&layout.temporary())? {
             let left = layout.temporary().join(OsStr::from_bytes(&name));
@@ -123,6 +133,37 @@ impl Layout {
 
     pub(crate) fn temporary(&self) -> PathBuf {
         self.root.join("tmp")
+    }
+
+    /// The blobs that may be damaged.
+    pub(crate) fn blob_doubt(&self) -> &Doubt {
+        &self.blob_doubt
+    }
+
+    /// The layers that may be damaged, by chain id.
+    pub(crate) fn layer_doubt(&self) -> &Doubt {
+        &self.layer_doubt
+    }
+
+    /// Takes a layer out of its place. Containers that were mounted over it keep its files until the machine starts anew.
+    pub(crate) fn retire(&self, layer: &Path) -> Result<()> {
+        for number in 0..RETIRED_MAX {
+            let place = self.root.join("retired").join(number.to_string());
+            match rustix::fs::renameat_with(CWD, layer, CWD, &place, RenameFlags::NOREPLACE) {
+                Ok(()) | Err(Errno::NOENT) => return Ok(()),
+                Err(Errno::EXIST) => {}
+                Err(error) => return Err(Error::io("replace", layer, error)),
+            }
+        }
+        self.discard(layer)
+    }
+
+    /// Discards what was retired: nothing of it is mounted.
+    pub(crate) fn discard_retired(&self) -> Result<()> {
+        let retired = self.root.join("retired");
+        names(&retired)?
+            .iter()
+            .try_for_each(|name| self.discard(&retired.join(OsStr::from_bytes(name))))
     }
 
     pub(crate) fn empty_layer(&self) -> PathBuf {

@@ -16,22 +16,26 @@
 //!   layer only after its diff id matched the image's configuration and its files were synced.
 //! * **recorded means durable**: what the database names is on disk, synced before the record is committed.
 //! * **pinned or recorded**: deletion takes only what no record reaches and no lease pins.
+//! * **whole or hidden**: an image that cannot be run as recorded is not shown until a fetch has made it whole.
 
 pub mod archive;
 mod blobs;
 mod block_groups;
 mod changes;
+mod check;
 mod collect;
 mod coming;
 mod commit;
 mod compression;
 pub mod digest;
 mod docker_archive;
+mod doubt;
 pub mod error;
 mod extract;
 mod history;
 mod image;
 mod import;
+mod layer_check;
 mod layer_path;
 mod layout;
 mod lease;
@@ -41,6 +45,7 @@ mod manifest;
 mod oci_layout;
 mod overlay;
 mod pack;
+mod rebuild;
 mod records;
 pub mod reference;
 mod register;
@@ -48,6 +53,7 @@ mod remote;
 mod removal;
 mod remove;
 mod save;
+mod session;
 mod snapshot;
 mod staging;
 mod steps;
@@ -55,12 +61,14 @@ pub mod store;
 mod tar_stream;
 mod tar_writer;
 mod trash;
+mod turns;
 mod unpack;
 mod whiteout;
 
 pub use archive::{ImageRecipe, RecipeFile, RecipeSource};
 pub use block_groups::scatter_directories;
 pub use changes::{ChangeKind, FileChange};
+pub use check::DamagedImage;
 pub use collect::Collected;
 pub use coming::{BlobWriter, ComingBlob};
 pub use commit::{NewImage, SourceContainer};

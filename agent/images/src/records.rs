@@ -42,6 +42,10 @@ pub(crate) struct ImageRecord {
     /// A build made it on its way; only a name makes it an image that users see.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(crate) is_step: bool,
+    /// Since when something that it needs to run is missing, in seconds since 1970: it is hidden until it is fetched
+    /// again, and what is left of it is kept for that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) damaged_since_unix_s: Option<i64>,
 }
 
 /// A manifest of an image.
@@ -147,6 +151,18 @@ impl Records {
         Ok(records)
     }
 
+    /// Compares everything with its checksums; an error when that cannot be put right.
+    pub(crate) fn check(&mut self) -> Result<()> {
+        match self.database.check_integrity() {
+            Ok(true) => Ok(()),
+            Ok(false) => {
+                tracing::warn!("the database of the image store was repaired");
+                Ok(())
+            }
+            Err(error) => Err(Error::database("check the database", error)),
+        }
+    }
+
     /// A consistent view for reading.
     pub(crate) fn view(&self) -> Result<View> {
         self.database
@@ -195,10 +211,23 @@ pub(crate) trait Lookup {
     }
 
     fn image(&self, id: &ImageId) -> Result<Option<ImageRecord>> {
+        let image = self.image_or_rest(id)?;
+        Ok(image.filter(|image| image.damaged_since_unix_s.is_none()))
+    }
+
+    /// The image, also one that is damaged.
+    fn image_or_rest(&self, id: &ImageId) -> Result<Option<ImageRecord>> {
         self.get(IMAGES, &id.to_string())
     }
 
     fn images(&self) -> Result<Vec<ImageRecord>> {
+        let mut images = self.images_and_rests()?;
+        images.retain(|image| image.damaged_since_unix_s.is_none());
+        Ok(images)
+    }
+
+    /// All images, also those that are damaged.
+    fn images_and_rests(&self) -> Result<Vec<ImageRecord>> {
         Ok(self.all(IMAGES)?.into_iter().map(|(_, image)| image).collect())
     }
 
@@ -265,6 +294,27 @@ impl Lookup for Changes {
 }
 
 impl Changes {
+    /// Removes records that do not parse; returns whether one was of a container.
+    pub(crate) fn remove_unreadable(&self) -> Result<bool> {
+        self.remove_unless::<ImageRecord>(IMAGES)?;
+        self.remove_unless::<ImageId>(REFERENCES)?;
+        self.remove_unless::<LayerRecord>(LAYERS)?;
+        self.remove_unless::<StepRecord>(STEPS)?;
+        self.remove_unless::<SnapshotRecord>(SNAPSHOTS)
+    }
+
+    fn remove_unless<T: DeserializeOwned>(&self, table: Table) -> Result<bool> {
+        let mut removed = false;
+        for (key, bytes) in self.values(table)? {
+            if let Err(error) = parse::<T>(&key, &bytes) {
+                tracing::error!(error = %error.full_message(), "a record of the image store is removed");
+                self.remove(table, &key)?;
+                removed = true;
+            }
+        }
+        Ok(removed)
+    }
+
     pub(crate) fn put_image(&self, image: &ImageRecord) -> Result<()> {
         self.put(IMAGES, &image.id.to_string(), image)
     }

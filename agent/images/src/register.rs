@@ -1,12 +1,11 @@
 //! From a plan to an image: unpacks what is missing, verifies it, makes it durable, then records it.
 
-use std::collections::HashSet;
 use std::io::{self, BufReader, Read};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::{Condvar, Mutex, PoisonError};
 
 use crate::blobs;
+use crate::check::LayerState;
 use crate::compression::{ByteBudget, Compression, decompress};
 use crate::digest::{Digest, HashingReader, ImageId};
 use crate::error::{ArchiveError, Error, Result};
@@ -18,6 +17,7 @@ use crate::records::{Changes, ImageRecord, LayerRecord, Lookup, ManifestRecord, 
 use crate::reference::Reference;
 use crate::store::ImageStore;
 use crate::tar_stream::TarStream;
+use crate::turns::Turn;
 use crate::unpack::{LayerWriter, open_directory};
 
 const BUFFER_BYTES: usize = 256 << 10;
@@ -50,10 +50,18 @@ pub trait LayerFeed {
     fn unpacked(&self, layer: usize);
 }
 
+/// The layers of an image, lowest first.
+#[derive(Clone, Copy)]
+pub(crate) struct LayerStack<'a> {
+    pub(crate) diff_ids: &'a [Digest],
+    /// One for each.
+    pub(crate) blobs: &'a [Digest],
+}
+
 /// Blobs that are all in the store.
-struct StoredLayers<'a> {
-    layout: &'a Layout,
-    blobs: &'a [Digest],
+pub(crate) struct StoredLayers<'a> {
+    pub(crate) layout: &'a Layout,
+    pub(crate) blobs: &'a [Digest],
 }
 
 impl LayerFeed for StoredLayers<'_> {
@@ -98,6 +106,13 @@ impl PlannedImage {
         })
     }
 
+    fn layers(&self) -> LayerStack<'_> {
+        LayerStack {
+            diff_ids: &self.diff_ids,
+            blobs: &self.layer_blobs,
+        }
+    }
+
     /// Every blob that the image needs.
     pub(crate) fn blobs(&self) -> impl Iterator<Item = Digest> + '_ {
         self.layer_blobs
@@ -105,46 +120,6 @@ impl PlannedImage {
             .copied()
             .chain([self.id, self.manifest_digest])
             .chain(self.index)
-    }
-}
-
-/// Which layers are being unpacked: each by one load at a time.
-#[derive(Debug, Default)]
-pub(crate) struct LayerLocks {
-    taken: Mutex<HashSet<Digest>>,
-    freed: Condvar,
-}
-
-struct LayerLock<'a> {
-    locks: &'a LayerLocks,
-    chain_id: Digest,
-}
-
-impl LayerLocks {
-    /// Waits until nobody else unpacks this layer. Chains are trees and are locked from the root, so waits cannot
-    /// form a circle.
-    fn lock(&self, chain_id: Digest) -> LayerLock<'_> {
-        let taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut taken = self
-            .freed
-            .wait_while(taken, |taken| taken.contains(&chain_id))
-            .unwrap_or_else(PoisonError::into_inner);
-        taken.insert(chain_id);
-        LayerLock {
-            locks: self,
-            chain_id,
-        }
-    }
-}
-
-impl Drop for LayerLock<'_> {
-    fn drop(&mut self) {
-        self.locks
-            .taken
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(&self.chain_id);
-        self.locks.freed.notify_all();
     }
 }
 
@@ -189,7 +164,7 @@ impl ImageStore {
                 layout: &self.inner.layout,
                 blobs: &image.layer_blobs,
             };
-            self.ensure_layers(image, &feed, bounds, lease)?;
+            self.ensure_layers(image.layers(), &feed, bounds, lease)?;
         }
         self.inner.records.change(Persist::Now, |changes| {
             images.iter().try_for_each(|image| record_image(changes, image))
@@ -209,38 +184,44 @@ impl ImageStore {
             budget: &budget,
             limits,
         };
-        self.ensure_layers(image, feed, bounds, lease)?;
+        self.ensure_layers(image.layers(), feed, bounds, lease)?;
         self.inner
             .records
             .change(Persist::Now, |changes| record_image(changes, image))
     }
 
     /// Returns once every layer is unpacked and its blob stored.
-    fn ensure_layers(
+    pub(crate) fn ensure_layers(
         &self,
-        image: &PlannedImage,
+        layers: LayerStack<'_>,
         feed: &dyn LayerFeed,
         bounds: UnpackBounds<'_>,
         lease: &mut Lease,
     ) -> Result<()> {
-        let chain_ids = Digest::chain_ids(&image.diff_ids);
+        let chain_ids = Digest::chain_ids(layers.diff_ids);
         lease.extend(chain_ids.iter().copied());
-        let _locks: Vec<LayerLock<'_>> = chain_ids
+        // Chains are trees and are taken from the root, so that waits cannot form a circle.
+        let _turns: Vec<Turn<'_>> = chain_ids
             .iter()
-            .map(|id| self.inner.layer_locks.lock(*id))
+            .map(|id| self.inner.layer_turns.take(*id))
             .collect();
         let layout = &self.inner.layout;
-        let view = self.inner.records.view()?;
         let mut below: Vec<OwnedFd> = Vec::new();
         let mut unpacked: Vec<UnpackedLayer<'_>> = Vec::new();
         for (index, chain_id) in chain_ids.iter().enumerate() {
-            let path = match view.layer(chain_id)? {
-                Some(_) => layout.layer(chain_id),
-                None => {
+            let reader = match self.layer_state(chain_id)? {
+                LayerState::Whole => None,
+                LayerState::Unknown | LayerState::Gone => {
+                    Some(feed.open(index).map_err(ArchiveError::from_read)?)
+                }
+            };
+            let path = match reader {
+                None => layout.layer(chain_id),
+                Some(reader) => {
                     let source = LayerSource {
-                        blob: image.layer_blobs[index],
-                        diff_id: image.diff_ids[index],
-                        reader: feed.open(index).map_err(ArchiveError::from_read)?,
+                        blob: layers.blobs[index],
+                        diff_id: layers.diff_ids[index],
+                        reader,
                     };
                     let layer = unpack_layer(layout, *chain_id, source, &below, bounds)?;
                     unpacked.push(layer);
@@ -267,8 +248,11 @@ impl ImageStore {
         let layout = &self.inner.layout;
         for layer in unpacked {
             let place = layout.layer(&layer.chain_id);
-            // What stands there without a record is from a change that failed to commit.
-            layout.discard(&place)?;
+            // From a change that failed to commit, or in doubt; then containers may have it mounted.
+            match layout.layer_doubt().is_in_doubt(&layer.chain_id) {
+                true => layout.retire(&place)?,
+                false => layout.discard(&place)?,
+            }
             std::fs::rename(&layer.path, &place).map_err(|error| Error::io("store layer", &place, error))?;
         }
         sync_directory(&layout.layers())?;
@@ -276,7 +260,11 @@ impl ImageStore {
             unpacked
                 .iter()
                 .try_for_each(|layer| changes.put_layer(&layer.chain_id, &layer.record))
-        })
+        })?;
+        for layer in unpacked {
+            layout.layer_doubt().settle(&layer.chain_id);
+        }
+        Ok(())
     }
 }
 
@@ -364,7 +352,7 @@ fn record_image(changes: &Changes, image: &PlannedImage) -> Result<()> {
     for chain_id in &chain_ids {
         content_bytes += changes.layer(chain_id)?.map_or(0, |layer| layer.content_bytes);
     }
-    let known = changes.image(&image.id)?;
+    let known = changes.image_or_rest(&image.id)?;
     let is_step = image.is_step && known.as_ref().is_none_or(|known| known.is_step);
     let (mut manifests, indexes) = known
         .map(|known| (known.manifests, known.indexes))
@@ -391,6 +379,7 @@ fn record_image(changes: &Changes, image: &PlannedImage) -> Result<()> {
         chain_ids,
         content_bytes,
         is_step,
+        damaged_since_unix_s: None,
     };
     record.note_index(image.index);
     changes.put_image(&record)?;

@@ -1,5 +1,6 @@
 //! Images that a registry has: their documents as they came, and the way into the store while their layers come.
 
+use crate::check::LayerState;
 use crate::digest::{Digest, ImageId};
 use crate::error::{ArchiveError, Error, Result};
 use crate::import::BlobDescriptor;
@@ -106,11 +107,13 @@ pub fn platform_of_config(bytes: &[u8]) -> Result<ImagePlatform> {
 }
 
 impl ImageStore {
-    /// Names an image whose manifest is known here already; `None` when it is not.
+    /// Names an image that is here, whole, with this manifest; `None` when something of it has to be fetched.
     pub fn name_known(&self, image: &ComingImage) -> Result<Option<ImageId>> {
+        let Some(id) = self.whole_image(&image.manifest)? else {
+            return Ok(None);
+        };
         self.inner.records.change(Persist::Now, |changes| {
-            let has = |known: &ImageRecord| known.manifests.iter().any(|own| own.digest == image.manifest);
-            let Some(mut known) = changes.images()?.into_iter().find(has) else {
+            let Some(mut known) = changes.image(&id)? else {
                 return Ok(None);
             };
             known.note_index(image.index);
@@ -120,6 +123,24 @@ impl ImageStore {
             }
             Ok(Some(known.id))
         })
+    }
+
+    /// The image of a manifest, if all that the manifest names is here, and all its layers.
+    fn whole_image(&self, manifest: &Digest) -> Result<Option<ImageId>> {
+        let images = self.inner.records.view()?.images()?;
+        let has = |image: &&ImageRecord| image.manifests.iter().any(|own| own.digest == *manifest);
+        let Some(image) = images.iter().find(has) else {
+            return Ok(None);
+        };
+        if !self.has_blob(manifest)? || !self.missing_blobs(manifest)?.is_empty() {
+            return Ok(None);
+        }
+        for chain_id in &image.chain_ids {
+            if self.layer_state(chain_id)? != LayerState::Whole {
+                return Ok(None);
+            }
+        }
+        Ok(Some(image.id))
     }
 
     /// The tags of a repository that images here have.

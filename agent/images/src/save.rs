@@ -46,6 +46,12 @@ impl ImageStore {
         for image in &mut images {
             image.references.sort_by_key(Reference::to_string);
             image.references.dedup_by_key(|reference| reference.to_string());
+            // Before the first byte is sent, while an error can still be told.
+            for digest in image.digests() {
+                if !self.has_blob(&digest)? {
+                    return Err(Error::NoSuchBlob { digest });
+                }
+            }
         }
         Ok(images)
     }

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, Dir, FileType, Mode, OFlags, XattrFlags};
 
+use crate::check::LayerState;
 use crate::error::{Error, Result};
 use crate::layout::Layout;
 use crate::overlay::{OverlaySpec, ShownAs, mount_detached, mount_layers};
@@ -51,6 +52,8 @@ impl ImageStore {
     pub fn prepare(&self, container_id: &str, image: &str) -> Result<()> {
         let layout = &self.inner.layout;
         let container = layout.container(container_id)?;
+        let found = find(&self.inner.records.view()?, image)?;
+        self.ensure_usable(&found.id, &found.chain_ids, LayerState::Whole)?;
         self.inner.records.change(Persist::Now, |changes| {
             if changes.snapshot(container_id)?.is_some() {
                 return Err(Error::SnapshotExists {
@@ -85,6 +88,7 @@ impl ImageStore {
         let layout = &self.inner.layout;
         let container = layout.container(container_id)?;
         let snapshot = self.snapshot(container_id)?;
+        self.ensure_usable(&snapshot.image_id, &snapshot.chain_ids, LayerState::Unknown)?;
         let mut lower: Vec<PathBuf> = snapshot
             .chain_ids
             .iter()
@@ -113,6 +117,7 @@ impl ImageStore {
     pub fn mount_image(&self, image: &str, shown: Option<ShownAs<'_>>) -> Result<OwnedFd> {
         let layout = &self.inner.layout;
         let image = find(&self.inner.records.view()?, image)?;
+        self.ensure_usable(&image.id, &image.chain_ids, LayerState::Whole)?;
         let mut lower: Vec<PathBuf> = image.chain_ids.iter().rev().map(|id| layout.layer(id)).collect();
         // Overlayfs wants two lower directories where there is no upper one.
         lower.push(layout.empty_layer());

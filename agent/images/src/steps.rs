@@ -222,7 +222,7 @@ impl ImageStore {
                     false => drop(kept.insert(step.image_id)),
                 }
             }
-            for image in changes.images()? {
+            for image in changes.images_and_rests()? {
                 let needed = named.contains(&image.id)
                     || in_use.contains(&image.id)
                     || kept.contains(&image.id)

@@ -2,9 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
 
 use crate::blobs;
+use crate::collect::Unrecorded;
 use crate::digest::{Digest, ImageId};
 use crate::error::{Error, Result};
 use crate::image::{Image, unix_seconds};
@@ -12,9 +15,11 @@ use crate::layout::Layout;
 use crate::lease::{Lease, Pins};
 use crate::limits::DOCUMENT_BYTES_MAX;
 use crate::manifest::parse_config;
+use crate::rebuild::Found;
 use crate::records::{ImageRecord, Lookup, Persist, Records};
 use crate::reference::Reference;
-use crate::register::LayerLocks;
+use crate::session::Session;
+use crate::turns::Turns;
 
 /// The images, layers and container root filesystems of one node. Clones share one store; methods block.
 #[derive(Clone)]
@@ -26,7 +31,18 @@ pub(crate) struct Inner {
     pub(crate) layout: Layout,
     pub(crate) records: Records,
     pub(crate) pins: Arc<Pins>,
-    pub(crate) layer_locks: LayerLocks,
+    pub(crate) layer_turns: Turns,
+    pub(crate) session: Session,
+    /// Looks at what the power may have taken.
+    pub(crate) checking: Mutex<Option<JoinHandle<()>>>,
+    /// Some image may be hidden.
+    pub(crate) hides: AtomicBool,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.session.close();
+    }
 }
 
 /// What the store holds, in bytes.
@@ -51,21 +67,47 @@ impl ImageStore {
         // Mount options name these directories, and the daemon may change its working directory.
         let root = std::path::absolute(root).map_err(|error| Error::io("resolve", root, error))?;
         Layout::make(&root)?;
-        let records = Records::open(&Layout::database(&root))?;
+        let (session, earlier) = Session::begin(&root)?;
+        let (records, found) = crate::rebuild::open_records(&root, earlier)?;
         let layout = Layout::open(&root)?;
         crate::snapshot::probe_filesystem(&layout)?;
+        if !earlier.is_of_this_boot {
+            layout.discard_retired()?;
+        }
         let pins = Arc::new(Pins::default());
         let store = ImageStore {
             inner: Arc::new(Inner {
                 layout,
                 records,
                 pins,
-                layer_locks: LayerLocks::default(),
+                layer_turns: Turns::default(),
+                session,
+                checking: Mutex::new(None),
+                hides: AtomicBool::new(false),
             }),
         };
-        store.remove_unrecorded()?;
+        if earlier.lost_power {
+            store.doubt_all()?;
+        }
+        if found == Found::Lost {
+            store.rebuild_images()?;
+        }
+        let unreadable = store.remove_unreadable()?;
+        store.remove_unrecorded(match found {
+            Found::Lost => Unrecorded::KeepContainers,
+            Found::Readable => unreadable,
+        })?;
+        store.look_over()?;
         store.collect_garbage()?;
+        if earlier.lost_power {
+            store.check_in_background()?;
+        }
         Ok(store)
+    }
+
+    /// Notes that all is on the disk, for a process that ends and may not drop every clone.
+    pub fn close(&self) {
+        self.inner.session.close();
     }
 
     /// All images, the newest first, without what builds made on their way.
@@ -194,7 +236,9 @@ impl ImageStore {
                 .ok()
                 .and_then(|hex| Digest::from_hex(hex).ok());
             blob_bytes += digest
-                .map_or(Ok(None), |digest| blobs::size(&self.inner.layout, &digest))?
+                .map_or(Ok(None), |digest| {
+                    blobs::size_on_disk(&self.inner.layout, &digest)
+                })?
                 .unwrap_or(0);
         }
         Ok(DiskUsage {

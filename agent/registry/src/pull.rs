@@ -255,8 +255,8 @@ impl Pull {
         let mut missing = Vec::new();
         let mut seen = HashSet::new();
         for layer in image.layers.iter().filter(|layer| seen.insert(layer.digest)) {
-            let (store, digest) = (self.store.clone(), layer.digest);
-            if blocking(move || store.has_blob(&digest)).await? {
+            let (store, digest, bytes) = (self.store.clone(), layer.digest, layer.bytes);
+            if blocking(move || store.has_whole_blob(&digest, bytes)).await? {
                 board.stored(digest);
                 self.report.of(&digest.short(), "Already exists");
             } else {
@@ -309,9 +309,9 @@ impl Pull {
         let id = blob.digest.short();
         let turn = self.registries.download_turn(&blob.digest);
         let _downloading = turn.lock().await;
-        let (store, digest) = (self.store.clone(), blob.digest);
+        let store = self.store.clone();
         // Another pull may have brought it.
-        if !blocking(move || store.has_blob(&digest)).await? {
+        if !blocking(move || store.has_whole_blob(&blob.digest, blob.bytes)).await? {
             let store = self.store.clone();
             let (writer, coming) = blocking(move || store.begin_blob(&blob.digest, blob.bytes)).await?;
             board.coming(blob.digest, coming);

@@ -1,0 +1,193 @@
+//! What can be known again when records are lost: a database that cannot be read is set aside, images are found by
+//! their manifests among the blobs, and what containers wrote stays for those who know the containers.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use crate::blobs;
+use crate::check::unix_now;
+use crate::collect::Unrecorded;
+use crate::digest::{Digest, ImageId};
+use crate::error::{Error, Result};
+use crate::layout::{Layout, names, sync_directory};
+use crate::limits::DOCUMENT_BYTES_MAX;
+use crate::manifest::{Document, parse_config};
+use crate::records::{ImageRecord, Lookup, ManifestRecord, Persist, Records, SnapshotRecord};
+use crate::session::Earlier;
+use crate::store::ImageStore;
+
+/// What became of the records.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Found {
+    Readable,
+    /// The database is a new one, and the store holds content.
+    Lost,
+}
+
+/// Opens the database; one that cannot be read is kept beside a new one.
+pub(crate) fn open_records(root: &Path, earlier: Earlier) -> Result<(Records, Found)> {
+    let path = Layout::database(root);
+    let bytes = match fs::metadata(&path) {
+        Ok(metadata) => metadata.len(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
+        Err(error) => return Err(Error::io("look at", &path, error)),
+    };
+    if bytes == 0 && !names(&root.join("blobs/sha256"))?.is_empty() {
+        tracing::error!(path = %path.display(), "the database of the image store is lost");
+        return Ok((Records::open(&path)?, Found::Lost));
+    }
+    let opened = Records::open(&path).and_then(|mut records| {
+        if earlier.lost_power {
+            records.check()?;
+        }
+        Ok(records)
+    });
+    match opened {
+        Err(Error::Database { source, .. }) if is_damage(&source) => {
+            let aside = path.with_extension("redb.damaged");
+            tracing::error!(
+                error = %source,
+                kept = %aside.display(),
+                "the database of the image store is damaged: a new one is made of what the blobs tell"
+            );
+            fs::rename(&path, &aside).map_err(|error| Error::io("set aside", &path, error))?;
+            sync_directory(root)?;
+            Ok((Records::open(&path)?, Found::Lost))
+        }
+        opened => Ok((opened?, Found::Readable)),
+    }
+}
+
+fn is_damage(error: &redb::Error) -> bool {
+    match error {
+        redb::Error::Corrupted(_) => true,
+        redb::Error::Io(error) => {
+            matches!(
+                error.kind(),
+                io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof
+            )
+        }
+        _ => false,
+    }
+}
+
+impl ImageStore {
+    /// Trusts nothing that is on the disk.
+    pub(crate) fn doubt_all(&self) -> Result<()> {
+        let layout = &self.inner.layout;
+        layout.blob_doubt().begin(self.stored_blobs()?);
+        let layers = names(&layout.layers())?.into_iter();
+        let chain_id = |name: Vec<u8>| Digest::from_hex(std::str::from_utf8(&name).ok()?).ok();
+        layout.layer_doubt().begin(layers.filter_map(chain_id));
+        Ok(())
+    }
+
+    /// Removes records that cannot be read, and names of images without one.
+    pub(crate) fn remove_unreadable(&self) -> Result<Unrecorded> {
+        self.inner.records.change(Persist::Now, |changes| {
+            let lost_container = changes.remove_unreadable()?;
+            for (name, id) in changes.references()? {
+                if changes.image_or_rest(&id)?.is_none() {
+                    tracing::error!(name, image = %id, "the image of a name is lost; pull or load it again");
+                    changes.remove_reference(&name)?;
+                }
+            }
+            Ok(match lost_container {
+                true => Unrecorded::KeepContainers,
+                false => Unrecorded::Discard,
+            })
+        })
+    }
+
+    /// Records every image whose documents are among the blobs. Their names are lost.
+    pub(crate) fn rebuild_images(&self) -> Result<()> {
+        let mut images: Vec<ImageRecord> = Vec::new();
+        for digest in self.stored_blobs()? {
+            let Some((id, manifest, diff_ids)) = self.image_behind(&digest)? else {
+                continue;
+            };
+            match images.iter_mut().find(|image| image.id == id) {
+                Some(image) => image.manifests.push(manifest),
+                None => images.push(ImageRecord {
+                    id,
+                    manifests: vec![manifest],
+                    indexes: Vec::new(),
+                    chain_ids: Digest::chain_ids(&diff_ids),
+                    diff_ids,
+                    content_bytes: 0,
+                    is_step: false,
+                    damaged_since_unix_s: Some(unix_now()),
+                }),
+            }
+        }
+        self.inner.records.change(Persist::Now, |changes| {
+            images.iter().try_for_each(|image| changes.put_image(image))
+        })
+    }
+
+    /// The image whose manifest a blob is.
+    fn image_behind(&self, digest: &Digest) -> Result<Option<(ImageId, ManifestRecord, Vec<Digest>)>> {
+        let layout = &self.inner.layout;
+        let Some(bytes) = self.small_blob(digest)? else {
+            return Ok(None);
+        };
+        let Ok(Document::Manifest(manifest)) = Document::parse(&bytes, "a blob") else {
+            return Ok(None);
+        };
+        let id = manifest.config.digest;
+        let Some(config) = self.small_blob(&id)? else {
+            return Ok(None);
+        };
+        let is_whole =
+            blobs::discard_unless_whole(layout, digest)? && blobs::discard_unless_whole(layout, &id)?;
+        let record = ManifestRecord {
+            digest: *digest,
+            layer_blobs: manifest.layers.iter().map(|layer| layer.digest).collect(),
+        };
+        match parse_config(&id, &config) {
+            Ok((_, diff_ids)) if is_whole && diff_ids.len() == record.layer_blobs.len() => {
+                Ok(Some((id, record, diff_ids)))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    fn small_blob(&self, digest: &Digest) -> Result<Option<Vec<u8>>> {
+        let layout = &self.inner.layout;
+        match blobs::size_on_disk(layout, digest)? {
+            Some(bytes) if bytes <= DOCUMENT_BYTES_MAX => {
+                let path = layout.blob(digest);
+                Ok(fs::read(path).ok())
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// Gives a container back what it wrote, when the record of it was lost. Nothing there is no error.
+    pub fn readopt(&self, container_id: &str, image_id: &ImageId) -> Result<()> {
+        let container = self.inner.layout.container(container_id)?;
+        let view = self.inner.records.view()?;
+        if view.snapshot(container_id)?.is_some() || !container.is_dir() {
+            return Ok(());
+        }
+        let Some(image) = view.image_or_rest(image_id)? else {
+            tracing::error!(
+                container = container_id,
+                image = %image_id,
+                files = %container.display(),
+                "what a container wrote is kept, but its image is lost; copy the files before the next start"
+            );
+            return Ok(());
+        };
+        drop(view);
+        tracing::warn!(container = container_id, "a container has its files again");
+        let snapshot = SnapshotRecord {
+            image_id: image.id,
+            chain_ids: image.chain_ids,
+        };
+        self.inner.records.change(Persist::Now, |changes| {
+            changes.put_snapshot(container_id, &snapshot)
+        })
+    }
+}
