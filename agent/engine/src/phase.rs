@@ -105,6 +105,14 @@ impl Phase {
         }
     }
 
+    /// Whether it runs, or will unless somebody stops it.
+    pub fn goes_on(self) -> bool {
+        match self {
+            Self::Starting | Self::Running | Self::Paused | Self::Restarting => true,
+            Self::Created | Self::Exited | Self::Removing | Self::Dead | Self::Removed => false,
+        }
+    }
+
     /// The state as users see it.
     pub fn state(self) -> ContainerState {
         match self {

@@ -33,21 +33,21 @@ impl Inner {
             Some(name) if !name.is_empty() => signal::parse(name)?,
             _ => own.0,
         };
-        self.mark_stopped(container).await;
-        if container.phase() == Phase::Restarting {
-            return self.give_up_restart(container).await;
+        let before = self.mark_stopped(container).await;
+        self.no_start_waits(container).await?;
+        match container.run() {
+            Some(run) => {
+                self.end_with(container, &run, signal, options.grace.unwrap_or(own.1))
+                    .await?;
+            }
+            // It ended by itself meanwhile, or waited for its restart.
+            None if before.goes_on() => {}
+            None => {
+                return Err(Error::NotModified {
+                    message: format!("Container {} is already stopped", container.id),
+                });
+            }
         }
-        // A start that is under way is waited for, so that a stop after it is never lost.
-        if container.phase() == Phase::Starting {
-            drop(container.operation.lock().await);
-        }
-        let Some(run) = container.run() else {
-            return Err(Error::NotModified {
-                message: format!("Container {} is already stopped", container.id),
-            });
-        };
-        self.end_with(container, &run, signal, options.grace.unwrap_or(own.1))
-            .await?;
         self.container_event(container, "stop", &[]);
         Ok(())
     }
@@ -94,9 +94,7 @@ impl Inner {
     /// Sends SIGKILL and waits for the end.
     pub(crate) async fn kill_and_wait(self: &Arc<Self>, container: &Arc<Container>) -> Result<()> {
         self.mark_stopped(container).await;
-        if container.phase() == Phase::Starting {
-            drop(container.operation.lock().await);
-        }
+        self.no_start_waits(container).await?;
         match container.run() {
             Some(run) => self.end_with(container, &run, signal::KILL, KILL_WAIT).await,
             None => Ok(()),
@@ -161,7 +159,8 @@ impl Inner {
         Ok(())
     }
 
-    async fn mark_stopped(&self, container: &Container) {
+    /// Records that nobody wants it to run any more; returns where it was at that moment.
+    async fn mark_stopped(&self, container: &Container) -> Phase {
         let record = container.with(|cell| {
             cell.record.stopped_by_user = true;
             cell.record.clone()
@@ -179,9 +178,15 @@ impl Inner {
                 "the stop is not recorded"
             );
         }
+        record.phase
     }
 
-    async fn give_up_restart(&self, container: &Container) -> Result<()> {
+    /// Lets a start that is under way come to its end, so that what follows is never lost on it, and gives up a restart
+    /// that waits. A container that is marked as stopped begins no other run afterwards but by a user's start.
+    async fn no_start_waits(&self, container: &Container) -> Result<()> {
+        if !matches!(container.phase(), Phase::Starting | Phase::Restarting) {
+            return Ok(());
+        }
         let _owned = container.operation.lock().await;
         if container.phase() == Phase::Restarting {
             container

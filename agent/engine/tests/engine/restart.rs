@@ -1,7 +1,7 @@
 //! The daemon restarts while containers run.
 
 use crate::node::{info, on_node, output, shell, state, until};
-use muster_engine::{ExecConfig, LogQuery, RemoveOptions, WaitCondition};
+use muster_engine::{ErrorKind, ExecConfig, LogQuery, RemoveOptions, WaitCondition};
 use muster_types::container::{ContainerState, EngineRestart, PortBinding};
 use muster_types::service::Protocol;
 
@@ -147,6 +147,28 @@ fn what_is_always_restarted_goes_on_so_after_a_stop_and_a_new_daemon() {
             engine.list()[0].restart_count >= before + 2
         })
         .await;
+        node.close(engine).await;
+    });
+}
+
+/// The end comes by itself while the stop is under way: the stop was of a running container all the same.
+#[test]
+fn a_stop_that_meets_the_end_is_a_stop() {
+    on_node(async |node| {
+        let engine = node.open_with_image().await;
+        let mut config = shell("exit 1");
+        config.host.restart = EngineRestart::Always;
+        engine.create(Some("again"), config).await.unwrap();
+        for round in 0..20 {
+            engine.start("again").await.unwrap();
+            if round % 4 == 3 {
+                until("it is restarted", || engine.list()[0].restart_count > 0).await;
+            }
+            engine.stop("again", Default::default()).await.unwrap();
+            assert_eq!(state(&engine, "again").await, ContainerState::Exited, "{round}");
+        }
+        let again = engine.stop("again", Default::default()).await.unwrap_err();
+        assert_eq!(again.kind(), ErrorKind::NotModified);
         node.close(engine).await;
     });
 }
