@@ -6,6 +6,10 @@ use muster_types::service::Labels;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, SystemTime};
 
+/// Values that one request may give, of all keys together: each costs a look at every object that is listed, and a client
+/// that has more to ask for lists everything.
+const VALUES_MAX: usize = 4096;
+
 /// Parsed filters. Values of one key are alternatives (labels: all must hold), keys must all hold.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Filters(BTreeMap<String, BTreeSet<String>>);
@@ -18,10 +22,16 @@ impl Filters {
         };
         let filters =
             Self::from_json(text).ok_or_else(|| Failure::invalid(format!("invalid filters {text:?}")))?;
-        match filters.0.keys().find(|key| !known.contains(&key.as_str())) {
-            Some(key) => Err(Failure::invalid(format!("invalid filter '{key}'"))),
-            None => Ok(filters),
+        if let Some(key) = filters.0.keys().find(|key| !known.contains(&key.as_str())) {
+            return Err(Failure::invalid(format!("invalid filter '{key}'")));
         }
+        let count: usize = filters.0.values().map(BTreeSet::len).sum();
+        if count > VALUES_MAX {
+            return Err(Failure::invalid(format!(
+                "invalid filters: {count} values are given, at most {VALUES_MAX} are taken"
+            )));
+        }
+        Ok(filters)
     }
 
     fn from_json(text: &str) -> Option<Self> {
@@ -60,9 +70,14 @@ impl Filters {
         !self.has(key) || self.values(key).any(accepts)
     }
 
+    /// One of the key's values equals `text`.
+    pub fn contains(&self, key: &str, text: &str) -> bool {
+        self.0.get(key).is_some_and(|values| values.contains(text))
+    }
+
     /// The key is absent, or one of its values equals `text`.
     pub fn exact(&self, key: &str, text: &str) -> bool {
-        self.any(key, |value| value == text)
+        !self.has(key) || self.contains(key, text)
     }
 
     /// The key is absent, or `text` begins with one of its values.
@@ -195,6 +210,12 @@ mod tests {
         ] {
             assert_eq!(parse(bad).unwrap_err().status, 400, "{bad}");
         }
+        let many = |count: usize| {
+            let names: Vec<String> = (0..count).map(|n| n.to_string()).collect();
+            parse(&serde_json::json!({ "name": names, "label": ["a"] }).to_string())
+        };
+        assert!(many(VALUES_MAX - 1).is_ok());
+        assert_eq!(many(VALUES_MAX).unwrap_err().status, 400);
         assert!(
             parse(r#"{"dangling":["maybe"]}"#)
                 .unwrap()

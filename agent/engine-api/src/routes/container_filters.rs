@@ -1,12 +1,12 @@
 //! Which containers `GET /containers/json` lists.
 
+use super::port_filter::PortFilter;
 use crate::backend::{Candidate, LocalEngine, resolve};
 use crate::http::{Failure, Filters, Query};
 use hyper::StatusCode;
 use muster_types::container::{ContainerInfo, ContainerState};
-use muster_types::service::Protocol;
 use regex::{Regex, RegexBuilder};
-use std::ops::RangeInclusive;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 const FILTERS: &[&str] = &[
@@ -38,28 +38,32 @@ const STATES: &[&str] = &[
 ];
 const HEALTH: &[&str] = &["starting", "healthy", "unhealthy", "none"];
 /// Most memory that one compiled name may take; a client's pattern is not to cost more than the answer.
-const PATTERN_BYTES_MAX: usize = 1 << 20;
-
-/// Ports that a filter names.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Ports {
-    numbers: RangeInclusive<u16>,
-    protocol: String,
-}
+const PATTERN_BYTES_MAX: usize = 256 << 10;
+/// Names that are patterns, each of which is compiled and then tried on every container.
+const PATTERNS_MAX: usize = 100;
+/// What makes a pattern of a name.
+const META: &[char] = &[
+    '\\', '.', '+', '*', '?', '(', ')', '|', '[', ']', '{', '}', '^', '$',
+];
+/// Images that a filter may name: each is looked for among all.
+const ANCESTORS_MAX: usize = 100;
 
 /// What a client asks for.
 #[derive(Debug)]
 pub(super) struct Choice {
     filters: Filters,
-    names: Vec<Regex>,
-    exposed: Vec<Ports>,
-    published: Vec<Ports>,
+    /// Names that are no patterns.
+    plain_names: Vec<String>,
+    patterns: Vec<Regex>,
+    exposed: PortFilter,
+    published: PortFilter,
+    exit_codes: BTreeSet<i32>,
     is_task: Option<bool>,
     /// Where the containers of `before` and `since` stand in the list, newest first.
     before: Option<usize>,
     since: Option<usize>,
     /// Ids of the images that `ancestor` names; unknown names match nothing.
-    ancestors: Vec<String>,
+    ancestors: BTreeSet<String>,
 }
 
 impl Choice {
@@ -78,18 +82,26 @@ impl Choice {
                 "Unrecognised filter value for health: {health}"
             )));
         }
-        if let Some(bad) = filters.values("exited").find(|code| code.parse::<i32>().is_err()) {
-            return Err(Failure::invalid(format!("invalid filter 'exited={bad}'")));
-        }
+        let code = |text: &str| {
+            text.parse()
+                .map_err(|_| Failure::invalid(format!("invalid filter 'exited={text}'")))
+        };
+        let exit_codes = filters.values("exited").map(code).collect::<Result<_, _>>()?;
+        let is_plain = |name: &&str| !name.contains(META);
+        let (plain, patterns): (Vec<_>, Vec<_>) = filters.values("name").partition(is_plain);
+        at_most(PATTERNS_MAX, patterns.len(), "patterns of names")?;
+        at_most(ANCESTORS_MAX, filters.values("ancestor").count(), "ancestors")?;
         Ok(Self {
-            names: filters.values("name").filter_map(pattern).collect(),
-            exposed: ports(&filters, "expose")?,
-            published: ports(&filters, "publish")?,
+            plain_names: plain.into_iter().map(str::to_owned).collect(),
+            patterns: patterns.into_iter().filter_map(pattern).collect(),
+            exposed: PortFilter::read(&filters, "expose")?,
+            published: PortFilter::read(&filters, "publish")?,
+            exit_codes,
             is_task: filters.truth("is-task")?,
             filters,
             before: None,
             since: None,
-            ancestors: Vec::new(),
+            ancestors: BTreeSet::new(),
         })
     }
 
@@ -126,7 +138,7 @@ impl Choice {
     pub async fn find_ancestors(&mut self, engine: &dyn LocalEngine) {
         for reference in self.filters.values("ancestor") {
             if let Ok(image) = engine.image_inspect(reference).await {
-                self.ancestors.push(image.id.clone());
+                self.ancestors.insert(image.id.clone());
             }
         }
     }
@@ -151,82 +163,62 @@ impl Choice {
             && !(filters.has("label!") && filters.labels("label!", labels))
             && filters.exact("status", container.state.name())
             && filters.exact("health", health)
-            && filters.any("exited", |code| {
-                container.state == ContainerState::Exited && code.parse() == Ok(container.exit_code)
-            })
+            && (self.exit_codes.is_empty()
+                || container.state == ContainerState::Exited
+                    && self.exit_codes.contains(&container.exit_code))
             && (!filters.has("ancestor") || self.ancestors.contains(&container.image_id))
             && self.is_task.is_none_or(|wanted| wanted == is_task)
-            && filters.any("network", |network| {
+            && (!filters.has("network") || {
                 let mut places = container.networks.iter();
-                places.any(|(name, place)| name == network || place.network_id.starts_with(network))
+                places.any(|(name, place)| {
+                    filters.contains("network", name) || filters.prefix("network", &place.network_id)
+                })
             })
-            && filters.any("volume", |volume| {
+            && (!filters.has("volume") || {
                 let mut mounts = container.mounts.iter();
-                mounts.any(|mount| mount.name == volume || mount.target == volume)
+                mounts.any(|mount| {
+                    filters.contains("volume", &mount.name) || filters.contains("volume", &mount.target)
+                })
             })
     }
 
     /// Docker matches regular expressions, with and without the slash before the name; one that is none matches nothing.
     fn fits_name(&self, name: &str) -> bool {
+        if !self.filters.has("name") {
+            return true;
+        }
         let slashed = format!("/{name}");
-        let mut names = self.names.iter();
-        !self.filters.has("name") || names.any(|wanted| wanted.is_match(name) || wanted.is_match(&slashed))
+        let (mut plain, mut patterns) = (self.plain_names.iter(), self.patterns.iter());
+        plain.any(|wanted| slashed.contains(wanted.as_str()))
+            || patterns.any(|wanted| wanted.is_match(name) || wanted.is_match(&slashed))
     }
 
     fn fits_ports(&self, container: &ContainerInfo) -> bool {
+        let bound = || container.ports.iter();
         let is_exposed = || {
-            let exposed = container.config.exposed_ports.iter().filter_map(|port| {
+            let mut exposed = container.config.exposed_ports.iter().filter_map(|port| {
                 let (number, protocol) = port.split_once('/')?;
-                Some((number.parse().ok()?, protocol.to_owned()))
+                Some((number.parse().ok()?, protocol))
             });
-            let bound = container.ports.iter();
-            let bound = bound.map(|port| (port.container_port, port.protocol.to_string()));
-            exposed
-                .chain(bound)
-                .any(|port| self.exposed.iter().any(|wanted| wanted.has(&port)))
+            exposed.any(|(number, protocol)| self.exposed.has(number, protocol))
+                || bound().any(|port| self.exposed.has(port.container_port, port.protocol.name()))
         };
-        let is_published = || {
-            let mut bound = container.ports.iter();
-            bound.any(|port| {
-                let port = (port.host_port, port.protocol.to_string());
-                self.published.iter().any(|wanted| wanted.has(&port))
-            })
-        };
+        let is_published = || bound().any(|port| self.published.has(port.host_port, port.protocol.name()));
         (self.exposed.is_empty() || is_exposed()) && (self.published.is_empty() || is_published())
+    }
+}
+
+fn at_most(most: usize, count: usize, what: &str) -> Result<(), Failure> {
+    match count <= most {
+        true => Ok(()),
+        false => Err(Failure::invalid(format!(
+            "invalid filters: {count} {what} are given, at most {most} are taken"
+        ))),
     }
 }
 
 fn pattern(text: &str) -> Option<Regex> {
     RegexBuilder::new(text).size_limit(PATTERN_BYTES_MAX).build().ok()
-}
-
-fn ports(filters: &Filters, key: &str) -> Result<Vec<Ports>, Failure> {
-    let read = |text| {
-        Ports::read(text).ok_or_else(|| {
-            Failure::invalid(format!(
-                "error while looking up for {key} {text}: a port or a range of ports is expected, as 80/tcp or 80-90/udp"
-            ))
-        })
-    };
-    filters.values(key).map(read).collect()
-}
-
-impl Ports {
-    /// Reads `first[-last][/protocol]`.
-    fn read(text: &str) -> Option<Self> {
-        let tcp = Protocol::Tcp.to_string();
-        let (numbers, protocol) = text.split_once('/').unwrap_or((text, &tcp));
-        let (first, last) = numbers.split_once('-').unwrap_or((numbers, numbers));
-        let (first, last): (u16, u16) = (first.parse().ok()?, last.parse().ok()?);
-        (first <= last).then(|| Self {
-            numbers: first..=last,
-            protocol: protocol.to_lowercase(),
-        })
-    }
-
-    fn has(&self, (number, protocol): &(u16, String)) -> bool {
-        self.numbers.contains(number) && self.protocol == *protocol
-    }
 }
 
 #[cfg(test)]
@@ -268,19 +260,6 @@ mod tests {
     }
 
     #[test]
-    fn ports_are_numbers_or_ranges() {
-        let ports = |text| Ports::read(text).map(|ports| (ports.numbers, ports.protocol));
-        assert_eq!(ports("80"), Some((80..=80, "tcp".to_owned())));
-        assert_eq!(ports("80-90/UDP"), Some((80..=90, "udp".to_owned())));
-        for bad in ["", "x", "80-", "-80", "90-80", "99999", "80/tcp/x-"] {
-            assert!(
-                Ports::read(bad).is_none_or(|ports| ports.protocol == "tcp/x-"),
-                "{bad}"
-            );
-        }
-    }
-
-    #[test]
     fn what_can_never_be_meant_is_refused() {
         for bad in [
             r#"{"status":["bad"]}"#,
@@ -293,5 +272,23 @@ mod tests {
         ] {
             assert_eq!(choice(bad).unwrap_err().status, 400, "{bad}");
         }
+    }
+
+    #[test]
+    fn what_would_cost_too_much_is_refused() {
+        let of = |key: &str, count: usize, value: &dyn Fn(usize) -> String| {
+            let values: Vec<String> = (0..count).map(value).collect();
+            choice(&serde_json::json!({ key: values }).to_string())
+        };
+        // Each of them alone would take more memory than a pattern may.
+        let hungry = |n| format!("{n}(\\w{{200}}){{200}}");
+        assert!(of("name", PATTERNS_MAX, &hungry).unwrap().patterns.is_empty());
+        assert_eq!(of("name", PATTERNS_MAX + 1, &hungry).unwrap_err().status, 400);
+        let plain = |n| format!("web-{n}");
+        let choice = of("name", 1000, &plain).unwrap();
+        assert!(choice.patterns.is_empty());
+        assert!(choice.fits_name("x-web-999") && !choice.fits_name("web-"));
+        assert_eq!(of("ancestor", ANCESTORS_MAX + 1, &plain).unwrap_err().status, 400);
+        assert_eq!(of("id", 100_000, &plain).unwrap_err().status, 400);
     }
 }
