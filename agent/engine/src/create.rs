@@ -171,10 +171,8 @@ impl Inner {
             )));
         }
         let mut warnings = Vec::new();
-        if let Some(log) = &config.host.log
-            && let Some(settings) = log_driver::settings(log)?
-        {
-            warnings.extend(settings.warnings);
+        if let Some(log) = &config.host.log {
+            log_driver::settings(log)?;
         }
         if !config.working_dir.is_empty() && !config.working_dir.starts_with('/') {
             return Err(Error::invalid(format!(

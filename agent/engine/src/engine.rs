@@ -66,6 +66,8 @@ pub(crate) struct Inner {
     pub log: LogDriver,
     /// Bounds starts that are under way at once.
     pub starts: Semaphore,
+    /// Who compresses a log.
+    pub packing: Semaphore,
     /// Every task of the engine.
     pub tasks: TaskTracker,
     /// Ends every task that waits.

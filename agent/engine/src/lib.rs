@@ -36,6 +36,7 @@ mod local_options;
 mod log_driver;
 mod log_feed;
 mod log_forward;
+mod log_pack;
 mod logs;
 mod metrics;
 mod mount_sources;

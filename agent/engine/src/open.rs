@@ -116,6 +116,7 @@ pub(crate) async fn open(config: EngineConfig) -> Result<Arc<Inner>> {
         reserving: Mutex::new(()),
         execs: Mutex::new(HashMap::new()),
         forwarding: Forwarding::default(),
+        packing: Semaphore::new(1),
         containers: Mutex::new(Registry::default()),
     });
     // No restart may begin before every running container has its address again and orphans are gone.
@@ -400,6 +401,7 @@ impl Inner {
             .put_behind(Table::Containers, record.id.as_str(), &record)
             .await?;
         self.forward_log(container);
+        self.pack_log(container);
         self.watch_end(container, monitor);
         self.watch_health(container);
         Ok(())
@@ -417,6 +419,7 @@ impl Inner {
         let wanted = always
             || unless_stopped && !record.stopped_by_user
             || ended_now && record.was_started() && should_restart(&record, record.exit_code);
+        self.pack_log(container);
         if wanted {
             container.with(|cell| {
                 cell.record.phase = Phase::Restarting;

@@ -6,7 +6,6 @@ use crate::engine::Inner;
 use crate::error::{Error, Result};
 use crate::files;
 use crate::layout::{self, make_directory, write_file};
-use crate::log_driver;
 use crate::mount_sources::relabel_sources;
 use crate::network::{self, HostsEntries, Linked, Networking, Places};
 use crate::phase::{Phase, Step};
@@ -136,6 +135,7 @@ impl Inner {
         self.container_event(container, "start", &[]);
         self.tell_linked(&record).await;
         self.forward_log(container);
+        self.pack_log(container);
         self.watch_end(container, monitor);
         self.watch_health(container);
         if let Err(error) = self
@@ -409,9 +409,7 @@ impl Inner {
     }
 
     fn log_config(&self, record: &Record) -> Result<Option<LogConfig>> {
-        let driver = record.config.host.log.as_ref().unwrap_or(&self.log);
-        let settings = log_driver::settings(driver)?;
-        Ok(settings.map(|settings| LogConfig {
+        Ok(self.log_settings(record)?.map(|settings| LogConfig {
             path: self.layout.log(&record.id),
             max_bytes: settings.max_bytes,
             max_files: settings.max_files,
@@ -421,8 +419,8 @@ impl Inner {
 
     /// Whether a container has a log that can be read.
     pub(crate) fn has_log(&self, record: &Record) -> bool {
-        let driver = record.config.host.log.as_ref().unwrap_or(&self.log);
-        log_driver::settings(driver).is_ok_and(|settings| settings.is_some_and(|settings| settings.readable))
+        self.log_settings(record)
+            .is_ok_and(|settings| settings.is_some_and(|settings| settings.readable))
     }
 }
 

@@ -1,8 +1,10 @@
 //! The output log: Docker's json-file format, rotated by size.
 
+mod rotation;
+
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use crate::exit::wall_clock_ns;
 use crate::start::LogConfig;
@@ -125,7 +127,7 @@ impl LogWriter {
             .config
             .max_bytes
             .is_some_and(|limit| self.size > 0 && self.size + length > limit);
-        let written = if full { self.rotate() } else { Ok(()) };
+        let written = if full { self.begin_next_file() } else { Ok(()) };
         match written.and_then(|()| self.file.write_all(&self.encoded)) {
             Ok(()) => {
                 self.size += length;
@@ -138,18 +140,18 @@ impl LogWriter {
         self.encoded.shrink_to(PART_BYTES_MAX);
     }
 
-    /// Renames every file one further and starts a new one. The oldest is dropped.
-    fn rotate(&mut self) -> io::Result<()> {
-        let path = &self.config.path;
-        for number in (1..self.config.max_files.saturating_sub(1)).rev() {
-            rename_if_present(&numbered(path, number), &numbered(path, number + 1))?;
-        }
+    /// Begins a new file, unless somebody is changing names of the older ones: then a later write does.
+    fn begin_next_file(&mut self) -> io::Result<()> {
+        let Some(lock) = rotation::try_lock(&self.config.path) else {
+            return Ok(());
+        };
         if self.config.max_files > 1 {
-            rename_if_present(path, &numbered(path, 1))?;
-            self.file = append_to(path)?;
+            rotation::shift(&self.config.path, self.config.max_files)?;
+            self.file = append_to(&self.config.path)?;
         } else {
             self.file.set_len(0)?;
         }
+        drop(lock);
         self.size = 0;
         Ok(())
     }
@@ -162,19 +164,6 @@ fn append_to(path: &Path) -> io::Result<File> {
         .create(true)
         .mode(0o640)
         .open(path)
-}
-
-fn rename_if_present(from: &Path, to: &Path) -> io::Result<()> {
-    match std::fs::rename(from, to) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
-}
-
-fn numbered(path: &Path, number: u32) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(format!(".{number}"));
-    PathBuf::from(name)
 }
 
 /// Appends one line of the log.

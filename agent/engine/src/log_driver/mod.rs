@@ -41,8 +41,8 @@ pub(crate) struct Settings {
     pub destination: Option<Destination>,
     /// Whether users may read the files.
     pub readable: bool,
-    /// For the user of a container that asks for it.
-    pub warnings: Vec<String>,
+    /// Whether rotated files are compressed.
+    pub compress: bool,
 }
 
 impl Settings {
@@ -103,7 +103,7 @@ pub(crate) fn settings(driver: &LogDriver) -> Result<Option<Settings>> {
         labels: Selection::default(),
         env: Selection::default(),
         tag: None,
-        warnings: Vec::new(),
+        compress: name == "local",
     };
     for (key, value) in &driver.options {
         let taken = match (name, key.split_once('-')) {
@@ -150,11 +150,7 @@ impl Settings {
             }
             "max-size" => self.set("max-size", value),
             "max-file" => self.set("max-file", value),
-            // Whether it is compressed is the engine's business: nobody sees the files.
-            "compress" => value
-                .parse::<bool>()
-                .map(|_| true)
-                .map_err(|_| Error::invalid(format!("invalid log option cache-compress={value}"))),
+            "compress" => self.set("compress", value),
             _ => Ok(false),
         }
     }
@@ -179,14 +175,7 @@ impl Settings {
             "env" => self.env.names(value),
             "env-regex" => self.env.pattern(key, value)?,
             "tag" => self.tag = Some(Tag::parse(value)?),
-            "compress" => match value {
-                "false" | "0" => {}
-                "true" | "1" => self.warnings.push(
-                    "The log option compress has no effect: rotated log files are kept uncompressed."
-                        .to_owned(),
-                ),
-                _ => return Err(refused()),
-            },
+            "compress" => self.compress = parse_bool(value).ok_or_else(refused)?,
             "mode" if matches!(value, "blocking" | "non-blocking") => {}
             "mode" => {
                 return Err(Error::invalid(format!(
@@ -203,7 +192,7 @@ impl Settings {
 
     /// What only several options together can be wrong in. A container never waits for its log to be read, in either
     /// mode: the monitor writes to the file itself, and what a full disk does not take is lost, not waited for.
-    fn check(&self, driver: &LogDriver) -> Result<()> {
+    fn check(&mut self, driver: &LogDriver) -> Result<()> {
         let is_set = |key: &str| driver.options.contains_key(key);
         let blocking = driver
             .options
@@ -214,12 +203,23 @@ impl Settings {
                 "logger: max-buffer-size option is only supported with 'mode=non-blocking'",
             ));
         }
-        if !self.warnings.is_empty() && (self.max_files == 1 || self.max_bytes.is_none()) {
+        let has_rotated = self.max_files > 1 && self.max_bytes.is_some();
+        if self.compress && !has_rotated && is_set("compress") {
             return Err(Error::invalid(
                 "compress cannot be true when max-file is less than 2 or max-size is not set",
             ));
         }
+        self.compress &= has_rotated;
         Ok(())
+    }
+}
+
+/// Reads a truth value as Go does.
+fn parse_bool(text: &str) -> Option<bool> {
+    match text {
+        "1" | "t" | "T" | "true" | "TRUE" | "True" => Some(true),
+        "0" | "f" | "F" | "false" | "FALSE" | "False" => Some(false),
+        _ => None,
     }
 }
 
@@ -254,21 +254,23 @@ mod tests {
     fn sizes_and_numbers_are_read() {
         let read = |options: &[(&str, &str)]| {
             let settings = settings(&driver("json-file", options)).unwrap().unwrap();
-            (settings.max_bytes, settings.max_files, settings.warnings.len())
+            (settings.max_bytes, settings.max_files, settings.compress)
         };
-        assert_eq!(read(&[]), (None, 1, 0));
+        assert_eq!(read(&[]), (None, 1, false));
         assert_eq!(
             read(&[("max-size", "10m"), ("max-file", "3"), ("compress", "true")]),
-            (Some(10 << 20), 3, 1)
+            (Some(10 << 20), 3, true)
         );
         assert_eq!(
             read(&[("max-size", "1kb"), ("compress", "false")]),
-            (Some(1024), 1, 0)
+            (Some(1024), 1, false)
         );
         assert_eq!(
             read(&[("mode", "non-blocking"), ("max-buffer-size", "4m")]),
-            (None, 1, 0)
+            (None, 1, false)
         );
+        let local = |options| settings(&driver("local", options)).unwrap().unwrap().compress;
+        assert!(local(&[]) && !local(&[("max-file", "1")]) && !local(&[("compress", "false")]));
         assert!(settings(&driver("none", &[])).unwrap().is_none());
         let sent = [
             ("cache-max-size", "1m"),

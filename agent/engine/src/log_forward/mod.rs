@@ -82,7 +82,7 @@ impl Forwarding {
 }
 
 impl Inner {
-    fn log_settings(&self, record: &Record) -> Result<Option<Settings>> {
+    pub(crate) fn log_settings(&self, record: &Record) -> Result<Option<Settings>> {
         log_driver::settings(record.config.host.log.as_ref().unwrap_or(&self.log))
     }
 

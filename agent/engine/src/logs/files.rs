@@ -1,50 +1,34 @@
 //! The files of one log, in the order in which they were written.
 
-use crate::log_forward::{HEAD_BYTES, Position};
-use std::fs::File;
+use super::file::LogFile;
 use std::io;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// Rotated files looked for; more are never kept (`max-file` is checked against it).
 pub(crate) const FILES_MAX: u32 = 100;
+/// Numbers in a row without a file after which no older one is looked for. A rotation under way leaves one free for a
+/// moment, a second one right behind it another.
+const HOLES_MAX: u32 = 2;
 
-/// An open file of the log and its identity, by which it is found again after a rotation.
-#[derive(Debug)]
-pub(super) struct LogFile {
-    pub file: File,
-    pub inode: u64,
-}
-
-impl LogFile {
-    /// How the file begins.
-    pub fn head(&self) -> io::Result<Vec<u8>> {
-        let mut head = vec![0; HEAD_BYTES];
-        let length = self.file.read_at(&mut head, 0)?;
-        head.truncate(length);
-        Ok(head)
-    }
-}
-
-impl Position {
-    /// Whether it is in this file.
-    pub(super) fn is_in(&self, file: &LogFile) -> bool {
-        self.inode == file.inode && file.head().is_ok_and(|head| head.starts_with(&self.head))
-    }
-}
-
-/// Opens every file of the log, oldest first. A file that is rotated meanwhile is opened once.
+/// Opens every file of the log, oldest first. A file that is rotated or compressed meanwhile is opened once.
 pub(super) fn open_all(path: &Path) -> io::Result<Vec<LogFile>> {
     let mut newest_first: Vec<LogFile> = Vec::new();
+    let mut holes = 0;
     for number in 0..FILES_MAX {
         let Some(opened) = open(&numbered(path, number))? else {
-            // The current file is missing for a moment while it is rotated.
-            if number == 0 {
-                continue;
+            holes += 1;
+            if holes > HOLES_MAX {
+                break;
             }
-            break;
+            continue;
         };
-        if newest_first.iter().all(|known| known.inode != opened.inode) {
+        holes = 0;
+        let mut is_known = false;
+        for known in &newest_first {
+            is_known = is_known || known.is_same(&opened)?;
+        }
+        if !is_known {
             newest_first.push(opened);
         }
     }
@@ -52,11 +36,17 @@ pub(super) fn open_all(path: &Path) -> io::Result<Vec<LogFile>> {
     Ok(newest_first)
 }
 
-/// Opens what was written after the file with this inode, oldest first; everything, when that file is gone.
-pub(super) fn open_after(path: &Path, inode: u64) -> io::Result<Vec<LogFile>> {
+/// Opens what was written after this file, oldest first; everything, when it is gone.
+pub(super) fn open_after(path: &Path, last: Option<&LogFile>) -> io::Result<Vec<LogFile>> {
     let mut files = open_all(path)?;
-    if let Some(position) = files.iter().position(|file| file.inode == inode) {
-        files.drain(..=position);
+    let Some(last) = last else {
+        return Ok(files);
+    };
+    for position in 0..files.len() {
+        if last.is_same(&files[position])? {
+            files.drain(..=position);
+            break;
+        }
     }
     Ok(files)
 }
@@ -66,22 +56,28 @@ pub(super) fn current_inode(path: &Path) -> Option<u64> {
     std::fs::metadata(path).ok().map(|metadata| metadata.ino())
 }
 
+/// Opens a file, plain or, where there is only that, compressed: the compressed one is there before the other goes.
 fn open(path: &Path) -> io::Result<Option<LogFile>> {
-    match File::open(path) {
-        Ok(file) => {
-            let inode = file.metadata()?.ino();
-            Ok(Some(LogFile { file, inode }))
-        }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error),
+    match LogFile::open_plain(path)? {
+        Some(file) => Ok(Some(file)),
+        None => LogFile::open_packed(&packed(path)),
     }
 }
 
-fn numbered(path: &Path, number: u32) -> PathBuf {
+pub(super) fn numbered(path: &Path, number: u32) -> PathBuf {
     if number == 0 {
         return path.to_owned();
     }
+    with_suffix(path, &format!(".{number}"))
+}
+
+/// The name of the compressed form of a file.
+pub(super) fn packed(path: &Path) -> PathBuf {
+    with_suffix(path, ".gz")
+}
+
+pub(super) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
-    name.push(format!(".{number}"));
+    name.push(suffix);
     name.into()
 }

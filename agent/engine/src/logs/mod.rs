@@ -1,14 +1,18 @@
 //! Container logs on disk: reading them, also while the monitor writes and rotates them.
 //!
-//! The monitor writes Docker's json-file format; `path` is the current file, `path.1` the one before it, and so on.
+//! The monitor writes Docker's json-file format; `path` is the current file, `path.1` the one before it, and so on. Where
+//! a container asks for it, the engine makes `path.1.gz` of `path.1` afterwards (`pack`).
 
 mod entry;
+mod file;
 mod files;
+mod pack;
 mod reader;
 mod tail;
 
 pub use entry::{LogEntry, LogStreamKind};
 pub(crate) use files::FILES_MAX;
+pub(crate) use pack::{Packed, pack_oldest};
 pub use reader::LogReader;
 
 use muster_types::Timestamp;

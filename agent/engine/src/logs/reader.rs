@@ -1,10 +1,10 @@
 //! Reads a log forwards, across rotations.
 
-use super::files::{self, LogFile};
-use super::{LogEntry, LogQuery, tail};
+use super::file::LogFile;
+use super::{LogEntry, LogQuery, files, tail};
 use crate::log_forward::Position;
 use std::collections::VecDeque;
-use std::io::{self, Read, Seek, SeekFrom};
+use std::io;
 use std::path::{Path, PathBuf};
 
 /// Bytes read at a time.
@@ -19,7 +19,6 @@ pub struct LogReader {
     query: LogQuery,
     waiting: VecDeque<LogFile>,
     current: Option<LogFile>,
-    last_inode: Option<u64>,
     unread: Vec<u8>,
     finished: bool,
 }
@@ -33,14 +32,13 @@ impl LogReader {
         {
             let (position, offset) = tail::start_of_last(&files, lines)?;
             files.drain(..position);
-            files[0].file.seek(SeekFrom::Start(offset))?;
+            files[0].go_to(offset)?;
         }
         Ok(Self {
             path: path.to_owned(),
             query,
             waiting: files.into(),
             current: None,
-            last_inode: None,
             unread: Vec::new(),
             finished: false,
         })
@@ -55,7 +53,7 @@ impl LogReader {
         let found = reader.waiting.iter().position(|file| position.is_in(file));
         if let Some(found) = found {
             reader.waiting.drain(..found);
-            reader.waiting[0].file.seek(SeekFrom::Start(position.offset))?;
+            reader.waiting[0].go_to(position.offset)?;
         }
         Ok(reader)
     }
@@ -65,12 +63,10 @@ impl LogReader {
         let Some(current) = &self.current else {
             return Ok(None);
         };
-        let mut file = &current.file;
-        let read = file.stream_position()?;
         Ok(Some(Position {
-            inode: current.inode,
+            inode: current.inode(),
             head: current.head()?,
-            offset: read.saturating_sub(self.unread.len() as u64),
+            offset: current.at().saturating_sub(self.unread.len() as u64),
         }))
     }
 
@@ -98,7 +94,7 @@ impl LogReader {
         let filled = self.unread.len();
         self.unread.resize(filled + CHUNK_BYTES, 0);
         let read = loop {
-            match current.file.read(&mut self.unread[filled..]) {
+            match current.read(&mut self.unread[filled..]) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 result => break result,
             }
@@ -111,25 +107,29 @@ impl LogReader {
     /// Goes to the next file; false when there is none.
     fn advance(&mut self) -> io::Result<bool> {
         if self.waiting.is_empty() {
-            let rotated =
-                files::current_inode(&self.path).is_some_and(|inode| Some(inode) != self.last_inode);
-            if !rotated {
+            if !self.is_rotated() {
                 return Ok(false);
             }
             // What was written between the last read and the rotation is still to be read.
             if self.fill()? > 0 {
                 return Ok(true);
             }
-            let files = files::open_after(&self.path, self.last_inode.unwrap_or_default())?;
+            let files = files::open_after(&self.path, self.current.as_ref())?;
             self.waiting = files.into();
         }
         let Some(next) = self.waiting.pop_front() else {
             return Ok(false);
         };
-        self.last_inode = Some(next.inode);
         self.current = Some(next);
         self.unread.clear();
         Ok(true)
+    }
+
+    /// Whether the monitor writes to another file than the one that is read.
+    fn is_rotated(&self) -> bool {
+        let current = self.current.as_ref();
+        files::current_inode(&self.path)
+            .is_some_and(|inode| current.is_none_or(|file| file.is_packed() || file.inode() != inode))
     }
 
     fn take_lines(&mut self, wanted: &mut Vec<LogEntry>) {

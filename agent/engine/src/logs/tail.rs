@@ -1,7 +1,8 @@
 //! Finds where the last lines of a log begin.
 
-use super::files::LogFile;
-use std::io;
+use super::file::LogFile;
+use std::fs::File;
+use std::io::{self, BufRead};
 use std::os::unix::fs::FileExt;
 
 /// Bytes read at a time, backwards.
@@ -11,11 +12,17 @@ const CHUNK_BYTES: u64 = 64 << 10;
 pub(super) fn start_of_last(files: &[LogFile], lines: u64) -> io::Result<(usize, u64)> {
     let mut wanted = lines;
     for (position, file) in files.iter().enumerate().rev() {
-        let length = file.file.metadata()?.len();
-        if wanted == 0 {
-            return Ok((position, length));
-        }
-        match last_in_file(file, length, &mut wanted)? {
+        let begin = match file.plain() {
+            Some(plain) => {
+                let length = plain.metadata()?.len();
+                if wanted == 0 {
+                    return Ok((position, length));
+                }
+                last_in_file(plain, length, &mut wanted)?
+            }
+            None => last_in_packed(file, &mut wanted)?,
+        };
+        match begin {
             Some(offset) => return Ok((position, offset)),
             None if position == 0 => return Ok((0, 0)),
             None => {}
@@ -24,14 +31,44 @@ pub(super) fn start_of_last(files: &[LogFile], lines: u64) -> io::Result<(usize,
     Ok((0, 0))
 }
 
+/// As [`last_in_file`], of a file that can be read forwards only: once for their number, once for the place.
+fn last_in_packed(file: &LogFile, wanted: &mut u64) -> io::Result<Option<u64>> {
+    let lines = skip_lines(&mut file.whole(), u64::MAX)?.0;
+    if lines < *wanted {
+        *wanted -= lines;
+        return Ok(None);
+    }
+    let (_, offset) = skip_lines(&mut file.whole(), lines - *wanted)?;
+    *wanted = 0;
+    Ok(Some(offset))
+}
+
+/// Reads up to this many lines; their number and bytes. The last one may be without an end.
+fn skip_lines(whole: &mut impl BufRead, most: u64) -> io::Result<(u64, u64)> {
+    let (mut lines, mut bytes, mut open) = (0, 0, false);
+    while lines < most {
+        let chunk = whole.fill_buf()?;
+        if chunk.is_empty() {
+            break;
+        }
+        let end = chunk.iter().position(|byte| *byte == b'\n');
+        let taken = end.map_or(chunk.len(), |end| end + 1);
+        lines += u64::from(end.is_some());
+        open = end.is_none();
+        bytes += taken as u64;
+        whole.consume(taken);
+    }
+    Ok((lines + u64::from(open), bytes))
+}
+
 /// Counts lines from the file's end; `Some(offset)` when it holds the first wanted one.
-fn last_in_file(file: &LogFile, length: u64, wanted: &mut u64) -> io::Result<Option<u64>> {
+fn last_in_file(file: &File, length: u64, wanted: &mut u64) -> io::Result<Option<u64>> {
     let mut buffer = vec![0; CHUNK_BYTES as usize];
     let mut end = length;
     while end > 0 {
         let start = end.saturating_sub(CHUNK_BYTES);
         let chunk = &mut buffer[..(end - start) as usize];
-        file.file.read_exact_at(chunk, start)?;
+        file.read_exact_at(chunk, start)?;
         for (index, _) in chunk.iter().enumerate().rev().filter(|(_, byte)| **byte == b'\n') {
             let offset = start + index as u64 + 1;
             // The newline that ends the file ends its last line; each one before that begins a line.

@@ -1,4 +1,6 @@
+use super::rotation::numbered;
 use super::*;
+use rustix::fs::{FlockOperation, flock};
 
 fn writer(directory: &Path, max_bytes: Option<u64>, max_files: u32) -> LogWriter {
     let config = LogConfig {
@@ -114,4 +116,20 @@ fn times_are_civil_dates() {
     assert_eq!(text(0), "1970-01-01T00:00:00.000000000Z");
     assert_eq!(text(951_827_696_000_000_789), "2000-02-29T12:34:56.000000789Z");
     assert_eq!(text(1_735_689_599_999_999_999), "2024-12-31T23:59:59.999999999Z");
+}
+
+#[test]
+fn rotation_waits_for_whoever_changes_names_and_the_writer_does_not() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let mut log = writer(directory.path(), Some(100), 3);
+    let held = File::open(directory.path()).expect("it is readable");
+    flock(&held, FlockOperation::LockExclusive).expect("nobody else has it");
+    for number in 0..3 {
+        log.append(LogStream::Stdout, format!("line {number}\n").as_bytes());
+    }
+    let path = directory.path().join("json.log");
+    assert_eq!(lines(&path).len(), 3);
+    drop(held);
+    log.append(LogStream::Stdout, b"line 3\n");
+    assert_eq!((lines(&path).len(), lines(&numbered(&path, 1)).len()), (1, 3));
 }
