@@ -1,11 +1,13 @@
 //! Settings of the node daemon: a TOML file and flags for the same settings, checked at once at start.
 
 use anyhow::Context;
+use logs::LogOptions;
 use muster_engine::SubnetPool;
 use muster_network::IpNet;
 use muster_registry::RegistrySettings;
 use muster_types::Problems;
 use muster_types::id_map::IdMaps;
+use muster_types::service::LogDriver;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -74,6 +76,12 @@ pub struct DaemonFlags {
     /// Log format: text or json [default: text]
     #[arg(long, value_name = "FORMAT")]
     pub log_format: Option<String>,
+    /// Log driver of containers that name none [default: json-file]
+    #[arg(long, value_name = "DRIVER")]
+    pub log_driver: Option<String>,
+    /// Option of that driver, key=value, for containers that do not set it; may be given several times
+    #[arg(long = "log-opt", value_name = "KEY=VALUE")]
+    pub log_opts: Vec<String>,
     /// Parent of the containers' cgroups, from the root of the hierarchy [default: muster]
     #[arg(long, value_name = "PATH")]
     pub cgroup_parent: Option<String>,
@@ -116,6 +124,8 @@ struct ConfigFile {
     metrics_addr: Option<String>,
     log_level: Option<String>,
     log_format: Option<String>,
+    log_driver: Option<String>,
+    log_opts: LogOptions,
     cgroup_parent: Option<String>,
     bridge_subnet: Option<String>,
     default_address_pools: Vec<String>,
@@ -151,6 +161,8 @@ pub struct DaemonConfig {
     pub log_level: tracing::Level,
     /// Log format.
     pub log_format: LogFormat,
+    /// Log driver of containers that name none.
+    pub log_driver: LogDriver,
     /// Parent of the containers' cgroups, from the root of the hierarchy; else the runtime chooses.
     pub cgroup_parent: Option<String>,
     /// Subnet of the default bridge.
@@ -233,6 +245,11 @@ fn merge(flags: DaemonFlags, file: ConfigFile) -> ConfigFile {
         metrics_addr: flags.metrics_addr.or(file.metrics_addr),
         log_level: flags.log_level.or(file.log_level),
         log_format: flags.log_format.or(file.log_format),
+        log_driver: flags.log_driver.or(file.log_driver),
+        log_opts: match flags.log_opts.is_empty() {
+            true => file.log_opts,
+            false => LogOptions::Flags(flags.log_opts),
+        },
         cgroup_parent: flags.cgroup_parent.or(file.cgroup_parent),
         bridge_subnet: flags.bridge_subnet.or(file.bridge_subnet),
         default_address_pools: list(flags.default_address_pools, file.default_address_pools),
@@ -246,8 +263,8 @@ fn check(raw: ConfigFile) -> Result<DaemonConfig, Problems> {
     let mut problems = Problems::default();
     let data_dir = directory("data-dir", raw.data_dir.clone(), "/var/lib/muster", &mut problems);
     let run_dir = directory("run-dir", raw.run_dir.clone(), "/run/muster", &mut problems);
-    let tls = tls_files(&raw, &mut problems);
-    let hosts = hosts(&raw, tls.is_some(), &mut problems);
+    let tls = api::tls_files(&raw, &mut problems);
+    let hosts = api::hosts(&raw, tls.is_some(), &mut problems);
     let listen_addr = raw.listen_addr.as_deref().unwrap_or("0.0.0.0");
     let listen_addr = address("listen-addr", listen_addr, CLUSTER_PORT, &mut problems);
     let advertise_addr = raw
@@ -264,7 +281,7 @@ fn check(raw: ConfigFile) -> Result<DaemonConfig, Problems> {
         .metrics_addr
         .as_deref()
         .and_then(|text| address("metrics-addr", text, 9323, &mut problems));
-    let labels = labels(&raw.labels, &mut problems);
+    let labels = pairs("label", &raw.labels, &mut problems);
     let log_level = raw
         .log_level
         .as_deref()
@@ -282,6 +299,7 @@ fn check(raw: ConfigFile) -> Result<DaemonConfig, Problems> {
             LogFormat::Text
         }
     };
+    let log_driver = logs::read(raw.log_driver.as_deref(), &raw.log_opts, &mut problems);
     let cgroup_parent = raw
         .cgroup_parent
         .map(|parent| parent.trim_matches('/').to_owned());
@@ -320,6 +338,7 @@ fn check(raw: ConfigFile) -> Result<DaemonConfig, Problems> {
         metrics_addr,
         log_level,
         log_format,
+        log_driver,
         cgroup_parent,
         bridge_subnet: raw.bridge_subnet,
         default_address_pools,
@@ -400,96 +419,23 @@ fn address(field: &str, text: &str, port: u16, problems: &mut Problems) -> Optio
     read
 }
 
-fn hosts(raw: &ConfigFile, tls: bool, problems: &mut Problems) -> Vec<ApiHost> {
-    let default = [match &raw.run_dir {
-        Some(run_dir) => format!("unix://{}/docker.sock", run_dir.display()),
-        None => DEFAULT_SOCKET.to_owned(),
-    }];
-    let given = if raw.hosts.is_empty() {
-        &default[..]
-    } else {
-        &raw.hosts[..]
-    };
-    let mut hosts = Vec::new();
-    for text in given {
-        if let Some(path) = text.strip_prefix("unix://") {
-            if path.starts_with('/') {
-                hosts.push(ApiHost::Unix(PathBuf::from(path)));
-            } else {
-                problems.add("host", format!("{text:?}: the socket's path must be absolute"));
-            }
-        } else if let Some(rest) = text.strip_prefix("tcp://") {
-            let port = if tls { 2376 } else { 2375 };
-            if let Some(address) = address("host", rest, port, problems) {
-                if !tls && !raw.insecure_loopback {
-                    problems.add(
-                        "host",
-                        format!("{text:?}: TCP needs --tlsverify with --tlscacert, --tlscert and --tlskey"),
-                    );
-                } else if !tls && !address.ip().is_loopback() {
-                    problems.add(
-                        "host",
-                        format!("{text:?}: without TLS only loopback addresses are served"),
-                    );
-                }
-                hosts.push(ApiHost::Tcp(address));
-            }
-        } else {
-            problems.add(
-                "host",
-                format!("{text:?}: use unix:///path or tcp://address:port"),
-            );
-        }
-    }
-    hosts
-}
-
-fn tls_files(raw: &ConfigFile, problems: &mut Problems) -> Option<TlsFiles> {
-    let files = (&raw.tlscacert, &raw.tlscert, &raw.tlskey);
-    match (raw.tlsverify, files) {
-        (true, (Some(authority), Some(certificate), Some(key))) => {
-            for file in [authority, certificate, key] {
-                if !file.is_file() {
-                    problems.add("tlsverify", format!("{} is not a file", file.display()));
-                }
-            }
-            let (authority, certificate, key) = (authority.clone(), certificate.clone(), key.clone());
-            Some(TlsFiles {
-                authority,
-                certificate,
-                key,
-            })
-        }
-        (true, _) => {
-            problems.add("tlsverify", "needs tlscacert, tlscert and tlskey");
-            None
-        }
-        (false, (None, None, None)) => None,
-        (false, _) => {
-            problems.add(
-                "tlsverify",
-                "certificates are given, but not tlsverify: clients would not be checked",
-            );
-            None
-        }
-    }
-}
-
-fn labels(given: &[String], problems: &mut Problems) -> BTreeMap<String, String> {
-    let mut labels = BTreeMap::new();
+fn pairs(field: &str, given: &[String], problems: &mut Problems) -> BTreeMap<String, String> {
+    let mut pairs = BTreeMap::new();
     for text in given {
         match text.split_once('=') {
             Some((key, value)) if !key.is_empty() => {
-                if labels.insert(key.to_owned(), value.to_owned()).is_some() {
-                    problems.add("label", format!("{key:?} is given twice"));
+                if pairs.insert(key.to_owned(), value.to_owned()).is_some() {
+                    problems.add(field, format!("{key:?} is given twice"));
                 }
             }
-            _ => problems.add("label", format!("{text:?} is not key=value")),
+            _ => problems.add(field, format!("{text:?} is not key=value")),
         }
     }
-    labels
+    pairs
 }
 
+mod api;
+mod logs;
 mod registries;
 #[cfg(test)]
 mod tests;

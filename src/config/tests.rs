@@ -19,6 +19,7 @@ fn every_problem_is_printed_at_once() {
         labels: vec!["novalue".into()],
         log_level: Some("loud".into()),
         advertise_addr: Some("example.org".into()),
+        log_driver: Some("gelf".into()),
         userns_remap: Some("nosuchuser:nosuchgroup".into()),
         ..Default::default()
     };
@@ -33,6 +34,7 @@ fn every_problem_is_printed_at_once() {
             "advertise-addr",
             "label",
             "log-level",
+            "log-driver",
             "userns-remap",
             "userns-remap"
         ]
@@ -61,4 +63,27 @@ fn flags_win_over_the_file() {
     assert_eq!(merged.node_name.as_deref(), Some("b"));
     assert_eq!(merged.labels, ["x=1"]);
     assert!(toml::from_str::<ConfigFile>("unknown-key = 1").is_err());
+}
+
+#[test]
+fn log_options_are_a_table_or_flags() {
+    let file = |text: &str| toml::from_str::<ConfigFile>(text).unwrap();
+    let own = "log-driver = \"local\"\n[log-opts]\nmax-size = \"1m\"\nmax-file = \"3\"";
+    let driver = check(file(own)).unwrap().log_driver;
+    assert_eq!((driver.name.as_str(), driver.options.len()), ("local", 2));
+    let flags = DaemonFlags {
+        log_opts: vec!["max-size=2m".into()],
+        ..Default::default()
+    };
+    let driver = check(merge(flags, file(own))).unwrap().log_driver;
+    assert_eq!(
+        (driver.name.as_str(), driver.options["max-size"].as_str()),
+        ("local", "2m")
+    );
+    assert_eq!(driver.options.len(), 1);
+    let wrong = check(file("[log-opts]\ncolour = \"red\"")).unwrap_err();
+    assert_eq!(
+        wrong.0[0].message,
+        "unknown log opt 'colour' for json-file log driver"
+    );
 }

@@ -253,6 +253,7 @@ impl LocalEngine for EngineBackend {
             cpus: facts.cpus,
             memory_bytes: facts.memory_bytes,
             labels: facts.labels,
+            log_driver: facts.log_driver,
             cgroup_version: facts.cgroup_version,
             security: facts.security,
             warnings: facts.warnings,

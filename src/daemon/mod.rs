@@ -85,6 +85,7 @@ async fn serve(config: DaemonConfig, launcher: Launcher, cgroup: CgroupRoot) -> 
         .bridge
         .pools
         .clone_from(&config.default_address_pools);
+    engine_config.log.clone_from(&config.log_driver);
     engine_config.user_namespace.clone_from(&config.user_namespace);
     let engine = Engine::open(engine_config)
         .await

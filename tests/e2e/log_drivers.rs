@@ -1,4 +1,4 @@
-//! Log drivers that send logs on: `journald` and `syslog`.
+//! Log drivers: those that send logs on, `journald` and `syslog`, and what files become.
 
 use crate::support::{Docker, IMAGE, LONG, Lab, WAITER, eventually};
 use std::os::unix::net::UnixDatagram;
@@ -214,4 +214,79 @@ fn sends_to_the_journal(docker: &Docker, lab: &Lab) {
     let read = docker.try_run(&["logs", "logged"]);
     assert_eq!(read.stderr, "to the journal\n");
     docker.run(&["rm", "logged"]);
+}
+
+#[test]
+fn nodes_have_a_log_driver_and_rotated_files_are_compressed() {
+    let lab = Lab::with_image("e2elogz", 1, 1);
+    let docker = lab.docker("node-1");
+    let driver = || docker.run(&["info", "--format", "{{.LoggingDriver}}"]);
+    assert_eq!(driver(), "json-file");
+    docker.run(&["create", "--name", "before", IMAGE]);
+    let settings = "log-driver = \"local\"\nlog-opts = { max-size = \"80k\", max-file = \"4\" }\n";
+    let restart = || {
+        std::fs::write(lab.node_directory("node-1").join("muster.toml"), settings).unwrap();
+        lab.kill_daemon("node-1");
+        lab.start("node-1");
+        lab.await_daemon("node-1");
+    };
+    restart();
+    assert_eq!(driver(), "local");
+    let log_of = |name: &str| docker.run(&["inspect", "--format", "{{json .HostConfig.LogConfig}}", name]);
+    assert_eq!(log_of("before"), r#"{"Type":"json-file","Config":{}}"#);
+    docker.run(&[
+        "create",
+        "--name",
+        "own",
+        "--log-driver=json-file",
+        "--log-opt=tag=x",
+        IMAGE,
+    ]);
+    assert_eq!(log_of("own"), r#"{"Type":"json-file","Config":{"tag":"x"}}"#);
+
+    // More than 70 bytes a line: four files hold less than 5000 of them.
+    let script = "seq 6000; sleep 1000";
+    docker.run(&[
+        "run", "-d", "--init", "--name", "chatty", IMAGE, "sh", "-c", script,
+    ]);
+    assert_eq!(
+        log_of("chatty"),
+        r#"{"Type":"local","Config":{"max-file":"4","max-size":"80k"}}"#
+    );
+    let path = docker.run(&["inspect", "--format", "{{.LogPath}}", "chatty"]);
+    let files = |suffix: &str| {
+        let there = |number: &u32| Path::new(&format!("{path}.{number}{suffix}")).exists();
+        (1..5).filter(there).collect::<Vec<_>>()
+    };
+    let compressed = || {
+        eventually("all rotated files compressed", LONG, || {
+            match (files(".gz").as_slice(), files("").as_slice()) {
+                ([1, 2, 3], []) => Ok(()),
+                found => Err(format!("{found:?}")),
+            }
+        });
+    };
+    compressed();
+    let logs = docker.lines(&["logs", "chatty"]);
+    assert!((1000..5000).contains(&logs.len()), "{}", logs.len());
+    let expected: Vec<_> = (6001 - logs.len()..=6000)
+        .map(|number| number.to_string())
+        .collect();
+    assert_eq!(logs, expected);
+    for lines in [10, logs.len() - 1] {
+        let tail = docker.lines(&["logs", "--tail", &lines.to_string(), "chatty"]);
+        assert_eq!(tail, expected[expected.len() - lines..]);
+    }
+
+    // What an engine that was killed left half done, and what was rotated while none was there, the next one finishes.
+    let unpacked = Command::new("gunzip").arg(format!("{path}.2.gz")).status();
+    assert!(unpacked.unwrap().success());
+    std::fs::copy(format!("{path}.2"), format!("{path}.2.gz")).unwrap();
+    std::fs::write(format!("{path}.packing"), "half").unwrap();
+    docker.run(&["kill", "chatty"]);
+    restart();
+    compressed();
+    assert!(!Path::new(&format!("{path}.packing")).exists());
+    assert_eq!(docker.lines(&["logs", "chatty"]), expected);
+    docker.run(&["rm", "-f", "chatty"]);
 }

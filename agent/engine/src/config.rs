@@ -28,7 +28,7 @@ pub struct EngineConfig {
     pub labels: Labels,
     /// Resolver settings of containers that have none of their own.
     pub dns: DnsSpec,
-    /// Log driver of containers that name none.
+    /// Log driver of containers that name none, and options of those that have it.
     pub log: LogDriver,
     /// Whose users those of containers are (`userns-remap`); the host's where `None`.
     pub user_namespace: Option<IdMaps>,

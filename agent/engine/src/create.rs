@@ -35,6 +35,7 @@ pub(crate) fn random_id() -> ContainerId {
 
 impl Inner {
     pub(crate) async fn create(self: &Arc<Self>, name: &str, mut config: ContainerConfig) -> Result<Created> {
+        config.host.log = Some(log_driver::completed(config.host.log.take(), &self.log));
         let mut warnings = self.check(&config)?;
         self.resolve_joined(&mut config.host)?;
         let resources = &mut config.host.resources;

@@ -76,6 +76,7 @@ pub use engine::{Created, Engine, RemoveOptions, StopOptions};
 pub use error::{Error, ErrorKind, Result};
 pub use events::EventFeed;
 pub use exec::{ExecConfig, ExecInfo};
+pub use log_driver::check_log_driver;
 pub use log_feed::LogSession;
 pub use logs::{LogEntry, LogQuery, LogStreamKind};
 pub use metrics::EngineMetrics;

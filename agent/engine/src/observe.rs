@@ -54,6 +54,8 @@ pub struct EngineFacts {
     pub cpus: u64,
     /// Bytes of memory.
     pub memory_bytes: u64,
+    /// Log driver of containers that name none.
+    pub log_driver: String,
     /// 1 or 2.
     pub cgroup_version: u8,
     /// What confinement is in force.
@@ -121,6 +123,7 @@ impl Engine {
                 inner.host.selinux.is_some(),
                 inner.remap.is_some(),
             ),
+            log_driver: inner.log.name.clone(),
             warnings,
             swap_limit: abilities.swap,
             ip_forwarding: host::forwards_packets(),

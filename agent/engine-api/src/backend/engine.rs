@@ -220,6 +220,8 @@ pub struct EngineInfo {
     pub memory_bytes: u64,
     /// The node's own labels.
     pub labels: Labels,
+    /// Log driver of containers that name none.
+    pub log_driver: String,
     /// 1 or 2.
     pub cgroup_version: u8,
     /// `seccomp`, `apparmor`, `selinux`, `cgroupns`, …: what confinement is in force.

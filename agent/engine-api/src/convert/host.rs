@@ -76,10 +76,7 @@ pub(crate) fn read(mut host: wire::HostConfig) -> Read<Host> {
         oom_score_adj: host.oom_score_adj,
         log: (!host.log_config.r#type.is_empty() || !host.log_config.config.is_empty()).then_some(
             LogDriver {
-                name: match host.log_config.r#type.as_str() {
-                    "" => "json-file".to_owned(),
-                    _ => host.log_config.r#type,
-                },
+                name: host.log_config.r#type,
                 options: host.log_config.config,
             },
         ),

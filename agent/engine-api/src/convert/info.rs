@@ -27,7 +27,7 @@ pub(crate) fn from_engine(engine: &EngineInfo) -> Info {
         ipv4_forwarding: engine.ip_forwarding,
         oom_kill_disable: v1,
         system_time: wall_clock().to_string(),
-        logging_driver: "json-file".to_owned(),
+        logging_driver: engine.log_driver.clone(),
         cgroup_driver: "cgroupfs".to_owned(),
         cgroup_version: engine.cgroup_version.to_string(),
         kernel_version: engine.kernel_version.clone(),

@@ -74,6 +74,28 @@ impl Settings {
     }
 }
 
+/// What a container gets that asks for this: the node's driver where it names none, and of the options those that it does
+/// not set itself, where they are of the same driver or of the cache that each has whose logs are sent.
+pub(crate) fn completed(asked: Option<LogDriver>, node: &LogDriver) -> LogDriver {
+    let mut asked = asked.unwrap_or_default();
+    if asked.name.is_empty() {
+        asked.name.clone_from(&node.name);
+    }
+    let has_cache = matches!(asked.name.as_str(), "journald" | "syslog");
+    for (key, value) in &node.options {
+        if asked.name == node.name || has_cache && key.starts_with("cache-") {
+            let value = || value.clone();
+            asked.options.entry(key.clone()).or_insert_with(value);
+        }
+    }
+    asked
+}
+
+/// Refuses a driver or options that no container could have.
+pub fn check_log_driver(driver: &LogDriver) -> Result<()> {
+    settings(driver).map(drop)
+}
+
 /// Reads a driver's options; `None` for no log.
 pub(crate) fn settings(driver: &LogDriver) -> Result<Option<Settings>> {
     let name = match driver.name.as_str() {
@@ -288,6 +310,21 @@ mod tests {
             (sent.max_bytes, sent.max_files, sent.readable),
             (Some(20 << 20), 5, true)
         );
+    }
+
+    #[test]
+    fn containers_get_what_the_node_says_and_they_do_not() {
+        let node = driver("json-file", &[("max-size", "1m"), ("cache-max-size", "2m")]);
+        let (same, other) = (
+            driver("", &[("max-size", "9m")]),
+            driver("syslog", &[("tag", "x")]),
+        );
+        assert_eq!(completed(None, &node), node);
+        let merged = driver("json-file", &[("max-size", "9m"), ("cache-max-size", "2m")]);
+        assert_eq!(completed(Some(same), &node), merged);
+        let sent = driver("syslog", &[("tag", "x"), ("cache-max-size", "2m")]);
+        assert_eq!(completed(Some(other), &node), sent);
+        assert_eq!(completed(Some(driver("none", &[])), &node), driver("none", &[]));
     }
 
     #[test]

@@ -15,6 +15,7 @@ use crate::log_driver::{self, Destination, Settings, journald::Fields, syslog::S
 use crate::logs::{LogEntry, LogQuery, LogReader};
 use crate::record::Record;
 use muster_types::ContainerId;
+use muster_types::service::LogDriver;
 pub(crate) use position::{HEAD_BYTES, Position};
 use sink::Sink;
 use std::collections::{HashMap, VecDeque};
@@ -83,7 +84,9 @@ impl Forwarding {
 
 impl Inner {
     pub(crate) fn log_settings(&self, record: &Record) -> Result<Option<Settings>> {
-        log_driver::settings(record.config.host.log.as_ref().unwrap_or(&self.log))
+        // Containers that earlier versions made name none: theirs was the first of all.
+        let first = LogDriver::default();
+        log_driver::settings(record.config.host.log.as_ref().unwrap_or(&first))
     }
 
     /// Refuses a start whose log could not be sent where it is to go. Blocks.
