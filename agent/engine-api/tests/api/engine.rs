@@ -204,7 +204,6 @@ impl LocalEngine for FakeEngine {
             cpus: 2,
             memory_bytes: 4 << 30,
             cgroup_version: 2,
-            log_driver: "json-file".into(),
             security: vec!["name=seccomp,profile=builtin".into()],
             ..EngineInfo::default()
         })
