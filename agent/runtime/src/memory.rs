@@ -4,26 +4,19 @@
 //! given up at rest, and comes back page by page as it is used.
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::{MemfdFlags, SealFlags};
 use rustix::io::Errno;
 use std::ffi::c_void;
-use std::fs::File;
-use std::io::{self, Write};
 use std::ops::Range;
-use std::os::fd::{AsRawFd, BorrowedFd};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
 /// A process is at rest after this: well beyond the gaps between the steps of a start.
 const REST_AFTER: Duration = Duration::from_secs(1);
 
-/// Read-only parts of a program: headers and constants, code, and relocated constants.
+/// Read-only parts of a program: headers and constants, and code.
 const PARTS_MAX: usize = 8;
 
 const PAGE_BYTES: usize = 4096;
-
-/// The relocated constants come from a file, so that they may be given up too.
-static CONSTANTS_SHARED: AtomicBool = AtomicBool::new(false);
 
 unsafe extern "C" {
     // Defined by every linker for this platform: where the program begins in memory.
@@ -37,39 +30,6 @@ fn trim_heap() {
     unsafe {
         libc::malloc_trim(0);
     }
-}
-
-/// Puts the constants that the loader relocated, which are this process's own copies, into a sealed file in memory and
-/// maps that in their place: processes forked later then neither copy nor hold more of them than they use.
-///
-/// Only for a process with one thread, and before it forks.
-pub(crate) fn share_constants() -> io::Result<()> {
-    let Some(range) = relocated() else {
-        return Ok(());
-    };
-    // SAFETY: the loader mapped the range readable and wrote it last before this program's first instruction.
-    let content = unsafe { std::slice::from_raw_parts(range.start as *const u8, range.len()) };
-    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-    let mut file = File::from(rustix::fs::memfd_create(c"muster-constants", flags)?);
-    file.write_all(content)?;
-    let seals = SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL;
-    rustix::fs::fcntl_add_seals(&file, seals)?;
-    // SAFETY: the range is whole pages that nothing writes to; the same bytes take their place in one step.
-    let mapped = unsafe {
-        libc::mmap(
-            range.start as *mut c_void,
-            range.len(),
-            libc::PROT_READ,
-            libc::MAP_PRIVATE | libc::MAP_FIXED,
-            file.as_raw_fd(),
-            0,
-        )
-    };
-    if mapped == libc::MAP_FAILED {
-        return Err(io::Error::last_os_error());
-    }
-    CONSTANTS_SHARED.store(true, Ordering::Relaxed);
-    Ok(())
 }
 
 /// Waits until there is something to read; what is not needed for waiting leaves memory meanwhile.
@@ -109,25 +69,15 @@ fn release_image() {
 fn read_only_parts() -> ([Range<usize>; PARTS_MAX], usize) {
     let mut parts = [const { 0..0 }; PARTS_MAX];
     let mut count = 0;
-    let constants = relocated().filter(|_| CONSTANTS_SHARED.load(Ordering::Relaxed));
     let loaded = program_headers()
         .iter()
         .filter(|header| header.p_type == libc::PT_LOAD && header.p_flags & libc::PF_W == 0)
         .filter_map(whole_pages);
-    for (part, slot) in constants.into_iter().chain(loaded).zip(&mut parts) {
+    for (part, slot) in loaded.zip(&mut parts) {
         *slot = part;
         count += 1;
     }
     (parts, count)
-}
-
-/// What the loader relocated and then protected.
-fn relocated() -> Option<Range<usize>> {
-    let headers = program_headers();
-    let header = headers
-        .iter()
-        .find(|header| header.p_type == libc::PT_GNU_RELRO)?;
-    whole_pages(header)
 }
 
 /// The pages that lie in a part entirely.
@@ -162,21 +112,16 @@ fn program_headers() -> &'static [libc::Elf64_Phdr] {
 mod tests {
     use super::*;
 
-    /// A constant with relocations: a table of pointers, of several pages so that some of them are its alone.
     static WORDS: [&str; 1024] = ["word"; 1024];
-    const MIDDLE: usize = WORDS.len() / 2;
 
     #[test]
     fn a_process_works_on_after_it_gave_its_image_up() {
-        let address = (&raw const WORDS[MIDDLE]).addr();
-        assert!(relocated().is_some_and(|range| range.contains(&address)));
+        assert!(read_only_parts().1 >= 2, "constants and code");
         // SAFETY: the child has one thread, so it may allocate, and ends without running this test's other code.
         match unsafe { nix::unistd::fork() }.expect("a process can be forked") {
             nix::unistd::ForkResult::Child => {
-                let works = share_constants().is_ok() && {
-                    release_image();
-                    std::hint::black_box(&WORDS)[MIDDLE] == "word"
-                };
+                release_image();
+                let works = std::hint::black_box(&WORDS).iter().all(|word| *word == "word");
                 crate::sys::exit_now(if works { 0 } else { 1 });
             }
             nix::unistd::ForkResult::Parent { child } => {

@@ -25,8 +25,6 @@ pub fn launcher_main(arguments: &[OsString]) -> ! {
         sync::send_failure(socket.as_fd(), failure);
         sys::exit_now(1);
     }
-    // Without it, monitors only take more memory.
-    let _ = memory::share_constants();
     serve(socket.as_fd(), starts)
 }
 

@@ -2,10 +2,10 @@
 //! container's life.
 //!
 //! A process that will enter a container starts again from where nothing can be written (see `protection`). By then the C
-//! library has relocated a large program and looked at the processor, of which the second start knows nothing: a fifth
-//! of what such a command costs. So the binary is linked to begin here, and the same is done before anything is
-//! relocated: no table of pointers may be read, no function called. Whatever is missing or refused is left to
-//! `protection`, which does it again and says why it cannot be done.
+//! library has looked at the processor and Rust's library has begun, of which the second start knows nothing: a tenth of
+//! what such a command costs. So the binary is linked to begin here, and the same is done first of all: no table of
+//! pointers may be read, for a build that is not static has not been relocated, and no function called. Whatever is
+//! missing or refused is left to `protection`, which does it again and says why it cannot be done.
 
 // Registers that outlive system calls: r12 what the loader gave in rdx, r13 the stack as it was, r14 the arguments, rbx
 // how many they are, r15 the first one that is the runtime's own, ebp the mount.
@@ -15,7 +15,6 @@
 std::arch::global_asm!(
     ".pushsection .text.muster_entry,\"ax\",@progbits",
     ".globl muster_entry",
-    ".hidden __ehdr_start",
     ".type muster_entry,@function",
     "muster_entry:",
     "mov r12, rdx",
@@ -127,32 +126,8 @@ std::arch::global_asm!(
     "mov eax, {close}",
     "mov edi, ebp",
     "syscall",
-    // The start that the C library knows. In a static binary it relocates the constants first, by a write to every page
-    // of them: one call makes these pages for less than what as many faults take. An older kernel refuses it, and so
-    // does any where the dynamic loader has done the work.
+    // The start that the C library knows.
     "99:",
-    "lea rbx, [rip + __ehdr_start]",
-    "mov rsi, rbx",
-    "add rsi, [rbx + {headers_offset}]",
-    "movzx ecx, word ptr [rbx + {headers_count}]",
-    "50:",
-    "cmp dword ptr [rsi], {gnu_relro}",
-    "je 51f",
-    "add rsi, {header_bytes}",
-    "dec ecx",
-    "jnz 50b",
-    "jmp 52f",
-    "51:",
-    "mov rdi, [rsi + {address}]",
-    "add rdi, rbx",
-    "mov rsi, [rsi + {bytes}]",
-    "add rsi, rdi",
-    "and rdi, -4096",
-    "sub rsi, rdi",
-    "mov edx, {populate}",
-    "mov eax, {madvise}",
-    "syscall",
-    "52:",
     "mov rsp, r13",
     "mov rdx, r12",
     "jmp _start",
@@ -193,12 +168,4 @@ std::arch::global_asm!(
     private = const libc::MS_PRIVATE,
     execveat = const libc::SYS_execveat,
     close = const libc::SYS_close,
-    headers_offset = const std::mem::offset_of!(libc::Elf64_Ehdr, e_phoff),
-    headers_count = const std::mem::offset_of!(libc::Elf64_Ehdr, e_phnum),
-    header_bytes = const size_of::<libc::Elf64_Phdr>(),
-    gnu_relro = const libc::PT_GNU_RELRO,
-    address = const std::mem::offset_of!(libc::Elf64_Phdr, p_vaddr),
-    bytes = const std::mem::offset_of!(libc::Elf64_Phdr, p_memsz),
-    populate = const libc::MADV_POPULATE_WRITE,
-    madvise = const libc::SYS_madvise,
 );
