@@ -15,6 +15,7 @@ mod full_disk;
 mod global;
 mod hostile_containers;
 mod hostile_images;
+mod killed_store;
 mod leaving;
 mod log_drivers;
 mod malformed_requests;

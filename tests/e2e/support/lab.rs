@@ -125,6 +125,20 @@ impl Lab {
         init.expect("the record has every node's first process")
     }
 
+    /// The daemon of a node that is on, as this host numbers it.
+    #[track_caller]
+    pub fn daemon(&self, node: &str) -> u64 {
+        let init = self.init(node);
+        let children =
+            std::fs::read_to_string(format!("/proc/{init}/task/{init}/children")).expect("the node is on");
+        let is_daemon = |pid: &u64| {
+            let command = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            command.split(|byte| *byte == 0).nth(1) == Some(b"daemon")
+        };
+        let mut pids = children.split_whitespace().filter_map(|pid| pid.parse().ok());
+        pids.find(is_daemon).expect("the daemon runs")
+    }
+
     /// The network namespace that a node's daemon sees as its host's.
     #[track_caller]
     pub fn netns(&self, node: &str) -> PathBuf {

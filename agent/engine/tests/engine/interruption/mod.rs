@@ -83,6 +83,7 @@ fn interrupted(node: &Node, subject: &mut Subject, operation: &Operation, point:
     subject.tell("open");
     match fate {
         Fate::Killed => Ok(()),
+        Fate::KilledByOthers { points } => panic!("it was killed after {points} points"),
         Fate::Ended { points, code } => {
             assert_eq!(code, 0, "{} failed", operation.command);
             Err(points)

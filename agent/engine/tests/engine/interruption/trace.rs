@@ -13,6 +13,8 @@ pub enum Fate {
     Killed,
     /// It ended by itself after so many points.
     Ended { points: usize, code: i32 },
+    /// Somebody else killed it after so many points.
+    KilledByOthers { points: usize },
 }
 
 /// System calls that change something by their number alone.
@@ -115,8 +117,11 @@ pub fn follow(process: Pid, point: usize) -> Fate {
         let (stopped, signal) = match status {
             WaitStatus::Exited(id, code) if id == process => return Fate::Ended { points, code },
             WaitStatus::Signaled(id, signal, _) if id == process => {
-                assert!(killed, "it was ended by {signal} after {points} points");
-                return Fate::Killed;
+                assert_eq!(signal, Signal::SIGKILL, "it ended after {points} points");
+                return match killed {
+                    true => Fate::Killed,
+                    false => Fate::KilledByOthers { points },
+                };
             }
             WaitStatus::PtraceSyscall(id) => {
                 if !killed && is_change(process, id) {
