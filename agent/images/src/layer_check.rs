@@ -331,7 +331,7 @@ mod tests {
             }),
             ("dir/file", |root| fs::write(root.join("dir/file"), [0; 7])),
             ("dir/file", |root| {
-                fs::set_permissions(root.join("dir/file"), fs::Permissions::from_mode(0))
+                fs::set_permissions(root.join("dir/file"), fs::Permissions::from_mode(0o0))
             }),
             ("dir/same", |root| fs::write(root.join("dir/same"), "")),
             ("deep", |root| fs::remove_dir_all(root.join("deep"))),
