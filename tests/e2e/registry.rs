@@ -34,7 +34,13 @@ fn what_is_pushed_is_pulled_by_tag_and_digest() {
         "{pushed}"
     );
     let digest = digest_in(&pushed);
-    assert!(registry.blob(&digest).is_file());
+    let manifest = std::fs::read(registry.blob(&digest)).unwrap();
+    let manifest: serde_json::Value = serde_json::from_slice(&manifest).unwrap();
+    for layer in manifest["layers"].as_array().unwrap() {
+        // As Docker sends them, though this one was loaded uncompressed.
+        let content = std::fs::read(registry.blob(layer["digest"].as_str().unwrap())).unwrap();
+        assert_eq!(content[..3], [0x1f, 0x8b, 8]);
+    }
     let again = docker.run(&["push", &tagged]);
     assert!(
         again.contains("Layer already exists") && again.contains(&digest),

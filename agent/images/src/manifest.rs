@@ -126,24 +126,30 @@ pub(crate) struct LayerBlob {
     pub(crate) compression: crate::compression::Compression,
 }
 
-/// The manifest of an image that came without one; the same content gives the same bytes on every node.
-pub(crate) fn synthesise(config: Digest, config_bytes: u64, layers: &[LayerBlob]) -> Vec<u8> {
-    use crate::compression::Compression;
-    let descriptor = |media_type: String, digest, size| Descriptor {
+fn descriptor(media_type: String, digest: Digest, size: u64) -> Descriptor {
+    Descriptor {
         media_type,
         digest,
         size,
         annotations: None,
         platform: None,
+    }
+}
+
+/// The entry of a layer in a manifest.
+pub(crate) fn layer_descriptor(layer: &LayerBlob) -> Descriptor {
+    use crate::compression::Compression;
+    let suffix = match layer.compression {
+        Compression::None => "",
+        Compression::Gzip => "+gzip",
+        Compression::Zstd => "+zstd",
     };
-    let layers = layers.iter().map(|layer| {
-        let suffix = match layer.compression {
-            Compression::None => "",
-            Compression::Gzip => "+gzip",
-            Compression::Zstd => "+zstd",
-        };
-        descriptor(format!("{LAYER_TYPE}{suffix}"), layer.digest, layer.bytes)
-    });
+    descriptor(format!("{LAYER_TYPE}{suffix}"), layer.digest, layer.bytes)
+}
+
+/// The manifest of an image that came without one; the same content gives the same bytes on every node.
+pub(crate) fn synthesise(config: Digest, config_bytes: u64, layers: &[LayerBlob]) -> Vec<u8> {
+    let layers = layers.iter().map(layer_descriptor);
     let manifest = Manifest {
         schema_version: 2,
         media_type: MANIFEST_TYPE.to_string(),

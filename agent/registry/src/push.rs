@@ -39,16 +39,16 @@ struct Pushed {
     media_type: String,
     manifest: Bytes,
     image: RemoteImage,
+    /// Its blobs stay while they are read.
+    _lease: muster_images::Lease,
 }
 
 struct Push {
     store: ImageStore,
     session: Session,
     reference: Reference,
-    tags: Vec<Pushed>,
+    tags: Vec<Reference>,
     report: Report,
-    /// Its blobs stay while they are read.
-    _lease: muster_images::Lease,
 }
 
 impl Registries {
@@ -61,11 +61,6 @@ impl Registries {
                 name: request.reference.familiar(),
             });
         }
-        let blobs = tags.iter().flat_map(|tag| {
-            let layers = tag.image.layers.iter().map(|layer| layer.digest);
-            layers.chain([tag.digest, tag.image.config.digest])
-        });
-        let lease = store.lease(blobs.collect::<Vec<_>>());
         let session = self
             .connect(request.reference.domain(), request.credentials)
             .await?;
@@ -76,7 +71,6 @@ impl Registries {
             reference: request.reference,
             tags,
             report,
-            _lease: lease,
         };
         Ok(driven(lines, async move { push.run().await }))
     }
@@ -97,29 +91,39 @@ impl Registries {
     }
 }
 
-/// The tags that are meant, with their manifests.
-fn find(store: &ImageStore, request: &PushRequest) -> muster_images::Result<Vec<Pushed>> {
+/// The tags that are meant and that images have.
+fn find(store: &ImageStore, request: &PushRequest) -> muster_images::Result<Vec<Reference>> {
     let names = match request.all_tags {
         true => store.tags_of(&request.reference)?,
         false => vec![request.reference.clone().with_default_tag()],
     };
     let mut found = Vec::new();
     for reference in names {
-        let (digest, bytes) = match store.manifest(&reference.to_string()) {
-            Err(error) if error.kind() == muster_images::ErrorKind::NotFound => continue,
-            manifest => manifest?,
-        };
-        if let RemoteDocument::Image(image) = RemoteDocument::parse(&bytes, "a stored manifest")? {
-            found.push(Pushed {
-                media_type: media_type(&bytes),
-                reference,
-                digest,
-                manifest: Bytes::from(bytes),
-                image,
-            });
+        match store.resolve(&reference.to_string()) {
+            Err(error) if error.kind() == muster_images::ErrorKind::NotFound => {}
+            image => {
+                image?;
+                found.push(reference);
+            }
         }
     }
     Ok(found)
+}
+
+/// The manifest of a tag, as the registry gets it.
+fn prepare(store: &ImageStore, reference: Reference) -> muster_images::Result<Option<Pushed>> {
+    let packed = store.packed_manifest(&reference.to_string())?;
+    Ok(match RemoteDocument::parse(&packed.bytes, "a stored manifest")? {
+        RemoteDocument::Image(image) => Some(Pushed {
+            media_type: media_type(&packed.bytes),
+            reference,
+            digest: packed.digest,
+            manifest: Bytes::from(packed.bytes),
+            image,
+            _lease: packed.lease,
+        }),
+        RemoteDocument::Index(_) => None,
+    })
 }
 
 fn media_type(manifest: &[u8]) -> String {
@@ -144,7 +148,11 @@ impl Push {
             scopes: push_scopes(self.reference.path(), None),
         };
         let mut there = HashSet::new();
-        for tag in &self.tags {
+        for reference in self.tags.clone() {
+            let store = self.store.clone();
+            let Some(tag) = blocking(move || prepare(&store, reference)).await? else {
+                continue;
+            };
             let layers = &tag.image.layers;
             let new: Vec<BlobDescriptor> = layers
                 .iter()
@@ -166,7 +174,7 @@ impl Push {
             uploads
                 .manifest(label, &tag.media_type, tag.manifest.clone(), &tag.digest)
                 .await?;
-            self.note(tag).await?;
+            self.note(&tag).await?;
             let (digest, size) = (tag.digest, tag.manifest.len() as u64);
             self.report
                 .status(format!("{label}: digest: {digest} size: {size}"))

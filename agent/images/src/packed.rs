@@ -1,0 +1,239 @@
+//! Images as registries are given them: layers that this node made or loaded are compressed with gzip, as Docker's are.
+//!
+//! The same content gives the same bytes on every node of a version, and what was compressed once is kept and used for
+//! every image with the layer, so that a registry that has it is sent nothing again. The id of the image and the digests of
+//! its layers' content are those that Docker has; the digests of compressed layers, and with them that of the manifest,
+//! are not: they depend on the very compressor, and Docker promises them no more from one of its versions to the next.
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use flate2::{Compression as Level, GzBuilder};
+
+use crate::blobs::{self, StagedBlob};
+use crate::compression::{Compression, recognise};
+use crate::digest::Digest;
+use crate::error::{Error, Result};
+use crate::lease::Lease;
+use crate::limits::{DOCUMENT_BYTES_MAX, MANIFESTS_PER_IMAGE_MAX};
+use crate::manifest::{Document, LayerBlob, Manifest, layer_descriptor};
+use crate::records::{ImageRecord, Lookup, ManifestRecord, Persist};
+use crate::store::{ImageStore, find};
+
+/// Longest magic number of a compression.
+const HEAD_BYTES: u64 = 6;
+
+/// The manifest of an image for a registry.
+#[derive(Debug)]
+pub struct PackedManifest {
+    /// Its digest.
+    pub digest: Digest,
+    /// Its bytes.
+    pub bytes: Vec<u8>,
+    /// Keeps all that it names.
+    pub lease: Lease,
+}
+
+/// A layer that has to be compressed.
+struct Unpacked {
+    position: usize,
+    blob: Digest,
+}
+
+impl ImageStore {
+    /// The manifest under which an image goes to a registry. One that came from elsewhere stays what it is; of one that
+    /// this store made, the layers are compressed, which takes its time and is remembered.
+    pub fn packed_manifest(&self, reference: &str) -> Result<PackedManifest> {
+        let (digest, bytes) = self.manifest(reference)?;
+        let mut lease = self.lease([digest]);
+        let Document::Manifest(manifest) = Document::parse(&bytes, "a stored manifest")? else {
+            return Ok(PackedManifest { digest, bytes, lease });
+        };
+        lease.extend(
+            manifest
+                .layers
+                .iter()
+                .map(|layer| layer.digest)
+                .chain([manifest.config.digest]),
+        );
+        let unpacked = match manifest.is_own(&bytes) {
+            true => self.unpacked_layers(&manifest)?,
+            false => Vec::new(),
+        };
+        if unpacked.is_empty() {
+            return Ok(PackedManifest { digest, bytes, lease });
+        }
+        let image = find(&self.inner.records.view()?, reference)?;
+        let packed = self.pack_layers(&image, &unpacked, &mut lease)?;
+        let bytes = manifest.with_layers(&packed);
+        let digest = Digest::of(&bytes);
+        lease.extend([digest]);
+        StagedBlob::write(&self.inner.layout, bytes.as_slice(), DOCUMENT_BYTES_MAX)?
+            .store(&self.inner.layout)?;
+        let layers = Document::parse(&bytes, "the packed manifest")?;
+        if let Document::Manifest(layers) = layers {
+            let layer_blobs = layers.layers.iter().map(|layer| layer.digest).collect();
+            self.remember_manifest(&image, ManifestRecord { digest, layer_blobs })?;
+        }
+        Ok(PackedManifest { digest, bytes, lease })
+    }
+
+    fn unpacked_layers(&self, manifest: &Manifest) -> Result<Vec<Unpacked>> {
+        let mut unpacked = Vec::new();
+        for (position, layer) in manifest.layers.iter().enumerate() {
+            if self.compression_of(&layer.digest)? == Compression::None {
+                unpacked.push(Unpacked {
+                    position,
+                    blob: layer.digest,
+                });
+            }
+        }
+        Ok(unpacked)
+    }
+
+    fn compression_of(&self, blob: &Digest) -> Result<Compression> {
+        use std::io::Read;
+        let mut head = Vec::new();
+        blobs::open(&self.inner.layout, blob)?
+            .take(HEAD_BYTES)
+            .read_to_end(&mut head)
+            .map_err(|error| Error::io("read blob", &self.inner.layout.blob(blob), error))?;
+        Ok(recognise(&head)?)
+    }
+
+    /// The compressed form of each of these layers, made where no image has it.
+    fn pack_layers(
+        &self,
+        image: &ImageRecord,
+        unpacked: &[Unpacked],
+        lease: &mut Lease,
+    ) -> Result<HashMap<usize, LayerBlob>> {
+        let mut packed = HashMap::new();
+        let mut missing = Vec::new();
+        for layer in unpacked {
+            match self.known_packed(&image.diff_ids[layer.position], lease)? {
+                Some(known) => drop(packed.insert(layer.position, known)),
+                None => missing.push(layer),
+            }
+        }
+        for (position, made) in self.compress_all(&missing)? {
+            lease.extend([made.digest]);
+            packed.insert(
+                position,
+                LayerBlob {
+                    digest: made.digest,
+                    bytes: made.bytes,
+                    compression: Compression::Gzip,
+                },
+            );
+            made.store(&self.inner.layout)?;
+        }
+        Ok(packed)
+    }
+
+    /// A blob with gzip's form of this content that some image has.
+    fn known_packed(&self, diff_id: &Digest, lease: &mut Lease) -> Result<Option<LayerBlob>> {
+        for image in self.inner.records.view()?.images()? {
+            let positions = image
+                .diff_ids
+                .iter()
+                .enumerate()
+                .filter(|(_, own)| *own == diff_id);
+            for (position, _) in positions {
+                let blobs = image
+                    .manifests
+                    .iter()
+                    .filter_map(|manifest| manifest.layer_blobs.get(position));
+                for blob in blobs.filter(|blob| *blob != diff_id) {
+                    // Before it is looked for: what is found then stays.
+                    lease.extend([*blob]);
+                    let Some(bytes) = self.blob_size(blob)? else {
+                        continue;
+                    };
+                    if self.compression_of(blob)? == Compression::Gzip {
+                        return Ok(Some(LayerBlob {
+                            digest: *blob,
+                            bytes,
+                            compression: Compression::Gzip,
+                        }));
+                    }
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// Compresses layers side by side.
+    fn compress_all(&self, layers: &[&Unpacked]) -> Result<Vec<(usize, StagedBlob)>> {
+        let threads = std::thread::available_parallelism()
+            .map_or(1, usize::from)
+            .min(layers.len());
+        let next = AtomicUsize::new(0);
+        let work = || -> Result<Vec<(usize, StagedBlob)>> {
+            let mut made = Vec::new();
+            while let Some(layer) = layers.get(next.fetch_add(1, Ordering::Relaxed)) {
+                made.push((layer.position, self.compress(&layer.blob)?));
+            }
+            Ok(made)
+        };
+        std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+            let mut all = Vec::new();
+            for thread in threads {
+                match thread.join() {
+                    Ok(made) => all.extend(made?),
+                    Err(panic) => std::panic::resume_unwind(panic),
+                }
+            }
+            Ok(all)
+        })
+    }
+
+    fn compress(&self, blob: &Digest) -> Result<StagedBlob> {
+        let mut content = blobs::open(&self.inner.layout, blob)?;
+        StagedBlob::written(&self.inner.layout, |output| {
+            // No name and no time: the same content gives the same bytes.
+            let mut encoder = GzBuilder::new().write(output, Level::default());
+            io::copy(&mut content, &mut encoder)?;
+            encoder.finish()?.flush()
+        })
+    }
+
+    /// One more manifest of the image; the preferred one stays first.
+    fn remember_manifest(&self, image: &ImageRecord, manifest: ManifestRecord) -> Result<()> {
+        self.inner.records.change(Persist::Now, |changes| {
+            let Some(mut image) = changes.image(&image.id)? else {
+                return Ok(());
+            };
+            if image
+                .manifests
+                .iter()
+                .all(|known| known.digest != manifest.digest)
+            {
+                image.manifests.push(manifest);
+                if image.manifests.len() > MANIFESTS_PER_IMAGE_MAX {
+                    image.manifests.remove(1);
+                }
+                changes.put_image(&image)?;
+            }
+            Ok(())
+        })
+    }
+}
+
+impl Manifest {
+    /// Whether these bytes are what this store itself writes for a manifest.
+    fn is_own(&self, bytes: &[u8]) -> bool {
+        serde_json::to_vec(self).is_ok_and(|own| own == bytes)
+    }
+
+    /// The manifest with other blobs in the place of some layers.
+    fn with_layers(&self, packed: &HashMap<usize, LayerBlob>) -> Vec<u8> {
+        let mut manifest = self.clone();
+        for (position, layer) in packed {
+            manifest.layers[*position] = layer_descriptor(layer);
+        }
+        serde_json::to_vec(&manifest).expect("strings, numbers and lists serialise to JSON")
+    }
+}

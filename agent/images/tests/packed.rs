@@ -1,0 +1,110 @@
+//! What registries are given: compressed layers, the same each time. Needs root.
+
+mod support;
+
+use std::io::Read;
+
+use muster_images::{Digest, LoadLimits};
+use serde_json::Value;
+use support::*;
+
+fn layers() -> [Vec<u8>; 2] {
+    [
+        Layer::new().file("low", &"low ".repeat(10_000)).finish(),
+        Layer::new().file("high", &"high ".repeat(10_000)).finish(),
+    ]
+}
+
+fn layer_blobs(manifest: &[u8]) -> Vec<Digest> {
+    let manifest: Value = serde_json::from_slice(manifest).unwrap();
+    let layers = manifest["layers"].as_array().unwrap();
+    layers
+        .iter()
+        .map(|layer| layer["digest"].as_str().unwrap().parse().unwrap())
+        .collect()
+}
+
+fn content(fixture: &Fixture, blob: &Digest) -> Vec<u8> {
+    let mut content = Vec::new();
+    fixture
+        .store
+        .open_blob(blob)
+        .unwrap()
+        .read_to_end(&mut content)
+        .unwrap();
+    content
+}
+
+#[test]
+fn layers_of_loaded_images_are_compressed_once_and_alike_everywhere() {
+    let [low, high] = layers();
+    let (one, two) = (Fixture::new(), Fixture::new());
+    one.load(&plain_archive("a:1", &[&low, &high]));
+    two.load(&docker_archive("a:1", &[&low, &high], &[&low, &gzip(&high)]));
+    let packed = one.store.packed_manifest("a:1").unwrap();
+    let blobs = layer_blobs(&packed.bytes);
+    for (blob, layer) in blobs.iter().zip([&low, &high]) {
+        let packed = content(&one, blob);
+        assert_eq!(packed[..2], [0x1f, 0x8b]);
+        let mut unpacked = Vec::new();
+        flate2::read::GzDecoder::new(packed.as_slice())
+            .read_to_end(&mut unpacked)
+            .unwrap();
+        assert_eq!(unpacked, *layer);
+    }
+    // What came compressed stays as it is, and the same content is compressed alike.
+    let other = two.store.packed_manifest("a:1").unwrap();
+    assert_eq!(layer_blobs(&other.bytes), [blobs[0], Digest::of(&gzip(&high))]);
+    let again = one.store.packed_manifest("a:1").unwrap();
+    assert_eq!((again.digest, &again.bytes), (packed.digest, &packed.bytes));
+
+    // Another image with the layer has it already.
+    one.load(&plain_archive("b:1", &[&low]));
+    let before = one.store.disk_usage().unwrap().blob_bytes;
+    let shared = one.store.packed_manifest("b:1").unwrap();
+    assert_eq!(layer_blobs(&shared.bytes), blobs[..1]);
+    let grown = one.store.disk_usage().unwrap().blob_bytes - before;
+    assert_eq!(grown, shared.bytes.len() as u64);
+
+    // It is kept while its image is, and makes the image again elsewhere.
+    let digest = packed.digest;
+    drop((packed, again, shared));
+    one.store.collect_garbage().unwrap();
+    assert!(one.store.has_blob(&blobs[1]).unwrap());
+    let three = Fixture::new();
+    let _lease = three.store.lease(blobs.iter().copied().chain([digest]));
+    three
+        .store
+        .import_blob(&digest, None, one.store.open_blob(&digest).unwrap())
+        .unwrap();
+    for blob in three.store.missing_blobs(&digest).unwrap() {
+        let reader = one.store.open_blob(&blob.digest).unwrap();
+        three
+            .store
+            .import_blob(&blob.digest, Some(blob.bytes), reader)
+            .unwrap();
+    }
+    let id = three
+        .store
+        .import_image(&digest, &["a:1"], &LoadLimits::default())
+        .unwrap();
+    assert_eq!(id, one.store.resolve("a:1").unwrap().id);
+    one.store.remove("a:1", Default::default(), &[]).unwrap();
+    one.store.remove("b:1", Default::default(), &[]).unwrap();
+    assert_eq!(one.store.disk_usage().unwrap().blob_bytes, 0);
+}
+
+#[test]
+fn manifests_of_others_are_given_as_they_came() {
+    let [low, high] = layers();
+    let fixture = Fixture::new();
+    let mut layout = OciLayout::default();
+    let mut entry = layout.image(&[&low, &high], &[&low, &gzip(&high)]);
+    entry["annotations"] = serde_json::json!({"io.containerd.image.name": "docker.io/library/a:1"});
+    let digest = entry["digest"].as_str().unwrap().to_owned();
+    fixture.load(&layout.finish(vec![entry]));
+    assert_eq!(
+        fixture.store.packed_manifest("a:1").unwrap().digest.to_string(),
+        digest
+    );
+}
