@@ -111,19 +111,25 @@ impl Session {
 
     /// Where the registry's answer sends the next request.
     pub fn follow(&self, from: &Target, location: &str) -> Result<Target> {
-        let own = &self.endpoint.address;
-        if own.scheme() == Scheme::Https && from.address.is_same_server(own) {
-            // Registries behind a proxy that speaks TLS for them do not know of it.
-            let plain = Target::relative_to(location, own).filter(|target| {
-                target.address.scheme() == Scheme::Http && target.address.authority() == own.authority()
-            });
-            if let Some(Target { address, path }) = plain {
-                let address = address.by(Scheme::Https);
-                return Ok(Target { address, path });
-            }
+        if from.address.is_same_server(&self.endpoint.address)
+            && let Some(target) = self.behind_proxy(location)
+        {
+            return Ok(target);
         }
         let refused = |why| Error::protocol(&from.url(), format!("its Location is not followed: {why}"));
         follow(&from.address, location, &self.settings).map_err(refused)
+    }
+
+    /// What the registry means by a plain address of its own: one behind a proxy that speaks TLS for it does not know of
+    /// that.
+    fn behind_proxy(&self, location: &str) -> Option<Target> {
+        let own = &self.endpoint.address;
+        let Target { address, path } = Target::relative_to(location, own)?;
+        let is_plain = own.scheme() == Scheme::Https && address.scheme() == Scheme::Http;
+        (is_plain && address.authority() == own.authority()).then(|| Target {
+            address: address.by(Scheme::Https),
+            path,
+        })
     }
 
     /// Sends a request that needs these scopes; what a redirect of a GET or HEAD leads to is answered. The answer's
@@ -319,11 +325,18 @@ impl Session {
         Ok(identity)
     }
 
+    fn realm(&self, bearer: &Bearer) -> Result<Target> {
+        let refused = |why| Error::protocol(&bearer.realm, format!("this token server is not asked: {why}"));
+        match self.behind_proxy(&bearer.realm) {
+            Some(realm) => Ok(realm),
+            None => follow(&self.endpoint.address, &bearer.realm, &self.settings).map_err(refused),
+        }
+    }
+
     /// Asks the token server for a token. Its address is the registry's word, so credentials go only to one that is
     /// spoken to no less safely than the registry, and never further.
     async fn token(&self, bearer: &Bearer, scopes: &[String], purpose: Purpose) -> Result<Granted> {
-        let refused = |why| Error::protocol(&bearer.realm, format!("this token server is not asked: {why}"));
-        let realm = follow(&self.endpoint.address, &bearer.realm, &self.settings).map_err(refused)?;
+        let realm = self.realm(bearer)?;
         let mut ask = match &self.credentials {
             Some(Credentials::IdentityToken(token)) => Ask::new(Method::POST, realm)
                 .with(CONTENT_TYPE, "application/x-www-form-urlencoded")
@@ -352,7 +365,11 @@ impl Session {
         match status {
             StatusCode::UNAUTHORIZED => Err(Error::Unauthorized {
                 url: shown(&url),
-                detail: "unauthorized: incorrect username or password".to_owned(),
+                detail: match &self.credentials {
+                    Some(_) => "unauthorized: incorrect username or password",
+                    None => "unauthorized: authentication required; use \"docker login\"",
+                }
+                .to_owned(),
                 granted: false,
             }),
             status if !status.is_success() => Err(Error::answered(&url, status, &body)),
@@ -409,14 +426,40 @@ mod tests {
     use crate::address::Address;
     use crate::endpoint::Trust;
 
-    fn follow(own: &str, from: &str, location: &str) -> Option<String> {
+    fn session(own: &str) -> Session {
         let endpoint = Endpoint {
             address: Address::of_url(own).unwrap(),
             trust: Trust::Verified,
             role: Role::Registry,
         };
-        let session = Session::new(endpoint, Arc::default(), None);
-        let followed = session.follow(&Target::parse(from).unwrap(), location);
+        Session::new(endpoint, Arc::default(), None)
+    }
+
+    fn realm(own: &str, realm: &str) -> Option<String> {
+        let bearer = Bearer {
+            realm: realm.to_owned(),
+            service: None,
+            scope: None,
+        };
+        session(own).realm(&bearer).ok().map(|target| target.url())
+    }
+
+    #[test]
+    fn its_token_server_is_too() {
+        for own in ["https://reg.example", "https://reg.example:5000"] {
+            assert_eq!(realm(own, &own.replace("https", "http")), Some(format!("{own}/")));
+            let plain = own.replace("https", "http") + "/token?x=y";
+            assert_eq!(realm(own, &plain), Some(format!("{own}/token?x=y")));
+        }
+        for elsewhere in ["http://tokens.example/token", "http://reg.example:81/token"] {
+            assert_eq!(realm("https://reg.example", elsewhere), None);
+        }
+        let other = "https://tokens.example/token";
+        assert_eq!(realm("https://reg.example", other).as_deref(), Some(other));
+    }
+
+    fn follow(own: &str, from: &str, location: &str) -> Option<String> {
+        let followed = session(own).follow(&Target::parse(from).unwrap(), location);
         followed.ok().map(|target| target.url())
     }
 

@@ -373,6 +373,24 @@ async fn a_repository_that_a_given_token_does_not_open_is_denied() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn nobody_has_no_wrong_password() {
+    let tokens = Server::start(|_, _| Answer::new(401, "{}"));
+    let realm = tokens.name();
+    let server = Server::start(move |_, _| {
+        let challenge = format!(r#"Bearer realm="http://{realm}/token",service="test""#);
+        Answer::new(401, "{}").with("WWW-Authenticate", &challenge)
+    });
+    let name = format!("{}/app", server.name());
+    for (credentials, told) in [
+        (None, "authentication required; use \"docker login\""),
+        (password(), "incorrect username or password"),
+    ] {
+        let refused = Place::new().pull(&name, credentials).await.unwrap_err();
+        assert!(refused.to_string().contains(told), "{refused}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn wrong_credentials_are_told() {
     let server = Server::start(|_, _| Answer::new(401, "{}").with("WWW-Authenticate", "Basic realm=\"x\""));
     let place = Place::new();
