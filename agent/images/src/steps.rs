@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
+use crate::blobs;
 use crate::digest::{Digest, ImageId};
 use crate::error::Result;
 use crate::lease::Lease;
@@ -14,7 +15,7 @@ use crate::store::ImageStore;
 
 /// Most steps that are remembered: the cache of hundreds of builds.
 const STEPS_MAX: usize = 5_000;
-/// Most bytes of layers that only steps have.
+/// Most bytes of layers that only steps have, and of their documents.
 const STEP_BYTES_MAX: u64 = 20 << 30;
 
 /// A step of a build that can be used again.
@@ -28,6 +29,8 @@ pub struct BuildStep {
     pub description: String,
     /// Bytes of the files of its own layer; 0 where it made none.
     pub bytes: u64,
+    /// Bytes of its configuration and manifests.
+    pub document_bytes: u64,
     /// An image that users see has its layer, too.
     pub is_shared: bool,
     /// An image that users see has its files, or it is one.
@@ -148,11 +151,17 @@ impl ImageStore {
             let bytes = own
                 .map_or(Ok(None), |top| view.layer(top))?
                 .map_or(0, |layer| layer.content_bytes);
+            let manifests = image.manifests.iter().map(|manifest| manifest.digest);
+            let mut document_bytes = 0;
+            for document in manifests.chain([image.id]) {
+                document_bytes += blobs::size_on_disk(&self.inner.layout, &document)?.unwrap_or(0);
+            }
             steps.push(BuildStep {
                 key,
                 image_id: step.image_id,
                 description: step.description,
                 bytes,
+                document_bytes,
                 is_shared: top.is_some_and(|top| shared.contains(top)),
                 is_used: !hidden.contains(&image.id),
                 created_unix_s: step.created_unix_s,
@@ -181,9 +190,11 @@ impl ImageStore {
                     .is_none_or(|since| step.used_unix_s < since);
                 let fits = pruning
                     .keep_bytes
-                    .is_some_and(|keep| kept_bytes.saturating_add(step.bytes) <= keep);
+                    .is_some_and(|keep| kept_bytes.saturating_add(step.bytes + step.document_bytes) <= keep);
                 let keeps = !old || fits || in_use.contains(&step.image_id);
-                kept_bytes += if keeps && !step.is_shared { step.bytes } else { 0 };
+                if keeps {
+                    kept_bytes += step.document_bytes + if step.is_shared { 0 } else { step.bytes };
+                }
                 !keeps
             })
             .collect();
@@ -198,7 +209,7 @@ impl ImageStore {
             .into_iter()
             .enumerate()
             .filter(|(index, step)| {
-                bytes += if step.is_shared { 0 } else { step.bytes };
+                bytes += step.document_bytes + if step.is_shared { 0 } else { step.bytes };
                 *index >= STEPS_MAX || bytes > STEP_BYTES_MAX
             })
             .map(|(_, step)| step)
