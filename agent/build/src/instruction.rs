@@ -21,8 +21,8 @@ pub enum Instruction {
     Entrypoint(Command),
     /// `ENV`
     Env(Vec<(String, String)>),
-    /// `EXPOSE`: `port/protocol` for every port, once expanded.
-    Expose(Vec<String>),
+    /// `EXPOSE`.
+    Expose(Exposed),
     /// `HEALTHCHECK`
     Healthcheck(Healthcheck),
     /// `LABEL`
@@ -45,6 +45,15 @@ pub enum Instruction {
     Volume(Vec<String>),
     /// `WORKDIR`
     Workdir(String),
+}
+
+/// Ports that an image says it listens on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Exposed {
+    /// As they are written: `port[-port][/protocol]`.
+    pub words: Vec<String>,
+    /// `port/protocol` for every port, once expanded.
+    pub ports: Vec<String>,
 }
 
 impl Instruction {
@@ -83,15 +92,21 @@ impl Instruction {
             ),
             Self::Env(list) => Self::Env(named("ENV", both(list)?)?),
             Self::Label(list) => Self::Label(named("LABEL", both(list)?)?),
-            Self::Expose(list) => {
+            Self::Expose(exposed) => {
+                let expanded = words(exposed.words)?;
+                let words = expanded.iter().flat_map(|text| text.split_whitespace());
+                let words: Vec<String> = words.map(str::to_owned).collect();
                 let mut ports = BTreeSet::new();
-                for text in words(list)?.iter().flat_map(|text| text.split_whitespace()) {
-                    let (range, protocol) = port_range(text)?;
+                for word in &words {
+                    let (range, protocol) = port_range(word)?;
                     expansion.work.spend(range.clone().count())?;
                     ports.extend(range.map(|port| (port, protocol)));
                 }
                 let named = ports.iter().map(|(port, protocol)| format!("{port}/{protocol}"));
-                Self::Expose(named.collect())
+                Self::Expose(Exposed {
+                    ports: named.collect(),
+                    words,
+                })
             }
             Self::Volume(list) => {
                 let list = words(list)?;
@@ -175,7 +190,10 @@ fn read_instruction(statement: &Statement, escape: char) -> Result<Instruction> 
         "CMD" => Instruction::Cmd(Command::parse(rest)?),
         "ENTRYPOINT" => Instruction::Entrypoint(Command::parse(rest)?),
         "ENV" => Instruction::Env(pairs("ENV", rest, escape)?),
-        "EXPOSE" => Instruction::Expose(rest.split_whitespace().map(str::to_owned).collect()),
+        "EXPOSE" => Instruction::Expose(Exposed {
+            words: rest.split_whitespace().map(str::to_owned).collect(),
+            ports: Vec::new(),
+        }),
         "HEALTHCHECK" => Instruction::Healthcheck(Healthcheck::parse(rest)?),
         "LABEL" => Instruction::Label(pairs("LABEL", rest, escape)?),
         "MAINTAINER" => Instruction::Maintainer(rest.to_owned()),
@@ -281,7 +299,10 @@ mod tests {
         for (text, expected) in [
             (
                 "EXPOSE 80 53/UDP 1-2 2",
-                Instruction::Expose(["1/tcp", "2/tcp", "53/udp", "80/tcp"].map(str::to_owned).into()),
+                Instruction::Expose(Exposed {
+                    words: ["80", "53/UDP", "1-2", "2"].map(str::to_owned).into(),
+                    ports: ["1/tcp", "2/tcp", "53/udp", "80/tcp"].map(str::to_owned).into(),
+                }),
             ),
             (
                 "VOLUME [\"/a b\", \"$A\"]",

@@ -29,7 +29,7 @@ pub use error::{Error, Result};
 pub use glob::{Pattern, PatternError};
 pub use healthcheck::Healthcheck;
 pub use ignore::IgnoreList;
-pub use instruction::Instruction;
+pub use instruction::{Exposed, Instruction};
 pub use mount::{Mount, MountKind, Sharing};
 pub use scope::{BuildArgs, Scope, Variables};
 pub use stage::{Base, Dockerfile, Plan, Stage, Step};

@@ -128,8 +128,8 @@ impl Fields {
         let kind = self.kind.as_deref().unwrap_or("bind");
         if matches!(kind, "secret" | "ssh") {
             return Err(Error::new(format!(
-                "RUN --mount=type={kind} is not supported: it needs a BuildKit session. Without one, pass what the step \
-                 needs in a stage of its own that the last stage does not copy from"
+                "RUN --mount=type={kind} is not supported: it needs a BuildKit session, and the classic builder's \
+                 requests cannot carry secrets. Fetch what the step needs before the build, and COPY it"
             )));
         }
         let target = self.target.ok_or_else(|| Error::new("--mount needs a target"))?;

@@ -139,8 +139,11 @@ impl RunConfig {
                 self.env = joined_env(Some(new), self.env.take());
             }
             Instruction::Label(pairs) => self.labels.get_or_insert_default().extend(pairs),
-            Instruction::Expose(ports) => {
-                let ports = ports.into_iter().map(|port| (port, Value::Object(Map::new())));
+            Instruction::Expose(exposed) => {
+                let ports = exposed
+                    .ports
+                    .into_iter()
+                    .map(|port| (port, Value::Object(Map::new())));
                 self.exposed_ports.get_or_insert_default().extend(ports);
             }
             Instruction::Volume(paths) => {

@@ -1,6 +1,6 @@
 //! Parameters of `POST /build`, and the objects of the build cache.
 
-use super::host::{self, read_network};
+use super::host;
 use super::{Read, signed};
 use crate::backend::{BuildCacheEntry, BuildRequest};
 use crate::http::{Failure, Query};
@@ -83,8 +83,6 @@ fn limits(query: &Query) -> Read<wire::HostConfig> {
     let number = |name: &str| Ok::<i64, Failure>(query.number(name)?.unwrap_or(0));
     let text = |name: &str| query.get(name).unwrap_or_default().to_owned();
     let ulimits: Vec<wire::Ulimit> = json_of(query, "ulimits")?;
-    // Refused as a container's would be.
-    let _ = read_network(&text("networkmode"));
     Ok(wire::HostConfig {
         memory: number("memory")?,
         memory_swap: number("memswap")?,

@@ -36,10 +36,10 @@ pub(super) fn words(instruction: &Instruction, config: &RunConfig) -> String {
         }
         Instruction::Env(pairs_) => pairs("ENV", pairs_),
         Instruction::Label(pairs_) => pairs("LABEL", pairs_),
-        Instruction::Expose(ports) => {
-            let mut ports: Vec<&str> = ports.iter().map(|port| port.trim_end_matches("/tcp")).collect();
-            ports.sort_unstable();
-            format!(" EXPOSE {}", ports.join(" "))
+        Instruction::Expose(exposed) => {
+            let mut words = exposed.words.clone();
+            words.sort_unstable();
+            format!(" EXPOSE {}", words.join(" "))
         }
         Instruction::Healthcheck(check) => format!(" HEALTHCHECK {}", check.value()),
         Instruction::Maintainer(name) => format!(" MAINTAINER {name}"),
@@ -49,7 +49,7 @@ pub(super) fn words(instruction: &Instruction, config: &RunConfig) -> String {
         Instruction::User(user) => format!(" USER {user}"),
         Instruction::Volume(paths) => format!(" VOLUME [{}]", paths.join(" ")),
         Instruction::Workdir(_) => {
-            format!(" WORKDIR {}", config.working_dir.as_deref().unwrap_or("/"))
+            format!("WORKDIR {}", config.working_dir.as_deref().unwrap_or("/"))
         }
         Instruction::Run(_) | Instruction::Transfer(_) => String::new(),
     }

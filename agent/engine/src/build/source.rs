@@ -51,9 +51,17 @@ pub(super) fn select(root: &OwnedFd, source: &str) -> Result<Vec<String>> {
         return Ok(vec![clean]);
     }
     let pattern = Pattern::parse(&clean).map_err(|error| Error::invalid(format!("{error}: {source}")))?;
-    let depth = clean.matches('/').count();
+    let literal = literal_directory(&clean);
+    let depth = clean[literal.len()..].matches('/').count();
     let mut found = Vec::new();
-    matching(&reopened(root)?, "", depth, &pattern, &mut found)?;
+    // What is no pattern is a path like any other: it may lead through links.
+    match open(root, literal) {
+        Ok(place) if is_directory(&place)? => {
+            matching(&reopened(&place)?, literal, depth, &pattern, &mut found)?
+        }
+        Ok(_) | Err(Error::InvalidConfig { .. }) => {}
+        Err(error) => return Err(error),
+    }
     match found.is_empty() {
         true => Err(Error::invalid("no source files were specified")),
         false => {
@@ -61,6 +69,18 @@ pub(super) fn select(root: &OwnedFd, source: &str) -> Result<Vec<String>> {
             Ok(found)
         }
     }
+}
+
+/// The directories of a pattern before the first that is one, with a slash behind each.
+fn literal_directory(pattern: &str) -> &str {
+    let ends = pattern.match_indices('/').map(|(end, _)| end + 1);
+    let literal = ends.take_while(|end| !Pattern::is_wild(&pattern[..*end])).last();
+    &pattern[..literal.unwrap_or(0)]
+}
+
+fn is_directory(place: &OwnedFd) -> Result<bool> {
+    let stat = rustix::fs::fstat(place).map_err(reading)?;
+    Ok(FileType::from_raw_mode(stat.st_mode).is_dir())
 }
 
 /// A source without `.` and `..`, relative to its root.
@@ -201,9 +221,9 @@ fn content_of(file: File, cancel: &CancellationToken) -> Result<String> {
 }
 
 /// Reads a file until its build is cancelled.
-struct Watched<'a> {
-    file: File,
-    cancel: &'a CancellationToken,
+pub(super) struct Watched<'a> {
+    pub file: File,
+    pub cancel: &'a CancellationToken,
 }
 
 impl Read for Watched<'_> {

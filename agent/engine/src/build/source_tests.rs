@@ -27,6 +27,14 @@ fn sources_are_found_inside_only() {
     assert_eq!(select(&root, "*.txt").unwrap(), ["one.txt", "two.txt"]);
     assert_eq!(select(&root, "/a/./*/t*").unwrap(), ["a/b/three.txt"]);
     assert_eq!(select(&root, "a/../one.txt").unwrap(), ["one.txt"]);
+    symlink("/a", at("context/link")).unwrap();
+    symlink("..", at("context/a/out")).unwrap();
+    assert_eq!(select(&root, "link/b/t*").unwrap(), ["link/b/three.txt"]);
+    assert_eq!(select(&root, "a/out/o*.txt").unwrap(), ["a/out/one.txt"]);
+    for nothing in ["up/*", "one.txt/*", "missing/*", "l*/b/*", "absolute/*"] {
+        let error = select(&root, nothing).unwrap_err().to_string();
+        assert!(error.contains("no source files"), "{nothing}: {error}");
+    }
     assert_eq!(select(&root, "/").unwrap(), [""]);
     for bad in ["../outside", "a/../../x", "*.none", "["] {
         assert!(select(&root, bad).is_err(), "{bad}");

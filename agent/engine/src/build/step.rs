@@ -72,12 +72,28 @@ impl StageRun {
             return Ok(made);
         }
         let (parent, image) = (state.image, self.new_image(state, description)?);
+        self.make(
+            key,
+            description,
+            move |images| Ok(images.derive(&parent, &image)?),
+        )
+        .await
+    }
+
+    /// Makes a step's image and remembers it. Blocks within.
+    async fn make(
+        &self,
+        key: Digest,
+        description: &str,
+        make: impl FnOnce(&ImageStore) -> Result<(ImageId, Lease)> + Send + 'static,
+    ) -> Result<Made> {
+        let description = description.to_owned();
         let (image, lease) = self
             .build
             .inner
             .blocking(move |inner| {
-                let (id, lease) = inner.images.derive(&parent, &image)?;
-                inner.images.remember_step(&key, id, &image.created_by, now_s())?;
+                let (id, lease) = make(&inner.images)?;
+                inner.images.remember_step(&key, id, &description, now_s())?;
                 Ok((id, lease))
             })
             .await?;
@@ -99,28 +115,17 @@ impl StageRun {
         static NUMBER: AtomicUsize = AtomicUsize::new(0);
         let name = self.build.member(NUMBER.fetch_add(1, Ordering::Relaxed));
         let (parent, image) = (state.image.to_string(), self.new_image(state, description)?);
-        let (image, lease) = self
-            .build
-            .inner
-            .blocking(move |inner| {
-                inner.images.prepare(&name, &parent)?;
-                let committed = inner
-                    .images
-                    .mount(&name)
-                    .map_err(Error::from)
-                    .and_then(|root| work(root.as_fd()))
-                    .and_then(|()| Ok(inner.images.commit(&name, &image)?));
-                inner.images.release(&name)?;
-                let (id, lease) = committed?;
-                inner.images.remember_step(&key, id, &image.created_by, now_s())?;
-                Ok((id, lease))
-            })
-            .await?;
-        Ok(Made {
-            image,
-            lease,
-            is_cached: false,
+        self.make(key, description, move |images| {
+            images.prepare(&name, &parent)?;
+            let committed = images
+                .mount(&name)
+                .map_err(Error::from)
+                .and_then(|root| work(root.as_fd()))
+                .and_then(|()| Ok(images.commit(&name, &image)?));
+            images.release(&name)?;
+            committed
         })
+        .await
     }
 
     /// `WORKDIR`, which makes the directory where the image has none.

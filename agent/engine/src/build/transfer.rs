@@ -248,15 +248,21 @@ fn copy_path(
             owner,
         };
         // The check read a part of it.
-        let file = source::reopened_file(&from, path)?;
-        return Ok(extract(
+        let file = source::Watched {
+            file: source::reopened_file(&from, path)?,
+            cancel: &work.cancel,
+        };
+        let extracted = extract(
             to.as_fd(),
             &work.destination,
             file,
             &options,
             &Some,
             &LoadLimits::default(),
-        )?);
+        );
+        // The build's end shows as a failed reading.
+        source::go_on(&work.cancel)?;
+        return Ok(extracted?);
     }
     let (to, name) = place(root, copier, work, name)?;
     copier.file(file, &to, name.as_bytes(), path)
