@@ -36,6 +36,8 @@ mod history;
 mod image;
 mod import;
 mod layer_check;
+#[cfg(test)]
+mod layer_fuzz;
 mod layer_path;
 mod layout;
 mod lease;

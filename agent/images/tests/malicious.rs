@@ -398,7 +398,7 @@ fn a_full_disk_is_reported_and_corrupts_nothing() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(48))]
+    #![proptest_config(ProptestConfig::with_cases(cases(48)))]
 
     /// Damage anywhere is refused or harmless, and never leaves anything unfinished.
     #[test]

@@ -177,6 +177,8 @@ impl fmt::Debug for Token {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::address::Address;
+    use proptest::prelude::*;
 
     fn bearer(realm: &str, service: Option<&str>, scope: Option<&str>) -> Option<Challenge> {
         Some(Challenge::Bearer(Bearer {
@@ -204,6 +206,74 @@ mod tests {
             choose(&[&format!("Bearer realm={}", "x".repeat(HEADER_BYTES_MAX))]),
             None
         );
+    }
+
+    /// What a header may be made of.
+    fn piece() -> impl Strategy<Value = String> {
+        let known = [
+            "Bearer ",
+            "bearer",
+            "Basic ",
+            "realm",
+            "service",
+            "scope",
+            "=",
+            "\"",
+            ",",
+            "\\",
+            " ",
+            "https://a/t",
+            "//",
+            "é",
+        ];
+        prop_oneof![
+            proptest::sample::select(known.to_vec()).prop_map(str::to_owned),
+            ".{0,8}"
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn challenges_of_any_text_are_read_or_passed_over(
+            pieces in proptest::collection::vec(proptest::collection::vec(piece(), 0..16), 1..3),
+        ) {
+            let headers: Vec<String> = pieces.iter().map(|pieces| pieces.concat()).collect();
+            if let Some(Challenge::Bearer(bearer)) = Challenge::choose(headers.iter().map(String::as_str)) {
+                prop_assert!(!bearer.realm.is_empty());
+                if let Some(realm) = Target::parse(&bearer.realm) {
+                    let asked = bearer.ask(&realm, &["a b&c=d#e".to_owned()], Some("f?g"));
+                    // Nothing that is added leads elsewhere.
+                    prop_assert_eq!(&asked.address, &realm.address);
+                    let again = Target::parse(&asked.url()).unwrap();
+                    prop_assert_eq!(again.url(), asked.url());
+                }
+            }
+        }
+
+        #[test]
+        fn answers_of_any_bytes_give_tokens_that_can_be_headers(
+            token in ".{0,20}",
+            expires in any::<u64>(),
+            bytes in proptest::collection::vec(any::<u8>(), 0..64),
+        ) {
+            let now = Instant::now();
+            let answer = serde_json::json!({"token": token, "expires_in": expires}).to_string();
+            for answer in [answer.as_bytes(), &bytes] {
+                if let Some(granted) = Granted::read(answer, now) {
+                    prop_assert!(granted.token.value.bytes().all(|byte| byte.is_ascii_graphic()));
+                    prop_assert!(granted.token.ends <= now + TOKEN_LIFETIME_MAX);
+                }
+            }
+        }
+
+        #[test]
+        fn locations_of_any_text_name_a_server_or_stay(text in "(https?:)?/{0,3}[a-z@:\\[\\]\\\\.?#%0-9 é/-]{0,24}") {
+            let server = Address::of_url("https://reg.example:5000").unwrap();
+            if let Some(target) = Target::relative_to(&text, &server) {
+                prop_assert!(target.path.starts_with('/'), "{target:?}");
+                prop_assert!(!target.url().contains([' ', '\r', '\n']), "{target:?}");
+            }
+        }
     }
 
     #[test]

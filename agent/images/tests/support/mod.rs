@@ -8,6 +8,12 @@ use std::path::{Path, PathBuf};
 use muster_images::{Digest, ImageId, ImageRecipe, ImageStore, LoadLimits, LoadedImage, RecipeSource};
 use serde_json::{Value, json};
 
+/// Cases of a property test whose cases cost much: few, unless `PROPTEST_CASES` asks for more.
+pub fn cases(few: u32) -> u32 {
+    let asked = std::env::var("PROPTEST_CASES").ok();
+    asked.map_or(few, |asked| asked.parse().expect("a number"))
+}
+
 pub const BUSYBOX: &str = "/usr/bin/busybox";
 
 /// A store in a directory of its own.
