@@ -165,9 +165,19 @@ fn every_instruction_is_in_the_image(lab: &Lab, docker: &Docker) {
         ("Config.StopSignal", r#""SIGINT""#),
         ("Config.Entrypoint", r#"["/bin/sh","-ec","echo entry"]"#),
         ("Config.Cmd", r#"["/bin/sh","-ec","cmd"]"#),
+        ("Config.OnBuild", r#"["RUN touch /child"]"#),
+        ("Config.Shell", r#"["/bin/sh","-ec"]"#),
         ("Author", r#""me""#),
     ] {
         assert_eq!(config(path), expected, "{path}");
+    }
+    let history = docker.run(&["history", "--no-trunc", "--format", "{{.CreatedBy}}", "all"]);
+    for words in [
+        "#(nop)  EXPOSE 53/udp 80",
+        "#(nop) WORKDIR /srv/sub",
+        "#(nop)  VOLUME [/data]",
+    ] {
+        assert!(history.contains(words), "{words}: {history}");
     }
     assert!(config("Config.Healthcheck").contains("5000000000"));
     let found = docker.run(&["run", "--rm", "--entrypoint", "ls", "all", "/srv/sub"]);

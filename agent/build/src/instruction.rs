@@ -50,7 +50,7 @@ pub enum Instruction {
 /// Ports that an image says it listens on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Exposed {
-    /// As they are written: `port[-port][/protocol]`.
+    /// As they are written, `port[-port][/protocol]`, in the order of what is written.
     pub words: Vec<String>,
     /// `port/protocol` for every port, once expanded.
     pub ports: Vec<String>,
@@ -190,10 +190,14 @@ fn read_instruction(statement: &Statement, escape: char) -> Result<Instruction> 
         "CMD" => Instruction::Cmd(Command::parse(rest)?),
         "ENTRYPOINT" => Instruction::Entrypoint(Command::parse(rest)?),
         "ENV" => Instruction::Env(pairs("ENV", rest, escape)?),
-        "EXPOSE" => Instruction::Expose(Exposed {
-            words: rest.split_whitespace().map(str::to_owned).collect(),
-            ports: Vec::new(),
-        }),
+        "EXPOSE" => {
+            let mut words: Vec<String> = rest.split_whitespace().map(str::to_owned).collect();
+            words.sort_unstable();
+            Instruction::Expose(Exposed {
+                words,
+                ports: Vec::new(),
+            })
+        }
         "HEALTHCHECK" => Instruction::Healthcheck(Healthcheck::parse(rest)?),
         "LABEL" => Instruction::Label(pairs("LABEL", rest, escape)?),
         "MAINTAINER" => Instruction::Maintainer(rest.to_owned()),
@@ -300,7 +304,7 @@ mod tests {
             (
                 "EXPOSE 80 53/UDP 1-2 2",
                 Instruction::Expose(Exposed {
-                    words: ["80", "53/UDP", "1-2", "2"].map(str::to_owned).into(),
+                    words: ["1-2", "2", "53/UDP", "80"].map(str::to_owned).into(),
                     ports: ["1/tcp", "2/tcp", "53/udp", "80/tcp"].map(str::to_owned).into(),
                 }),
             ),

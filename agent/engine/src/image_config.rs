@@ -23,6 +23,8 @@ struct Additions {
 #[serde(rename_all = "PascalCase", default)]
 struct DockerConfig {
     healthcheck: Option<DockerHealth>,
+    on_build: Option<Vec<String>>,
+    shell: Option<Vec<String>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -52,6 +54,7 @@ pub(crate) fn summary(images: &ImageStore, image: &Image) -> Result<ImageSummary
     })?;
     // A parent that is not here, or not any more, is none.
     let known = |id: &String| !id.is_empty() && images.resolve(id).is_ok();
+    let docker = additions.config.unwrap_or_default();
     let steps = image.config.history().iter().flatten();
     Ok(ImageSummary {
         id: image.id.to_string(),
@@ -67,7 +70,9 @@ pub(crate) fn summary(images: &ImageStore, image: &Image) -> Result<ImageSummary
             .last()
             .and_then(|step| step.comment().clone())
             .unwrap_or_default(),
-        config: config(image, health(additions.config)),
+        config: config(image, docker.healthcheck.map(health)),
+        on_build: docker.on_build.unwrap_or_default(),
+        shell: docker.shell.unwrap_or_default(),
         parent: Some(additions.parent).filter(known).unwrap_or_default(),
         container: additions.container,
         container_config: additions.container_config,
@@ -109,17 +114,16 @@ fn config(image: &Image, health: Option<HealthCheck>) -> ImageConfig {
     }
 }
 
-fn health(config: Option<DockerConfig>) -> Option<HealthCheck> {
-    let health = config?.healthcheck?;
+fn health(health: DockerHealth) -> HealthCheck {
     let nanos = |value: i64| Duration::from_nanos(u64::try_from(value).unwrap_or_default());
-    Some(HealthCheck {
+    HealthCheck {
         test: health.test.unwrap_or_default(),
         interval: nanos(health.interval),
         timeout: nanos(health.timeout),
         retries: u64::try_from(health.retries).unwrap_or_default(),
         start_period: nanos(health.start_period),
         start_interval: nanos(health.start_interval),
-    })
+    }
 }
 
 #[cfg(test)]
@@ -129,8 +133,10 @@ mod tests {
     #[test]
     fn dockers_health_check_is_read() {
         let config = br#"{"architecture":"amd64","config":{"Healthcheck":{"Test":["CMD","true"],"Interval":5000000000,"Retries":2}}}"#;
-        let parse_health =
-            |config: &[u8]| health(serde_json::from_slice::<Additions>(config).unwrap().config);
+        let parse_health = |config: &[u8]| {
+            let additions: Additions = serde_json::from_slice(config).unwrap();
+            additions.config.and_then(|config| config.healthcheck).map(health)
+        };
         let health = parse_health(config).unwrap();
         assert_eq!(health.test, ["CMD", "true"]);
         assert_eq!((health.interval, health.retries), (Duration::from_secs(5), 2));

@@ -30,6 +30,10 @@ pub struct ImageSummary {
     pub layers: Vec<String>,
     /// What its containers run by default.
     pub config: ImageConfig,
+    /// What a build on it does first.
+    pub on_build: Vec<String>,
+    /// What runs commands of a build that are no lists; empty for `/bin/sh -c`.
+    pub shell: Vec<String>,
     /// The comment of its last step.
     pub comment: String,
     /// The image that it was made on, where that is here, too.

@@ -92,6 +92,8 @@ fn config(image: &ImageSummary) -> wire::ImageConfig {
         entrypoint: list(&config.entrypoint),
         labels: (!config.labels.is_empty()).then(|| config.labels.clone()),
         stop_signal: config.stop_signal.clone().unwrap_or_default(),
+        on_build: list(&image.on_build),
+        shell: image.shell.clone(),
         ..wire::ImageConfig::default()
     }
 }

@@ -84,4 +84,6 @@ pub(crate) struct ImageConfig {
     pub labels: Option<Labels>,
     #[serde(skip_serializing_if = "is_default")]
     pub stop_signal: String,
+    #[serde(skip_serializing_if = "is_default")]
+    pub shell: Vec<String>,
 }

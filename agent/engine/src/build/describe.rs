@@ -36,11 +36,7 @@ pub(super) fn words(instruction: &Instruction, config: &RunConfig) -> String {
         }
         Instruction::Env(pairs_) => pairs("ENV", pairs_),
         Instruction::Label(pairs_) => pairs("LABEL", pairs_),
-        Instruction::Expose(exposed) => {
-            let mut words = exposed.words.clone();
-            words.sort_unstable();
-            format!(" EXPOSE {}", words.join(" "))
-        }
+        Instruction::Expose(exposed) => format!(" EXPOSE {}", exposed.words.join(" ")),
         Instruction::Healthcheck(check) => format!(" HEALTHCHECK {}", check.value()),
         Instruction::Maintainer(name) => format!(" MAINTAINER {name}"),
         Instruction::OnBuild(trigger) => format!(" ONBUILD {trigger}"),
