@@ -290,9 +290,13 @@ pub(crate) fn open_pinned(path: &Path) -> io::Result<Option<OwnedFd>> {
     Ok((kind == NSFS_MAGIC).then(|| file.into()))
 }
 
-/// The names of the pins in a directory.
+/// The names of the pins in a directory, which need not exist.
 pub(crate) fn pins_in(directory: &Path) -> io::Result<Vec<String>> {
-    let names = std::fs::read_dir(directory)?.map(|entry| Ok(entry?.file_name().into_string()));
+    let listed = match std::fs::read_dir(directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        other => other?,
+    };
+    let names = listed.map(|entry| Ok(entry?.file_name().into_string()));
     let names = names.collect::<io::Result<Vec<_>>>()?;
     Ok(names.into_iter().flatten().collect())
 }

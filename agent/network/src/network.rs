@@ -257,9 +257,7 @@ async fn run<R: Send + 'static>(
 impl Inner {
     fn open(config: &NetworkConfig) -> Result<Self, NetworkError> {
         let (pins, overlay_pins) = (config.run_dir.join("netns"), config.run_dir.join("overlays"));
-        for directory in [&pins, &overlay_pins] {
-            namespace::prepare_pin_directory(directory).map_err(pin_error("prepare", directory))?;
-        }
+        namespace::prepare_pin_directory(&pins).map_err(pin_error("prepare", &pins))?;
         let firewall =
             Firewalls::open(&config.table_prefix).map_err(NetworkError::firewall("install our rules"))?;
         let mut reservations = Reservations::default();

@@ -233,6 +233,9 @@ impl Inner {
                 (sandbox.netns, links)
             }
             None => {
+                // Only now: a node without overlays has no mount for them.
+                namespace::prepare_pin_directory(&self.overlay_pins)
+                    .map_err(pin_error("prepare", &self.overlay_pins))?;
                 let fresh = self.namespaces.take()?;
                 self.namespaces.refill();
                 namespace::pin(fresh.descriptor.as_fd(), &path)
