@@ -1,10 +1,11 @@
 //! A blob while it comes from elsewhere: written and hashed piece by piece, and readable meanwhile, so that a layer is
 //! unpacked beside its download.
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::unix::fs::FileExt;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 
 use sha2::{Digest as _, Sha256};
 use tempfile::NamedTempFile;
@@ -55,8 +56,11 @@ pub struct ComingBlob {
     shared: Arc<Shared>,
 }
 
+/// The blobs that are coming into a store, by digest.
+pub(crate) type ComingBlobs = Mutex<HashMap<Digest, Weak<Shared>>>;
+
 #[derive(Debug)]
-struct Shared {
+pub(crate) struct Shared {
     file: File,
     state: Mutex<State>,
     changed: Condvar,
@@ -89,6 +93,11 @@ impl ImageStore {
             }),
             changed: Condvar::new(),
         });
+        {
+            let mut coming = lock(&self.inner.coming);
+            coming.retain(|_, blob| blob.strong_count() > 0);
+            coming.insert(*digest, Arc::downgrade(&shared));
+        }
         let writer = BlobWriter {
             store: StoreHandle(self.clone()),
             file,
@@ -104,6 +113,18 @@ impl ImageStore {
         };
         Ok((writer, ComingBlob { shared }))
     }
+
+    /// The blob of this digest that is coming, if one is: what is here of it can be given on, unverified.
+    pub fn coming_blob(&self, digest: &Digest) -> Option<ComingBlob> {
+        let shared = lock(&self.inner.coming).get(digest)?.upgrade()?;
+        let coming = shared.lock().end != End::Abandoned;
+        coming.then_some(ComingBlob { shared })
+    }
+}
+
+fn lock(coming: &ComingBlobs) -> MutexGuard<'_, HashMap<Digest, Weak<Shared>>> {
+    // The map is valid after every statement that changes it.
+    coming.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl BlobWriter {
@@ -174,10 +195,20 @@ impl Shared {
 impl ComingBlob {
     /// Reads the blob from its beginning, waiting for pieces. What it gives is verified only once the blob is stored.
     pub fn reader(&self) -> impl Read + use<> {
+        self.reader_from(0)
+    }
+
+    /// As [`ComingBlob::reader`], from this byte on.
+    pub fn reader_from(&self, position: u64) -> impl Read + use<> {
         ComingReader {
             shared: self.shared.clone(),
-            position: 0,
+            position,
         }
+    }
+
+    /// How many bytes of it are here.
+    pub fn written(&self) -> u64 {
+        self.shared.lock().written
     }
 
     /// Waits until the blob is stored, verified.
@@ -204,7 +235,7 @@ impl Read for ComingReader {
         if state.end == End::Abandoned {
             return Err(stopped());
         }
-        let left = state.written - self.position;
+        let left = state.written.saturating_sub(self.position);
         if left == 0 {
             return Ok(0);
         }
@@ -239,6 +270,11 @@ mod tests {
         for piece in content.chunks(7) {
             writer.write(piece).unwrap();
         }
+        let found = store.coming_blob(&digest).unwrap();
+        assert_eq!(found.written(), 1000);
+        let mut rest = Vec::new();
+        found.reader_from(990).take(10).read_to_end(&mut rest).unwrap();
+        assert_eq!(rest, b"0123456789");
         assert!(!store.has_blob(&digest).unwrap());
         writer.finish().unwrap();
         coming.await_stored().unwrap();
@@ -259,6 +295,7 @@ mod tests {
         let (mut writer, coming) = store.begin_blob(&digest, 7).unwrap();
         writer.write(b"content!").unwrap_err();
         drop(writer);
+        assert!(store.coming_blob(&digest).is_none());
         coming.reader().read_to_end(&mut Vec::new()).unwrap_err();
         coming.await_stored().unwrap_err();
         assert!(!store.has_blob(&digest).unwrap());

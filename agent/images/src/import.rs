@@ -8,9 +8,10 @@ use crate::digest::{Digest, ImageId};
 use crate::error::{ArchiveError, Error, Result};
 use crate::limits::{DOCUMENT_BYTES_MAX, INDEX_DEPTH_MAX, LoadLimits};
 use crate::manifest::{Document, Manifest, choose};
-use crate::records::Lookup;
+use crate::records::{ImageRecord, Lookup};
 use crate::reference::Reference;
 use crate::register::PlannedImage;
+use crate::remote::{ImagePlatform, platform_of_config};
 use crate::store::{ImageStore, find};
 
 /// A blob that an image needs.
@@ -20,6 +21,19 @@ pub struct BlobDescriptor {
     pub digest: Digest,
     /// Its size, where the manifest gives it.
     pub bytes: u64,
+}
+
+/// An image as another node needs it to have it too.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KnownImage {
+    /// Its manifest, of one platform.
+    pub manifest: Digest,
+    /// The manifest itself.
+    pub document: Vec<u8>,
+    /// The index that led to the manifest, with its bytes.
+    pub index: Option<(Digest, Vec<u8>)>,
+    /// The names that it has here, with and without digests, and the one that was asked for.
+    pub references: Vec<Reference>,
 }
 
 impl ImageStore {
@@ -79,6 +93,71 @@ impl ImageStore {
             }
         };
         Ok((digest, self.read_document(&digest)?))
+    }
+
+    /// The image that a name or id means, for another node. Of an index that led to images of several platforms here,
+    /// the one that is wanted.
+    pub fn known_image(&self, reference_or_id: &str, platform: Option<&ImagePlatform>) -> Result<KnownImage> {
+        let view = self.inner.records.view()?;
+        let named = find(&view, reference_or_id)?;
+        let asked = Reference::parse(reference_or_id).ok();
+        let digest = asked.as_ref().and_then(Reference::digest);
+        let fits = |record: &ImageRecord| -> Result<bool> {
+            let Some(wanted) = platform else { return Ok(true) };
+            Ok(platform_of_config(&self.config_bytes(&record.id)?)?.serves(wanted))
+        };
+        let beside = |record: &ImageRecord| record.indexes.iter().any(|index| named.indexes.contains(index));
+        let mut candidates = vec![named.clone()];
+        candidates.extend(view.images()?.into_iter().filter(beside));
+        let mut fitting = None;
+        for record in candidates {
+            if fits(&record)? {
+                fitting = Some(record);
+                break;
+            }
+        }
+        let record = fitting.ok_or_else(|| Error::NoSuchImage {
+            reference: reference_or_id.to_owned(),
+        })?;
+        let index = digest
+            .filter(|digest| record.indexes.contains(digest))
+            .or_else(|| {
+                record
+                    .indexes
+                    .iter()
+                    .rev()
+                    .find(|index| named.indexes.contains(index))
+                    .copied()
+            });
+        let index = match index {
+            Some(index) => Some((index, self.read_document(&index)?)),
+            None => None,
+        };
+        let manifest = record.manifest_behind(digest, index.as_ref().map(|(_, bytes)| bytes.as_slice()));
+        let mut references: Vec<Reference> = view
+            .references()?
+            .into_iter()
+            .filter(|(_, id)| *id == record.id)
+            .filter_map(|(name, _)| Reference::parse(&name).ok())
+            .collect();
+        let name = asked.map(|asked| match digest {
+            Some(digest) => asked.at_digest(digest),
+            None => asked.with_default_tag(),
+        });
+        // What is asked for may also be an id, which looks like a name.
+        let is_name = |name: &Reference| Ok::<_, Error>(view.reference(&name.to_string())? == Some(named.id));
+        if let Some(name) = name
+            && !references.contains(&name)
+            && (digest.is_some() || is_name(&name)?)
+        {
+            references.push(name);
+        }
+        Ok(KnownImage {
+            manifest,
+            document: self.read_document(&manifest)?,
+            index,
+            references,
+        })
     }
 
     /// The blobs that a stored manifest needs and that are not here yet: the configuration and layers; of an index
@@ -183,6 +262,22 @@ impl ImageStore {
             limit: INDEX_DEPTH_MAX as u64,
         }
         .into())
+    }
+}
+
+impl ImageRecord {
+    /// Of its manifests the one that was asked for or that the index names, else the preferred one.
+    fn manifest_behind(&self, asked: Option<Digest>, index: Option<&[u8]>) -> Digest {
+        let own = |digest: &Digest| self.manifests.iter().any(|manifest| manifest.digest == *digest);
+        if let Some(asked) = asked.filter(own) {
+            return asked;
+        }
+        let entries = match index.map(|bytes| Document::parse(bytes, "index")) {
+            Some(Ok(Document::Index(entries))) => entries,
+            _ => Vec::new(),
+        };
+        let led = entries.iter().map(|entry| entry.digest).find(own);
+        led.unwrap_or(self.manifests[0].digest)
     }
 }
 

@@ -80,7 +80,7 @@ pub use error::{ArchiveError, Error, ErrorKind, Result};
 pub use extract::{ExtractOptions, Owner, OwnerKept, extract, is_archive};
 pub use history::HistoryEntry;
 pub use image::Image;
-pub use import::BlobDescriptor;
+pub use import::{BlobDescriptor, KnownImage};
 pub use layout::remove_tree;
 pub use lease::Lease;
 pub use limits::LoadLimits;

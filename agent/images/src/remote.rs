@@ -44,6 +44,14 @@ pub struct ImagePlatform {
     pub variant: Option<String>,
 }
 
+impl ImagePlatform {
+    /// Whether an image for this platform is one for the wanted one.
+    pub fn serves(&self, wanted: &ImagePlatform) -> bool {
+        let same = self.os == wanted.os && self.architecture == wanted.architecture;
+        same && (wanted.variant.is_none() || self.variant.is_none() || self.variant == wanted.variant)
+    }
+}
+
 /// An image whose documents are stored, and whose layers come.
 #[derive(Debug, Clone)]
 pub struct ComingImage {
@@ -75,6 +83,11 @@ impl RemoteIndex {
             None => choose(&self.0)?,
             Some(wanted) => choose_for(&self.0, wanted)?,
         }))
+    }
+
+    /// Whether it leads to this document.
+    pub fn leads_to(&self, document: &Digest) -> bool {
+        self.0.iter().any(|entry| entry.digest == *document)
     }
 
     /// The platforms that it has documents for.

@@ -8,6 +8,7 @@ use std::thread::JoinHandle;
 
 use crate::blobs;
 use crate::collect::Unrecorded;
+use crate::coming::ComingBlobs;
 use crate::digest::{Digest, ImageId};
 use crate::error::{Error, Result};
 use crate::image::{Image, unix_seconds};
@@ -37,6 +38,7 @@ pub(crate) struct Inner {
     pub(crate) checking: Mutex<Option<JoinHandle<()>>>,
     /// Some image may be hidden.
     pub(crate) hides: AtomicBool,
+    pub(crate) coming: ComingBlobs,
 }
 
 impl Drop for Inner {
@@ -84,6 +86,7 @@ impl ImageStore {
                 session,
                 checking: Mutex::new(None),
                 hides: AtomicBool::new(false),
+                coming: ComingBlobs::default(),
             }),
         };
         if earlier.lost_power {

@@ -4,7 +4,9 @@ mod support;
 
 use std::io::Read;
 
-use muster_images::{Digest, Error, ErrorKind, ImageStore, LoadLimits};
+use muster_images::{
+    ComingImage, Digest, Error, ErrorKind, ImagePlatform, ImageStore, LoadLimits, Reference,
+};
 use serde_json::json;
 use support::*;
 
@@ -77,6 +79,50 @@ fn an_image_that_an_index_led_to_travels_with_the_index() {
         (image.manifest_digest, image.repo_digests),
         (manifest, vec![pinned])
     );
+}
+
+#[test]
+fn the_image_of_another_platform_is_known_through_its_index() {
+    let one = Fixture::new();
+    let (archive, id) = busybox("busybox:test");
+    one.load(&archive);
+    let (manifest, bytes) = one.store.manifest("busybox:test").unwrap();
+    let entry = json!({"mediaType": "m", "digest": manifest, "size": bytes.len()});
+    let index = json!({"schemaVersion": 2, "manifests": [entry]})
+        .to_string()
+        .into_bytes();
+    let top = Digest::of(&index);
+    one.store.import_blob(&top, None, index.as_slice()).unwrap();
+    let named = Reference::parse("other:1").unwrap();
+    let coming = ComingImage {
+        manifest,
+        index: Some(top),
+        references: vec![named.clone(), named.at_digest(top)],
+    };
+    assert_eq!(one.store.name_known(&coming).unwrap(), Some(id));
+    let platform = |architecture: &str| ImagePlatform {
+        os: "linux".to_owned(),
+        architecture: architecture.to_owned(),
+        variant: None,
+    };
+    let pinned = format!("other@{top}");
+    for (asked, wanted) in [
+        (&pinned, None),
+        (&pinned, Some(platform(native()))),
+        (&"other:1".to_owned(), None),
+    ] {
+        let known = one.store.known_image(asked, wanted.as_ref()).unwrap();
+        assert_eq!((known.manifest, &known.document), (manifest, &bytes), "{asked}");
+        assert_eq!(known.index, Some((top, index.clone())), "{asked}");
+        let names: Vec<String> = known.references.iter().map(Reference::familiar).collect();
+        assert!(names.contains(asked), "{names:?}");
+    }
+    let foreign = one.store.known_image(&pinned, Some(&platform("s390x")));
+    assert!(matches!(foreign, Err(Error::NoSuchImage { .. })), "{foreign:?}");
+    let by_id = one.store.known_image(&id.hex()[..12], None).unwrap();
+    let mut names: Vec<String> = by_id.references.iter().map(Reference::familiar).collect();
+    names.sort();
+    assert_eq!(names, ["busybox:test", "other:1", &pinned]);
 }
 
 #[test]
