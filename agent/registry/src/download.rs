@@ -1,11 +1,15 @@
-//! One blob into the store: resumed where it broke off, given up when it is too slow, too long or not what it should be.
+//! One blob into the store, from peers and the registry: resumed where it broke off, also from another source, given up
+//! when it is too slow, too long or not what it should be.
 
 use crate::error::{Error, Result};
+use crate::peers::{PeerBlob, Pieces, Traffic};
 use crate::progress::{Pace, Report};
 use crate::repository::Repository;
 use crate::retry::Attempts;
+use crate::sources::rate_of;
 use crate::transport::broken;
 use bytes::Bytes;
+use futures::StreamExt;
 use http_body_util::BodyExt;
 use hyper::StatusCode;
 use hyper::body::Incoming;
@@ -20,9 +24,19 @@ const PIECE_BYTES_MIN: u64 = 16 << 10;
 /// Pieces between the network and the disk.
 const PIECES_BUFFERED: usize = 32;
 
+/// How long the registry is watched before it is compared with the peers.
+const COMPARED_AFTER: Duration = Duration::from_secs(3);
+
+/// Where a blob may be.
+pub(crate) struct Sources<'a> {
+    pub origin: Option<&'a Repository<'a>>,
+    pub peers: Option<Box<dyn PeerBlob>>,
+    pub traffic: &'a Traffic,
+}
+
 /// Downloads a blob into its writer, which verifies it. `id` is for the report.
 pub(crate) async fn download(
-    repository: &Repository<'_>,
+    sources: &mut Sources<'_>,
     blob: BlobDescriptor,
     writer: BlobWriter,
     report: &Report,
@@ -45,7 +59,7 @@ pub(crate) async fn download(
         report,
         id,
     };
-    let transferred = transfer.run(repository).await;
+    let transferred = transfer.run(sources).await;
     if transferred.is_ok() {
         report.of(id, "Verifying Checksum");
     }
@@ -53,9 +67,13 @@ pub(crate) async fn download(
     let written = writing.await.map_err(|_| Error::Interrupted)?;
     // What the disk says explains why no piece was taken any more.
     match transferred {
-        Err(Failure::Final(error)) => Err(error),
-        Err(Failure::NotTaken) | Ok(()) => Ok(written?),
+        Err(Failure::Final(error)) => return Err(error),
+        Err(Failure::NotTaken) | Ok(()) => written?,
     }
+    if let Some(peers) = &mut sources.peers {
+        peers.verified();
+    }
+    Ok(())
 }
 
 struct Transfer<'a> {
@@ -73,13 +91,33 @@ enum Failure {
     NotTaken,
 }
 
+/// How a request to the registry ended well.
+enum Attempt {
+    /// All is here.
+    Whole,
+    /// A peer is faster.
+    Outrun(Pieces),
+}
+
 impl Transfer<'_> {
-    async fn run(&mut self, repository: &Repository<'_>) -> Result<(), Failure> {
+    async fn run(&mut self, sources: &mut Sources<'_>) -> Result<(), Failure> {
         let mut attempts = Attempts::default();
+        let mut pieces = None;
         loop {
+            if self.from_peers(pieces.take(), sources).await? {
+                return Ok(());
+            }
+            if sources.origin.is_none() {
+                let blob = self.blob.digest;
+                return Err(Failure::Final(Error::NoPeer { blob }));
+            }
             let before = self.done;
-            let error = match self.attempt(repository).await {
-                Ok(()) => return Ok(()),
+            let error = match self.from_registry(sources).await {
+                Ok(Attempt::Whole) => return Ok(()),
+                Ok(Attempt::Outrun(from_peer)) => {
+                    pieces = Some(from_peer);
+                    continue;
+                }
                 Err(Failure::Final(error)) if error.is_passing() => error,
                 Err(failure) => return Err(failure),
             };
@@ -96,8 +134,56 @@ impl Transfer<'_> {
         }
     }
 
-    /// One request; what it brings counts for the next.
-    async fn attempt(&mut self, repository: &Repository<'_>) -> Result<(), Failure> {
+    /// What peers give, from one after the other; returns whether that is all.
+    async fn from_peers(
+        &mut self,
+        opened: Option<Pieces>,
+        sources: &mut Sources<'_>,
+    ) -> Result<bool, Failure> {
+        let Some(peers) = sources.peers.as_mut().filter(|_| self.blob.bytes > 0) else {
+            return Ok(false);
+        };
+        let mut opened = opened;
+        while self.done < self.blob.bytes {
+            let next = match opened.take() {
+                Some(pieces) => Some(pieces),
+                None => peers.open(self.done, None).await,
+            };
+            let Some(mut pieces) = next else { return Ok(false) };
+            while self.done < self.blob.bytes {
+                match pieces.next().await {
+                    Some(Ok(piece)) => {
+                        sources.traffic.came_from_peer(piece.len());
+                        // More than was announced would be of no use to anybody.
+                        let left = usize::try_from(self.blob.bytes - self.done).unwrap_or(usize::MAX);
+                        self.take(piece.slice(..left.min(piece.len()))).await?;
+                    }
+                    Some(Err(error)) => {
+                        tracing::debug!(blob = %self.blob.digest, from = self.done, error = %error, "another node is asked");
+                        break;
+                    }
+                    None => break,
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    async fn take(&mut self, piece: Bytes) -> Result<(), Failure> {
+        self.done += piece.len() as u64;
+        self.pieces.send(piece).await.map_err(|_| Failure::NotTaken)?;
+        if self.pace.is_due() {
+            self.report
+                .bytes(self.id, "Downloading", self.done, self.blob.bytes);
+        }
+        Ok(())
+    }
+
+    /// One request to the registry; what it brings counts for the next.
+    async fn from_registry(&mut self, sources: &mut Sources<'_>) -> Result<Attempt, Failure> {
+        let Some(repository) = sources.origin else {
+            unreachable!("without a registry none is asked")
+        };
         let asked = repository.blob(&self.blob.digest, self.done).await;
         let (url, response) = asked.map_err(Failure::Final)?;
         // A registry without ranges begins anew.
@@ -107,36 +193,42 @@ impl Transfer<'_> {
         };
         let mut body = response.into_body();
         let mut stall = Stall::new();
+        let mut watch = Watch::new();
         loop {
-            let mut piece = match next_piece(&url, &mut body, &mut stall).await {
+            let next = next_piece(&url, &mut body, &mut stall);
+            let Ok(next) = tokio::time::timeout_at(watch.until, next).await else {
+                if let Some(pieces) = watch.compare(self.done, sources).await {
+                    return Ok(Attempt::Outrun(pieces));
+                }
+                continue;
+            };
+            let mut piece = match next {
                 Ok(Some(piece)) => piece,
                 Ok(None) => break,
                 // Nothing is missing, and no registry has a range behind the last byte.
                 Err(_) if self.done == self.blob.bytes => break,
                 Err(error) => return Err(Failure::Final(error)),
             };
+            sources.traffic.came_from_registry(piece.len());
+            watch.bytes += piece.len() as u64;
             let dropped = skipped.min(piece.len() as u64);
             skipped -= dropped;
             let piece = piece.split_off(usize::try_from(dropped).unwrap_or(piece.len()));
             if piece.is_empty() {
                 continue;
             }
-            self.done += piece.len() as u64;
-            if self.done > self.blob.bytes {
+            if self.done + piece.len() as u64 > self.blob.bytes {
                 let problem = format!(
                     "blob {} has more than its {} bytes",
                     self.blob.digest, self.blob.bytes
                 );
                 return Err(Failure::Final(Error::protocol(&url, problem)));
             }
-            self.pieces.send(piece).await.map_err(|_| Failure::NotTaken)?;
-            if self.pace.is_due() {
-                self.report
-                    .bytes(self.id, "Downloading", self.done, self.blob.bytes);
-            }
+            self.take(piece).await?;
         }
+        watch.tell(sources);
         match self.done == self.blob.bytes {
-            true => Ok(()),
+            true => Ok(Attempt::Whole),
             false => Err(Failure::Final(Error::Unreachable {
                 what: "GET".to_owned(),
                 url,
@@ -147,6 +239,42 @@ impl Transfer<'_> {
                 timed_out: false,
             })),
         }
+    }
+}
+
+/// Watches how fast the registry is, so that peers can be compared with it.
+struct Watch {
+    began: tokio::time::Instant,
+    until: tokio::time::Instant,
+    bytes: u64,
+}
+
+impl Watch {
+    fn new() -> Self {
+        let began = tokio::time::Instant::now();
+        Self {
+            began,
+            until: began + COMPARED_AFTER,
+            bytes: 0,
+        }
+    }
+
+    fn tell(&self, sources: &mut Sources<'_>) {
+        if let Some(peers) = &mut sources.peers {
+            peers.registry_brought(self.bytes, self.began.elapsed());
+        }
+    }
+
+    /// A peer that is faster than the registry was meanwhile; the watch begins anew.
+    async fn compare(&mut self, done: u64, sources: &mut Sources<'_>) -> Option<Pieces> {
+        self.tell(sources);
+        let rate = rate_of(self.bytes, self.began.elapsed());
+        let pieces = match &mut sources.peers {
+            Some(peers) => peers.open(done, Some(rate.unwrap_or(0))).await,
+            None => None,
+        };
+        *self = Self::new();
+        pieces
     }
 }
 

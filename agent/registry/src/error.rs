@@ -1,7 +1,7 @@
 //! Errors of the registry client: what failed, why, and what to do about it.
 
 use hyper::StatusCode;
-use muster_images::Reference;
+use muster_images::{Digest, Reference};
 use serde::Deserialize;
 
 /// The result of an operation.
@@ -94,6 +94,12 @@ pub enum Error {
         /// The reference.
         reference: String,
     },
+    /// No peer has the blob, or none gave it; no registry is asked.
+    #[error("no node of the cluster gives blob {blob}")]
+    NoPeer {
+        /// The blob.
+        blob: Digest,
+    },
     /// The image store refused or failed.
     #[error(transparent)]
     Store(#[from] muster_images::Error),
@@ -158,7 +164,7 @@ impl Error {
             | Self::NoRepository { .. }
             | Self::NothingToPush { .. } => ErrorKind::NotFound,
             Self::Unauthorized { .. } => ErrorKind::Unauthorized,
-            Self::Unreachable { .. } => ErrorKind::Unreachable,
+            Self::Unreachable { .. } | Self::NoPeer { .. } => ErrorKind::Unreachable,
             Self::Schema1 { .. } | Self::Credentials(_) => ErrorKind::Invalid,
             Self::Store(error) => match error.kind() {
                 muster_images::ErrorKind::NotFound => ErrorKind::NotFound,

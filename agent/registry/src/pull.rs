@@ -1,30 +1,24 @@
 //! `docker pull`: the documents, then the layers side by side, unpacked while they come.
 
+use crate::assemble::Assembly;
 use crate::credentials::Credentials;
-use crate::download::download;
 use crate::error::{Error, Result};
-use crate::layers::{Board, Going, Layers};
 use crate::progress::{Progress, Report};
 use crate::registries::{Endpoints, Opened, Opening, Registries};
 use crate::repository::{Fetched, Repository, pull_scope};
 use crate::session::Session;
 use bytes::Bytes;
+use futures::StreamExt;
 use futures::stream::{self, BoxStream};
-use futures::{StreamExt, TryStreamExt};
-use muster_images::limits::{DOCUMENT_BYTES_MAX, INDEX_DEPTH_MAX, LAYERS_MAX};
+use muster_images::limits::{DOCUMENT_BYTES_MAX, INDEX_DEPTH_MAX};
 use muster_images::{
-    ArchiveError, BlobDescriptor, ComingImage, Digest, ImagePlatform, ImageStore, LoadLimits, Reference,
-    RemoteDocument, RemoteImage,
+    ArchiveError, BlobDescriptor, ComingImage, ImagePlatform, ImageStore, Reference, RemoteDocument,
+    RemoteImage,
 };
-use std::collections::HashSet;
 use std::future::Future;
-use std::sync::Arc;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::task::AbortOnDropHandle;
-
-/// Layers that are downloaded at once, as Docker's.
-const DOWNLOADS_MAX: usize = 3;
 
 /// What is to be pulled.
 #[derive(Debug, Clone)]
@@ -214,7 +208,16 @@ impl Pull {
         .await?;
         let id = match known {
             Some(id) => id,
-            None => self.fetch(coming, image, lease).await?,
+            None => {
+                let origin = self.repository();
+                let assembly = Assembly {
+                    registries: &self.registries,
+                    store: &self.store,
+                    report: &self.report,
+                    origin: Some(&origin),
+                };
+                assembly.image(coming, image, lease).await?
+            }
         };
         self.report.status(format!("Digest: {digest}")).await;
         Ok(before != Some(id))
@@ -243,57 +246,6 @@ impl Pull {
         .into())
     }
 
-    /// Downloads and unpacks what is missing of an image, and makes it one.
-    async fn fetch(
-        &self,
-        coming: ComingImage,
-        image: RemoteImage,
-        lease: muster_images::Lease,
-    ) -> Result<Digest> {
-        let board = Arc::new(Board::default());
-        let going = Going(board.clone());
-        let mut missing = Vec::new();
-        let mut seen = HashSet::new();
-        for layer in image.layers.iter().filter(|layer| seen.insert(layer.digest)) {
-            let (store, digest, bytes) = (self.store.clone(), layer.digest, layer.bytes);
-            if blocking(move || store.has_whole_blob(&digest, bytes)).await? {
-                board.stored(digest);
-                self.report.of(&digest.short(), "Already exists");
-            } else {
-                self.report.of(&digest.short(), "Pulling fs layer");
-                missing.push(*layer);
-            }
-        }
-        for waiting in missing.iter().skip(DOWNLOADS_MAX) {
-            self.report.of(&waiting.digest.short(), "Waiting");
-        }
-        let had: HashSet<Digest> = seen
-            .into_iter()
-            .filter(|digest| missing.iter().all(|blob| blob.digest != *digest))
-            .collect();
-        let feed = Layers::new(
-            image.layers,
-            had,
-            board.clone(),
-            self.store.clone(),
-            self.report.clone(),
-        );
-        let store = self.store.clone();
-        let importing = blocking(move || {
-            let imported = store.import_coming(&coming, &feed, &LoadLimits::default());
-            drop(lease);
-            if imported.is_err() {
-                store.collect_after_failure();
-            }
-            imported
-        });
-        let downloads = stream::iter(missing)
-            .map(|blob| self.fetch_layer(blob, &board))
-            .buffer_unordered(DOWNLOADS_MAX.min(LAYERS_MAX))
-            .try_for_each(|()| async { Ok(()) });
-        together(downloads, importing, going).await
-    }
-
     /// The configuration, unless it is stored.
     async fn config(&self, config: &BlobDescriptor) -> Result<Option<Bytes>> {
         let (store, digest) = (self.store.clone(), config.digest);
@@ -302,66 +254,7 @@ impl Pull {
         }
         let bytes_max = config.bytes.min(DOCUMENT_BYTES_MAX);
         let bytes = self.repository().small_blob(&config.digest, bytes_max).await?;
+        self.registries.traffic().came_from_registry(bytes.len());
         Ok(Some(bytes))
     }
-
-    async fn fetch_layer(&self, blob: BlobDescriptor, board: &Board) -> Result<()> {
-        let id = blob.digest.short();
-        let turn = self.registries.download_turn(&blob.digest);
-        let _downloading = turn.lock().await;
-        let store = self.store.clone();
-        // Another pull may have brought it.
-        if !blocking(move || store.has_whole_blob(&blob.digest, blob.bytes)).await? {
-            let store = self.store.clone();
-            let (writer, coming) = blocking(move || store.begin_blob(&blob.digest, blob.bytes)).await?;
-            board.coming(blob.digest, coming);
-            download(&self.repository(), blob, writer, &self.report, &id).await?;
-        }
-        self.report.of(&id, "Download complete");
-        board.stored(blob.digest);
-        Ok(())
-    }
-}
-
-/// Both, or the error that explains: when a layer could not be read to its end, the download says why. By then nothing
-/// of the pull is left.
-async fn together(
-    downloads: impl Future<Output = Result<()>>,
-    importing: impl Future<Output = Result<Digest>>,
-    going: Going,
-) -> Result<Digest> {
-    tokio::pin!(downloads, importing);
-    tokio::select! {
-        biased;
-        downloaded = &mut downloads => match downloaded {
-            Ok(()) => importing.await,
-            Err(error) => {
-                drop(going);
-                // It fails, because the pull was given up.
-                let _ = importing.await;
-                Err(error)
-            }
-        },
-        imported = &mut importing => match imported {
-            Err(error) if is_cut(&error) => {
-                downloads.await?;
-                Err(error)
-            }
-            Err(error) => Err(error),
-            // It waits for every blob, so that the downloads are at their end.
-            Ok(id) => downloads.await.map(|()| id),
-        }
-    }
-}
-
-/// Whether reading a layer failed, rather than what was read.
-fn is_cut(error: &Error) -> bool {
-    let mut error = match error {
-        Error::Store(muster_images::Error::Archive(error)) => error,
-        _ => return false,
-    };
-    while let ArchiveError::Layer { source, .. } = error {
-        error = source;
-    }
-    matches!(error, ArchiveError::Stream(_) | ArchiveError::Truncated)
 }

@@ -3,6 +3,7 @@
 use crate::credentials::Credentials;
 use crate::endpoint::{Endpoint, Role, domain_of, endpoints};
 use crate::error::{Error, Result};
+use crate::peers::{Peers, Traffic};
 use crate::repository::{Fetched, Repository, pull_scope};
 use crate::session::Session;
 use crate::settings::RegistrySettings;
@@ -16,6 +17,8 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 pub struct Registries {
     pub(crate) settings: Arc<RegistrySettings>,
     downloads: Arc<Mutex<Downloads>>,
+    peers: Option<Arc<dyn Peers>>,
+    traffic: Arc<Traffic>,
 }
 
 /// Who downloads which blob.
@@ -57,7 +60,26 @@ impl Registries {
         Self {
             settings: Arc::new(settings),
             downloads: Arc::default(),
+            peers: None,
+            traffic: Arc::default(),
         }
+    }
+
+    /// Has these peers asked for blobs, too.
+    pub fn with_peers(self, peers: Arc<dyn Peers>) -> Self {
+        Self {
+            peers: Some(peers),
+            ..self
+        }
+    }
+
+    /// What came, and from where.
+    pub fn traffic(&self) -> &Arc<Traffic> {
+        &self.traffic
+    }
+
+    pub(crate) fn peers(&self) -> Option<&dyn Peers> {
+        self.peers.as_deref()
     }
 
     /// How registries are reached.
