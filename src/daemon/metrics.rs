@@ -1,15 +1,17 @@
 //! The metrics server: Prometheus text on a configurable address.
 
 use crate::node::NodeHost;
+use crate::node::spread::Spread;
 use anyhow::Context;
 use axum::Router;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use muster_registry::Traffic;
 use muster_types::TaskState;
 use prometheus::core::Collector;
 use prometheus::proto::MetricFamily;
-use prometheus::{Encoder, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
+use prometheus::{Encoder, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use tokio::sync::watch;
@@ -49,6 +51,63 @@ async fn render(registry: Registry) -> Response {
             axum::http::StatusCode::INTERNAL_SERVER_ERROR.into_response()
         }
     }
+}
+
+/// Has the bytes of images that come and go counted.
+pub fn register_images(registry: &Registry, traffic: Arc<Traffic>, spread: Spread) -> prometheus::Result<()> {
+    registry.register(Box::new(ImageMetrics {
+        traffic,
+        spread,
+        fetched: IntCounterVec::new(
+            Opts::new(
+                "muster_image_fetched_bytes_total",
+                "Bytes of images' blobs that came here since the start",
+            ),
+            &["from"],
+        )?,
+        served: IntCounter::with_opts(Opts::new(
+            "muster_image_served_bytes_total",
+            "Bytes of images' blobs that other nodes took from here since the start",
+        ))?,
+    }))
+}
+
+/// Reads what was counted at each scrape.
+struct ImageMetrics {
+    traffic: Arc<Traffic>,
+    spread: Spread,
+    fetched: IntCounterVec,
+    served: IntCounter,
+}
+
+impl Collector for ImageMetrics {
+    fn desc(&self) -> Vec<&prometheus::core::Desc> {
+        self.fetched
+            .desc()
+            .into_iter()
+            .chain(self.served.desc())
+            .collect()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        for (from, bytes) in [
+            ("registry", self.traffic.from_registries()),
+            ("node", self.traffic.from_peers()),
+        ] {
+            raise(&self.fetched.with_label_values(&[from]), bytes);
+        }
+        raise(&self.served, self.spread.served());
+        self.fetched
+            .collect()
+            .into_iter()
+            .chain(self.served.collect())
+            .collect()
+    }
+}
+
+/// Brings a counter up to what was counted elsewhere.
+fn raise(counter: &IntCounter, counted: u64) {
+    counter.inc_by(counted.saturating_sub(counter.get()));
 }
 
 /// Reads the cluster's figures at each scrape; a node that is no controller has none.

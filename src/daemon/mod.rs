@@ -6,7 +6,7 @@ mod engine;
 mod input_writer;
 mod lock;
 mod metrics;
-mod registry;
+pub(crate) mod registry;
 mod tls;
 
 use crate::config::{self, ApiHost, DaemonConfig, DaemonFlags, LogFormat};
@@ -15,6 +15,7 @@ use crate::node::backend::NodeBackend;
 use crate::node::files::NodeFiles;
 use crate::node::member::MemberContext;
 use crate::node::service::PeerService;
+use crate::node::spread::Spread;
 use crate::node::tasks::EngineTasks;
 use anyhow::Context;
 use engine::EngineBackend;
@@ -91,15 +92,17 @@ async fn serve(config: DaemonConfig, launcher: Launcher, cgroup: CgroupRoot) -> 
         .await
         .context("cannot open the container engine")?;
     let images = engine.images().clone();
-    let registries = Registries::new(config.registries.clone());
-    let local: Arc<dyn LocalEngine> = Arc::new(EngineBackend::new(engine.clone(), registries));
+    let spread = Spread::new(images.clone());
+    let registries = Registries::new(config.registries.clone()).with_peers(Arc::new(spread.clone()));
+    let local: Arc<dyn LocalEngine> = Arc::new(EngineBackend::new(engine.clone(), registries.clone()));
+    metrics::register_images(&registry, registries.traffic().clone(), spread.clone())?;
     let description = describe(&config, local.as_ref()).await?;
     let controller_metrics = ControllerMetrics::new()?;
     controller_metrics.register(&registry)?;
     let host = NodeHost::new(MemberContext {
         files: NodeFiles::new(&config.data_dir),
-        tasks: Arc::new(EngineTasks::new(local.clone(), images.clone())),
-        peers: PeerService::new(images, local.clone()),
+        tasks: Arc::new(EngineTasks::new(local.clone(), images.clone(), registries)),
+        peers: PeerService::new(images, local.clone(), spread),
         description,
         metrics: controller_metrics,
     });

@@ -34,7 +34,7 @@ fn credentials(auth: &RegistryAuth) -> Result<Option<Credentials>> {
 }
 
 /// `os[/architecture[/variant]]`, which the API has checked.
-fn platform(text: &str) -> Option<ImagePlatform> {
+pub(crate) fn platform(text: &str) -> Option<ImagePlatform> {
     let mut parts = text.split('/').filter(|part| !part.is_empty());
     let first = parts.next()?;
     let (os, architecture) = match (first, parts.next()) {

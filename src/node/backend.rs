@@ -4,6 +4,7 @@ use super::fetch::Nowhere;
 use super::host::{NodeHost, Standing};
 use super::member::Member;
 use super::{address, events, task_logs};
+use crate::daemon::registry::platform as image_platform;
 use async_trait::async_trait;
 use muster_controller::control::{
     ControlError, ControlReply, ControlRequest, RefusalKind, ServiceChange as Change,
@@ -483,8 +484,10 @@ impl ClusterBackend for NodeBackend {
         Ok(task_logs::merged(&member, &view.state, &selection, &options))
     }
 
-    async fn image_fetch(&self, reference: &str) -> Result<()> {
-        self.member()?.fetch_image(reference).await.map_err(from_fetch)
+    async fn image_fetch(&self, reference: &str, platform: &str) -> Result<()> {
+        let platform = image_platform(platform);
+        let fetched = self.member()?.fetch_image(reference, platform.as_ref()).await;
+        fetched.map_err(from_fetch)
     }
 
     async fn events(&self, _since: Option<Timestamp>, until: Option<Timestamp>) -> Result<EventStream> {

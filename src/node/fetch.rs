@@ -1,32 +1,28 @@
-//! Getting an image from another node of the cluster: manifest, then the blobs that are missing, each verified by its
-//! digest.
+//! Getting an image from the other nodes of the cluster: its documents from one that has it, then the layers that are
+//! missing from any.
 
-use anyhow::Context;
-use muster_images::{BlobDescriptor, Digest, ImageStore, LoadLimits};
+use anyhow::{Context, ensure};
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
+use muster_images::limits::DOCUMENT_BYTES_MAX;
+use muster_images::{
+    BlobDescriptor, ComingImage, Digest, ImagePlatform, ImageStore, Reference, RemoteDocument, RemoteImage,
+};
 use muster_proto::node::node_client::NodeClient;
 use muster_proto::node::{FetchBlobRequest, FindImageReply, FindImageRequest};
 use muster_proto::transport::Dialer;
-use std::io::{self, Read};
+use muster_registry::Registries;
 use std::time::Duration;
-use tokio::sync::mpsc;
-use tonic::Streaming;
+use tonic::transport::Channel;
 
 /// A peer that does not say within this whether it has an image is passed over.
 const FIND_TIMEOUT: Duration = Duration::from_secs(2);
-/// A peer serves few blobs at once. One whose turn does not come within this is passed over: by then others have the
-/// image, too.
-const TURN_TIMEOUT: Duration = Duration::from_secs(60);
-/// How often the peers are asked while one that has the image has no time for it.
-const WALKS_MAX: usize = 10;
-/// Time without a piece after which a transfer has failed.
-const STALL_TIMEOUT: Duration = Duration::from_secs(15);
-/// Pieces between the network and the disk.
-const PIECES_BUFFERED: usize = 8;
-
-/// The peer has the image and serves others.
-#[derive(Debug, thiserror::Error)]
-#[error("it has no time for another transfer")]
-struct Busy;
+/// A configuration comes within this.
+const DOCUMENT_TIMEOUT: Duration = Duration::from_secs(15);
+/// Most peers that are asked at once: a rollout of an image that no node has asks from every node.
+const ASKED_AT_ONCE: usize = 32;
+/// Largest answer with a manifest and an index.
+const ANSWER_BYTES_MAX: usize = 16 << 20;
 
 /// No peer has the image.
 #[derive(Debug, thiserror::Error)]
@@ -35,35 +31,45 @@ pub struct Nowhere {
     reference: String,
 }
 
-/// Fetches the image from the first of these nodes that has it and has time. The error is [`Nowhere`] when all
-/// of them lack it.
+/// The nodes that are asked.
+pub struct Peers<'a> {
+    /// How they are reached.
+    pub dialer: &'a Dialer,
+    /// Where.
+    pub addresses: &'a [String],
+}
+
+type Client = NodeClient<Channel>;
+
+/// Fetches the image of this name, where a platform is wanted the one for it. The error is [`Nowhere`] when no node has
+/// it.
 pub async fn fetch_image(
     images: &ImageStore,
-    dialer: &Dialer,
-    peers: &[String],
+    registries: &Registries,
+    peers: &Peers<'_>,
     reference: &str,
+    platform: Option<&ImagePlatform>,
 ) -> anyhow::Result<()> {
     let mut failure = None;
-    for _ in 0..WALKS_MAX {
-        let mut busy = false;
-        for peer in peers {
-            match fetch_from(images, dialer, peer, reference).await {
-                Ok(true) => return Ok(()),
-                Ok(false) => {}
+    for some in peers.addresses.chunks(ASKED_AT_ONCE) {
+        let mut asked: FuturesUnordered<_> = some
+            .iter()
+            .map(|peer| find(peers.dialer, peer, reference, platform))
+            .collect();
+        while let Some((peer, found)) = asked.next().await {
+            let brought = match found {
+                Ok(None) => continue,
+                Ok(Some((client, found))) => bring(images, registries, client, &found, reference).await,
+                Err(error) => Err(error),
+            };
+            match brought {
+                Ok(()) => return Ok(()),
                 Err(error) => {
-                    tracing::warn!(
-                        peer,
-                        reference,
-                        error = format!("{error:#}"),
-                        "cannot fetch an image from a node"
-                    );
-                    busy |= error.is::<Busy>();
+                    let why = format!("{error:#}");
+                    tracing::warn!(peer, reference, error = why, "cannot fetch an image from a node");
                     failure = Some(error);
                 }
             }
-        }
-        if !busy {
-            break;
         }
     }
     match failure {
@@ -74,134 +80,158 @@ pub async fn fetch_image(
     }
 }
 
-async fn fetch_from(
-    images: &ImageStore,
+/// What a peer has under a name.
+async fn find<'a>(
     dialer: &Dialer,
-    peer: &str,
+    peer: &'a str,
     reference: &str,
-) -> anyhow::Result<bool> {
-    let mut client = NodeClient::new(dialer.node(peer)).max_decoding_message_size(8 << 20);
+    platform: Option<&ImagePlatform>,
+) -> (&'a str, anyhow::Result<Option<(Client, FindImageReply)>>) {
+    let mut client = NodeClient::new(dialer.node(peer)).max_decoding_message_size(ANSWER_BYTES_MAX);
+    let (os, architecture, variant) = match platform.cloned() {
+        Some(wanted) => (wanted.os, wanted.architecture, wanted.variant.unwrap_or_default()),
+        None => Default::default(),
+    };
     let request = FindImageRequest {
         reference: reference.to_owned(),
+        os,
+        architecture,
+        variant,
     };
-    let found = tokio::time::timeout(FIND_TIMEOUT, client.find_image(request))
-        .await
-        .context("it does not answer")?;
-    let found = found
-        .map_err(|status| anyhow::anyhow!("{}", status.message()))?
-        .into_inner();
-    if found.manifest_digest.is_empty() {
-        return Ok(false);
-    }
-    let digest: Digest = found
-        .manifest_digest
-        .parse()
-        .context("it sent a malformed manifest digest")?;
-    // Held until the image is registered, so that no collection takes a blob in between.
-    let _manifest_lease = images.lease([digest]);
-    let mut missing = import_manifest(images, &digest, &found).await?;
-    let mut leases = Vec::new();
-    // An index leads to a manifest, which says what else is needed.
-    while !missing.is_empty() {
-        leases.push(images.lease(missing.iter().map(|blob| blob.digest)));
-        for blob in missing {
-            fetch_blob(images, &mut client, blob).await?;
+    let found = match tokio::time::timeout(FIND_TIMEOUT, client.find_image(request)).await {
+        Err(_) => Err(anyhow::anyhow!("it does not answer")),
+        Ok(Err(status)) => Err(anyhow::anyhow!("{}", status.message())),
+        Ok(Ok(found)) => Ok(found.into_inner()),
+    };
+    let found = found.map(|found| (!found.manifest_digest.is_empty()).then_some((client, found)));
+    (peer, found)
+}
+
+/// The documents of an image, as far as they agree with each other.
+struct Documents {
+    coming: ComingImage,
+    image: RemoteImage,
+}
+
+impl Documents {
+    /// Reads an answer to a question for this name.
+    fn read(images: &ImageStore, found: &FindImageReply, asked: &str) -> anyhow::Result<Self> {
+        let manifest = Digest::of(&found.manifest);
+        ensure!(
+            found.manifest_digest == manifest.to_string(),
+            "it sent a manifest with digest {manifest} as {:?}",
+            found.manifest_digest
+        );
+        let RemoteDocument::Image(image) =
+            RemoteDocument::parse(&found.manifest, "the manifest that it sent")?
+        else {
+            anyhow::bail!("it sent an index as a manifest");
+        };
+        let mut index = None;
+        if !found.index.is_empty() {
+            let RemoteDocument::Index(document) =
+                RemoteDocument::parse(&found.index, "the index that it sent")?
+            else {
+                anyhow::bail!("it sent a manifest as an index");
+            };
+            ensure!(document.leads_to(&manifest), "it sent an index of other images");
+            index = Some(Digest::of(&found.index));
         }
-        let store = images.clone();
-        missing = tokio::task::spawn_blocking(move || store.missing_blobs(&digest)).await??;
-    }
-    let (images, references) = (images.clone(), found.references);
-    let imported = tokio::task::spawn_blocking(move || {
-        let references: Vec<&str> = references.iter().map(String::as_str).collect();
-        images.import_image(&digest, &references, &LoadLimits::default())
-    });
-    imported.await??;
-    Ok(true)
-}
-
-async fn import_manifest(
-    images: &ImageStore,
-    digest: &Digest,
-    found: &FindImageReply,
-) -> anyhow::Result<Vec<BlobDescriptor>> {
-    let (images, digest, manifest) = (images.clone(), *digest, found.manifest.clone());
-    let imported = tokio::task::spawn_blocking(move || {
-        images.import_blob(&digest, Some(manifest.len() as u64), manifest.as_ref())?;
-        images.missing_blobs(&digest)
-    });
-    Ok(imported.await??)
-}
-
-async fn fetch_blob(
-    images: &ImageStore,
-    client: &mut NodeClient<tonic::transport::Channel>,
-    blob: BlobDescriptor,
-) -> anyhow::Result<()> {
-    let request = FetchBlobRequest {
-        digest: blob.digest.to_string(),
-        offset: 0,
-    };
-    let pieces = tokio::time::timeout(TURN_TIMEOUT, client.fetch_blob(request))
-        .await
-        .context(Busy)?
-        .map_err(|status| anyhow::anyhow!("{}", status.message()))?;
-    let (sender, receiver) = mpsc::channel(PIECES_BUFFERED);
-    let images = images.clone();
-    let store = tokio::task::spawn_blocking(move || {
-        let bytes = (blob.bytes > 0).then_some(blob.bytes);
-        images.import_blob(
-            &blob.digest,
-            bytes,
-            PieceReader {
-                receiver,
-                piece: bytes::Bytes::new(),
+        let leads = |digest: Digest| digest == manifest || Some(digest) == index;
+        let asked = Reference::parse(asked).ok().map(Reference::with_default_tag);
+        if let Some(digest) = asked.as_ref().and_then(Reference::digest) {
+            ensure!(leads(digest), "it sent another image than {digest}");
+        }
+        let wanted = |name: &Reference| match name.digest() {
+            Some(digest) => leads(digest),
+            // Only what was asked for takes a name away from another image.
+            None => Some(name) == asked.as_ref() || images.resolve(&name.to_string()).is_err(),
+        };
+        let named = found
+            .references
+            .iter()
+            .filter_map(|name| Reference::parse(name).ok());
+        let references = named.map(Reference::with_default_tag).filter(wanted).collect();
+        Ok(Self {
+            coming: ComingImage {
+                manifest,
+                index,
+                references,
             },
-        )
+            image,
+        })
+    }
+}
+
+/// Makes the image that a peer has one of this node.
+async fn bring(
+    images: &ImageStore,
+    registries: &Registries,
+    client: Client,
+    found: &FindImageReply,
+    asked: &str,
+) -> anyhow::Result<()> {
+    let (store, reply, name) = (images.clone(), found.clone(), asked.to_owned());
+    let read = tokio::task::spawn_blocking(move || Documents::read(&store, &reply, &name));
+    let Documents { coming, image } = read.await??;
+    // Held until the image is recorded, so that no collection takes a blob in between.
+    let documents = [coming.manifest, image.config.digest]
+        .into_iter()
+        .chain(coming.index);
+    let lease = images.lease(documents.chain(image.layers.iter().map(|layer| layer.digest)));
+    let config = config(images, client, &image.config).await?;
+    let (store, reply, named) = (images.clone(), found.clone(), coming.clone());
+    let known = tokio::task::spawn_blocking(move || {
+        let index = named.index.map(|digest| (digest, reply.index));
+        let documents = [(named.manifest, reply.manifest)]
+            .into_iter()
+            .chain(index)
+            .chain(config);
+        for (digest, bytes) in documents {
+            store.import_blob(&digest, Some(bytes.len() as u64), bytes.as_ref())?;
+        }
+        store.name_known(&named)
     });
-    receive(pieces.into_inner(), sender).await;
-    store.await??;
+    if known.await??.is_none() {
+        registries
+            .assemble_from_peers(images, coming, image, lease)
+            .await?;
+    }
     Ok(())
 }
 
-/// Passes pieces on until the stream ends; an error reaches the reader as one.
-async fn receive(
-    mut pieces: Streaming<muster_proto::node::BlobPiece>,
-    sender: mpsc::Sender<io::Result<bytes::Bytes>>,
-) {
-    loop {
-        let piece = match tokio::time::timeout(STALL_TIMEOUT, pieces.message()).await {
-            Ok(Ok(Some(piece))) => Ok(piece.data),
-            Ok(Ok(None)) => return,
-            Ok(Err(status)) => Err(io::Error::other(status.message().to_owned())),
-            Err(_) => Err(io::Error::new(
-                io::ErrorKind::TimedOut,
-                "the node stopped sending",
-            )),
-        };
-        let failed = piece.is_err();
-        // A closed channel means that the store gave up, and says why itself.
-        if sender.send(piece).await.is_err() || failed {
-            return;
-        }
+/// The configuration, unless it is stored.
+async fn config(
+    images: &ImageStore,
+    mut client: Client,
+    config: &BlobDescriptor,
+) -> anyhow::Result<Option<(Digest, bytes::Bytes)>> {
+    let (store, digest) = (images.clone(), config.digest);
+    if tokio::task::spawn_blocking(move || store.has_blob(&digest)).await?? {
+        return Ok(None);
     }
-}
-
-/// Pieces as a reader, on a blocking thread.
-struct PieceReader {
-    receiver: mpsc::Receiver<io::Result<bytes::Bytes>>,
-    piece: bytes::Bytes,
-}
-
-impl Read for PieceReader {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        while self.piece.is_empty() {
-            match self.receiver.blocking_recv() {
-                Some(piece) => self.piece = piece?,
-                None => return Ok(0),
+    ensure!(
+        config.bytes <= DOCUMENT_BYTES_MAX,
+        "its configuration is too large"
+    );
+    let request = FetchBlobRequest {
+        digest: digest.to_string(),
+        offset: 0,
+    };
+    let fetched = async {
+        let mut bytes = bytes::BytesMut::new();
+        let mut pieces = client.fetch_blob(request).await?.into_inner();
+        while let Some(piece) = pieces.message().await? {
+            bytes.extend_from_slice(&piece.data);
+            if bytes.len() as u64 > config.bytes {
+                break;
             }
         }
-        let count = buffer.len().min(self.piece.len());
-        buffer[..count].copy_from_slice(&self.piece.split_to(count));
-        Ok(count)
-    }
+        Ok::<_, tonic::Status>(bytes.freeze())
+    };
+    let fetched = tokio::time::timeout(DOCUMENT_TIMEOUT, fetched).await;
+    let bytes = fetched
+        .context("its configuration does not come")?
+        .map_err(|status| anyhow::anyhow!("{}", status.message()))?;
+    Ok(Some((digest, bytes)))
 }

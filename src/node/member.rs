@@ -14,6 +14,7 @@ use muster_controller::authorize::may_replace;
 use muster_controller::core::io::Members;
 use muster_controller::metrics::ControllerMetrics;
 use muster_controller::shell::{ControllerConfig, ControllerHandle, ControllerSlot, Running, start};
+use muster_images::ImagePlatform;
 use muster_proto::transport::{Dialer, NodeCertificate};
 use muster_state::ClusterState;
 use muster_types::{NodeDescription, NodeId};
@@ -95,7 +96,9 @@ impl Member {
                 agent.run(stopped).await;
             }
         });
-        context.peers.enter_cluster(certificate.identity(), view.clone());
+        context
+            .peers
+            .enter_cluster(certificate.identity(), dialer.clone(), view.clone());
         context.tasks.enter_cluster(membership.node, dialer.clone());
         let server = server::serve(
             membership.listen,
@@ -174,7 +177,7 @@ impl Member {
     }
 
     /// Fetches an image from another node of the cluster.
-    pub async fn fetch_image(&self, reference: &str) -> anyhow::Result<()> {
+    pub async fn fetch_image(&self, reference: &str, platform: Option<&ImagePlatform>) -> anyhow::Result<()> {
         let own = self.node();
         let peers: Vec<String> = {
             let view = self.view.borrow();
@@ -183,7 +186,7 @@ impl Member {
         };
         self.context
             .tasks
-            .fetch_image(&self.dialer, &peers, reference)
+            .fetch_image(&self.dialer, &peers, reference, platform)
             .await
     }
 

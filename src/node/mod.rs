@@ -12,6 +12,7 @@ pub mod member;
 mod roles;
 mod server;
 pub mod service;
+pub mod spread;
 mod task_image;
 mod task_logs;
 pub mod tasks;

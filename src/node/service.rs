@@ -1,30 +1,23 @@
 //! What this node offers to the others: blobs of its images, and the logs of its tasks.
 
-use bytes::{Bytes, BytesMut};
+use super::spread::Spread;
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use muster_agent::agent::AgentView;
 use muster_engine_api::backend::{ContainerFilterHint, LocalEngine, LogOptions, StreamKind};
-use muster_images::{Digest, ImageStore, Reference};
+use muster_images::{Digest, ImagePlatform, ImageStore, Reference};
 use muster_proto::node::node_server::Node;
 use muster_proto::node::{
-    BlobPiece, FetchBlobRequest, FindImageReply, FindImageRequest, LogRecord, TaskLogsRequest,
+    BlobPiece, FetchBlobRequest, FindBlobReply, FindBlobRequest, FindImageReply, FindImageRequest, LogRecord,
+    TaskLogsRequest,
 };
-use muster_proto::transport::{Identity, PeerIdentity};
+use muster_proto::transport::{Dialer, Identity, PeerIdentity};
 use muster_types::{ClusterId, NodeRole, TaskId, Timestamp};
-use std::io::{Read, Seek, SeekFrom};
 use std::net::SocketAddr;
 use std::sync::{Arc, PoisonError, RwLock};
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::watch;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
-
-/// Bytes of one piece of a blob.
-const PIECE_BYTES: usize = 256 * 1024;
-/// Pieces on their way to one peer.
-const PIECES_IN_FLIGHT: usize = 8;
-/// Blobs served at once; more wait, so that a rollout does not starve the node's own containers of disk.
-const BLOBS_AT_ONCE: usize = 8;
 
 /// Whom the service is for: this node's own identity, and the nodes that the controllers name.
 type Served = (Identity, watch::Receiver<AgentView>);
@@ -35,27 +28,29 @@ pub struct PeerService {
     images: ImageStore,
     engine: Arc<dyn LocalEngine>,
     cluster: Arc<RwLock<Option<Served>>>,
-    blobs: Arc<Semaphore>,
+    spread: Spread,
 }
 
 impl PeerService {
     /// Serves these images and containers' logs.
-    pub fn new(images: ImageStore, engine: Arc<dyn LocalEngine>) -> Self {
+    pub fn new(images: ImageStore, engine: Arc<dyn LocalEngine>, spread: Spread) -> Self {
         Self {
             images,
             engine,
             cluster: Arc::default(),
-            blobs: Arc::new(Semaphore::new(BLOBS_AT_ONCE)),
+            spread,
         }
     }
 
-    /// From now on nodes of this cluster are served.
-    pub fn enter_cluster(&self, own: Identity, view: watch::Receiver<AgentView>) {
+    /// From now on nodes of this cluster are served, and asked for blobs.
+    pub fn enter_cluster(&self, own: Identity, dialer: Dialer, view: watch::Receiver<AgentView>) {
+        self.spread.enter_cluster(own.node, dialer, view.clone());
         *self.cluster.write().unwrap_or_else(PoisonError::into_inner) = Some((own, view));
     }
 
-    /// From now on nobody is served.
+    /// From now on nobody is served or asked.
     pub fn leave_cluster(&self) {
+        self.spread.leave_cluster();
         *self.cluster.write().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
@@ -116,20 +111,22 @@ impl Node for PeerService {
         request: Request<FindImageRequest>,
     ) -> Result<Response<FindImageReply>, Status> {
         self.authorize(&request, NodeRole::Worker)?;
-        let reference = request.into_inner().reference;
+        let request = request.into_inner();
         let images = self.images.clone();
         let found = tokio::task::spawn_blocking(move || {
-            let image = images.resolve(&reference)?;
-            let (digest, manifest) = images.manifest(&reference)?;
-            let mut references = image.repo_tags;
-            // By the digest that was asked for, it is known there, too.
-            let asked = Reference::parse(&reference).ok();
-            let by_digest = asked.filter(|asked| asked.digest() == Some(digest));
-            references.extend(by_digest.map(|asked| asked.at_digest(digest).familiar()));
+            let platform = (!request.os.is_empty()).then(|| ImagePlatform {
+                os: request.os,
+                architecture: request.architecture,
+                variant: Some(request.variant).filter(|variant| !variant.is_empty()),
+            });
+            let known = images.known_image(&request.reference, platform.as_ref())?;
+            let (index_digest, index) = known.index.unzip();
             Ok::<_, muster_images::Error>(FindImageReply {
-                manifest_digest: digest.to_string(),
-                manifest: manifest.into(),
-                references,
+                manifest_digest: known.manifest.to_string(),
+                manifest: known.document.into(),
+                references: known.references.iter().map(Reference::familiar).collect(),
+                index_digest: index_digest.map(|digest| digest.to_string()).unwrap_or_default(),
+                index: index.unwrap_or_default().into(),
             })
         });
         match found.await {
@@ -139,45 +136,24 @@ impl Node for PeerService {
         }
     }
 
+    async fn find_blob(&self, request: Request<FindBlobRequest>) -> Result<Response<FindBlobReply>, Status> {
+        self.authorize(&request, NodeRole::Worker)?;
+        let digest = digest_of(&request.into_inner().digest)?;
+        let spread = self.spread.clone();
+        let found = tokio::task::spawn_blocking(move || spread.find_blob(&digest)).await;
+        let found = found.map_err(|_| Status::internal("the image store failed"))?;
+        Ok(Response::new(found?))
+    }
+
     async fn fetch_blob(
         &self,
         request: Request<FetchBlobRequest>,
     ) -> Result<Response<Self::FetchBlobStream>, Status> {
         self.authorize(&request, NodeRole::Worker)?;
         let request = request.into_inner();
-        let digest: Digest = request
-            .digest
-            .parse()
-            .map_err(|_| Status::invalid_argument("a malformed digest"))?;
-        let slot = self
-            .blobs
-            .clone()
-            .acquire_owned()
-            .await
-            .expect("the semaphore is never closed");
-        let mut file = self
-            .images
-            .open_blob(&digest)
-            .map_err(|error| Status::not_found(error.to_string()))?;
-        file.seek(SeekFrom::Start(request.offset))
-            .map_err(|error| Status::internal(error.to_string()))?;
-        let (sender, receiver) = mpsc::channel(PIECES_IN_FLIGHT);
-        tokio::task::spawn_blocking(move || {
-            let _slot = slot;
-            loop {
-                let piece = read_piece(&mut file);
-                let last = !matches!(&piece, Ok(data) if !data.is_empty());
-                let message = match piece {
-                    Ok(data) if data.is_empty() => break,
-                    Ok(data) => Ok(BlobPiece { data }),
-                    Err(error) => Err(Status::internal(error.to_string())),
-                };
-                if sender.blocking_send(message).is_err() || last {
-                    break;
-                }
-            }
-        });
-        Ok(Response::new(ReceiverStream::new(receiver)))
+        let digest = digest_of(&request.digest)?;
+        let pieces = self.spread.serve_blob(digest, request.offset).await?;
+        Ok(Response::new(pieces))
     }
 
     async fn task_logs(
@@ -210,17 +186,9 @@ impl Node for PeerService {
     }
 }
 
-fn read_piece(file: &mut std::fs::File) -> std::io::Result<Bytes> {
-    let mut piece = BytesMut::zeroed(PIECE_BYTES);
-    let mut length = 0;
-    while length < PIECE_BYTES {
-        match file.read(&mut piece[length..])? {
-            0 => break,
-            count => length += count,
-        }
-    }
-    piece.truncate(length);
-    Ok(piece.freeze())
+fn digest_of(text: &str) -> Result<Digest, Status> {
+    text.parse()
+        .map_err(|_| Status::invalid_argument("a malformed digest"))
 }
 
 #[cfg(test)]

@@ -1,9 +1,10 @@
 //! Images of tasks: what is here, else what another node of the cluster has, else what the registry has.
 
-use super::fetch::fetch_image;
+use super::fetch::{Peers, fetch_image};
 use super::tasks::EngineTasks;
 use futures::StreamExt;
 use muster_engine_api::backend::{BackendError, ErrorKind, PullRequest};
+use muster_images::ImagePlatform;
 use muster_proto::transport::Dialer;
 use muster_types::service::ContainerSpec;
 
@@ -17,7 +18,7 @@ impl EngineTasks {
             Err(error) => return Err(error.message),
         }
         let from_peers = match self.cluster() {
-            Some((_, dialer)) => self.fetch_image(&dialer, peers, reference).await,
+            Some((_, dialer)) => self.fetch_image(&dialer, peers, reference, None).await,
             None => Err(anyhow::anyhow!("No such image: {reference}")),
         };
         match from_peers {
@@ -52,7 +53,12 @@ impl EngineTasks {
         dialer: &Dialer,
         peers: &[String],
         reference: &str,
+        platform: Option<&ImagePlatform>,
     ) -> anyhow::Result<()> {
-        fetch_image(&self.images, dialer, peers, reference).await
+        let peers = Peers {
+            dialer,
+            addresses: peers,
+        };
+        fetch_image(&self.images, &self.registries, &peers, reference, platform).await
     }
 }

@@ -11,6 +11,7 @@ use muster_images::ImageStore;
 use muster_node_plan::Restored;
 use muster_node_plan::agent_core::StartedContainer;
 use muster_proto::transport::Dialer;
+use muster_registry::Registries;
 use muster_types::container::{
     ContainerConfig, ContainerInfo, ContainerResources, ContainerState, HostConfig, NetworkMode, PortBinding,
 };
@@ -23,16 +24,18 @@ use std::sync::{Arc, PoisonError, RwLock};
 pub struct EngineTasks {
     pub(super) engine: Arc<dyn LocalEngine>,
     pub(super) images: ImageStore,
+    pub(super) registries: Registries,
     /// Set while the node is a member.
     cluster: RwLock<Option<(NodeId, Dialer)>>,
 }
 
 impl EngineTasks {
     /// Tasks on this engine.
-    pub fn new(engine: Arc<dyn LocalEngine>, images: ImageStore) -> Self {
+    pub fn new(engine: Arc<dyn LocalEngine>, images: ImageStore, registries: Registries) -> Self {
         Self {
             engine,
             images,
+            registries,
             cluster: RwLock::new(None),
         }
     }

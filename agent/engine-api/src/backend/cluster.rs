@@ -81,9 +81,9 @@ pub trait ClusterBackend: Send + Sync + 'static {
     /// end of the stream, after the entries of the others.
     async fn task_logs(&self, selection: LogSelection, options: LogOptions) -> Result<TaskLogStream>;
 
-    /// Brings an image of this name to this node from another one. `NotFound` when no other node has it. Works on
-    /// workers, too.
-    async fn image_fetch(&self, reference: &str) -> Result<()>;
+    /// Brings an image of this name to this node from another one: where a platform is given, the one for it. `NotFound`
+    /// when no other node has it. Works on workers, too.
+    async fn image_fetch(&self, reference: &str, platform: &str) -> Result<()>;
 
     /// Events of cluster objects, as [`LocalEngine::events`](super::LocalEngine::events). Empty and without end on
     /// nodes that are not controllers.

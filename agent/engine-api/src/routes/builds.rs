@@ -116,7 +116,7 @@ impl BaseImages for RemoteImages {
         let familiar = name.strip_prefix("docker.io/").unwrap_or(name);
         let familiar = familiar.strip_prefix("library/").unwrap_or(familiar);
         if backends.cluster.local().state == LocalSwarmState::Active
-            && backends.cluster.image_fetch(familiar).await.is_ok()
+            && backends.cluster.image_fetch(familiar, "").await.is_ok()
         {
             return Ok(());
         }

@@ -32,13 +32,13 @@ pub(super) async fn pull(call: &Call, image: &str) -> Reply {
     let request = PullRequest {
         all_tags: tag.is_none() && !names_one(image),
         reference: reference.clone(),
-        platform,
+        platform: platform.clone(),
         auth: auth_of(call),
     };
     match call.engine().image_pull(request).await {
         Ok(progress) => Ok(stream(progress)),
         Err(error) if error.kind == ErrorKind::Unavailable => {
-            from_cluster(call, &familiar(&reference), error).await
+            from_cluster(call, &familiar(&reference), &platform, error).await
         }
         Err(error) => Err(error.into()),
     }
@@ -71,16 +71,17 @@ pub(super) fn auth_of(call: &Call) -> RegistryAuth {
 }
 
 /// Brings an image of this name here from another node of the cluster, unless it is here: its registry is out of reach.
-async fn from_cluster(call: &Call, name: &str, unreachable: BackendError) -> Reply {
+async fn from_cluster(call: &Call, name: &str, platform: &str, unreachable: BackendError) -> Reply {
     if call.cluster().local().state != LocalSwarmState::Active {
         return Err(failed(unreachable.message));
     }
     let why = &unreachable.message;
-    if call.engine().image_inspect(name).await.is_ok() {
+    // One for another platform may be of the same name.
+    if platform.is_empty() && call.engine().image_inspect(name).await.is_ok() {
         let status = format!("Status: Image is up to date for {name}, as far as is known here: {why}");
         return Ok(json_lines(&[value!({"status": status})]));
     }
-    match call.cluster().image_fetch(name).await {
+    match call.cluster().image_fetch(name, platform).await {
         Ok(()) => {
             let status =
                 format!("Status: Downloaded newer image for {name} from a node of the cluster: {why}");

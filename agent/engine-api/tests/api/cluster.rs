@@ -435,7 +435,7 @@ impl ClusterBackend for FakeCluster {
         })
     }
 
-    async fn image_fetch(&self, reference: &str) -> Result<()> {
+    async fn image_fetch(&self, reference: &str, _platform: &str) -> Result<()> {
         Err(BackendError::not_found(format!("No such image: {reference}")))
     }
 
