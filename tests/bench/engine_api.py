@@ -44,6 +44,12 @@ class Engine:
         with open(archive, "rb") as file:
             self._decoded("POST", "/images/load?quiet=1", file.read(), "application/x-tar", decode=False)
 
+    def build(self, context, name):
+        """Builds an image of a context, an archive in memory, as the classic builder does."""
+        status, answer = self._exchange("POST", f"/build?t={name}&rm=1&forcerm=1", context, "application/x-tar")
+        if status != 200 or b'"error"' in answer:
+            raise Refused(f"build: {status} {answer[-300:].decode(errors='replace')}")
+
     def _decoded(self, method, path, data, content_type, decode=True):
         status, answer = self._exchange(method, path, data, content_type)
         if status not in ACCEPTED:

@@ -43,6 +43,13 @@ METHOD = """
   process to its end, control groups removed. `muster oci run` protects the binary from the container, records the
   container and passes signals on, as crun does; `muster runtime run` does none of it. "In process" is
   `muster-runtime measure`, which starts no process but the container's.
+- The image of 500 MB has a layer with busybox and nine of 55 MB in files of 256 KiB, of which gzip leaves a little more
+  than half. It is loaded and pulled with the docker CLI. A build has ten steps, four of them RUN, and a context of
+  150 files of 20 kB, and is asked for over the API as the classic builder's. Nothing that was written before waits for
+  the disk when a command begins. The registry is Debian's docker-registry in the network of the node, filled
+  by skopeo; bytes are those of its log. The disk is the blocks of all files below the engine's directory.
+- An image goes from one node of a lab to others as the image of a global service, until its tasks run. Each node's link
+  sends 1 Gbit/s, as links of a real network do; without that all nodes share two processors and nothing else.
 - "Nothing left" is the time from the end of the batch until there are no more control groups, mounts and network links
   than before it; where services are removed, from the request to remove them.
 """
@@ -127,6 +134,8 @@ def rows(results):
         ]
     if engine := results.get("engine"):
         found += engine_rows(engine["figures"])
+    if images := results.get("images"):
+        found += image_rows(images["figures"])
     if results.get("failover"):
         found += failover_rows(results)
     if leadership := results.get("leadership"):
@@ -164,6 +173,30 @@ def engine_rows(figures):
         row("log of one container, time per GB", None, *logs["seconds per GB"]),
         *thousand_rows(figures["thousand"]),
     ]
+
+
+def image_rows(figures):
+    """Rows of images."""
+    load = halves(figures["load"])
+    pull = {key: halves([side[key] for side in figures["pull"]]) for key in figures["pull"][0]}
+    build = {key: halves([side[key] for side in figures["build"]]) for key in figures["build"][0]}
+    disk = halves([[value] for value in figures["disk"]])
+    found = [
+        row("load of an image of 500 MB and 10 layers (goal: half of dockerd's)", part_of(load[1], 1 / 2), *load),
+        row("pull of the same from a registry on the host (goal: half)", part_of(pull["whole"][1], 1 / 2), *pull["whole"]),
+        row("pull where 9 of 10 layers are there", None, *pull["delta"]),
+        row("of it, bytes from the registry", None, *pull["delta bytes"], "MB", 1e-6, 1),
+        row("beside it, bytes of the whole image", None, *pull["whole bytes"], "MB", 1e-6, 1),
+    ]
+    for key, told, part in (("cold", "cold", 1 / 2), ("cached", "all cached", 1 / 10), ("changed", "one COPY changed", 1 / 2)):
+        label = f"build of 10 steps, {told} (goal: {part:.2g} of dockerd's)"
+        found.append(row(label, part_of(build[key][1], part), *build[key], digits=3))
+    found.append(row("disk used by 20 images that share layers, pulled", part_of([v * 1e-6 for v in disk[1]], 1), *disk, "MB", 1e-6, 1))
+    one, many = figures["spread"]["one"], figures["spread"]["all"]
+    found.append(row("500 MB from one node to one other, links of 1 Gbit/s", None, one, []))
+    goal = round(percentile(one, 50) * 2, 2)
+    found.append(row("500 MB from one node to five, links of 1 Gbit/s (goal: twice one copy)", goal, many, []))
+    return found
 
 
 def rate_row(label, goal, ours, theirs):

@@ -8,6 +8,8 @@ from pathlib import Path
 import containers
 import failover
 import image
+import images
+import layers
 import leadership
 import local
 import memory
@@ -180,9 +182,34 @@ def engines(setting):
         return figures
 
 
+def images_stage(setting):
+    """Images on one node beside dockerd, and from one node to five."""
+    archives = layers.images(setting.directory, 50 if setting.quick else 500)
+    with ExitStack() as stack:
+        stack.callback(shutil.rmtree, setting.directory / "layers", ignore_errors=True)
+        with ExitStack() as pair:
+            both = clusters(setting, pair, 1, 1)
+            nodes = [cluster.nodes[0] for cluster in both]
+            figures = images.measure(nodes, setting.directory, archives, setting.quick)
+        for measure in ("pull", "build"):
+            for cluster, times in zip(both, figures[measure]):
+                for label, values in times.items():
+                    if "bytes" not in label:
+                        told(f"{measure} {label}", cluster, values)
+        for cluster, values in zip(both, figures["load"]):
+            told("load", cluster, values)
+        lab = muster.Cluster(setting.binary, "bench", 6, 1, setting.directory / "image.tar")
+        stack.callback(lab.down)
+        figures["spread"] = images.spread(lab, archives, setting.times(1, 3))
+        for key, values in figures["spread"].items():
+            told(f"spread to {key}", lab, values)
+        return figures
+
+
 STAGES = {
     "single": single,
     "engine": engines,
+    "images": images_stage,
     "memory": memories,
     "runtime": runtimes,
     "leadership": leaderships,
