@@ -91,8 +91,8 @@ impl Collector for ImageMetrics {
 
     fn collect(&self) -> Vec<MetricFamily> {
         for (from, bytes) in [
-            ("registry", self.traffic.from_registries()),
-            ("node", self.traffic.from_peers()),
+            ("registry", self.traffic.registry_bytes()),
+            ("node", self.traffic.peer_bytes()),
         ] {
             raise(&self.fetched.with_label_values(&[from]), bytes);
         }

@@ -25,6 +25,7 @@ mod old_cli;
 mod partitions;
 mod registry;
 mod remote;
+mod rollouts;
 mod run_options;
 mod services;
 mod support;

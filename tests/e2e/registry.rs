@@ -169,7 +169,7 @@ fn a_password_is_asked_for_and_kept_by_the_client_alone() {
 }
 
 /// A registry with TLS at a node's address, and its certificate.
-fn with_tls(lab: &Lab, node: &str, port: u16) -> (Setup, PathBuf) {
+pub fn with_tls(lab: &Lab, node: &str, port: u16) -> (Setup, PathBuf) {
     let key = rcgen::KeyPair::generate().unwrap();
     let params = rcgen::CertificateParams::new(vec![lab.address(node)]).unwrap();
     let certificate = params.self_signed(&key).unwrap();
@@ -184,7 +184,7 @@ fn with_tls(lab: &Lab, node: &str, port: u16) -> (Setup, PathBuf) {
 }
 
 /// Has a node accept the certificate.
-fn trust(lab: &Lab, node: &str, registry: &Registry, certificate: &Path) {
+pub fn trust(lab: &Lab, node: &str, registry: &Registry, certificate: &Path) {
     let place = lab.node_directory(node).join("data/certs.d").join(&registry.name);
     std::fs::create_dir_all(&place).unwrap();
     std::fs::copy(certificate, place.join("ca.crt")).unwrap();

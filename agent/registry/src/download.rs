@@ -104,7 +104,7 @@ impl Transfer<'_> {
         let mut attempts = Attempts::default();
         let mut pieces = None;
         loop {
-            if self.from_peers(pieces.take(), sources).await? {
+            if self.ask_peers(pieces.take(), sources).await? {
                 return Ok(());
             }
             if sources.origin.is_none() {
@@ -112,7 +112,7 @@ impl Transfer<'_> {
                 return Err(Failure::Final(Error::NoPeer { blob }));
             }
             let before = self.done;
-            let error = match self.from_registry(sources).await {
+            let error = match self.ask_registry(sources).await {
                 Ok(Attempt::Whole) => return Ok(()),
                 Ok(Attempt::Outrun(from_peer)) => {
                     pieces = Some(from_peer);
@@ -135,7 +135,7 @@ impl Transfer<'_> {
     }
 
     /// What peers give, from one after the other; returns whether that is all.
-    async fn from_peers(
+    async fn ask_peers(
         &mut self,
         opened: Option<Pieces>,
         sources: &mut Sources<'_>,
@@ -180,7 +180,7 @@ impl Transfer<'_> {
     }
 
     /// One request to the registry; what it brings counts for the next.
-    async fn from_registry(&mut self, sources: &mut Sources<'_>) -> Result<Attempt, Failure> {
+    async fn ask_registry(&mut self, sources: &mut Sources<'_>) -> Result<Attempt, Failure> {
         let Some(repository) = sources.origin else {
             unreachable!("without a registry none is asked")
         };

@@ -44,12 +44,12 @@ pub struct Traffic {
 
 impl Traffic {
     /// From registries.
-    pub fn from_registries(&self) -> u64 {
+    pub fn registry_bytes(&self) -> u64 {
         self.registries.load(Ordering::Relaxed)
     }
 
     /// From other nodes.
-    pub fn from_peers(&self) -> u64 {
+    pub fn peer_bytes(&self) -> u64 {
         self.peers.load(Ordering::Relaxed)
     }
 

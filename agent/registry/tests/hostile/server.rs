@@ -22,6 +22,8 @@ pub struct Answer {
     pub body: Vec<u8>,
     /// Only so many bytes of the body are sent, though all are announced; then the connection is closed.
     pub cut_after: Option<usize>,
+    /// After so many bytes of the body nothing more comes, until the client goes away.
+    pub paused_after: Option<usize>,
     /// The body never ends.
     pub endless: bool,
     /// The body comes whole, but the connection is closed before it says that it is.
@@ -167,6 +169,12 @@ fn write_answer(stream: &mut TcpStream, request: &Asked, answer: &Answer) -> Opt
     stream.write_all(head.as_bytes()).ok()?;
     if request.method == "HEAD" {
         return Some(());
+    }
+    if let Some(bytes) = answer.paused_after {
+        stream.write_all(&answer.body[..bytes]).ok()?;
+        // It ends when the client closes the connection.
+        let _ = stream.read(&mut [0]);
+        return None;
     }
     let sent = answer
         .cut_after
