@@ -206,8 +206,8 @@ async fn config(
     mut client: Client,
     config: &BlobDescriptor,
 ) -> anyhow::Result<Option<(Digest, bytes::Bytes)>> {
-    let (store, digest) = (images.clone(), config.digest);
-    if tokio::task::spawn_blocking(move || store.has_blob(&digest)).await?? {
+    let (store, digest, size) = (images.clone(), config.digest, config.bytes);
+    if tokio::task::spawn_blocking(move || store.has_whole_blob(&digest, size)).await?? {
         return Ok(None);
     }
     ensure!(
