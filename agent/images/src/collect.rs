@@ -8,6 +8,7 @@ use crate::digest::Digest;
 use crate::error::Result;
 use crate::layout::names;
 use crate::records::{Changes, ImageRecord, Lookup, Persist};
+use crate::repository::held_by_repositories;
 use crate::store::ImageStore;
 
 /// What a collection removed.
@@ -41,7 +42,8 @@ impl ImageStore {
             let collected = self.inner.records.change(Persist::Now, |changes| {
                 let mut collected = unneeded_layers(changes, &unneeded)?;
                 let images = changes.images_and_rests()?;
-                let needed: HashSet<Digest> = images.iter().flat_map(ImageRecord::blobs).collect();
+                let mut needed: HashSet<Digest> = images.iter().flat_map(ImageRecord::blobs).collect();
+                needed.extend(held_by_repositories(changes)?);
                 let stored = self.stored_blobs()?.into_iter();
                 collected.blobs = stored
                     .filter(|digest| !needed.contains(digest) && unneeded(digest))

@@ -55,6 +55,7 @@ mod register;
 mod remote;
 mod removal;
 mod remove;
+pub mod repository;
 mod save;
 mod session;
 mod snapshot;

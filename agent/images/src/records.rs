@@ -1,5 +1,6 @@
 //! The records of the store in redb: what exists, what it is called, and who needs it.
 
+use std::ops::Range;
 use std::path::Path;
 
 use redb::{
@@ -12,14 +13,20 @@ use crate::digest::{Digest, ImageId};
 use crate::error::{Error, Result};
 use crate::limits::MANIFESTS_PER_IMAGE_MAX;
 
-type Table = TableDefinition<'static, &'static str, &'static [u8]>;
+pub(crate) type Table = TableDefinition<'static, &'static str, &'static [u8]>;
 
 const IMAGES: Table = Table::new("images");
 const REFERENCES: Table = Table::new("references");
 const LAYERS: Table = Table::new("layers");
 const SNAPSHOTS: Table = Table::new("snapshots");
 const STEPS: Table = Table::new("steps");
-const STORE: Table = Table::new("store");
+pub(crate) const STORE: Table = Table::new("store");
+/// What repositories hold, by repository and name within it.
+pub(crate) const REPOSITORY_ENTRIES: Table = Table::new("repository-entries");
+/// The keys of those entries in the order in which they changed here.
+pub(crate) const REPOSITORY_CHANGES: Table = Table::new("repository-changes");
+/// The blobs that this node keeps for repositories.
+pub(crate) const REPOSITORY_HELD: Table = Table::new("repository-held");
 const FORMAT_KEY: &str = "format";
 /// Raised when records change in a way that older versions must not touch.
 const FORMAT: u64 = 1;
@@ -136,7 +143,16 @@ impl Records {
             })?;
         let records = Records { database };
         records.change(Persist::Now, |changes| {
-            for table in [IMAGES, REFERENCES, LAYERS, SNAPSHOTS, STEPS] {
+            for table in [
+                IMAGES,
+                REFERENCES,
+                LAYERS,
+                SNAPSHOTS,
+                STEPS,
+                REPOSITORY_ENTRIES,
+                REPOSITORY_CHANGES,
+                REPOSITORY_HELD,
+            ] {
                 changes
                     .0
                     .open_table(table)
@@ -198,6 +214,8 @@ impl Records {
 pub(crate) trait Lookup {
     fn value(&self, table: Table, key: &str) -> Result<Option<Vec<u8>>>;
     fn values(&self, table: Table) -> Result<Vec<(String, Vec<u8>)>>;
+    /// At most so many rows with keys of this range, in order.
+    fn rows(&self, table: Table, keys: Range<&str>, rows_max: usize) -> Result<Vec<(String, Vec<u8>)>>;
 
     fn get<T: DeserializeOwned>(&self, table: Table, key: &str) -> Result<Option<T>> {
         self.value(table, key)?
@@ -281,6 +299,10 @@ impl Lookup for View {
     fn values(&self, table: Table) -> Result<Vec<(String, Vec<u8>)>> {
         every(&self.0.open_table(table).map_err(opening)?)
     }
+
+    fn rows(&self, table: Table, keys: Range<&str>, rows_max: usize) -> Result<Vec<(String, Vec<u8>)>> {
+        within(&self.0.open_table(table).map_err(opening)?, keys, rows_max)
+    }
 }
 
 impl Lookup for Changes {
@@ -290,6 +312,10 @@ impl Lookup for Changes {
 
     fn values(&self, table: Table) -> Result<Vec<(String, Vec<u8>)>> {
         every(&self.0.open_table(table).map_err(opening)?)
+    }
+
+    fn rows(&self, table: Table, keys: Range<&str>, rows_max: usize) -> Result<Vec<(String, Vec<u8>)>> {
+        within(&self.0.open_table(table).map_err(opening)?, keys, rows_max)
     }
 }
 
@@ -355,7 +381,7 @@ impl Changes {
         self.remove(SNAPSHOTS, container_id)
     }
 
-    fn put<T: Serialize>(&self, table: Table, key: &str, value: &T) -> Result<()> {
+    pub(crate) fn put<T: Serialize>(&self, table: Table, key: &str, value: &T) -> Result<()> {
         let bytes = serde_json::to_vec(value).map_err(|source| Error::Damaged {
             what: key.to_string(),
             source,
@@ -367,7 +393,7 @@ impl Changes {
         Ok(())
     }
 
-    fn remove(&self, table: Table, key: &str) -> Result<()> {
+    pub(crate) fn remove(&self, table: Table, key: &str) -> Result<()> {
         let mut table = self.0.open_table(table).map_err(opening)?;
         table
             .remove(key)
@@ -384,7 +410,7 @@ fn reading(error: redb::StorageError) -> Error {
     Error::database("read a record", error)
 }
 
-fn parse<T: DeserializeOwned>(key: &str, bytes: &[u8]) -> Result<T> {
+pub(crate) fn parse<T: DeserializeOwned>(key: &str, bytes: &[u8]) -> Result<T> {
     serde_json::from_slice(bytes).map_err(|source| Error::Damaged {
         what: format!("the record of {key}"),
         source,
@@ -399,9 +425,24 @@ fn one(table: &impl ReadableTable<&'static str, &'static [u8]>, key: &str) -> Re
 }
 
 fn every(table: &impl ReadableTable<&'static str, &'static [u8]>) -> Result<Vec<(String, Vec<u8>)>> {
-    let pair = |item: Result<(redb::AccessGuard<&'static str>, redb::AccessGuard<&'static [u8]>), _>| {
-        let (key, value) = item.map_err(reading)?;
-        Ok((key.value().to_string(), value.value().to_vec()))
-    };
     table.iter().map_err(reading)?.map(pair).collect()
+}
+
+fn within(
+    table: &impl ReadableTable<&'static str, &'static [u8]>,
+    keys: Range<&str>,
+    rows_max: usize,
+) -> Result<Vec<(String, Vec<u8>)>> {
+    let rows = table.range::<&str>(keys).map_err(reading)?;
+    rows.take(rows_max).map(pair).collect()
+}
+
+type Row<'a> = (
+    redb::AccessGuard<'a, &'static str>,
+    redb::AccessGuard<'a, &'static [u8]>,
+);
+
+fn pair(row: std::result::Result<Row<'_>, redb::StorageError>) -> Result<(String, Vec<u8>)> {
+    let (key, value) = row.map_err(reading)?;
+    Ok((key.value().to_string(), value.value().to_vec()))
 }

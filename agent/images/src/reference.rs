@@ -147,6 +147,16 @@ impl Reference {
         }
     }
 
+    /// Whether this is the path of a repository within a registry.
+    pub fn is_path(text: &str) -> bool {
+        text.len() <= NAME_LENGTH_MAX && text.split('/').all(is_path_component)
+    }
+
+    /// Whether this is a tag.
+    pub fn is_tag(text: &str) -> bool {
+        is_tag(text)
+    }
+
     fn suffix(&self) -> String {
         let tag = self.tag.as_ref().map(|tag| format!(":{tag}")).unwrap_or_default();
         let digest = self.digest.map(|digest| format!("@{digest}")).unwrap_or_default();

@@ -1,0 +1,174 @@
+//! Repositories of the registry in the box: uploads, entries that nodes exchange, and what a collection leaves.
+
+use muster_images::repository::{
+    Change, ContentDigest, Cursor, Entered, EntryKey, ManifestEntry, StoredContent, UNUSED_BLOB_KEPT_MS,
+};
+use muster_images::{Digest, ImageStore};
+use tempfile::TempDir;
+
+fn store() -> (TempDir, ImageStore) {
+    let place = tempfile::tempdir().unwrap();
+    let store = ImageStore::open(place.path()).unwrap();
+    (place, store)
+}
+
+/// Uploads a blob into a repository.
+fn push_blob(store: &ImageStore, repository: &str, content: &[u8], now_ms: u64) -> StoredContent {
+    let mut upload = store.begin_upload().unwrap();
+    for piece in content.chunks(3) {
+        upload.append(piece).unwrap();
+    }
+    assert_eq!(upload.written(), content.len() as u64);
+    let digest = ContentDigest::from(Digest::of(content));
+    let (stored, _lease) = upload.finish(&digest).unwrap();
+    let entry = (EntryKey::Blob(digest), Some(Entered::Blob(stored)));
+    store
+        .enter(repository, vec![entry], &[stored.digest], now_ms)
+        .unwrap();
+    stored
+}
+
+/// Enters a manifest that names blobs, with a tag.
+fn push_manifest(store: &ImageStore, repository: &str, tag: &str, blobs: &[&[u8]], now_ms: u64) -> Digest {
+    let document = format!("manifest of {blobs:?}");
+    let content = push_blob(store, "scratch", document.as_bytes(), now_ms);
+    let manifest = ManifestEntry {
+        media_type: "application/example".to_owned(),
+        content,
+        subject: None,
+        references: blobs.iter().map(|blob| Digest::of(blob).into()).collect(),
+    };
+    let digest = ContentDigest::from(content.digest);
+    let entries = vec![
+        (
+            EntryKey::Manifest(digest.clone()),
+            Some(Entered::Manifest(manifest)),
+        ),
+        (EntryKey::Tag(tag.to_owned()), Some(Entered::Tag(digest))),
+    ];
+    store
+        .enter(repository, entries, &[content.digest], now_ms)
+        .unwrap();
+    content.digest
+}
+
+/// Everything that one store has to say to another.
+fn exchange(from: &ImageStore, to: &ImageStore, seen: Cursor) -> (Cursor, usize) {
+    let (mut cursor, mut news) = (seen, 0);
+    loop {
+        let changes = from.changes_since(cursor, 1).unwrap();
+        let wire = serde_json::to_vec(&changes.changes).unwrap();
+        let changes_read: Vec<Change> = serde_json::from_slice(&wire).unwrap();
+        news += to.merge_changes(&changes_read).unwrap();
+        cursor = changes.cursor;
+        if !changes.more {
+            return (cursor, news);
+        }
+    }
+}
+
+fn tags(store: &ImageStore, repository: &str) -> Vec<String> {
+    let tags = store.repository_tags(repository, "", 100).unwrap();
+    tags.into_iter().map(|(tag, _)| tag).collect()
+}
+
+#[test]
+fn an_upload_is_verified_before_it_is_visible() {
+    let (place, store) = store();
+    let mut upload = store.begin_upload().unwrap();
+    upload.append(b"content").unwrap();
+    let wrong = ContentDigest::from(Digest::of(b"other"));
+    let refused = upload.finish(&wrong).err().unwrap();
+    assert!(refused.full_message().contains("it has digest"), "{refused}");
+    assert!(!store.has_blob(&Digest::of(b"content")).unwrap());
+    drop(store.begin_upload().unwrap());
+    let left = std::fs::read_dir(place.path().join("tmp")).unwrap().count();
+    assert_eq!(left, 0);
+}
+
+#[test]
+fn content_of_repositories_survives_collections_and_reopening_until_it_is_deleted() {
+    let (place, store) = store();
+    push_blob(&store, "a/b", b"layer", 1000);
+    let manifest = push_manifest(&store, "a/b", "v1", &[b"layer"], 1000);
+    store
+        .import_blob(&Digest::of(b"stray"), None, &b"stray"[..])
+        .unwrap();
+    let collected = store.collect_garbage().unwrap();
+    assert_eq!(collected.blobs, [Digest::of(b"stray")]);
+    drop(store);
+    let store = ImageStore::open(place.path()).unwrap();
+    assert!(store.has_blob(&Digest::of(b"layer")).unwrap() && store.has_blob(&manifest).unwrap());
+    let key = EntryKey::Manifest(manifest.into());
+    store.enter("a/b", vec![(key, None)], &[], 2000).unwrap();
+    store
+        .enter(
+            "scratch",
+            vec![(EntryKey::Blob(manifest.into()), None)],
+            &[],
+            2000,
+        )
+        .unwrap();
+    // The blob waits for another manifest for a day.
+    store.expire_repositories(1000 + UNUSED_BLOB_KEPT_MS).unwrap();
+    store.collect_garbage().unwrap();
+    assert!(!store.has_blob(&manifest).unwrap() && store.has_blob(&Digest::of(b"layer")).unwrap());
+    store.expire_repositories(1001 + UNUSED_BLOB_KEPT_MS).unwrap();
+    store.collect_garbage().unwrap();
+    assert!(!store.has_blob(&Digest::of(b"layer")).unwrap());
+}
+
+#[test]
+fn nodes_agree_whatever_the_order_of_their_exchange() {
+    let ((_a, first), (_b, second)) = (store(), store());
+    push_manifest(&first, "app", "latest", &[], 1000);
+    let (seen, news) = exchange(&first, &second, Cursor::default());
+    assert_eq!(news, 3);
+    assert_eq!(tags(&second, "app"), ["latest"]);
+    assert_eq!(second.repositories().unwrap(), ["app", "scratch"]);
+    // The clock of the second is behind; what it says after it has seen the first still counts.
+    let newer = push_manifest(&second, "app", "latest", &[b"x"], 10);
+    assert_eq!(exchange(&second, &first, Cursor::default()).1, 3);
+    let tag = EntryKey::Tag("latest".to_owned());
+    for store in [&first, &second] {
+        let entered = store.entry("app", &tag).unwrap();
+        assert_eq!(entered, Some(Entered::Tag(newer.into())));
+    }
+    // What it had from the second is no news to it.
+    assert_eq!(exchange(&first, &second, seen).1, 0);
+    first.enter("app", vec![(tag.clone(), None)], &[], 2000).unwrap();
+    exchange(&first, &second, seen);
+    assert_eq!(second.entry("app", &tag).unwrap(), None);
+    assert!(tags(&second, "app").is_empty() && second.has_repository("app").unwrap());
+    // Another store begins anew with whatever cursor it is asked with.
+    let (_c, third) = store();
+    assert!(
+        exchange(
+            &second,
+            &third,
+            Cursor {
+                store: 7,
+                sequence: 1000
+            }
+        )
+        .1 > 0
+    );
+}
+
+#[test]
+fn tags_come_in_order_and_in_pages() {
+    let (_place, store) = store();
+    for tag in ["b", "a", "a.1", "C", "a-1", "z"] {
+        push_manifest(&store, "app", tag, &[], 1);
+    }
+    push_manifest(&store, "app-2", "other", &[], 1);
+    push_manifest(&store, "app/2", "other", &[], 1);
+    assert_eq!(tags(&store, "app"), ["C", "a", "a-1", "a.1", "b", "z"]);
+    let page = |after: &str, tags_max| {
+        let tags = store.repository_tags("app", after, tags_max).unwrap();
+        tags.into_iter().map(|(tag, _)| tag).collect::<Vec<_>>()
+    };
+    assert_eq!(page("a", 2), ["a-1", "a.1"]);
+    assert_eq!(page("aa", 1), ["b"]);
+    assert!(page("z", 5).is_empty() && page("~", 5).is_empty());
+}
