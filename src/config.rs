@@ -1,5 +1,7 @@
 //! Settings of the node daemon: a TOML file and flags for the same settings, checked at once at start.
 
+pub use registry::RegistryConfig;
+
 use anyhow::Context;
 use logs::LogOptions;
 use muster_engine::SubnetPool;
@@ -102,6 +104,19 @@ pub struct DaemonFlags {
     /// several times. Registries at loopback addresses always are
     #[arg(long = "insecure-registry", value_name = "REGISTRY")]
     pub insecure_registries: Vec<String>,
+    /// Where the registry in the box listens: without TLS at loopback addresses, with TLS at others; may be given several
+    /// times [default: it does not]
+    #[arg(long = "registry-listen", value_name = "ADDRESS")]
+    pub registry_listen: Vec<String>,
+    /// Who may use the registry in the box: names and passwords as htpasswd -B writes them [default: everybody]
+    #[arg(long, value_name = "FILE")]
+    pub registry_htpasswd: Option<PathBuf>,
+    /// Certificate of the registry in the box [default: the node's own of its cluster, which nodes accept]
+    #[arg(long, value_name = "FILE")]
+    pub registry_tlscert: Option<PathBuf>,
+    /// Key of that certificate
+    #[arg(long, value_name = "FILE")]
+    pub registry_tlskey: Option<PathBuf>,
 }
 
 /// The settings file. Keys are the flags' names.
@@ -132,6 +147,10 @@ struct ConfigFile {
     userns_remap: Option<String>,
     registry_mirrors: Vec<String>,
     insecure_registries: Vec<String>,
+    registry_listen: Vec<String>,
+    registry_htpasswd: Option<PathBuf>,
+    registry_tlscert: Option<PathBuf>,
+    registry_tlskey: Option<PathBuf>,
 }
 
 /// Checked settings.
@@ -173,6 +192,8 @@ pub struct DaemonConfig {
     pub user_namespace: Option<IdMaps>,
     /// How registries are reached.
     pub registries: RegistrySettings,
+    /// The registry in the box.
+    pub registry: RegistryConfig,
 }
 
 /// One listener of the Engine API.
@@ -256,6 +277,10 @@ fn merge(flags: DaemonFlags, file: ConfigFile) -> ConfigFile {
         userns_remap: flags.userns_remap.or(file.userns_remap),
         registry_mirrors: list(flags.registry_mirrors, file.registry_mirrors),
         insecure_registries: list(flags.insecure_registries, file.insecure_registries),
+        registry_listen: list(flags.registry_listen, file.registry_listen),
+        registry_htpasswd: flags.registry_htpasswd.or(file.registry_htpasswd),
+        registry_tlscert: flags.registry_tlscert.or(file.registry_tlscert),
+        registry_tlskey: flags.registry_tlskey.or(file.registry_tlskey),
     }
 }
 
@@ -302,6 +327,7 @@ fn check(raw: ConfigFile) -> Result<DaemonConfig, Problems> {
     let log_driver = logs::read(raw.log_driver.as_deref(), &raw.log_opts, &mut problems);
     let cgroup_parent = raw
         .cgroup_parent
+        .as_deref()
         .map(|parent| parent.trim_matches('/').to_owned());
     let is_bad = |part: &str| part.is_empty() || part == "." || part == "..";
     if cgroup_parent
@@ -324,6 +350,7 @@ fn check(raw: ConfigFile) -> Result<DaemonConfig, Problems> {
     let user_namespace = user_namespace(raw.userns_remap.as_deref(), &mut problems);
     let (mirrors, insecure) = (&raw.registry_mirrors, &raw.insecure_registries);
     let registries = registries::read(mirrors, insecure, &data_dir, &mut problems);
+    let registry = registry::read(&raw, &mut problems);
     problems.into_result()?;
     Ok(DaemonConfig {
         data_dir,
@@ -344,6 +371,7 @@ fn check(raw: ConfigFile) -> Result<DaemonConfig, Problems> {
         default_address_pools,
         user_namespace,
         registries,
+        registry,
     })
 }
 
@@ -437,5 +465,6 @@ fn pairs(field: &str, given: &[String], problems: &mut Problems) -> BTreeMap<Str
 mod api;
 mod logs;
 mod registries;
+mod registry;
 #[cfg(test)]
 mod tests;

@@ -7,6 +7,7 @@ mod input_writer;
 mod lock;
 mod metrics;
 pub(crate) mod registry;
+mod registry_server;
 mod tls;
 
 use crate::config::{self, ApiHost, DaemonConfig, DaemonFlags, LogFormat};
@@ -14,6 +15,7 @@ use crate::node::NodeHost;
 use crate::node::backend::NodeBackend;
 use crate::node::files::NodeFiles;
 use crate::node::member::MemberContext;
+use crate::node::registry::OtherNodes;
 use crate::node::service::PeerService;
 use crate::node::spread::Spread;
 use crate::node::tasks::EngineTasks;
@@ -102,7 +104,7 @@ async fn serve(config: DaemonConfig, launcher: Launcher, cgroup: CgroupRoot) -> 
     let host = NodeHost::new(MemberContext {
         files: NodeFiles::new(&config.data_dir),
         tasks: Arc::new(EngineTasks::new(local.clone(), images.clone(), registries)),
-        peers: PeerService::new(images, local.clone(), spread),
+        peers: PeerService::new(images.clone(), local.clone(), spread),
         description,
         metrics: controller_metrics,
     });
@@ -114,7 +116,12 @@ async fn serve(config: DaemonConfig, launcher: Launcher, cgroup: CgroupRoot) -> 
     let server = Server::bind(&api_config(&config)?).await?;
     let (stop, stopped) = watch::channel(false);
     let metrics = metrics::serve(config.metrics_addr, registry, host.clone(), stopped.clone()).await?;
+    let own_registry = registry_server::bind(&config.registry, &host).await?;
     host.resume().await;
+    let own_registry = own_registry.map(|server| {
+        let others = OtherNodes::of(host.clone());
+        tokio::spawn(server.run(images, others, until(stopped.clone())))
+    });
     let api = tokio::spawn(server.run(backends, until(stopped)));
     tracing::info!(data_dir = %config.data_dir.display(), hosts = ?config.hosts, "ready");
     tokio::select! {
@@ -123,6 +130,11 @@ async fn serve(config: DaemonConfig, launcher: Launcher, cgroup: CgroupRoot) -> 
     }
     tracing::info!("stopping; containers run on");
     stop.send_replace(true);
+    if let Some(own_registry) = own_registry
+        && own_registry.await.is_err()
+    {
+        tracing::error!("the registry panicked");
+    }
     host.shutdown().await;
     if api.await.is_err() {
         tracing::error!("the API server panicked");

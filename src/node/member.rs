@@ -15,7 +15,7 @@ use muster_controller::core::io::Members;
 use muster_controller::metrics::ControllerMetrics;
 use muster_controller::shell::{ControllerConfig, ControllerHandle, ControllerSlot, Running, start};
 use muster_images::ImagePlatform;
-use muster_proto::transport::{Dialer, NodeCertificate};
+use muster_proto::transport::{CertificateError, Dialer, NodeCertificate};
 use muster_state::ClusterState;
 use muster_types::{NodeDescription, NodeId};
 use std::net::SocketAddr;
@@ -188,6 +188,11 @@ impl Member {
             .tasks
             .fetch_image(&self.dialer, &peers, reference, platform)
             .await
+    }
+
+    /// TLS with this node's certificate for clients that need not have one.
+    pub fn client_facing_tls(&self) -> Result<Arc<rustls::ServerConfig>, CertificateError> {
+        self.certificate.client_facing_config()
     }
 
     /// Joins the Raft group under a new Raft id and starts the controller.

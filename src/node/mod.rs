@@ -9,6 +9,7 @@ pub mod files;
 pub mod host;
 mod join;
 pub mod member;
+pub mod registry;
 mod roles;
 mod server;
 pub mod service;

@@ -1,5 +1,6 @@
 //! What this node offers to the others: blobs of its images, and the logs of its tasks.
 
+use super::registry;
 use super::spread::Spread;
 use futures::StreamExt;
 use futures::stream::BoxStream;
@@ -9,7 +10,7 @@ use muster_images::{Digest, ImagePlatform, ImageStore, Reference};
 use muster_proto::node::node_server::Node;
 use muster_proto::node::{
     BlobPiece, FetchBlobRequest, FindBlobReply, FindBlobRequest, FindImageReply, FindImageRequest, LogRecord,
-    TaskLogsRequest,
+    RepositoryChangesReply, RepositoryChangesRequest, TaskLogsRequest,
 };
 use muster_proto::transport::{Dialer, Identity, PeerIdentity};
 use muster_types::{ClusterId, NodeRole, TaskId, Timestamp};
@@ -154,6 +155,14 @@ impl Node for PeerService {
         let digest = digest_of(&request.digest)?;
         let pieces = self.spread.serve_blob(digest, request.offset).await?;
         Ok(Response::new(pieces))
+    }
+
+    async fn repository_changes(
+        &self,
+        request: Request<RepositoryChangesRequest>,
+    ) -> Result<Response<RepositoryChangesReply>, Status> {
+        self.authorize(&request, NodeRole::Worker)?;
+        registry::changes(&self.images, request.into_inner()).await
     }
 
     async fn task_logs(

@@ -162,6 +162,17 @@ impl NodeCertificate {
         Ok(Arc::new(config))
     }
 
+    /// TLS for HTTP to clients that are no nodes and show no certificate.
+    pub fn client_facing_config(self: &Arc<Self>) -> Result<Arc<ServerConfig>, CertificateError> {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let mut config = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()?
+            .with_no_client_auth()
+            .with_cert_resolver(Arc::new(CurrentKey(self.clone())));
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        Ok(Arc::new(config))
+    }
+
     /// TLS 1.3 for a connection to a peer, with this node's certificate.
     pub(super) fn client_config(self: &Arc<Self>) -> Result<ClientConfig, CertificateError> {
         let provider = Arc::new(rustls::crypto::ring::default_provider());

@@ -6,7 +6,8 @@ use std::hash::{BuildHasher, Hasher};
 
 use serde::{Deserialize, Serialize};
 
-use super::entry::{Change, Entered, Entry, EntryKey, ManifestEntry, Stamp, UnusableChange};
+use super::digest::ContentDigest;
+use super::entry::{Change, Entered, Entry, EntryKey, ManifestEntry, Stamp, StoredContent, UnusableChange};
 use super::expiry::expired;
 use crate::digest::Digest;
 use crate::error::Result;
@@ -197,6 +198,17 @@ impl ImageStore {
         Ok(entry.and_then(|entry| entry.entered))
     }
 
+    /// A blob that any repository has.
+    pub fn blob_of_any_repository(&self, digest: &ContentDigest) -> Result<Option<StoredContent>> {
+        let key = EntryKey::Blob(digest.clone());
+        for repository in self.repositories()? {
+            if let Some(Entered::Blob(content)) = self.entry(&repository, &key)? {
+                return Ok(Some(content));
+            }
+        }
+        Ok(None)
+    }
+
     /// Whether anything is in a repository.
     pub fn has_repository(&self, repository: &str) -> Result<bool> {
         let view = self.inner.records.view()?;
@@ -218,7 +230,7 @@ impl ImageStore {
         repository: &str,
         after: &str,
         tags_max: usize,
-    ) -> Result<Vec<(String, super::ContentDigest)>> {
+    ) -> Result<Vec<(String, ContentDigest)>> {
         let (prefix, to) = keys_of(repository, "t");
         // The least key after that one.
         let from = match after {
@@ -242,10 +254,7 @@ impl ImageStore {
     }
 
     /// The manifests of a repository, in order of their digests.
-    pub fn repository_manifests(
-        &self,
-        repository: &str,
-    ) -> Result<Vec<(super::ContentDigest, ManifestEntry)>> {
+    pub fn repository_manifests(&self, repository: &str) -> Result<Vec<(ContentDigest, ManifestEntry)>> {
         let (from, to) = keys_of(repository, "m");
         let view = self.inner.records.view()?;
         let mut manifests = Vec::new();

@@ -1,0 +1,132 @@
+//! Lists: repositories, tags, referrers.
+
+use crate::answer::{Call, Registry, json_response, set};
+use crate::body::Answer;
+use crate::content::blocking;
+use crate::failure::{Code, Failure, Outcome};
+use crate::manifest::{INDEX_TYPE, Manifest, Referrer};
+use crate::route::Page;
+use form_urlencoded::Serializer;
+use hyper::Response;
+use hyper::header::{CONTENT_TYPE, HeaderName, LINK};
+use muster_images::repository::{ContentDigest, ManifestEntry};
+use serde_json::json;
+
+/// Most names in one answer.
+const NAMES_MAX: usize = 10_000;
+/// Most referrers in one answer: their manifests are read for it.
+const REFERRERS_MAX: usize = 100;
+const FILTERS_APPLIED: HeaderName = HeaderName::from_static("oci-filters-applied");
+
+/// Says where the list goes on.
+fn link_next(response: &mut Response<Answer>, path: &str, parameters: &[(&str, &str)]) {
+    let query = Serializer::new(String::new()).extend_pairs(parameters).finish();
+    set(response, LINK, &format!("<{path}?{query}>; rel=\"next\""));
+}
+
+/// Cuts a list that was read with one entry more than is wanted; the last entry, if there are more.
+fn cut<T: Clone>(entries: &mut Vec<T>, entries_max: usize) -> Option<T> {
+    let more = entries.len() > entries_max;
+    entries.truncate(entries_max);
+    entries.last().filter(|_| more).cloned()
+}
+
+/// `GET /v2/_catalog`.
+pub(crate) async fn catalog(registry: &Registry, call: &Call) -> Outcome {
+    let page = Page::parse(&call.query, NAMES_MAX)?;
+    let repositories = &registry.repositories;
+    repositories.catch_up().await;
+    let images = repositories.images.clone();
+    let names = blocking("list repositories", move || images.repositories()).await?;
+    let after = names.into_iter().filter(|name| *name > page.after);
+    let mut names: Vec<String> = after.take(page.entries_max + 1).collect();
+    let last = cut(&mut names, page.entries_max);
+    let mut response = json_response(json!({ "repositories": names }).to_string());
+    if let Some(last) = last {
+        let count = page.entries_max.to_string();
+        link_next(&mut response, "/v2/_catalog", &[("last", &last), ("n", &count)]);
+    }
+    Ok(response)
+}
+
+/// `GET` of the tags of a repository.
+pub(crate) async fn tags(registry: &Registry, name: &str, call: &Call) -> Outcome {
+    let page = Page::parse(&call.query, NAMES_MAX)?;
+    let repositories = &registry.repositories;
+    repositories.catch_up().await;
+    let (images, repository, wanted) = (repositories.images.clone(), name.to_owned(), page.clone());
+    let found = blocking("list tags", move || {
+        if !images.has_repository(&repository)? {
+            return Ok(None);
+        }
+        images
+            .repository_tags(&repository, &wanted.after, wanted.entries_max + 1)
+            .map(Some)
+    });
+    let tags = found
+        .await?
+        .ok_or_else(|| Failure::not_found(Code::NameUnknown, format!("there is no repository {name}")))?;
+    let mut tags: Vec<String> = tags.into_iter().map(|(tag, _)| tag).collect();
+    let last = cut(&mut tags, page.entries_max);
+    let mut response = json_response(json!({ "name": name, "tags": tags }).to_string());
+    if let Some(last) = last {
+        let count = page.entries_max.to_string();
+        let path = format!("/v2/{name}/tags/list");
+        link_next(&mut response, &path, &[("last", &last), ("n", &count)]);
+    }
+    Ok(response)
+}
+
+/// `GET` of the manifests that refer to one, which need not exist.
+pub(crate) async fn referrers(
+    registry: &Registry,
+    name: &str,
+    digest: &ContentDigest,
+    call: &Call,
+) -> Outcome {
+    let repositories = &registry.repositories;
+    repositories.catch_up().await;
+    let (images, repository, subject) = (repositories.images.clone(), name.to_owned(), digest.clone());
+    let after: Option<ContentDigest> = call.query.get("last").and_then(|last| last.parse().ok());
+    let found = blocking("list manifests", move || {
+        let manifests = images.repository_manifests(&repository)?.into_iter();
+        let refers = |manifest: &ManifestEntry| manifest.subject.as_ref() == Some(&subject);
+        Ok(manifests
+            .filter(|(own, manifest)| refers(manifest) && after.as_ref().is_none_or(|after| own > after))
+            .take(REFERRERS_MAX + 1)
+            .collect::<Vec<_>>())
+    });
+    let mut found = found.await?;
+    let last = cut(&mut found, REFERRERS_MAX).map(|(last, _)| last.to_string());
+    let kind = call.query.get("artifactType").filter(|kind| !kind.is_empty());
+    let mut manifests = Vec::new();
+    for (own, entry) in found {
+        let bytes = repositories.document(entry.content).await?;
+        let manifest = Manifest::parse(&bytes, Some(&entry.media_type))?;
+        if kind.is_some_and(|kind| manifest.artifact_type.as_deref() != Some(kind)) {
+            continue;
+        }
+        manifests.push(Referrer {
+            media_type: entry.media_type,
+            digest: own,
+            size: entry.content.bytes,
+            artifact_type: manifest.artifact_type,
+            annotations: manifest.annotations,
+        });
+    }
+    let list = json!({ "schemaVersion": 2, "mediaType": INDEX_TYPE, "manifests": manifests });
+    let mut response = json_response(list.to_string());
+    set(&mut response, CONTENT_TYPE, INDEX_TYPE);
+    let path = format!("/v2/{name}/referrers/{digest}");
+    if kind.is_some() {
+        set(&mut response, FILTERS_APPLIED, "artifactType");
+    }
+    match (last, kind) {
+        (Some(last), Some(kind)) => {
+            link_next(&mut response, &path, &[("artifactType", kind), ("last", &last)]);
+        }
+        (Some(last), None) => link_next(&mut response, &path, &[("last", &last)]),
+        (None, _) => {}
+    }
+    Ok(response)
+}

@@ -1,0 +1,494 @@
+//! Blobs and manifests in.
+
+use crate::answer::{CONTENT_DIGEST, Call, Registry, RequestBody, set};
+use crate::body::{Answer, empty};
+use crate::content::blocking;
+use crate::failure::{Code, Failure, Outcome};
+use crate::manifest::Manifest;
+use crate::range;
+use crate::route::{self, ManifestName};
+use crate::uploads::{UPLOADS_MAX, Uploads};
+use bytes::Bytes;
+use futures::TryFutureExt;
+use http_body_util::BodyExt;
+use hyper::header::{CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderName, LOCATION, RANGE};
+use hyper::{Response, StatusCode};
+use muster_images::repository::{ContentDigest, Entered, EntryKey, ManifestEntry, StoredContent, Upload};
+use muster_images::{ArchiveError, Digest, Lease, LoadLimits};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+use tokio::sync::{OwnedMutexGuard, mpsc};
+
+/// Longest wait for the next piece of a body.
+const PIECE_TIMEOUT: Duration = Duration::from_secs(60);
+/// Pieces between the network and the disk.
+const PIECES_BUFFERED: usize = 8;
+/// Most tags that come with a manifest that is pushed by its digest.
+const TAGS_MAX: usize = 32;
+const SUBJECT: HeaderName = HeaderName::from_static("oci-subject");
+const TAG: HeaderName = HeaderName::from_static("oci-tag");
+
+/// An upload under way; `None` once it is complete or has failed.
+type Session = Arc<tokio::sync::Mutex<Option<Upload>>>;
+
+/// The uploads under way.
+pub(crate) struct Sessions(Mutex<Uploads<Session>>);
+
+impl Sessions {
+    pub fn new() -> Self {
+        Sessions(Mutex::new(Uploads::new(UPLOADS_MAX)))
+    }
+
+    /// Forgets uploads that nobody went on with.
+    pub fn expire(&self) {
+        let expired = self
+            .lock()
+            .expire(Instant::now(), |session| session.try_lock().is_err());
+        if expired > 0 {
+            tracing::info!(expired, "uploads to the registry were given up");
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Uploads<Session>> {
+        // The table is valid after every statement that changes it.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn find(&self, name: &str, id: &str) -> Outcome<Session> {
+        let found = self.lock().find(id, name, Instant::now());
+        found.ok_or_else(|| {
+            Failure::not_found(
+                Code::BlobUploadUnknown,
+                "there is no such upload: it is complete, was cancelled or waited too long, or the registry began anew",
+            )
+        })
+    }
+}
+
+/// The upload behind a session, for this request alone.
+fn take(session: Session) -> Outcome<OwnedMutexGuard<Option<Upload>>> {
+    session.try_lock_owned().map_err(|_| {
+        Failure::new(
+            StatusCode::CONFLICT,
+            Code::BlobUploadInvalid,
+            "another request sends to this upload",
+        )
+    })
+}
+
+fn upload_path(name: &str, id: &str) -> String {
+    format!("/v2/{name}/blobs/uploads/{id}")
+}
+
+fn with_status(status: StatusCode) -> Response<Answer> {
+    let mut response = Response::new(empty());
+    *response.status_mut() = status;
+    response
+}
+
+/// Answers that a blob is in a repository.
+fn created(name: &str, digest: &ContentDigest) -> Response<Answer> {
+    let mut response = with_status(StatusCode::CREATED);
+    set(&mut response, LOCATION, &format!("/v2/{name}/blobs/{digest}"));
+    set(&mut response, CONTENT_DIGEST, &digest.to_string());
+    response
+}
+
+/// Answers where an upload goes on.
+fn goes_on(status: StatusCode, name: &str, id: &str, written: u64) -> Response<Answer> {
+    let mut response = with_status(status);
+    set(&mut response, LOCATION, &upload_path(name, id));
+    set(&mut response, RANGE, &range::received(written));
+    set(&mut response, HeaderName::from_static("docker-upload-uuid"), id);
+    response
+}
+
+/// `POST` of an upload: mounts a blob that is here, takes one whole, or begins an upload.
+pub(crate) async fn begin(registry: &Registry, name: &str, call: Call) -> Outcome {
+    if let Some(text) = call.query.get("mount") {
+        let digest = route::digest(text)?;
+        let from = call.query.get("from").map(route::name).transpose()?;
+        if let Some(content) = mountable(registry, &digest, from.as_deref()).await? {
+            enter_blob(registry, name, &digest, content, Vec::new()).await?;
+            return Ok(created(name, &digest));
+        }
+    }
+    let images = registry.repositories.images.clone();
+    let upload = blocking("begin an upload", move || images.begin_upload()).await?;
+    if let Some(text) = call.query.get("digest") {
+        let digest = route::digest(text)?;
+        let mut upload = Arc::new(tokio::sync::Mutex::new(Some(upload))).lock_owned().await;
+        let length = content_length(&call)?;
+        receive(&mut upload, call.body, length).await?;
+        return finish(registry, name, upload, &digest).await;
+    }
+    let id = format!("{:032x}", rand::random::<u128>());
+    let session = Arc::new(tokio::sync::Mutex::new(Some(upload)));
+    let added = registry
+        .sessions
+        .lock()
+        .add(id.clone(), name, session, Instant::now());
+    added.map_err(|_| {
+        Failure::new(
+            StatusCode::TOO_MANY_REQUESTS,
+            Code::TooManyRequests,
+            format!("{UPLOADS_MAX} uploads are under way; try again later"),
+        )
+    })?;
+    Ok(goes_on(StatusCode::ACCEPTED, name, &id, 0))
+}
+
+/// A blob that another repository has: the one that the client names, else any.
+async fn mountable(
+    registry: &Registry,
+    digest: &ContentDigest,
+    from: Option<&str>,
+) -> Outcome<Option<StoredContent>> {
+    let repositories = &registry.repositories;
+    if let Some(from) = from
+        && let Some(content) = repositories.blob(from, digest).await?
+    {
+        return Ok(Some(content));
+    }
+    let (images, digest) = (repositories.images.clone(), digest.clone());
+    blocking("look for a blob", move || images.blob_of_any_repository(&digest)).await
+}
+
+async fn enter_blob(
+    registry: &Registry,
+    name: &str,
+    digest: &ContentDigest,
+    content: StoredContent,
+    held: Vec<Digest>,
+) -> Outcome<()> {
+    let entry = (EntryKey::Blob(digest.clone()), Some(Entered::Blob(content)));
+    registry.repositories.enter(name, vec![entry], held).await
+}
+
+/// `GET` of an upload.
+pub(crate) async fn status(registry: &Registry, name: &str, id: &str) -> Outcome {
+    let upload = take(registry.sessions.find(name, id)?)?;
+    let written = upload.as_ref().map_or(0, Upload::written);
+    Ok(goes_on(StatusCode::NO_CONTENT, name, id, written))
+}
+
+/// `DELETE` of an upload.
+pub(crate) async fn cancel(registry: &Registry, name: &str, id: &str) -> Outcome {
+    // Not while another request is at it: that one would put a complete blob where nobody looks for it.
+    let mut upload = take(registry.sessions.find(name, id)?)?;
+    registry.sessions.lock().remove(id);
+    *upload = None;
+    Ok(with_status(StatusCode::NO_CONTENT))
+}
+
+/// `PATCH` of an upload: one more piece.
+pub(crate) async fn append(registry: &Registry, name: &str, id: &str, call: Call) -> Outcome {
+    let mut upload = take(registry.sessions.find(name, id)?)?;
+    let length = check_piece(&upload, name, id, &call)?;
+    let received = receive(&mut upload, call.body, length).await;
+    if upload.is_none() {
+        registry.sessions.lock().remove(id);
+    }
+    received?;
+    let written = upload.as_ref().map_or(0, Upload::written);
+    Ok(goes_on(StatusCode::ACCEPTED, name, id, written))
+}
+
+/// `PUT` of an upload: perhaps the last piece, and the digest of all.
+pub(crate) async fn complete(registry: &Registry, name: &str, id: &str, call: Call) -> Outcome {
+    let digest = call
+        .query
+        .get("digest")
+        .ok_or_else(|| Failure::bad_request(Code::DigestInvalid, "the parameter digest is missing"))?;
+    let digest = route::digest(digest)?;
+    let mut upload = take(registry.sessions.find(name, id)?)?;
+    let length = check_piece(&upload, name, id, &call)?;
+    let received = receive(&mut upload, call.body, length).await;
+    if upload.is_none() {
+        registry.sessions.lock().remove(id);
+    }
+    received?;
+    registry.sessions.lock().remove(id);
+    finish(registry, name, upload, &digest).await
+}
+
+fn content_length(call: &Call) -> Outcome<Option<u64>> {
+    call.header(CONTENT_LENGTH)
+        .map(|text| {
+            text.parse()
+                .map_err(|_| Failure::bad_request(Code::SizeInvalid, "Content-Length is not a number"))
+        })
+        .transpose()
+}
+
+/// Checks that a piece follows what has come; its length, where it is told.
+fn check_piece(
+    upload: &OwnedMutexGuard<Option<Upload>>,
+    name: &str,
+    id: &str,
+    call: &Call,
+) -> Outcome<Option<u64>> {
+    let written = upload.as_ref().map_or(0, Upload::written);
+    let length = content_length(call)?;
+    let Some(text) = call.header(CONTENT_RANGE) else {
+        return Ok(length);
+    };
+    let piece = range::of_piece(text);
+    let piece = piece.filter(|piece| piece.start == written).ok_or_else(|| {
+        Failure::new(
+            StatusCode::RANGE_NOT_SATISFIABLE,
+            Code::BlobUploadInvalid,
+            format!("the next piece begins at byte {written}"),
+        )
+        .with_header(LOCATION, upload_path(name, id))
+        .with_header(RANGE, range::received(written))
+    })?;
+    let told = piece.end - piece.start;
+    match length {
+        Some(length) if length != told => Err(Failure::bad_request(
+            Code::SizeInvalid,
+            format!("Content-Range tells {told} bytes, Content-Length {length}"),
+        )),
+        _ => Ok(Some(told)),
+    }
+}
+
+/// Writes a body to the upload. What came of a body that breaks off stays, and the client can go on after it; when the
+/// disk fails, the upload is gone.
+async fn receive(
+    upload: &mut OwnedMutexGuard<Option<Upload>>,
+    mut body: RequestBody,
+    length: Option<u64>,
+) -> Outcome<()> {
+    let Some(mut writing) = upload.take() else {
+        return Err(Failure::not_found(
+            Code::BlobUploadUnknown,
+            "the upload has ended",
+        ));
+    };
+    let bytes_max = LoadLimits::default().archive_bytes_max;
+    let left = bytes_max.saturating_sub(writing.written());
+    let too_large = || {
+        Failure::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            Code::SizeInvalid,
+            format!("a blob has at most {bytes_max} bytes"),
+        )
+    };
+    if length.is_some_and(|length| length > left) {
+        **upload = Some(writing);
+        return Err(too_large());
+    }
+    let (sender, mut pieces) = mpsc::channel::<Bytes>(PIECES_BUFFERED);
+    let written = tokio::task::spawn_blocking(move || {
+        while let Some(piece) = pieces.blocking_recv() {
+            writing.append(&piece)?;
+        }
+        Ok(writing)
+    });
+    let written = written
+        .map_err(|error| Failure::internal("write an upload", &error))
+        .and_then(|written: muster_images::Result<Upload>| async {
+            written.map_err(|error| Failure::of_store("write an upload", &error))
+        });
+    let reading = async {
+        let mut received = 0;
+        loop {
+            let frame = tokio::time::timeout(PIECE_TIMEOUT, body.frame()).await;
+            let frame = frame.map_err(|_| {
+                Failure::new(
+                    StatusCode::REQUEST_TIMEOUT,
+                    Code::BlobUploadInvalid,
+                    "the next piece of the blob did not come in time",
+                )
+            })?;
+            let Some(frame) = frame else { break };
+            let frame = frame.map_err(|error| {
+                Failure::bad_request(Code::BlobUploadInvalid, format!("the request broke off: {error}"))
+            })?;
+            let Ok(piece) = frame.into_data() else { continue };
+            received += piece.len() as u64;
+            if received > left {
+                return Err(too_large());
+            }
+            // A closed channel means that writing failed, which is told below.
+            if sender.send(piece).await.is_err() {
+                break;
+            }
+        }
+        drop(sender);
+        match length {
+            Some(length) if length != received => Err(Failure::bad_request(
+                Code::SizeInvalid,
+                format!("{received} of {length} bytes came"),
+            )),
+            _ => Ok(()),
+        }
+    };
+    let (read, written) = futures::join!(reading, written);
+    **upload = Some(written?);
+    read
+}
+
+/// Makes a blob of a whole upload.
+async fn finish(
+    registry: &Registry,
+    name: &str,
+    mut upload: OwnedMutexGuard<Option<Upload>>,
+    digest: &ContentDigest,
+) -> Outcome {
+    let Some(whole) = upload.take() else {
+        return Err(Failure::not_found(
+            Code::BlobUploadUnknown,
+            "the upload has ended",
+        ));
+    };
+    let (content, _lease) = store(whole, digest.clone()).await?;
+    enter_blob(registry, name, digest, content, vec![content.digest]).await?;
+    Ok(created(name, digest))
+}
+
+async fn store(upload: Upload, digest: ContentDigest) -> Outcome<(StoredContent, Lease)> {
+    let stored = tokio::task::spawn_blocking(move || upload.finish(&digest)).await;
+    match stored {
+        Ok(Ok(stored)) => Ok(stored),
+        Ok(Err(muster_images::Error::Archive(error))) => Err(digest_invalid(&error)),
+        Ok(Err(error)) => Err(Failure::of_store("store a blob", &error)),
+        Err(error) => Err(Failure::internal("store a blob", &error)),
+    }
+}
+
+fn digest_invalid(error: &ArchiveError) -> Failure {
+    Failure::bad_request(Code::DigestInvalid, error.to_string())
+}
+
+/// `PUT` of a manifest, by a tag or its digest.
+pub(crate) async fn manifest(
+    registry: &Registry,
+    name: &str,
+    reference: ManifestName,
+    call: Call,
+) -> Outcome {
+    let content_type = call.header(CONTENT_TYPE).map(str::to_owned);
+    let extra: Vec<String> = call
+        .query
+        .all("tag")
+        .take(TAGS_MAX + 1)
+        .map(str::to_owned)
+        .collect();
+    let bytes = read_document(call.body).await?;
+    let manifest = Manifest::parse(&bytes, content_type.as_deref())?;
+    let (digest, tags) = named(&bytes, reference, extra)?;
+    for blob in &manifest.blobs {
+        if registry.repositories.blob(name, blob).await?.is_none() {
+            return Err(Failure::new(
+                StatusCode::NOT_FOUND,
+                Code::ManifestBlobUnknown,
+                format!(
+                    "the manifest names blob {blob}, which repository {name} does not have: push it first"
+                ),
+            ));
+        }
+    }
+    let images = registry.repositories.images.clone();
+    let (document, own) = (bytes.clone(), digest.clone());
+    let (content, _lease) = blocking("store a manifest", move || {
+        let mut upload = images.begin_upload()?;
+        upload.append(&document)?;
+        upload.finish(&own)
+    })
+    .await?;
+    let subject = manifest.subject.clone();
+    let entry = ManifestEntry {
+        media_type: manifest.media_type,
+        content,
+        subject: manifest.subject,
+        references: manifest.blobs.into_iter().chain(manifest.manifests).collect(),
+    };
+    let mut entries = vec![(EntryKey::Manifest(digest.clone()), Some(Entered::Manifest(entry)))];
+    entries.extend(
+        tags.iter()
+            .map(|tag| (EntryKey::Tag(tag.clone()), Some(Entered::Tag(digest.clone())))),
+    );
+    registry
+        .repositories
+        .enter(name, entries, vec![content.digest])
+        .await?;
+    let mut response = with_status(StatusCode::CREATED);
+    set(&mut response, LOCATION, &format!("/v2/{name}/manifests/{digest}"));
+    set(&mut response, CONTENT_DIGEST, &digest.to_string());
+    if let Some(subject) = subject {
+        set(&mut response, SUBJECT, &subject.to_string());
+    }
+    if call.query.get("tag").is_some() {
+        set(&mut response, TAG, &tags.join(", "));
+    }
+    Ok(response)
+}
+
+/// The digest of a document that is pushed under a name, and the tags that it gets.
+fn named(bytes: &[u8], reference: ManifestName, extra: Vec<String>) -> Outcome<(ContentDigest, Vec<String>)> {
+    let mut tags = Vec::new();
+    for tag in extra {
+        match ManifestName::parse(&tag)? {
+            ManifestName::Tag(tag) => tags.push(tag),
+            ManifestName::Digest(_) => {
+                return Err(Failure::bad_request(
+                    Code::ManifestInvalid,
+                    format!("{tag} is not a tag"),
+                ));
+            }
+        }
+    }
+    if tags.len() > TAGS_MAX {
+        return Err(Failure::new(
+            StatusCode::URI_TOO_LONG,
+            Code::Unsupported,
+            format!("at most {TAGS_MAX} tags come with one manifest"),
+        ));
+    }
+    match reference {
+        ManifestName::Tag(tag) => {
+            tags.push(tag);
+            Ok((Digest::of(bytes).into(), tags))
+        }
+        ManifestName::Digest(digest) if digest.is_of(bytes) => Ok((digest, tags)),
+        ManifestName::Digest(digest) => Err(Failure::bad_request(
+            Code::DigestInvalid,
+            format!("what was sent does not have digest {digest}"),
+        )),
+    }
+}
+
+/// Reads a manifest, which is parsed in memory.
+async fn read_document(mut body: RequestBody) -> Outcome<Bytes> {
+    let bytes_max = muster_images::limits::DOCUMENT_BYTES_MAX;
+    let mut bytes = Vec::new();
+    loop {
+        let frame = tokio::time::timeout(PIECE_TIMEOUT, body.frame())
+            .await
+            .map_err(|_| {
+                Failure::new(
+                    StatusCode::REQUEST_TIMEOUT,
+                    Code::ManifestInvalid,
+                    "the manifest did not come in time",
+                )
+            })?;
+        let Some(frame) = frame else {
+            return Ok(bytes.into());
+        };
+        let frame = frame.map_err(|error| {
+            Failure::bad_request(Code::ManifestInvalid, format!("the request broke off: {error}"))
+        })?;
+        if let Ok(piece) = frame.into_data() {
+            if (bytes.len() + piece.len()) as u64 > bytes_max {
+                return Err(Failure::new(
+                    StatusCode::PAYLOAD_TOO_LARGE,
+                    Code::ManifestInvalid,
+                    format!("a manifest has at most {bytes_max} bytes"),
+                ));
+            }
+            bytes.extend_from_slice(&piece);
+        }
+    }
+}

@@ -1,0 +1,96 @@
+//! The registry in the box: its settings become a server over this node's image store.
+
+use super::tls::certificate_config;
+use crate::config::RegistryConfig;
+use crate::node::NodeHost;
+use anyhow::Context;
+use muster_registry_server::{Passwords, ServeTls, Server, ServerConfig};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
+
+/// Makes the sockets; `None` when no address is set.
+pub async fn bind(config: &RegistryConfig, host: &Arc<NodeHost>) -> anyhow::Result<Option<Server>> {
+    if config.listen.is_empty() {
+        return Ok(None);
+    }
+    let passwords = config.htpasswd.as_deref().map(Passwords::open).transpose();
+    let passwords = passwords.context("the registry's passwords cannot be used")?;
+    let tls: ServeTls = match &config.tls {
+        Some((certificate, key)) => Arc::new(Files::open(certificate, key)?.follow()),
+        None => {
+            let host = host.clone();
+            Arc::new(move || {
+                let config = host.member()?.client_facing_tls();
+                config
+                    .inspect_err(|error| {
+                        tracing::error!(
+                            error = error as &dyn std::error::Error,
+                            "the registry cannot use the node's certificate"
+                        );
+                    })
+                    .ok()
+            })
+        }
+    };
+    let server = Server::bind(ServerConfig {
+        listen: config.listen.clone(),
+        passwords: passwords.map(Arc::new),
+        tls,
+    });
+    let server = server.await?;
+    tracing::info!(addresses = ?server.addresses(), "the registry listens");
+    Ok(Some(server))
+}
+
+/// Certificate and key, read anew when the certificate's file changes: certificates are renewed under a daemon that runs.
+struct Files {
+    certificate: PathBuf,
+    key: PathBuf,
+    read: Mutex<Read>,
+}
+
+struct Read {
+    as_of: Option<SystemTime>,
+    config: Arc<rustls::ServerConfig>,
+}
+
+fn modified(path: &Path) -> Option<SystemTime> {
+    std::fs::metadata(path)
+        .and_then(|metadata| metadata.modified())
+        .ok()
+}
+
+impl Files {
+    fn open(certificate: &Path, key: &Path) -> anyhow::Result<Self> {
+        let read = Read {
+            as_of: modified(certificate),
+            config: certificate_config(certificate, key)?,
+        };
+        Ok(Self {
+            certificate: certificate.to_owned(),
+            key: key.to_owned(),
+            read: Mutex::new(read),
+        })
+    }
+
+    fn follow(self) -> impl Fn() -> Option<Arc<rustls::ServerConfig>> {
+        move || {
+            let mut read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
+            let as_of = modified(&self.certificate);
+            if as_of.is_some() && as_of != read.as_of {
+                read.as_of = as_of;
+                match certificate_config(&self.certificate, &self.key) {
+                    Ok(config) => read.config = config,
+                    Err(error) => {
+                        tracing::error!(
+                            error = format!("{error:#}"),
+                            "the registry's certificate stays as it was"
+                        );
+                    }
+                }
+            }
+            Some(read.config.clone())
+        }
+    }
+}
