@@ -116,6 +116,7 @@ async fn serve(config: DaemonConfig, launcher: Launcher, cgroup: CgroupRoot) -> 
     let server = Server::bind(&api_config(&config)?).await?;
     let (stop, stopped) = watch::channel(false);
     let metrics = metrics::serve(config.metrics_addr, registry, host.clone(), stopped.clone()).await?;
+    registry_server::accept_nodes(&config.registries.nodes, &host);
     let own_registry = registry_server::bind(&config.registry, &host).await?;
     host.resume().await;
     let own_registry = own_registry.map(|server| {

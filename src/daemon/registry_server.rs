@@ -4,7 +4,10 @@ use super::tls::certificate_config;
 use crate::config::RegistryConfig;
 use crate::node::NodeHost;
 use anyhow::Context;
+use muster_proto::transport::SAN_NODE;
+use muster_registry::{KnownNodes, NodeAuthority};
 use muster_registry_server::{Passwords, ServeTls, Server, ServerConfig};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
@@ -41,6 +44,19 @@ pub async fn bind(config: &RegistryConfig, host: &Arc<NodeHost>) -> anyhow::Resu
     let server = server.await?;
     tracing::info!(addresses = ?server.addresses(), "the registry listens");
     Ok(Some(server))
+}
+
+/// Has this node accept the registries of its cluster's nodes: by the certificates that the cluster gave them.
+pub fn accept_nodes(known: &KnownNodes, host: &Arc<NodeHost>) {
+    let host = Arc::downgrade(host);
+    known.tell(move |name| {
+        let address: IpAddr = name.parse().ok()?;
+        let root_pem = host.upgrade()?.member()?.root_of_node_at(address)?;
+        Some(NodeAuthority {
+            root_pem,
+            name: SAN_NODE,
+        })
+    });
 }
 
 /// Certificate and key, read anew when the certificate's file changes: certificates are renewed under a daemon that runs.

@@ -18,7 +18,7 @@ use muster_images::ImagePlatform;
 use muster_proto::transport::{CertificateError, Dialer, NodeCertificate};
 use muster_state::ClusterState;
 use muster_types::{NodeDescription, NodeId};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::{Mutex, oneshot, watch};
@@ -193,6 +193,14 @@ impl Member {
     /// TLS with this node's certificate for clients that need not have one.
     pub fn client_facing_tls(&self) -> Result<Arc<rustls::ServerConfig>, CertificateError> {
         self.certificate.client_facing_config()
+    }
+
+    /// The cluster's root certificate, if a node of the cluster has this address.
+    pub fn root_of_node_at(&self, address: IpAddr) -> Option<String> {
+        let is_there = |known: &str| known.parse().is_ok_and(|known: SocketAddr| known.ip() == address);
+        let view = self.view.borrow();
+        let is_node = self.advertise.ip() == address || view.peers.iter().any(|(_, known)| is_there(known));
+        is_node.then(|| self.certificate.root_pem())
     }
 
     /// Joins the Raft group under a new Raft id and starts the controller.

@@ -22,6 +22,7 @@ mod malformed_requests;
 mod networks;
 mod node;
 mod old_cli;
+mod own_registry;
 mod partitions;
 mod registry;
 mod remote;

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::digest::{Digest, ImageId};
 use crate::error::{Error, Result};
 use crate::limits::MANIFESTS_PER_IMAGE_MAX;
+use crate::repository::Entry;
 
 pub(crate) type Table = TableDefinition<'static, &'static str, &'static [u8]>;
 
@@ -326,6 +327,8 @@ impl Changes {
         self.remove_unless::<ImageId>(REFERENCES)?;
         self.remove_unless::<LayerRecord>(LAYERS)?;
         self.remove_unless::<StepRecord>(STEPS)?;
+        self.remove_unless::<Entry>(REPOSITORY_ENTRIES)?;
+        self.remove_unless::<String>(REPOSITORY_CHANGES)?;
         self.remove_unless::<SnapshotRecord>(SNAPSHOTS)
     }
 

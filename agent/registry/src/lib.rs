@@ -40,4 +40,4 @@ pub use progress::Progress;
 pub use pull::{ProgressStream, PullRequest};
 pub use push::PushRequest;
 pub use registries::{Registries, RemoteDescription};
-pub use settings::{Insecure, Mirror, RegistrySettings, SettingError};
+pub use settings::{Insecure, KnownNodes, Mirror, NodeAuthority, RegistrySettings, SettingError};

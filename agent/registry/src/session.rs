@@ -246,8 +246,7 @@ impl Session {
             false => trust_of(&target.address, &self.settings),
         };
         let (settings, name) = (self.settings.clone(), authority.clone());
-        let reading =
-            tokio::task::spawn_blocking(move || client_config(&name, trust, &settings.certificates));
+        let reading = tokio::task::spawn_blocking(move || client_config(&name, trust, &settings));
         let config = reading.await.map_err(|error| Error::Certificate {
             path: authority.clone(),
             problem: error.to_string(),

@@ -3,6 +3,7 @@
 use crate::address::{Address, Scheme};
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
 
 /// Settings of the client.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -13,7 +14,51 @@ pub struct RegistrySettings {
     pub insecure: Vec<Insecure>,
     /// Directories in which `HOST:PORT/*.crt`, `*.cert` and `*.key` lie, as in `/etc/docker/certs.d`.
     pub certificates: Vec<PathBuf>,
+    /// Nodes whose registries show the certificates of a cluster.
+    pub nodes: KnownNodes,
 }
+
+/// What the certificate of a node must come from, and name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeAuthority {
+    /// The cluster's root, PEM.
+    pub root_pem: String,
+    /// A name that every node's certificate has.
+    pub name: &'static str,
+}
+
+type FindNode = Box<dyn Fn(&str) -> Option<NodeAuthority> + Send + Sync>;
+
+/// The nodes of this node's cluster. They are told once the daemon knows its cluster; all clones know them then.
+#[derive(Clone, Default)]
+pub struct KnownNodes(Arc<OnceLock<FindNode>>);
+
+impl KnownNodes {
+    /// Tells how to find out whether a host (without its port) is a node. Told twice, the first stays.
+    pub fn tell(&self, find: impl Fn(&str) -> Option<NodeAuthority> + Send + Sync + 'static) {
+        let _ = self.0.set(Box::new(find));
+    }
+
+    /// What a host must show, if it is a node.
+    pub(crate) fn authority_of(&self, host: &str) -> Option<NodeAuthority> {
+        self.0.get().and_then(|find| find(host))
+    }
+}
+
+impl std::fmt::Debug for KnownNodes {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("KnownNodes")
+    }
+}
+
+/// Whom the daemon knows is no setting.
+impl PartialEq for KnownNodes {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for KnownNodes {}
 
 /// A mirror of a registry.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -14,6 +14,7 @@ mod repositories;
 mod upload;
 
 pub use digest::{ContentDigest, ContentDigestError};
+pub(crate) use entry::Entry;
 pub use entry::{Change, Entered, EntryKey, ManifestEntry, Stamp, StoredContent, UnusableChange};
 pub use expiry::UNUSED_BLOB_KEPT_MS;
 pub(crate) use held::held_by_repositories;
