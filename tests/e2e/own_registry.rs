@@ -83,7 +83,7 @@ fn forget_images(lab: &Lab, node: &str) {
 
 #[test]
 fn what_is_pushed_to_one_node_is_on_all() {
-    let lab = with_registries("e2eownreg", &["node-1", "node-2"]);
+    let lab = with_registries("e2eoreg", &["node-1", "node-2"]);
     let (first, second) = (lab.docker("node-1"), lab.docker("node-2"));
     let name = format!("{LOCAL}/team/app");
     let tagged = format!("{name}:1");
@@ -159,7 +159,7 @@ fn what_is_pushed_to_one_node_is_on_all() {
 
 #[test]
 fn a_registry_comes_back_with_what_it_had() {
-    let lab = with_registries("e2eownrek", &["node-1"]);
+    let lab = with_registries("e2eorek", &["node-1"]);
     let docker = lab.docker("node-1");
     let tagged = format!("{LOCAL}/app:1");
     docker.run(&["tag", IMAGE, &tagged]);
@@ -186,7 +186,7 @@ fn passwords(lab: &Lab) -> PathBuf {
 
 #[test]
 fn nodes_accept_each_others_registries_and_passwords_are_asked_for() {
-    let lab = Lab::with_image("e2eownreq", 2, 1);
+    let lab = Lab::with_image("e2eoreq", 2, 1);
     let settings = format!(
         "registry-listen = [\"0.0.0.0:5443\"]\nregistry-htpasswd = {:?}\n",
         passwords(&lab).display().to_string()
@@ -243,7 +243,7 @@ fn nodes_accept_each_others_registries_and_passwords_are_asked_for() {
 
 #[test]
 fn a_certificate_of_ones_own_is_shown_to_everybody() {
-    let lab = Lab::with_image("e2eownres", 1, 1);
+    let lab = Lab::with_image("e2eores", 1, 1);
     let key = rcgen::KeyPair::generate().unwrap();
     let params = rcgen::CertificateParams::new(vec![lab.address("node-1")]).unwrap();
     let certificate = params.self_signed(&key).unwrap();
@@ -301,7 +301,7 @@ fn pulled(lab: &Lab, name: &str) -> String {
 
 #[test]
 fn skopeo_copies_in_and_out() {
-    let lab = with_registries("e2eownsko", &["node-1"]);
+    let lab = with_registries("e2eosko", &["node-1"]);
     let skopeo = |arguments: &[&str]| {
         run(
             &lab,
@@ -373,7 +373,7 @@ fn skopeo_copies_in_and_out() {
 
 #[test]
 fn images_made_by_umoci_run() {
-    let lab = with_registries("e2eownumo", &["node-1"]);
+    let lab = with_registries("e2eoumo", &["node-1"]);
     let layout = lab.directory().join("umoci").display().to_string();
     let image = format!("{layout}:1");
     let archive = format!("docker-archive:{}", busybox(lab.directory()).display());
@@ -410,7 +410,7 @@ fn images_made_by_umoci_run() {
 
 #[test]
 fn images_made_by_buildah_run() {
-    let lab = with_registries("e2eownbah", &["node-1"]);
+    let lab = with_registries("e2eobah", &["node-1"]);
     let place = |name: &str| lab.directory().join(name).display().to_string();
     let (root, run_root) = (place("buildah"), place("buildah-run"));
     let buildah = |arguments: &[&str]| {

@@ -120,8 +120,27 @@ impl<R: Read> TarStream<R> {
         }
     }
 
+    /// Skips what is left of the content and its padding. The last padding may be missing: umoci writes none, and Go's
+    /// reader takes that as the end.
     fn skip_content(&mut self) -> Result<(), ArchiveError> {
-        let mut left = self.content_left.saturating_add(self.padding);
+        self.skip(self.content_left)?;
+        let mut padding = [0; BLOCK_BYTES];
+        let wanted = self.padding.min(BLOCK_BYTES as u64) as usize;
+        let mut filled = 0;
+        while filled < wanted {
+            match self.reader.read(&mut padding[filled..wanted]) {
+                Ok(0) => break,
+                Ok(read) => filled += read,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(ArchiveError::from_read(error)),
+            }
+        }
+        self.offset += filled as u64;
+        (self.content_left, self.padding) = (0, 0);
+        Ok(())
+    }
+
+    fn skip(&mut self, mut left: u64) -> Result<(), ArchiveError> {
         let mut buffer = vec![0; left.min(SKIP_BUFFER_BYTES as u64) as usize];
         while left > 0 {
             let wanted = left.min(buffer.len() as u64) as usize;
@@ -131,7 +150,6 @@ impl<R: Read> TarStream<R> {
             self.offset += wanted as u64;
             left -= wanted as u64;
         }
-        (self.content_left, self.padding) = (0, 0);
         Ok(())
     }
 

@@ -221,3 +221,21 @@ proptest! {
         let _ = entries(&archive);
     }
 }
+
+#[test]
+fn the_padding_of_the_last_file_may_be_missing_but_none_of_its_content() {
+    let mut archive = builder();
+    let mut last = header(5);
+    last.set_path("last").unwrap();
+    last.set_cksum();
+    archive.append(&last, &b"hello"[..]).unwrap();
+    let whole = archive.into_inner().unwrap();
+    // As umoci writes it: neither padding nor end.
+    let found = entries(&whole[..BLOCK_BYTES + 5]).unwrap();
+    assert_eq!((found.len(), found[0].1.as_slice()), (1, &b"hello"[..]));
+    assert_eq!(entries(&whole[..BLOCK_BYTES + 200]).unwrap().len(), 1);
+    assert!(matches!(
+        entries(&whole[..BLOCK_BYTES + 4]),
+        Err(ArchiveError::Truncated)
+    ));
+}
