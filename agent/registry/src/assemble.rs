@@ -16,6 +16,7 @@ use muster_images::{
 use std::collections::HashSet;
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Layers that are downloaded at once, as Docker's.
 const DOWNLOADS_MAX: usize = 3;
@@ -29,6 +30,24 @@ pub(crate) struct Assembly<'a> {
     pub report: &'a Report,
     /// Where the layers are, besides with peers.
     pub origin: Option<&'a Repository<'a>>,
+}
+
+/// What was brought of an image: whoever lets go of it last, the pull or an import that a dropped pull left running,
+/// removes what no image came of.
+struct Kept {
+    lease: Option<Lease>,
+    store: ImageStore,
+    /// The image stands.
+    made: AtomicBool,
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        drop(self.lease.take());
+        if !*self.made.get_mut() {
+            self.store.collect_after_failure();
+        }
+    }
 }
 
 impl Registries {
@@ -56,9 +75,24 @@ impl Registries {
 impl Assembly<'_> {
     /// Downloads and unpacks what is missing of an image, and makes it one.
     pub async fn image(&self, coming: ComingImage, image: RemoteImage, lease: Lease) -> Result<Digest> {
-        let lease = Arc::new(lease);
+        let kept = Arc::new(Kept {
+            lease: Some(lease),
+            store: self.store.clone(),
+            made: AtomicBool::new(false),
+        });
+        let outcome = self.attempts(coming, image, &kept).await;
+        // What holds the rest lets go here, if the import has not.
+        blocking(move || {
+            drop(kept);
+            Ok(())
+        })
+        .await?;
+        outcome
+    }
+
+    async fn attempts(&self, coming: ComingImage, image: RemoteImage, kept: &Arc<Kept>) -> Result<Digest> {
         for _ in 0..FALSE_PEERS_MAX {
-            match self.attempt(coming.clone(), image.clone(), lease.clone()).await {
+            match self.attempt(coming.clone(), image.clone(), kept.clone()).await {
                 Err(Error::Store(error))
                     if error.kind() == ErrorKind::Invalid && self.is_of_a_peer(&image) =>
                 {
@@ -71,7 +105,7 @@ impl Assembly<'_> {
                 outcome => return outcome,
             }
         }
-        self.attempt(coming, image, lease).await
+        self.attempt(coming, image, kept.clone()).await
     }
 
     /// Whether a peer gave what the store refused, which then is not asked again.
@@ -81,7 +115,7 @@ impl Assembly<'_> {
         peers.is_some_and(|peers| peers.distrust(&layers))
     }
 
-    async fn attempt(&self, coming: ComingImage, image: RemoteImage, lease: Arc<Lease>) -> Result<Digest> {
+    async fn attempt(&self, coming: ComingImage, image: RemoteImage, kept: Arc<Kept>) -> Result<Digest> {
         let board = Arc::new(Board::default());
         let going = Going(board.clone());
         let mut missing = Vec::new();
@@ -113,10 +147,7 @@ impl Assembly<'_> {
         let store = self.store.clone();
         let importing = blocking(move || {
             let imported = store.import_coming(&coming, &feed, &LoadLimits::default());
-            drop(lease);
-            if imported.is_err() {
-                store.collect_after_failure();
-            }
+            kept.made.store(imported.is_ok(), Ordering::Relaxed);
             imported
         });
         let downloads = stream::iter(missing)
