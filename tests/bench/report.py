@@ -36,8 +36,7 @@ METHOD = """
   that are not containers; for dockerd that is dockerd and containerd. No binary file is shared with another node's, so
   that a page of it counts whole. Beside a container stands its monitor, or its shim. A monitor is forked from the
   launcher and shares its memory, so that with one container half of what both share is counted for the monitor; the
-  growth shows what a container really costs. Constants that launcher and monitors share lie in a file in memory (about
-  1 MiB for a node), of which each is charged for the pages that it uses.
+  growth shows what a container really costs.
 - The runtimes run the same bundle (all namespaces, no seccomp, no hooks) in turn, in a mount namespace where
   `/sys/fs/cgroup/unified` is unmounted, without which Debian's crun refuses to run. The time is from the spawn of the
   process to its end, control groups removed. `muster oci run` protects the binary from the container, records the
