@@ -31,6 +31,12 @@ impl Disk {
         }
     }
 
+    /// Bytes that can be written.
+    fn free(&self) -> u64 {
+        let found = nix::sys::statvfs::statvfs(&self.place).unwrap();
+        found.blocks_available() * found.fragment_size()
+    }
+
     /// Writes until nothing more fits.
     fn fill(&self) -> PathBuf {
         let path = self.place.join("filling");
@@ -198,6 +204,87 @@ fn a_full_disk_is_said_and_does_no_harm() {
     assert_eq!(docker.run(&["run", "--rm", IMAGE, "echo", "alive"]), "alive");
     docker.run(&["service", "scale", "-d", "web=2"]);
     lab.await_running("node-1", "web", 2, |_| true);
+    drop(lab);
+    drop(disk);
+}
+
+/// One fills its writable layer, the other its log, until neither can write any more.
+#[test]
+fn containers_that_fill_the_disk_leave_the_node_usable() {
+    let disk = Disk::mount(192);
+    let aside = disk.place.join("aside");
+    std::fs::write(&aside, vec![0x5a; 8 << 20]).unwrap();
+    let lab = Lab::with_image_in("e2efullh", &disk.place);
+    let docker = lab.docker("node-1");
+    docker.run(&["run", "-d", "--name", "quiet", IMAGE, "sleep", "1000"]);
+    docker.run(&["create", "--name", "late", IMAGE, "sleep", "1000"]);
+    let writes = "dd if=/dev/zero of=/filling bs=64k; exec sleep 1000";
+    docker.run(&[
+        "run", "-d", "--init", "--name", "greedy", IMAGE, "sh", "-c", writes,
+    ]);
+    let logs = "n=0; while :; do n=$((n+1)); echo $n; done";
+    docker.run(&["run", "-d", "--init", "--name", "chatty", IMAGE, "sh", "-c", logs]);
+    eventually("a full disk", LONG, || {
+        let top = docker.run(&["top", "greedy"]);
+        let free = disk.free();
+        if !top.contains(" dd ") && free < 64 << 10 {
+            return Ok(());
+        }
+        Err(format!("{free} bytes are free:\n{top}"))
+    });
+
+    // What needs no space works, for others and for those two.
+    let running = || docker.lines(&["ps", "--format", "{{.Names}}"]);
+    assert_eq!(running(), ["chatty", "greedy", "quiet"]);
+    assert_eq!(docker.run(&["exec", "quiet", "echo", "alive"]), "alive");
+    assert_eq!(docker.run(&["exec", "chatty", "echo", "alive"]), "alive");
+    assert_eq!(docker.lines(&["logs", "--tail", "3", "chatty"]).len(), 3);
+    assert!(docker.run(&["stats", "--no-stream", "greedy"]).contains("greedy"));
+    docker.run(&["pause", "chatty"]);
+    docker.run(&["unpause", "chatty"]);
+    // What needs some says so, and leaves nothing.
+    for refused in [
+        &["run", "-d", "--name", "more", IMAGE][..],
+        &["start", "late"],
+        &["exec", "quiet", "sh", "-c", "echo x > /more"],
+    ] {
+        let complaint = docker.refuse(refused).to_lowercase();
+        assert!(
+            complaint.contains("no space left on device"),
+            "{refused:?}: {complaint}"
+        );
+    }
+    assert_eq!(running(), ["chatty", "greedy", "quiet"]);
+    assert_eq!(
+        docker.run(&["inspect", "--format", "{{.State.Status}}", "late"]),
+        "created"
+    );
+    docker.run(&["kill", "quiet"]);
+    docker.run(&["rm", "quiet"]);
+
+    // A daemon that ends meanwhile can start again once somebody makes some room, and takes over what runs.
+    docker.run(&["pause", "chatty"]);
+    lab.kill_daemon("node-1");
+    std::fs::remove_file(aside).unwrap();
+    lab.start("node-1");
+    lab.await_daemon("node-1");
+    assert_eq!(running(), ["chatty", "greedy"]);
+    docker.run(&["unpause", "chatty"]);
+    // Whoever filled the disk can be removed.
+    docker.run(&["rm", "-f", "greedy"]);
+    eventually("the space that it took", LONG, || {
+        let free = disk.free();
+        if free > 16 << 20 { Ok(()) } else { Err(free) }
+    });
+    let last = || docker.run(&["logs", "--tail", "1", "chatty"]).parse::<u64>();
+    let before = last();
+    eventually("its log to go on", LONG, || match (&before, last()) {
+        (Ok(before), Ok(now)) if now > *before => Ok(()),
+        other => Err(format!("{other:?}")),
+    });
+    docker.run(&["start", "late"]);
+    docker.run(&["rm", "-f", "chatty", "late"]);
+    assert_eq!(docker.run(&["run", "--rm", IMAGE, "echo", "alive"]), "alive");
     drop(lab);
     drop(disk);
 }

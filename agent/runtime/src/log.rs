@@ -4,6 +4,7 @@ mod rotation;
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use crate::exit::wall_clock_ns;
@@ -28,7 +29,7 @@ impl LogStream {
     }
 }
 
-/// Writes a container's output. A full disk loses lines, never the container: failed writes are counted and go on.
+/// Writes a container's output. A full disk loses lines, never the container, and no line that it cut short stays.
 #[derive(Debug)]
 pub(crate) struct LogWriter {
     config: LogConfig,
@@ -39,8 +40,8 @@ pub(crate) struct LogWriter {
     encoded: Vec<u8>,
     /// The member of every line that holds the attributes, as JSON with a comma behind it; empty without any.
     attributes: Vec<u8>,
-    /// Writes that failed since the last good one.
-    failures: u64,
+    /// The file ends within a line, which could not be taken back: a line end has to be written before anything else.
+    torn: bool,
 }
 
 impl LogWriter {
@@ -48,6 +49,7 @@ impl LogWriter {
     pub(crate) fn open(config: LogConfig) -> io::Result<LogWriter> {
         let file = append_to(&config.path)?;
         let size = file.metadata()?.len();
+        let torn = ends_within_line(&config.path, size)?;
         let attributes = match config.attributes.is_empty() {
             true => Vec::new(),
             false => {
@@ -62,7 +64,7 @@ impl LogWriter {
             size,
             pending: Default::default(),
             encoded: Vec::new(),
-            failures: 0,
+            torn,
         })
     }
 
@@ -127,17 +129,29 @@ impl LogWriter {
             .config
             .max_bytes
             .is_some_and(|limit| self.size > 0 && self.size + length > limit);
-        let written = if full { self.begin_next_file() } else { Ok(()) };
-        match written.and_then(|()| self.file.write_all(&self.encoded)) {
-            Ok(()) => {
-                self.size += length;
-                self.failures = 0;
-            }
-            Err(_) => self.failures += 1,
-        }
+        let begun = if full { self.begin_next_file() } else { Ok(()) };
+        // There is nobody to tell: lines that have no room are lost.
+        let _ = begun.and_then(|()| self.write_encoded());
         self.encoded.clear();
         // A burst of long lines must not keep its memory for the container's life.
         self.encoded.shrink_to(PART_BYTES_MAX);
+    }
+
+    /// Writes whole lines. Of what has no room, the part of a line that had some is taken back.
+    fn write_encoded(&mut self) -> io::Result<()> {
+        if self.torn {
+            self.file.write_all(b"\n")?;
+            self.size += 1;
+            self.torn = false;
+        }
+        let (written, result) = write_some(&mut self.file, &self.encoded);
+        let mut kept = whole_lines(&self.encoded[..written]);
+        if kept < written && self.file.set_len(self.size + kept as u64).is_err() {
+            self.torn = true;
+            kept = written;
+        }
+        self.size += kept as u64;
+        result
     }
 
     /// Begins a new file, unless somebody is changing names of the older ones: then a later write does.
@@ -145,16 +159,45 @@ impl LogWriter {
         let Some(lock) = rotation::try_lock(&self.config.path) else {
             return Ok(());
         };
-        if self.config.max_files > 1 {
-            rotation::shift(&self.config.path, self.config.max_files)?;
-            self.file = append_to(&self.config.path)?;
-        } else {
-            self.file.set_len(0)?;
-        }
+        rotation::shift(&self.config.path, self.config.max_files)?;
+        self.file = append_to(&self.config.path)?;
         drop(lock);
         self.size = 0;
+        self.torn = false;
         Ok(())
     }
+}
+
+/// Writes as much as there is room for: the bytes that were written, and what became of the rest.
+fn write_some(file: &mut File, bytes: &[u8]) -> (usize, io::Result<()>) {
+    let mut written = 0;
+    while written < bytes.len() {
+        match file.write(&bytes[written..]) {
+            Ok(0) => return (written, Err(io::ErrorKind::WriteZero.into())),
+            Ok(count) => written += count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return (written, Err(error)),
+        }
+    }
+    (written, Ok(()))
+}
+
+/// Bytes up to the end of the last whole line.
+fn whole_lines(bytes: &[u8]) -> usize {
+    bytes
+        .iter()
+        .rposition(|byte| *byte == b'\n')
+        .map_or(0, |end| end + 1)
+}
+
+/// Whether the last line of a file has no end, as after a crash of the host.
+fn ends_within_line(path: &Path, size: u64) -> io::Result<bool> {
+    let Some(last) = size.checked_sub(1) else {
+        return Ok(false);
+    };
+    let mut byte = [0];
+    File::open(path)?.read_exact_at(&mut byte, last)?;
+    Ok(byte != *b"\n")
 }
 
 fn append_to(path: &Path) -> io::Result<File> {

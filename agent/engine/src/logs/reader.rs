@@ -87,6 +87,7 @@ impl LogReader {
         Ok(wanted)
     }
 
+    /// Reads on; the bytes that are worth a look.
     fn fill(&mut self) -> io::Result<usize> {
         let Some(current) = &mut self.current else {
             return Ok(0);
@@ -99,9 +100,27 @@ impl LogReader {
                 result => break result,
             }
         };
-        self.unread
-            .truncate(filled + read.as_ref().copied().unwrap_or_default());
-        read
+        let read = read.inspect_err(|_| self.unread.truncate(filled))?;
+        self.unread.truncate(filled + read);
+        match current.is_packed() || read == CHUNK_BYTES {
+            true => Ok(read),
+            false => self.leave_unfinished_line(),
+        }
+    }
+
+    /// Goes back to the beginning of a line that has no end yet: the monitor takes it back when the disk is full, and writes
+    /// another one in its place. What is left is worth a look.
+    fn leave_unfinished_line(&mut self) -> io::Result<usize> {
+        let newline = self.unread.iter().rposition(|byte| *byte == b'\n');
+        let whole = newline.map_or(0, |end| end + 1);
+        let unfinished = (self.unread.len() - whole) as u64;
+        if let Some(current) = &mut self.current
+            && unfinished > 0
+        {
+            current.go_to(current.at().saturating_sub(unfinished))?;
+        }
+        self.unread.truncate(whole);
+        Ok(whole)
     }
 
     /// Goes to the next file; false when there is none.
@@ -320,6 +339,35 @@ mod tests {
             ..position
         };
         assert_eq!(rest(&mut at(&other)), [0, 1, 2, 3]);
+    }
+
+    #[test]
+    fn a_line_that_is_taken_back_is_not_read() {
+        let mut log = Log::new();
+        log.write(2);
+        let mut reader = log.reader(LogQuery::default());
+        assert_eq!(rest(&mut reader), [0, 1]);
+        let file = fs::OpenOptions::new().append(true).open(log.path()).unwrap();
+        let length = file.metadata().unwrap().len();
+        (&file).write_all(b"{\"log\":\"7\\n\",").unwrap();
+        assert_eq!(rest(&mut reader), [] as [u32; 0]);
+        file.set_len(length).unwrap();
+        log.write(1);
+        assert_eq!(rest(&mut reader), [2]);
+    }
+
+    #[test]
+    fn lines_longer_than_what_is_read_at_once_are_read() {
+        let log = Log::new();
+        let long = |number: u32| {
+            let zeros = "0".repeat(CHUNK_BYTES * 3 / 2);
+            format!(
+                "{{\"log\":\"{zeros}{number}\",\"stream\":\"stdout\",\"time\":\"2026-01-01T00:00:00Z\"}}\n"
+            )
+        };
+        let expected = Vec::from_iter(0..5);
+        fs::write(log.path(), expected.iter().copied().map(long).collect::<String>()).unwrap();
+        assert_eq!(rest(&mut log.reader(LogQuery::default())), expected);
     }
 
     #[test]

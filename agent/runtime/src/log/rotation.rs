@@ -19,9 +19,13 @@ pub(super) fn try_lock(path: &Path) -> Option<File> {
     Some(File::from(directory))
 }
 
-/// Renames every file one further, so that no file is at `path`. The oldest is dropped. What was done when it failed need
+/// Renames every file one further, so that no file is at `path`. The oldest is dropped; that is the only one where one file
+/// is all there may be, and it goes rather than being emptied, so that readers notice. What was done when it failed need
 /// not be done again: without a file at `path` there is nothing to do.
 pub(super) fn shift(path: &Path, max_files: u32) -> io::Result<()> {
+    if max_files <= 1 {
+        return absent_is_fine(std::fs::remove_file(path));
+    }
     if !path.try_exists()? {
         return Ok(());
     }
@@ -101,6 +105,7 @@ mod tests {
             ["log.1 was log", "log.2 was log.1", "log.3.gz was log.2.gz"]
         );
         assert_eq!(shifted(&["log", "log.1.gz"], 2), ["log.1 was log"]);
+        assert_eq!(shifted(&["log"], 1), [""; 0]);
         assert_eq!(
             shifted(&["log", "log.1.gz", "log.2"], 3),
             ["log.1 was log", "log.2.gz was log.1.gz"]

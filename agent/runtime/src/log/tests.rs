@@ -1,6 +1,7 @@
 use super::rotation::numbered;
 use super::*;
 use rustix::fs::{FlockOperation, flock};
+use std::os::fd::AsRawFd;
 
 fn writer(directory: &Path, max_bytes: Option<u64>, max_files: u32) -> LogWriter {
     let config = LogConfig {
@@ -108,6 +109,95 @@ fn reopened_log_continues() {
     writer(directory.path(), None, 1).append(LogStream::Stdout, b"one\n");
     writer(directory.path(), None, 1).append(LogStream::Stdout, b"two\n");
     assert_eq!(lines(&directory.path().join("json.log")).len(), 2);
+}
+
+#[test]
+fn a_line_that_a_crash_cut_short_harms_no_other() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let path = directory.path().join("json.log");
+    std::fs::write(&path, "{\"log\":\"cut").expect("it is writable");
+    writer(directory.path(), None, 1).append(LogStream::Stdout, b"one\n");
+    writer(directory.path(), None, 1).append(LogStream::Stdout, b"two\n");
+    let content = std::fs::read_to_string(&path).expect("the log exists");
+    let (cut, rest) = content.split_once('\n').expect("the line has an end");
+    assert_eq!(cut, "{\"log\":\"cut");
+    assert_eq!(rest.lines().count(), 2);
+}
+
+/// A file system of its own that is mounted nowhere.
+fn small_disk(bytes: &str) -> std::os::fd::OwnedFd {
+    use rustix::mount::*;
+    let filesystem = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC).expect("this is root");
+    fsconfig_set_string(&filesystem, "size", bytes).expect("tmpfs has a size");
+    fsconfig_create(&filesystem).expect("tmpfs can be made");
+    let (flags, attributes) = (FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty());
+    fsmount(&filesystem, flags, attributes).expect("tmpfs can be mounted")
+}
+
+/// What was written to the log of a disk without room, then with: numbers of lines, in order.
+fn on_full_disk(line: impl Fn(u32) -> String) -> Vec<String> {
+    let disk = small_disk("64k");
+    let directory = std::path::PathBuf::from(format!("/proc/self/fd/{}", disk.as_raw_fd()));
+    let mut log = writer(&directory, None, 1);
+    let filling = directory.join("filling");
+    std::fs::write(&filling, vec![0; 40 << 10]).expect("there is room");
+    for number in 0..2000 {
+        log.append(LogStream::Stdout, line(number).as_bytes());
+    }
+    assert!(log.size < 64 << 10);
+    std::fs::remove_file(filling).expect("it exists");
+    for number in 2000..2010 {
+        log.append(LogStream::Stdout, line(number).as_bytes());
+    }
+    let length = directory
+        .join("json.log")
+        .metadata()
+        .expect("the log exists")
+        .len();
+    assert_eq!(log.size, length);
+    lines(&directory.join("json.log"))
+        .iter()
+        .map(|line| line["log"].as_str().expect("a string").to_owned())
+        .collect()
+}
+
+#[test]
+fn a_full_disk_loses_whole_lines_and_no_others() {
+    let lines = on_full_disk(|number| format!("line {number}\n"));
+    let first = lines
+        .iter()
+        .position(|line| line == "line 2000\n")
+        .expect("there was room again");
+    assert!(first > 100 && first < 2000, "{first}");
+    let expected: Vec<_> = (0..first)
+        .chain(2000..2010)
+        .map(|number| format!("line {number}\n"))
+        .collect();
+    assert_eq!(lines, expected);
+}
+
+#[test]
+fn of_one_write_the_lines_stay_that_had_room() {
+    let three = |number| format!("{number} {0}\n{number} {0}\n{number} {0}\n", "x".repeat(1000));
+    let lines = on_full_disk(three);
+    let mut numbers: Vec<u32> = lines
+        .iter()
+        .map(|line| {
+            line.split(' ')
+                .next()
+                .expect("a number")
+                .parse()
+                .expect("a number")
+        })
+        .collect();
+    assert_ne!(
+        lines.len() % 3,
+        0,
+        "the disk was full within a write: {numbers:?}"
+    );
+    assert!(numbers.is_sorted());
+    numbers.dedup();
+    assert_eq!(numbers[numbers.len() - 10..], (2000..2010).collect::<Vec<_>>());
 }
 
 #[test]
