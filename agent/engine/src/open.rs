@@ -60,11 +60,9 @@ pub(crate) async fn open(config: EngineConfig) -> Result<Arc<Inner>> {
         let images = ImageStore::open(&for_stores.images())?;
         let remap = maps.map(|maps| open_remap(maps, &images)).transpose()?;
         let records = store.all::<Record>(Table::Containers)?;
-        for record in &records {
-            if let Ok(image_id) = record.image_id.parse() {
-                images.readopt(record.id.as_str(), &image_id)?;
-            }
-        }
+        let known = records.iter();
+        images
+            .readopt(known.filter_map(|record| Some((record.id.as_str(), record.image_id.parse().ok()?))))?;
         let id = store.get::<String>(Table::Engine, ID_KEY)?;
         Ok::<_, Error>((store, volumes, images, remap, records, id))
     });

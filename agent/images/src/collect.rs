@@ -22,13 +22,13 @@ pub struct Collected {
     pub layer_bytes: u64,
 }
 
-/// What happens to what containers wrote when no record names it.
+/// What happens to layers that no record names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Unrecorded {
-    /// It is what an interrupted removal left.
+    /// They are what an interrupted operation left.
     Discard,
-    /// Records were lost: whoever knows the container gives it back by [`ImageStore::readopt`].
-    KeepContainers,
+    /// Records were lost: running containers may have them mounted.
+    Retire,
 }
 
 impl ImageStore {
@@ -71,8 +71,9 @@ impl ImageStore {
         }
     }
 
-    /// Removes directories that no record names, and records whose directory is gone: what a crash can leave.
-    pub(crate) fn remove_unrecorded(&self, containers: Unrecorded) -> Result<()> {
+    /// Removes directories that no record names, and records whose directory is gone: what a crash can leave. What
+    /// containers wrote stays while their records are lost: whoever knows them gives it back by [`ImageStore::readopt`].
+    pub(crate) fn remove_unrecorded(&self, layers: Unrecorded) -> Result<()> {
         let layout = &self.inner.layout;
         self.inner.records.change(Persist::Now, |changes| {
             for (key, _) in changes.layers()? {
@@ -94,11 +95,14 @@ impl ImageStore {
                     .ok()
                     .and_then(|hex| Digest::from_hex(hex).ok());
                 let recorded = chain_id.map_or(Ok(None), |chain_id| changes.layer(&chain_id))?;
-                if recorded.is_none() {
-                    layout.discard(&layout.layers().join(OsStr::from_bytes(&name)))?;
+                let place = layout.layers().join(OsStr::from_bytes(&name));
+                match (recorded, layers) {
+                    (Some(_), _) => {}
+                    (None, Unrecorded::Discard) => layout.discard(&place)?,
+                    (None, Unrecorded::Retire) => layout.retire(&place)?,
                 }
             }
-            if containers == Unrecorded::KeepContainers {
+            if changes.lost_containers()? {
                 return Ok(());
             }
             for name in names(&layout.containers())? {

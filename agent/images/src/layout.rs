@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `store.redb` | the records |
 //! | `session` | which start of the machine used the store last |
+//! | `records-lost` | there while the records are made anew |
 //! | `blobs/sha256/<hex>` | content, named by its digest |
 //! | `layers/<hex>` | unpacked layers, named by chain id |
 //! | `containers/<id>/{upper,work}` | what a container wrote |

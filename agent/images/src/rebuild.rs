@@ -1,13 +1,13 @@
 //! What can be known again when records are lost: a database that cannot be read is set aside, images are found by
 //! their manifests among the blobs, and what containers wrote stays for those who know the containers.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
 use crate::blobs;
 use crate::check::unix_now;
-use crate::collect::Unrecorded;
 use crate::digest::{Digest, ImageId};
 use crate::error::{Error, Result};
 use crate::layout::{Layout, names, sync_directory};
@@ -16,6 +16,10 @@ use crate::manifest::{Document, parse_config};
 use crate::records::{ImageRecord, Lookup, ManifestRecord, Persist, Records, SnapshotRecord};
 use crate::session::Earlier;
 use crate::store::ImageStore;
+
+/// Name of the file that is there from before records are set aside until what is left of them was recorded again:
+/// whoever is killed meanwhile leaves the rest to the next process.
+const MARK: &str = "records-lost";
 
 /// What became of the records.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,30 +37,68 @@ pub(crate) fn open_records(root: &Path, earlier: Earlier) -> Result<(Records, Fo
         Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
         Err(error) => return Err(Error::io("look at", &path, error)),
     };
-    if bytes == 0 && !names(&root.join("blobs/sha256"))?.is_empty() {
+    if bytes == 0 && holds_content(root)? {
         tracing::error!(path = %path.display(), "the database of the image store is lost");
-        return Ok((Records::open(&path)?, Found::Lost));
+        note_lost(root)?;
     }
-    let opened = Records::open(&path).and_then(|mut records| {
+    let records = match open_whole(&path, earlier)? {
+        Some(records) => records,
+        None => {
+            note_lost(root)?;
+            set_aside(root, &path)?;
+            Records::open(&path)?
+        }
+    };
+    let found = match root.join(MARK).exists() {
+        true => Found::Lost,
+        false => Found::Readable,
+    };
+    Ok((records, found))
+}
+
+fn holds_content(root: &Path) -> Result<bool> {
+    let holds = |directory: &str| Ok::<_, Error>(!names(&root.join(directory))?.is_empty());
+    Ok(holds("blobs/sha256")? || holds("containers")?)
+}
+
+/// The database; `None` for one that is damaged. Its library meets much of what can be damaged with a panic.
+fn open_whole(path: &Path, earlier: Earlier) -> Result<Option<Records>> {
+    let open = || {
+        let mut records = Records::open(path)?;
         if earlier.lost_power {
             records.check()?;
         }
         Ok(records)
-    });
-    match opened {
-        Err(Error::Database { source, .. }) if is_damage(&source) => {
-            let aside = path.with_extension("redb.damaged");
-            tracing::error!(
-                error = %source,
-                kept = %aside.display(),
-                "the database of the image store is damaged: a new one is made of what the blobs tell"
-            );
-            fs::rename(&path, &aside).map_err(|error| Error::io("set aside", &path, error))?;
-            sync_directory(root)?;
-            Ok((Records::open(&path)?, Found::Lost))
+    };
+    // Nothing of it is used after a panic.
+    match catch_unwind(AssertUnwindSafe(open)) {
+        Ok(Ok(records)) => Ok(Some(records)),
+        Ok(Err(Error::Database { source, .. })) if is_damage(&source) => {
+            tracing::error!(error = %source, "the database of the image store is damaged");
+            Ok(None)
         }
-        opened => Ok((opened?, Found::Readable)),
+        Ok(Err(error)) => Err(error),
+        Err(_) => {
+            tracing::error!("the database of the image store is damaged: reading it ended in a panic");
+            Ok(None)
+        }
     }
+}
+
+fn set_aside(root: &Path, path: &Path) -> Result<()> {
+    let aside = path.with_extension("redb.damaged");
+    fs::rename(path, &aside).map_err(|error| Error::io("set aside", path, error))?;
+    tracing::error!(kept = %aside.display(), "a new database is made of what the blobs tell");
+    sync_directory(root)
+}
+
+/// Notes, durably, that records are lost.
+fn note_lost(root: &Path) -> Result<()> {
+    let mark = root.join(MARK);
+    File::create(&mark)
+        .and_then(|file| file.sync_all())
+        .map_err(|error| Error::io("write", &mark, error))?;
+    sync_directory(root)
 }
 
 fn is_damage(error: &redb::Error) -> bool {
@@ -83,20 +125,17 @@ impl ImageStore {
         Ok(())
     }
 
-    /// Removes records that cannot be read, and names of images without one.
-    pub(crate) fn remove_unreadable(&self) -> Result<Unrecorded> {
+    /// Removes records that cannot be read, and names of images without one. Returns whether there were any.
+    pub(crate) fn remove_unreadable(&self) -> Result<bool> {
         self.inner.records.change(Persist::Now, |changes| {
-            let lost_container = changes.remove_unreadable()?;
+            let removed = changes.remove_unreadable()?;
             for (name, id) in changes.references()? {
                 if changes.image_or_rest(&id)?.is_none() {
                     tracing::error!(name, image = %id, "the image of a name is lost; pull or load it again");
                     changes.remove_reference(&name)?;
                 }
             }
-            Ok(match lost_container {
-                true => Unrecorded::KeepContainers,
-                false => Unrecorded::Discard,
-            })
+            Ok(removed)
         })
     }
 
@@ -122,8 +161,17 @@ impl ImageStore {
             }
         }
         self.inner.records.change(Persist::Now, |changes| {
-            images.iter().try_for_each(|image| changes.put_image(image))
-        })
+            changes.lose_containers()?;
+            for image in &images {
+                if changes.image_or_rest(&image.id)?.is_none() {
+                    changes.put_image(image)?;
+                }
+            }
+            Ok(())
+        })?;
+        let mark = self.inner.layout.root().join(MARK);
+        fs::remove_file(&mark).map_err(|error| Error::io("remove", &mark, error))?;
+        sync_directory(self.inner.layout.root())
     }
 
     /// The image whose manifest a blob is.
@@ -164,21 +212,40 @@ impl ImageStore {
         }
     }
 
-    /// Gives a container back what it wrote, when the record of it was lost. Nothing there is no error.
-    pub fn readopt(&self, container_id: &str, image_id: &ImageId) -> Result<()> {
+    /// Gives containers back what they wrote, where the records of it were lost. These are all containers that are known:
+    /// once each of them has its record, what others wrote is removed at the next open.
+    pub fn readopt<'a>(&self, containers: impl IntoIterator<Item = (&'a str, ImageId)>) -> Result<()> {
+        if !self.inner.records.view()?.lost_containers()? {
+            return Ok(());
+        }
+        let mut have_all = true;
+        for (container_id, image_id) in containers {
+            have_all &= self.readopt_one(container_id, &image_id)?;
+        }
+        match have_all {
+            true => self
+                .inner
+                .records
+                .change(Persist::Now, |changes| changes.have_containers()),
+            false => Ok(()),
+        }
+    }
+
+    /// Returns false for a container whose image is lost.
+    fn readopt_one(&self, container_id: &str, image_id: &ImageId) -> Result<bool> {
         let container = self.inner.layout.container(container_id)?;
         let view = self.inner.records.view()?;
         if view.snapshot(container_id)?.is_some() || !container.is_dir() {
-            return Ok(());
+            return Ok(true);
         }
         let Some(image) = view.image_or_rest(image_id)? else {
             tracing::error!(
                 container = container_id,
                 image = %image_id,
                 files = %container.display(),
-                "what a container wrote is kept, but its image is lost; copy the files before the next start"
+                "what a container wrote is kept, but its image is lost; pull or load it again, then restart the daemon"
             );
-            return Ok(());
+            return Ok(false);
         };
         drop(view);
         tracing::warn!(container = container_id, "a container has its files again");
@@ -188,6 +255,7 @@ impl ImageStore {
         };
         self.inner.records.change(Persist::Now, |changes| {
             changes.put_snapshot(container_id, &snapshot)
-        })
+        })?;
+        Ok(true)
     }
 }

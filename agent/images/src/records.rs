@@ -29,6 +29,8 @@ pub(crate) const REPOSITORY_CHANGES: Table = Table::new("repository-changes");
 /// The blobs that this node keeps for repositories.
 pub(crate) const REPOSITORY_HELD: Table = Table::new("repository-held");
 const FORMAT_KEY: &str = "format";
+/// There while some container's record is lost and its owner may yet give it back.
+const LOST_CONTAINERS_KEY: &str = "lost-containers";
 /// Raised when records change in a way that older versions must not touch.
 const FORMAT: u64 = 1;
 /// Records of hundreds of images fit; the default of 1 GiB would let the cache outgrow the daemon.
@@ -260,6 +262,11 @@ pub(crate) trait Lookup {
         self.all(REFERENCES)
     }
 
+    /// Whether some container's record is lost, and what it wrote is kept for it.
+    fn lost_containers(&self) -> Result<bool> {
+        Ok(self.get(STORE, LOST_CONTAINERS_KEY)?.unwrap_or(false))
+    }
+
     fn layer(&self, chain_id: &Digest) -> Result<Option<LayerRecord>> {
         self.get(LAYERS, &chain_id.to_string())
     }
@@ -321,15 +328,29 @@ impl Lookup for Changes {
 }
 
 impl Changes {
-    /// Removes records that do not parse; returns whether one was of a container.
+    /// Removes records that do not parse; returns whether there were any.
     pub(crate) fn remove_unreadable(&self) -> Result<bool> {
-        self.remove_unless::<ImageRecord>(IMAGES)?;
-        self.remove_unless::<ImageId>(REFERENCES)?;
-        self.remove_unless::<LayerRecord>(LAYERS)?;
-        self.remove_unless::<StepRecord>(STEPS)?;
-        self.remove_unless::<Entry>(REPOSITORY_ENTRIES)?;
-        self.remove_unless::<String>(REPOSITORY_CHANGES)?;
-        self.remove_unless::<SnapshotRecord>(SNAPSHOTS)
+        let mut removed = self.remove_unless::<ImageRecord>(IMAGES)?;
+        removed |= self.remove_unless::<ImageId>(REFERENCES)?;
+        removed |= self.remove_unless::<LayerRecord>(LAYERS)?;
+        removed |= self.remove_unless::<StepRecord>(STEPS)?;
+        removed |= self.remove_unless::<Entry>(REPOSITORY_ENTRIES)?;
+        removed |= self.remove_unless::<String>(REPOSITORY_CHANGES)?;
+        if self.remove_unless::<SnapshotRecord>(SNAPSHOTS)? {
+            self.lose_containers()?;
+            removed = true;
+        }
+        Ok(removed)
+    }
+
+    /// Notes that records of containers are lost.
+    pub(crate) fn lose_containers(&self) -> Result<()> {
+        self.put(STORE, LOST_CONTAINERS_KEY, &true)
+    }
+
+    /// Notes that every container that is known has its record.
+    pub(crate) fn have_containers(&self) -> Result<()> {
+        self.remove(STORE, LOST_CONTAINERS_KEY)
     }
 
     fn remove_unless<T: DeserializeOwned>(&self, table: Table) -> Result<bool> {

@@ -95,10 +95,10 @@ impl ImageStore {
         if found == Found::Lost {
             store.rebuild_images()?;
         }
-        let unreadable = store.remove_unreadable()?;
-        store.remove_unrecorded(match found {
-            Found::Lost => Unrecorded::KeepContainers,
-            Found::Readable => unreadable,
+        let lost = store.remove_unreadable()? || found == Found::Lost;
+        store.remove_unrecorded(match lost && earlier.is_of_this_boot {
+            true => Unrecorded::Retire,
+            false => Unrecorded::Discard,
         })?;
         store.look_over()?;
         store.collect_garbage()?;

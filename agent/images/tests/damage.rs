@@ -327,15 +327,13 @@ fn records_that_are_damaged_or_lost_take_nothing_with_them() {
                 Some(garbage) => drop(rows.insert(key, garbage).unwrap()),
             });
             let store = closed.open();
-            store.readopt("c", &closed.id).unwrap();
+            store.readopt([("c", closed.id)]).unwrap();
             let shown = store.list_all().unwrap().len();
             assert_eq!(shown, usize::from(table != "images"), "{table} {garbage:?}");
             store
                 .load(closed.archive.as_slice(), &LoadLimits::default())
                 .unwrap();
-            if table == "images" && garbage.is_some() || garbage.is_none() {
-                store.readopt("c", &closed.id).unwrap();
-            }
+            store.readopt([("c", closed.id)]).unwrap();
             assert_whole(&closed, &store);
         }
     }
@@ -368,7 +366,7 @@ fn a_database_that_is_lost_is_made_anew_and_containers_keep_their_files() {
             closed.id,
             "{how}"
         );
-        store.readopt("c", &closed.id).unwrap();
+        store.readopt([("c", closed.id)]).unwrap();
         store
             .load(closed.archive.as_slice(), &LoadLimits::default())
             .unwrap();
@@ -376,5 +374,88 @@ fn a_database_that_is_lost_is_made_anew_and_containers_keep_their_files() {
         assert_whole(&closed, &store);
         drop(store);
         assert_whole(&closed, &closed.open());
+    }
+}
+
+#[test]
+fn what_is_left_of_lost_records_is_known_again_however_often_the_process_is_killed() {
+    let closed = loaded();
+    delete(&closed.path("store.redb"));
+    drop(closed.open());
+    // Killed while it made the records anew: the new database holds nothing yet.
+    let empty = tempfile::tempdir().unwrap();
+    drop(ImageStore::open(empty.path()).unwrap());
+    fs::copy(empty.path().join("store.redb"), closed.path("store.redb")).unwrap();
+    fs::write(closed.path("records-lost"), "").unwrap();
+    drop(closed.open());
+    // Killed before the containers were told.
+    let store = closed.open();
+    store.readopt([("c", closed.id)]).unwrap();
+    store
+        .load(closed.archive.as_slice(), &LoadLimits::default())
+        .unwrap();
+    assert_whole(&closed, &store);
+    fs::create_dir(closed.path("containers/nobodys")).unwrap();
+    drop(store);
+    assert_whole(&closed, &closed.open());
+    assert!(!closed.path("containers/nobodys").exists());
+}
+
+#[test]
+fn what_a_container_wrote_outlives_the_loss_of_all_records_and_blobs() {
+    let closed = loaded();
+    delete(&closed.path("store.redb"));
+    fs::remove_dir_all(closed.path("blobs")).unwrap();
+    for _ in 0..2 {
+        closed.open().readopt([("c", closed.id)]).unwrap();
+    }
+    closed
+        .open()
+        .load(closed.archive.as_slice(), &LoadLimits::default())
+        .unwrap();
+    let store = closed.open();
+    store.readopt([("c", closed.id)]).unwrap();
+    assert_whole(&closed, &store);
+}
+
+#[test]
+fn running_containers_keep_their_layers_when_records_are_lost() {
+    for lost in ["all", "layers"] {
+        let closed = loaded();
+        let store = closed.open();
+        let running = Rootfs::of(store.mount("c").unwrap());
+        drop(store);
+        match lost {
+            "all" => delete(&closed.path("store.redb")),
+            table => closed.change_row(table, |rows, key| drop(rows.insert(key, &b"\0"[..]).unwrap())),
+        }
+        let store = closed.open();
+        store.wait_until_deleted();
+        assert_eq!(running.read("d/low").len(), 160_000, "{lost}");
+        assert!(running.has("written"));
+    }
+}
+
+/// Damage of any kind anywhere in the database; its library panics at much of it.
+#[test]
+fn no_damage_to_the_database_keeps_the_store_from_opening() {
+    let closed = loaded();
+    let path = closed.path("store.redb");
+    let good = fs::read(&path).unwrap();
+    let harms: [fn(&mut [u8]); 3] = [|page| page.fill(0), |page| page.fill(0xff), |page| page.reverse()];
+    let used = |page: &&usize| good[**page..][..4096].iter().any(|byte| *byte != 0);
+    let pages: Vec<usize> = (0..good.len() / 4096).map(|page| page * 4096).collect();
+    for page in pages.iter().filter(used) {
+        for harm in harms {
+            let mut damaged = good.clone();
+            harm(&mut damaged[*page..][..4096]);
+            fs::write(&path, damaged).unwrap();
+            closed.lose_power();
+            let store = closed.open();
+            store.readopt([("c", closed.id)]).unwrap();
+            store.mount("c").unwrap();
+            store.list_all().unwrap();
+            store.await_checked();
+        }
     }
 }
