@@ -224,7 +224,6 @@ impl Engine {
     }
 }
 
-/// The confinement that containers get by default, in Docker's form.
 /// A warning for each image that cannot be run as it was recorded.
 fn damaged_images(images: &ImageStore) -> Vec<String> {
     let damaged = images.damaged().unwrap_or_else(|error| {
@@ -240,6 +239,7 @@ fn damaged_images(images: &ImageStore) -> Vec<String> {
     damaged.into_iter().map(named).map(warning).collect()
 }
 
+/// The confinement that containers get by default, in Docker's form.
 fn security(apparmor: bool, selinux: bool, user_namespaces: bool) -> Vec<String> {
     let options = ["name=seccomp,profile=builtin"].into_iter();
     let options = options.chain(apparmor.then_some("name=apparmor"));
