@@ -64,7 +64,8 @@ impl ImageStore {
         if unpacked.is_empty() {
             return Ok(PackedManifest { digest, bytes, lease });
         }
-        let image = find(&self.inner.records.view()?, reference)?;
+        // Not by the name, which may be another image's by now.
+        let image = find(&self.inner.records.view()?, &manifest.config.digest.to_string())?;
         let packed = self.pack_layers(&image, &unpacked, &mut lease)?;
         let bytes = manifest.with_layers(&packed);
         let digest = Digest::of(&bytes);

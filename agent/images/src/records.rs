@@ -112,6 +112,12 @@ impl ImageRecord {
         self.indexes.contains(digest) || self.manifests.iter().any(|manifest| manifest.digest == *digest)
     }
 
+    /// Whether this blob is the layer of this number in one of its manifests.
+    pub(crate) fn has_form(&self, layer: usize, blob: &Digest) -> bool {
+        let mut manifests = self.manifests.iter();
+        manifests.any(|manifest| manifest.layer_blobs.get(layer) == Some(blob))
+    }
+
     /// Every blob that the image needs.
     pub(crate) fn blobs(&self) -> impl Iterator<Item = Digest> + '_ {
         let of_manifest = |m: &ManifestRecord| m.layer_blobs.clone().into_iter().chain([m.digest]);

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use crate::blobs;
 use crate::check::LayerState;
 use crate::compression::{ByteBudget, Compression, decompress};
-use crate::digest::{Digest, HashingReader, ImageId};
+use crate::digest::{Digest, HashingReader, ImageId, digest_of};
 use crate::error::{ArchiveError, Error, Result};
 use crate::layout::{Layout, sync_directory};
 use crate::lease::Lease;
@@ -209,21 +209,24 @@ impl ImageStore {
         let mut below: Vec<OwnedFd> = Vec::new();
         let mut unpacked: Vec<UnpackedLayer<'_>> = Vec::new();
         for (index, chain_id) in chain_ids.iter().enumerate() {
-            let reader = match self.layer_state(chain_id)? {
-                LayerState::Whole => None,
-                LayerState::Unknown | LayerState::Gone => {
-                    Some(feed.open(index).map_err(ArchiveError::from_read)?)
-                }
+            let (blob, diff_id) = (layers.blobs[index], layers.diff_ids[index]);
+            let source = || {
+                let reader = feed.open(index).map_err(ArchiveError::from_read)?;
+                Ok::<_, Error>(LayerSource {
+                    blob,
+                    diff_id,
+                    reader,
+                })
             };
-            let path = match reader {
-                None => layout.layer(chain_id),
-                Some(reader) => {
-                    let source = LayerSource {
-                        blob: layers.blobs[index],
-                        diff_id: layers.diff_ids[index],
-                        reader,
-                    };
-                    let layer = unpack_layer(layout, *chain_id, source, &below, bounds)?;
+            let path = match self.layer_state(chain_id)? {
+                LayerState::Whole => {
+                    if !self.is_known_form(&blob, &diff_id)? {
+                        check_blob(source()?, bounds).map_err(in_layer(diff_id))?;
+                    }
+                    layout.layer(chain_id)
+                }
+                LayerState::Unknown | LayerState::Gone => {
+                    let layer = unpack_layer(layout, *chain_id, source()?, &below, bounds)?;
                     unpacked.push(layer);
                     unpacked[unpacked.len() - 1].path.clone()
                 }
@@ -243,9 +246,26 @@ impl ImageStore {
         }
     }
 
+    /// Whether the blob was compared with the layer's content before: it is the content, or an image has it for that.
+    fn is_known_form(&self, blob: &Digest, diff_id: &Digest) -> Result<bool> {
+        if blob == diff_id {
+            return Ok(true);
+        }
+        let images = self.inner.records.view()?.images_and_rests()?;
+        Ok(images.iter().any(|image| {
+            let mut positions = (0..image.diff_ids.len()).filter(|index| image.diff_ids[*index] == *diff_id);
+            positions.any(|index| image.has_form(index, blob))
+        }))
+    }
+
     /// Moves synced layers into place and records them.
     fn adopt(&self, unpacked: &[UnpackedLayer<'_>]) -> Result<()> {
         let layout = &self.inner.layout;
+        // Who compares what was there with its archive must not take what comes for it.
+        let _turns: Vec<Turn<'_>> = unpacked
+            .iter()
+            .map(|layer| layout.layer_doubt().turns.take(layer.chain_id))
+            .collect();
         for layer in unpacked {
             let place = layout.layer(&layer.chain_id);
             // From a change that failed to commit, or in doubt; then containers may have it mounted.
@@ -295,16 +315,20 @@ fn unpack_layer<'a>(
             content_bytes: 0,
         },
     };
-    let in_layer = |error| match error {
+    let unpacked = unpack_blob(source, &layer.path, below, bounds);
+    layer.record.content_bytes = unpacked.map_err(in_layer(diff_id))?;
+    Ok(layer)
+}
+
+fn in_layer(digest: Digest) -> impl FnOnce(Error) -> Error {
+    move |error| match error {
         Error::Archive(source) => ArchiveError::Layer {
-            digest: diff_id,
+            digest,
             source: Box::new(source),
         }
         .into(),
         error => error,
-    };
-    layer.record.content_bytes = unpack_blob(source, &layer.path, below, bounds).map_err(in_layer)?;
-    Ok(layer)
+    }
 }
 
 /// Decompresses, hashes and unpacks a blob in one pass; returns the bytes of its files.
@@ -332,17 +356,28 @@ fn unpack_blob(
         let mut stream = TarStream::new(hashing, entries_max);
         writer.unpack(&mut stream)?;
         let (actual, _) = stream.drain()?.into_inner().finish();
-        if actual != diff_id {
-            let what = format!("the content of blob {blob}");
-            return Err(ArchiveError::DigestMismatch {
-                what,
-                expected: diff_id,
-                actual,
-            }
-            .into());
-        }
+        expect_content(&blob, diff_id, actual)?;
     }
     writer.finish().map(|(_, content_bytes)| content_bytes)
+}
+
+/// Refuses a blob that is not a form of the layer it stands for.
+fn check_blob(source: LayerSource, bounds: UnpackBounds<'_>) -> Result<()> {
+    let (_, stream) = decompress(source.reader, bounds.budget, bounds.limits)?;
+    let actual = digest_of(stream).map_err(ArchiveError::from_read)?;
+    Ok(expect_content(&source.blob, source.diff_id, actual)?)
+}
+
+fn expect_content(blob: &Digest, expected: Digest, actual: Digest) -> Result<(), ArchiveError> {
+    if actual == expected {
+        return Ok(());
+    }
+    let what = format!("the content of blob {blob}");
+    Err(ArchiveError::DigestMismatch {
+        what,
+        expected,
+        actual,
+    })
 }
 
 /// Records an image, or one more manifest of it, and points its references at it.

@@ -108,3 +108,22 @@ fn manifests_of_others_are_given_as_they_came() {
         digest
     );
 }
+
+/// A layer that is here is not unpacked again; what comes for it is compared all the same.
+#[test]
+fn no_image_brings_a_false_form_of_a_layer_that_is_here() {
+    let [low, high] = layers();
+    let fixture = Fixture::new();
+    fixture.load(&plain_archive("a:1", &[&low, &high]));
+    let other = Layer::new().file("high", "other").finish();
+    let evil = docker_archive("evil:1", &[&low, &high], &[&low, &gzip(&other)]);
+    let problem = fixture.refuse(&evil, &LoadLimits::default());
+    assert!(problem.contains("digest"), "{problem}");
+    let packed = fixture.store.packed_manifest("a:1").unwrap();
+    let mut unpacked = Vec::new();
+    let top = content(&fixture, &layer_blobs(&packed.bytes)[1]);
+    flate2::read::GzDecoder::new(top.as_slice())
+        .read_to_end(&mut unpacked)
+        .unwrap();
+    assert_eq!(unpacked, high);
+}
