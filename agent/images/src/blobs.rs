@@ -7,6 +7,7 @@ use std::path::Path;
 use tempfile::{NamedTempFile, TempPath};
 
 use crate::digest::{Digest, HashingReader, HashingWriter, digest_of};
+use crate::doubt::is_loss;
 use crate::error::{ArchiveError, Error, Result};
 use crate::layout::{Layout, sync_directory};
 
@@ -165,26 +166,41 @@ pub(crate) fn settle(layout: &Layout, digest: &Digest) -> Result<()> {
     }
     let _turn = doubt.turns.take(*digest);
     if doubt.is_in_doubt(digest) {
-        discard_unless_whole(layout, digest)?;
-        doubt.settle(digest);
+        compare(layout, digest)?;
     }
     Ok(())
 }
 
 /// Compares a blob with its digest and takes it away where it differs. Returns whether it is there and whole.
 pub(crate) fn discard_unless_whole(layout: &Layout, digest: &Digest) -> Result<bool> {
+    // A whole one that is put in its place meanwhile is not taken away.
+    let _turn = layout.blob_doubt().turns.take(*digest);
+    compare(layout, digest)
+}
+
+/// As [`discard_unless_whole`], of one whose turn the caller has.
+fn compare(layout: &Layout, digest: &Digest) -> Result<bool> {
     let path = layout.blob(digest);
     let content = match File::open(&path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            layout.blob_doubt().settle(digest);
+            return Ok(false);
+        }
         file => file.and_then(digest_of),
     };
-    match content {
-        Ok(content) if content == *digest => return Ok(true),
-        Ok(_) => tracing::error!(blob = %digest, "a blob is damaged"),
-        Err(error) => tracing::error!(blob = %digest, error = error.to_string(), "a blob cannot be read"),
+    let problem = match content {
+        Ok(content) if content == *digest => None,
+        Ok(content) => Some(format!("its content is {content}")),
+        Err(error) if is_loss(&error) => Some(error.to_string()),
+        // Not of the blob, but of this moment: memory or file descriptors may be short.
+        Err(error) => return Err(Error::io("read blob", &path, error)),
+    };
+    if let Some(problem) = &problem {
+        tracing::error!(blob = %digest, problem, "a blob is damaged");
+        layout.discard(&path)?;
     }
-    layout.discard(&path)?;
-    Ok(false)
+    layout.blob_doubt().settle(digest);
+    Ok(problem.is_none())
 }
 
 /// Opens a stored blob for reading.
@@ -227,4 +243,59 @@ pub(crate) fn read_document(file: File, path: &Path, what: &'static str, bytes_m
         .into());
     }
     Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::ImageStore;
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    use std::sync::mpsc;
+    use std::time::Duration;
+
+    fn store_with_blob(place: &Path) -> (ImageStore, Digest) {
+        let store = ImageStore::open(place).unwrap();
+        let layout = &store.inner.layout;
+        let staged = StagedBlob::write(layout, &b"content"[..], 100).unwrap();
+        let digest = staged.digest;
+        staged.store(layout).unwrap();
+        (store, digest)
+    }
+
+    #[test]
+    fn a_blob_that_is_put_in_place_while_another_is_looked_at_stays() {
+        let place = tempfile::tempdir().unwrap();
+        let (store, digest) = store_with_blob(place.path());
+        let path = store.inner.layout.blob(&digest);
+        fs::write(&path, "damaged").unwrap();
+        let turn = store.inner.layout.blob_doubt().turns.take(digest);
+        let (found, finding) = mpsc::channel();
+        std::thread::scope(|scope| {
+            scope.spawn(|| found.send(discard_unless_whole(&store.inner.layout, &digest).unwrap()));
+            finding
+                .recv_timeout(Duration::from_millis(200))
+                .expect_err("it waits for its turn");
+            fs::write(&path, "content").unwrap();
+            drop(turn);
+            assert!(finding.recv().unwrap());
+        });
+        assert!(path.exists());
+    }
+
+    #[test]
+    fn a_blob_that_cannot_be_opened_just_now_is_not_taken_for_damaged() {
+        let place = tempfile::tempdir().unwrap();
+        let (store, digest) = store_with_blob(place.path());
+        store.inner.layout.blob_doubt().begin([digest]);
+        let before = getrlimit(Resource::Nofile);
+        let none = Rlimit {
+            current: Some(0),
+            ..before
+        };
+        setrlimit(Resource::Nofile, none).unwrap();
+        let refused = size(&store.inner.layout, &digest);
+        setrlimit(Resource::Nofile, before).unwrap();
+        assert!(refused.is_err());
+        assert_eq!(size(&store.inner.layout, &digest).unwrap(), Some(7));
+    }
 }

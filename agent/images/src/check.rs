@@ -4,14 +4,15 @@
 //! After the power was lost, content is compared with its digests, too (see `doubt`).
 
 use std::collections::{BTreeSet, HashMap};
+use std::io::BufReader;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError, Weak};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::blobs;
 use crate::compression::{ByteBudget, decompress};
-use crate::digest::{Digest, ImageId};
-use crate::error::{Error, Result};
+use crate::digest::{Digest, HashingReader, ImageId};
+use crate::error::{Error, ErrorKind, Result};
 use crate::layer_check::Outcome;
 use crate::limits::{DOCUMENT_BYTES_MAX, LoadLimits};
 use crate::manifest::Document;
@@ -194,7 +195,6 @@ impl ImageStore {
 
     /// What a layer's archive leaves in its directory; nothing where the archive is not here.
     fn archived(&self, chain_id: &Digest) -> Result<Option<Outcome>> {
-        let limits = LoadLimits::default();
         for image in self.inner.records.view()?.images_and_rests()? {
             let Some(index) = image.chain_ids.iter().position(|own| own == chain_id) else {
                 continue;
@@ -207,41 +207,78 @@ impl ImageStore {
                 if blobs::size(&self.inner.layout, blob)?.is_none() {
                     continue;
                 }
-                let budget = ByteBudget::new("the unpacked size of the layer", limits.unpacked_bytes_max);
-                let reader = blobs::open(&self.inner.layout, blob)?;
-                let (_, stream) = decompress(reader, &budget, &limits)?;
-                let mut stream = TarStream::new(std::io::BufReader::new(stream), limits.layer_entries_max);
-                return Ok(Some(Outcome::of(&mut stream)?));
+                match self.outcome_of(blob, &image.diff_ids[index]) {
+                    Ok(Some(outcome)) => return Ok(Some(outcome)),
+                    Err(error) if error.kind() != ErrorKind::Invalid => return Err(error),
+                    // Another manifest may have the layer.
+                    Ok(None) | Err(_) => tracing::error!(%blob, "a blob is not the layer that it stands for"),
+                }
             }
         }
         Ok(None)
     }
 
+    /// What a blob leaves, if it is a form of this layer.
+    fn outcome_of(&self, blob: &Digest, diff_id: &Digest) -> Result<Option<Outcome>> {
+        let limits = LoadLimits::default();
+        let budget = ByteBudget::new("the unpacked size of the layer", limits.unpacked_bytes_max);
+        let reader = blobs::open(&self.inner.layout, blob)?;
+        let (_, stream) = decompress(reader, &budget, &limits)?;
+        let hashing = BufReader::new(HashingReader::new(stream));
+        let mut stream = TarStream::new(hashing, limits.layer_entries_max);
+        let outcome = Outcome::of(&mut stream)?;
+        let (actual, _) = stream.drain()?.into_inner().finish();
+        Ok((actual == *diff_id).then_some(outcome))
+    }
+
     /// Unpacks what is missing of an image once more, from the blobs that are here; an image for which they do not
     /// suffice is hidden.
-    fn mend_or_hide(&self, image: &ImageRecord) -> Result<()> {
-        match self.mend(image) {
-            Ok(()) => self.change_damage(image, None),
-            Err(error) => {
-                let view = self.inner.records.view()?;
-                let named = names(&view, &image.id)?;
-                let users: Vec<String> = view
-                    .snapshots()?
-                    .into_iter()
-                    .filter(|(_, snapshot)| snapshot.image_id == image.id)
-                    .map(|(container_id, _)| container_id)
-                    .collect();
-                tracing::error!(
-                    image = %image.id,
-                    names = ?named,
-                    containers = ?users,
-                    error = %error.full_message(),
-                    "an image is damaged and hidden until it is pulled or loaded again"
-                );
-                self.inner.hides.store(true, Ordering::Relaxed);
-                self.change_damage(image, Some(image.damaged_since_unix_s.unwrap_or_else(unix_now)))
-            }
+    pub(crate) fn mend_or_hide(&self, image: &ImageRecord) -> Result<()> {
+        let error = match self.mend(image) {
+            Ok(()) => return self.show(image),
+            Err(error) => error,
+        };
+        if !self.hide(image)? {
+            return Ok(());
         }
+        self.inner.hides.store(true, Ordering::Relaxed);
+        let view = self.inner.records.view()?;
+        let named = names(&view, &image.id)?;
+        let snapshots = view.snapshots()?.into_iter();
+        let users: Vec<String> = snapshots
+            .filter(|(_, snapshot)| snapshot.image_id == image.id)
+            .map(|(container_id, _)| container_id)
+            .collect();
+        tracing::error!(
+            image = %image.id,
+            names = ?named,
+            containers = ?users,
+            error = %error.full_message(),
+            "an image is damaged and hidden until it is pulled or loaded again"
+        );
+        Ok(())
+    }
+
+    /// Hides an image, unless a fetch made it whole meanwhile: returns whether it is hidden.
+    pub(crate) fn hide(&self, image: &ImageRecord) -> Result<bool> {
+        let layout = &self.inner.layout;
+        self.inner.records.change(Persist::Now, |changes| {
+            let Some(known) = changes.image_or_rest(&image.id)? else {
+                return Ok(false);
+            };
+            let mut stands = blobs::size_on_disk(layout, &image.id)?.is_some();
+            for chain_id in &image.chain_ids {
+                let is_known = changes.layer(chain_id)?.is_some() && layout.layer(chain_id).is_dir();
+                stands &= is_known && !layout.layer_doubt().is_in_doubt(chain_id);
+            }
+            if !stands {
+                changes.put_image(&ImageRecord {
+                    damaged_since_unix_s: known.damaged_since_unix_s.or_else(|| Some(unix_now())),
+                    ..known
+                })?;
+            }
+            Ok(!stands)
+        })
     }
 
     fn mend(&self, image: &ImageRecord) -> Result<()> {
@@ -274,8 +311,9 @@ impl ImageStore {
         outcome
     }
 
-    fn change_damage(&self, image: &ImageRecord, since: Option<i64>) -> Result<()> {
-        if image.damaged_since_unix_s == since {
+    /// Shows an image that was hidden.
+    fn show(&self, image: &ImageRecord) -> Result<()> {
+        if image.damaged_since_unix_s.is_none() {
             return Ok(());
         }
         self.inner.records.change(Persist::Now, |changes| {
@@ -283,7 +321,7 @@ impl ImageStore {
                 return Ok(());
             };
             changes.put_image(&ImageRecord {
-                damaged_since_unix_s: since,
+                damaged_since_unix_s: None,
                 ..image
             })
         })
@@ -416,25 +454,35 @@ fn check_all(store: &Weak<Inner>) -> Result<()> {
         layers = layers.len(),
         "the machine stopped without warning: the image store is checked"
     );
+    let mut is_checked = true;
+    let mut note = |outcome: Result<()>| {
+        if let Err(error) = outcome {
+            is_checked = false;
+            tracing::error!(error = %error.full_message(), "a part of the image store cannot be checked");
+        }
+    };
     for digest in blobs {
         let Some(inner) = store.upgrade() else {
             return Ok(());
         };
-        blobs::settle(&inner.layout, &digest)?;
+        note(blobs::settle(&inner.layout, &digest));
     }
     for chain_id in layers {
         let Some(inner) = store.upgrade() else {
             return Ok(());
         };
-        ImageStore { inner }.layer_state(&chain_id)?;
+        note(ImageStore { inner }.layer_state(&chain_id).map(drop));
     }
     let Some(inner) = store.upgrade() else {
         return Ok(());
     };
     let store = ImageStore { inner };
     store.look_over()?;
-    store.inner.session.note_checked();
-    tracing::info!("the image store is checked");
+    // Else the next process looks at all of it again.
+    if is_checked {
+        store.inner.session.note_checked();
+        tracing::info!("the image store is checked");
+    }
     Ok(())
 }
 

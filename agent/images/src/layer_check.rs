@@ -13,6 +13,7 @@ use flate2::Crc;
 use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
 
+use crate::doubt::is_loss;
 use crate::error::{ArchiveError, Result};
 use crate::layer_path::{relative, split};
 use crate::tar_stream::{EntryKind, TarEntry, TarStream};
@@ -179,8 +180,7 @@ impl Outcome {
                 Ok(false) | Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::XDEV) => {
                     return Ok(Some(path.clone()));
                 }
-                // The disk gives back an error for what it lost.
-                Err(Errno::IO | Errno::UCLEAN | Errno::BADMSG) => return Ok(Some(path.clone())),
+                Err(error) if is_loss(&error.into()) => return Ok(Some(path.clone())),
                 Err(error) => return Err(error.into()),
             }
         }
