@@ -1,15 +1,24 @@
 //! What the agent keeps on disk: its assignment set, its records, and the controllers that it knows.
+//!
+//! The file is sealed with AES-256-GCM, because specs in it hold what registries are shown, under a key in a file of
+//! its own: a copy of the one says nothing without the other. The key is not the node's TLS key, which is renewed.
 
 use muster_node_plan::TaskRecord;
 use muster_types::{AssignmentSet, TaskId};
+use ring::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
+use ring::rand::{SecureRandom, SystemRandom};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-/// Format of the file; another one is refused.
-const FORMAT: u8 = 1;
+/// Format of the file: this byte, a nonce, and what is sealed.
+const FORMAT: u8 = 2;
+/// Format of files that were not sealed; they are read, and written in the new one.
+const FORMAT_IN_CLEAR: u8 = 1;
+const KEY_BYTES: usize = 32;
 
 /// The agent's file cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -31,6 +40,27 @@ pub enum StoreError {
         /// Where.
         path: PathBuf,
     },
+    /// It was sealed with another key, or changed since.
+    #[error(
+        "{path} does not open with the key in {key}; restore the key, or remove {path} to start without the tasks in it"
+    )]
+    Sealed {
+        /// Where.
+        path: PathBuf,
+        /// Where its key is.
+        key: PathBuf,
+    },
+    /// The key's file holds no key.
+    #[error(
+        "{path} is not a key of {KEY_BYTES} bytes; restore it, or remove it and the agent.state beside it"
+    )]
+    Key {
+        /// Where.
+        path: PathBuf,
+    },
+    /// The system gives no random bytes.
+    #[error("the system's random source failed")]
+    Random,
 }
 
 /// The content of the file.
@@ -45,34 +75,36 @@ pub struct Saved {
     pub controllers: Vec<String>,
 }
 
-/// The file.
+/// The file, and the one of its key.
 #[derive(Debug, Clone)]
 pub struct Store {
     path: PathBuf,
+    key_path: PathBuf,
 }
 
 impl Store {
-    /// The file in this directory.
+    /// The files in this directory.
     pub fn new(directory: &Path) -> Self {
         Self {
             path: directory.join("agent.state"),
+            key_path: directory.join("agent.key"),
         }
     }
 
     /// Reads it; empty when there is none.
     pub fn load(&self) -> Result<Saved, StoreError> {
-        let bytes = match std::fs::read(&self.path) {
-            Ok(bytes) => bytes,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Saved::default()),
-            Err(source) => return Err(self.failed("read", source)),
+        let Some(mut bytes) = self.read(&self.path)? else {
+            return Ok(Saved::default());
         };
         let format = || StoreError::Format {
             path: self.path.clone(),
         };
-        match bytes.split_first() {
-            Some((&FORMAT, body)) => muster_proto::pack::unpack(body).map_err(|_| format()),
-            Some(_) | None => Err(format()),
-        }
+        let body = match bytes.split_first_mut() {
+            Some((&mut FORMAT, sealed)) => self.open(sealed)?,
+            Some((&mut FORMAT_IN_CLEAR, body)) => body,
+            Some(_) | None => return Err(format()),
+        };
+        muster_proto::pack::unpack(body).map_err(|_| format())
     }
 
     /// Replaces it: written beside and renamed, so that a crash leaves the old or the new one. It is not synced: after
@@ -80,29 +112,102 @@ impl Store {
     pub fn save(&self, saved: &Saved) -> Result<(), StoreError> {
         let body = muster_proto::pack::pack(saved)
             .map_err(|error| self.failed("encode", io::Error::other(error)))?;
+        let bytes = self.seal(body.into())?;
         let beside = self.path.with_extension("new");
-        let write = || -> io::Result<()> {
-            // Specs in it may hold what a registry is shown.
-            let mut file = std::fs::File::options()
-                .write(true)
-                .create(true)
-                .truncate(true)
-                .mode(0o600)
-                .open(&beside)?;
-            file.write_all(&[FORMAT])?;
-            file.write_all(&body)?;
-            std::fs::rename(&beside, &self.path)
-        };
-        write().map_err(|source| self.failed("write", source))
+        new_file(&beside)
+            .and_then(|mut file| file.write_all(&bytes))
+            .and_then(|()| std::fs::rename(&beside, &self.path))
+            .map_err(|source| self.failed("write", source))
     }
 
-    /// Removes it: the node left its cluster.
-    pub fn clear(&self) -> Result<(), StoreError> {
-        match std::fs::remove_file(&self.path) {
-            Ok(()) => Ok(()),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            Err(source) => Err(self.failed("remove", source)),
+    /// The file's bytes. A nonce is random: at ten saves a second two are equal with a chance of one in eight thousand
+    /// million after thirteen years (NIST SP 800-38D, 8.3).
+    fn seal(&self, mut body: Vec<u8>) -> Result<Vec<u8>, StoreError> {
+        let key = match self.key()? {
+            Some(key) => key,
+            None => self.make_key()?,
+        };
+        let nonce: [u8; NONCE_LEN] = random()?;
+        key.seal_in_place_append_tag(
+            Nonce::assume_unique_for_key(nonce),
+            Aad::from([FORMAT]),
+            &mut body,
+        )
+        .map_err(|_| self.failed("seal", io::Error::other("it is too large")))?;
+        Ok([&[FORMAT], &nonce[..], &body].concat())
+    }
+
+    fn open<'a>(&self, sealed: &'a mut [u8]) -> Result<&'a [u8], StoreError> {
+        let wrong = || StoreError::Sealed {
+            path: self.path.clone(),
+            key: self.key_path.clone(),
+        };
+        let key = self.key()?.ok_or_else(wrong)?;
+        let (nonce, sealed) = sealed.split_first_chunk_mut::<NONCE_LEN>().ok_or_else(wrong)?;
+        key.open_in_place(Nonce::assume_unique_for_key(*nonce), Aad::from([FORMAT]), sealed)
+            .map(|body| &*body)
+            .map_err(|_| wrong())
+    }
+
+    fn key(&self) -> Result<Option<LessSafeKey>, StoreError> {
+        let Some(bytes) = self.read(&self.key_path)? else {
+            return Ok(None);
+        };
+        let key = UnboundKey::new(&AES_256_GCM, &bytes).map_err(|_| StoreError::Key {
+            path: self.key_path.clone(),
+        })?;
+        Ok(Some(LessSafeKey::new(key)))
+    }
+
+    /// Synced before anything is sealed with it, because the file it seals may outlive a power loss.
+    fn make_key(&self) -> Result<LessSafeKey, StoreError> {
+        let bytes: [u8; KEY_BYTES] = random()?;
+        let beside = self.key_path.with_extension("key.new");
+        let write = || -> io::Result<()> {
+            let mut file = new_file(&beside)?;
+            file.write_all(&bytes)?;
+            file.sync_all()?;
+            std::fs::rename(&beside, &self.key_path)?;
+            let directory = self.key_path.parent().unwrap_or(Path::new("."));
+            File::open(directory)?.sync_all()
+        };
+        write().map_err(|source| StoreError::Io {
+            operation: "write",
+            path: self.key_path.clone(),
+            source,
+        })?;
+        let key = UnboundKey::new(&AES_256_GCM, &bytes).map_err(|_| StoreError::Random)?;
+        Ok(LessSafeKey::new(key))
+    }
+
+    /// A whole file; `None` when there is none.
+    fn read(&self, path: &Path) -> Result<Option<Vec<u8>>, StoreError> {
+        match std::fs::read(path) {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(StoreError::Io {
+                operation: "read",
+                path: path.to_owned(),
+                source,
+            }),
         }
+    }
+
+    /// Removes both: the node left its cluster.
+    pub fn clear(&self) -> Result<(), StoreError> {
+        for path in [&self.path, &self.key_path] {
+            match std::fs::remove_file(path) {
+                Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                    return Err(StoreError::Io {
+                        operation: "remove",
+                        path: path.clone(),
+                        source,
+                    });
+                }
+                Ok(()) | Err(_) => {}
+            }
+        }
+        Ok(())
     }
 
     fn failed(&self, operation: &'static str, source: io::Error) -> StoreError {
@@ -114,22 +219,95 @@ impl Store {
     }
 }
 
+/// An empty file that only its owner reads.
+fn new_file(path: &Path) -> io::Result<File> {
+    File::options()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(path)
+}
+
+fn random<const N: usize>() -> Result<[u8; N], StoreError> {
+    let mut bytes = [0; N];
+    SystemRandom::new()
+        .fill(&mut bytes)
+        .map_err(|_| StoreError::Random)?;
+    Ok(bytes)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn saved() -> Saved {
+        Saved {
+            controllers: vec!["10.0.0.1:2377".to_owned()],
+            ..Default::default()
+        }
+    }
 
     #[test]
     fn what_was_saved_is_loaded() {
         let directory = tempfile::tempdir().unwrap();
         let store = Store::new(directory.path());
         assert!(store.load().unwrap().controllers.is_empty());
-        let saved = Saved {
-            controllers: vec!["10.0.0.1:2377".to_owned()],
-            ..Default::default()
-        };
-        store.save(&saved).unwrap();
-        assert_eq!(store.load().unwrap().controllers, saved.controllers);
+        store.save(&saved()).unwrap();
+        assert_eq!(store.load().unwrap().controllers, saved().controllers);
+        store.clear().unwrap();
+        assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
         std::fs::write(directory.path().join("agent.state"), b"garbage").unwrap();
         assert!(matches!(store.load(), Err(StoreError::Format { .. })));
+    }
+
+    #[test]
+    fn the_file_says_nothing_and_opens_only_with_its_key() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::new(directory.path());
+        store.save(&saved()).unwrap();
+        let (state, key) = (
+            directory.path().join("agent.state"),
+            directory.path().join("agent.key"),
+        );
+        let bytes = std::fs::read(&state).unwrap();
+        let address = saved().controllers[0].clone();
+        assert!(
+            !bytes
+                .windows(address.len())
+                .any(|window| window == address.as_bytes())
+        );
+        store.save(&saved()).unwrap();
+        assert_ne!(std::fs::read(&state).unwrap(), bytes, "no nonce is used twice");
+
+        let mut changed = bytes.clone();
+        *changed.last_mut().unwrap() ^= 1;
+        std::fs::write(&state, changed).unwrap();
+        assert!(matches!(store.load(), Err(StoreError::Sealed { .. })));
+        for short in 1..bytes.len() {
+            std::fs::write(&state, &bytes[..short]).unwrap();
+            assert!(matches!(store.load(), Err(StoreError::Sealed { .. })));
+        }
+        std::fs::write(&state, &bytes).unwrap();
+        std::fs::write(&key, [7; KEY_BYTES]).unwrap();
+        assert!(matches!(store.load(), Err(StoreError::Sealed { .. })));
+        std::fs::write(&key, b"short").unwrap();
+        assert!(matches!(store.load(), Err(StoreError::Key { .. })));
+        std::fs::remove_file(&key).unwrap();
+        assert!(matches!(store.load(), Err(StoreError::Sealed { .. })));
+    }
+
+    #[test]
+    fn a_file_of_an_earlier_version_is_read_and_sealed_from_then_on() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::new(directory.path());
+        let state = directory.path().join("agent.state");
+        let body = muster_proto::pack::pack(&saved()).unwrap();
+        std::fs::write(&state, [&[FORMAT_IN_CLEAR], &body[..]].concat()).unwrap();
+        let loaded = store.load().unwrap();
+        assert_eq!(loaded.controllers, saved().controllers);
+        store.save(&loaded).unwrap();
+        assert_eq!(std::fs::read(&state).unwrap()[0], FORMAT);
+        assert_eq!(store.load().unwrap().controllers, saved().controllers);
     }
 }
