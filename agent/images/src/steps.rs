@@ -103,6 +103,9 @@ impl ImageStore {
             .iter()
             .map(|name| Ok(Reference::parse(name)?.with_default_tag()))
             .collect::<Result<Vec<_>>>()?;
+        if is_finished(&self.inner.records.view()?, id, &names)? {
+            return Ok(());
+        }
         self.inner.records.change(Persist::Now, |changes| {
             let image = crate::store::find(changes, &id.to_string())?;
             if image.is_step {
@@ -251,4 +254,17 @@ impl ImageStore {
             collected.layer_bytes,
         ))
     }
+}
+
+/// Whether an image is seen under all of these names: every change that made it so was persisted.
+fn is_finished(records: &impl Lookup, id: &ImageId, names: &[Reference]) -> Result<bool> {
+    if records.image(id)?.is_none_or(|image| image.is_step) {
+        return Ok(false);
+    }
+    for name in names {
+        if records.reference(&name.to_string())? != Some(*id) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }

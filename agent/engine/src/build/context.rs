@@ -4,53 +4,58 @@ use crate::error::{Error, Result};
 use crate::layout::{make_directory, remove_directory};
 use muster_build::IgnoreList;
 use muster_build::limits::DOCKERFILE_BYTES_MAX;
-use muster_images::{ExtractOptions, LoadLimits, Owner, extract};
+use muster_images::{ExtractOptions, FileNode, FileTree, LoadLimits, Located, Owner, extract};
 use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, Read, Seek, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// The file that names what a build does not see.
 const IGNORE_FILE: &str = ".dockerignore";
 
 /// A context on disk; its directory goes with it.
+///
+/// It is kept as the archive that it came in until somebody needs its files: a build whose steps are all cached needs only
+/// their digests.
 #[derive(Debug)]
 pub(crate) struct Context {
     place: PathBuf,
-    /// The directory of its files.
-    pub root: OwnedFd,
+    files: Mutex<Files>,
+    /// What the archive holds, where that alone tells it.
+    tree: Option<FileTree>,
+    /// Files of the archive that the build does not see.
+    hidden: Vec<String>,
     /// What the Dockerfile says.
     pub dockerfile: String,
 }
 
+#[derive(Debug)]
+enum Files {
+    /// As they came.
+    Packed(File),
+    /// The directory that they lie in.
+    Unpacked(Arc<OwnedFd>),
+}
+
 impl Context {
-    /// Unpacks an archive, compressed or not, below `place`. Blocks.
+    /// Takes an archive, compressed or not, into `place`. Blocks.
     pub fn receive(place: &Path, archive: impl Read, dockerfile: &str) -> Result<Self> {
-        let files = place.join("context");
-        make_directory(&files)?;
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let root = rustix::fs::open(&files, flags, Mode::empty())
-            .map_err(|error| Error::io("open the build context", error.into()))?;
+        make_directory(place)?;
+        let path = place.join("archive");
+        let mut options = File::options();
+        let opened = options.read(true).write(true).create_new(true).open(&path);
+        let packed = opened.map_err(|error| Error::io("keep the build context", error))?;
         let mut context = Self {
             place: place.to_path_buf(),
-            root,
+            files: Mutex::new(Files::Packed(packed)),
+            tree: None,
+            hidden: Vec::new(),
             dockerfile: String::new(),
         };
-        // What a client owns on its machine says nothing here.
-        let options = ExtractOptions {
-            keep_kinds: false,
-            owner: Some(Owner { uid: 0, gid: 0 }),
-        };
-        extract(
-            context.root.as_fd(),
-            "",
-            archive,
-            &options,
-            &Some,
-            &LoadLimits::default(),
-        )?;
+        context.tree = context.keep(archive, dockerfile)?;
         context.dockerfile = context.read_dockerfile(dockerfile)?;
         context.hide_ignored(dockerfile)?;
         Ok(context)
@@ -61,9 +66,86 @@ impl Context {
         &self.place
     }
 
+    /// What is known of its files without them.
+    pub fn listed(&self) -> Option<&FileTree> {
+        self.tree.as_ref()
+    }
+
+    /// The directory of its files. Blocks.
+    pub fn root(&self) -> Result<Arc<OwnedFd>> {
+        let mut files = self.files();
+        let packed = match &mut *files {
+            Files::Unpacked(root) => return Ok(Arc::clone(root)),
+            Files::Packed(packed) => packed,
+        };
+        let root = Arc::new(self.unpack(packed)?);
+        for path in &self.hidden {
+            hide(&root, path)?;
+        }
+        *files = Files::Unpacked(Arc::clone(&root));
+        Ok(root)
+    }
+
+    fn files(&self) -> MutexGuard<'_, Files> {
+        // Either form is valid, whoever panicked beside it.
+        self.files.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Writes the archive down while it is listed.
+    fn keep(&self, archive: impl Read, dockerfile: &str) -> Result<Option<FileTree>> {
+        let mut files = self.files();
+        let Files::Packed(packed) = &mut *files else {
+            return Ok(None);
+        };
+        let keeps = |path: &[u8]| {
+            let is_read = path == IGNORE_FILE.as_bytes() || path == named(dockerfile).as_bytes();
+            is_read.then_some(DOCKERFILE_BYTES_MAX as u64 + 1)
+        };
+        let archive = Copied { archive, packed };
+        Ok(FileTree::list(archive, &keeps, &LoadLimits::default())?)
+    }
+
+    fn unpack(&self, packed: &mut File) -> Result<OwnedFd> {
+        let files = self.place.join("context");
+        make_directory(&files)?;
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let root = rustix::fs::open(&files, flags, Mode::empty())
+            .map_err(|error| Error::io("open the build context", error.into()))?;
+        packed
+            .rewind()
+            .map_err(|error| Error::io("read the build context", error))?;
+        // What a client owns on its machine says nothing here.
+        let options = ExtractOptions {
+            keep_kinds: false,
+            owner: Some(Owner { uid: 0, gid: 0 }),
+        };
+        let limits = LoadLimits::default();
+        extract(root.as_fd(), "", packed, &options, &Some, &limits)?;
+        std::fs::remove_file(self.place.join("archive"))
+            .map_err(|error| Error::io("remove the archive of the build context", error))?;
+        Ok(root)
+    }
+
+    /// The beginning of a file that is known without the files.
+    fn kept(&self, path: &str) -> Option<Vec<u8>> {
+        Some(self.tree.as_ref()?.kept(named(path).as_bytes())?.to_vec())
+    }
+
     fn read_dockerfile(&self, path: &str) -> Result<String> {
+        let bytes = match self.kept(path) {
+            Some(bytes) => bytes,
+            None => self.dockerfile_bytes(path)?,
+        };
+        if bytes.is_empty() {
+            return Err(Error::invalid(format!("the Dockerfile ({path}) cannot be empty")));
+        }
+        String::from_utf8(bytes)
+            .map_err(|_| Error::invalid(format!("the Dockerfile ({path}) is not UTF-8 text")))
+    }
+
+    fn dockerfile_bytes(&self, path: &str) -> Result<Vec<u8>> {
         let missing = || Error::invalid(format!("Cannot locate specified Dockerfile: {path}"));
-        let file = match self.open(path) {
+        let file = match self.open(path)? {
             Ok(file) => file,
             Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Err(missing()),
             Err(error) => {
@@ -83,54 +165,91 @@ impl Context {
         file.take(DOCKERFILE_BYTES_MAX as u64 + 1)
             .read_to_end(&mut bytes)
             .map_err(failed)?;
-        if bytes.is_empty() {
-            return Err(Error::invalid(format!("the Dockerfile ({path}) cannot be empty")));
-        }
-        String::from_utf8(bytes)
-            .map_err(|_| Error::invalid(format!("the Dockerfile ({path}) is not UTF-8 text")))
+        Ok(bytes)
     }
 
     /// Takes the Dockerfile and the ignore file itself away where the latter says so: clients send them all the same.
-    fn hide_ignored(&self, dockerfile: &str) -> Result<()> {
-        let file = match self.open(IGNORE_FILE) {
-            Ok(file) => file,
-            Err(_) => return Ok(()),
+    fn hide_ignored(&mut self, dockerfile: &str) -> Result<()> {
+        let Some(mut text) = self.ignore_file()? else {
+            return Ok(());
         };
-        let mut text = Vec::new();
-        file.take(DOCKERFILE_BYTES_MAX as u64)
-            .read_to_end(&mut text)
-            .map_err(|error| Error::io("read .dockerignore", error))?;
+        text.truncate(DOCKERFILE_BYTES_MAX);
         let list = IgnoreList::parse(&String::from_utf8_lossy(&text))
             .map_err(|error| Error::invalid(error.to_string()))?;
         for name in [IGNORE_FILE, dockerfile] {
-            let name = name.trim_start_matches("./").trim_start_matches('/');
-            if list.excludes(name) {
-                self.hide(name)?;
+            let name = named(name);
+            if !list.excludes(name) {
+                continue;
+            }
+            self.hidden.push(name.to_owned());
+            if let Some(tree) = &mut self.tree {
+                tree.remove(name.as_bytes());
+            }
+            if let Files::Unpacked(root) = &*self.files() {
+                hide(root, name)?;
             }
         }
         Ok(())
     }
 
-    fn hide(&self, path: &str) -> Result<()> {
-        let (directory, name) = path.rsplit_once('/').unwrap_or((".", path));
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let removed = rustix::fs::openat2(&self.root, directory, flags, Mode::empty(), ResolveFlags::BENEATH)
-            .and_then(|parent| rustix::fs::unlinkat(parent, name, AtFlags::empty()));
-        match removed {
-            Ok(()) | Err(Errno::NOENT | Errno::ISDIR) => Ok(()),
-            Err(error) => Err(Error::io(
-                format!("hide {path} of the build context"),
-                error.into(),
-            )),
+    fn ignore_file(&self) -> Result<Option<Vec<u8>>> {
+        if let Some(tree) = &self.tree {
+            match tree.at(IGNORE_FILE.as_bytes()) {
+                Located::Missing => return Ok(None),
+                Located::Node(FileNode::File { .. }) => return Ok(self.kept(IGNORE_FILE)),
+                Located::Root(_) | Located::Node(_) | Located::BehindLink => {}
+            }
         }
+        let Ok(file) = self.open(IGNORE_FILE)? else {
+            return Ok(None);
+        };
+        let mut text = Vec::new();
+        file.take(DOCKERFILE_BYTES_MAX as u64)
+            .read_to_end(&mut text)
+            .map_err(|error| Error::io("read .dockerignore", error))?;
+        Ok(Some(text))
     }
 
     /// Opens a file of it; links lead inside of it only.
-    fn open(&self, path: &str) -> rustix::io::Result<File> {
+    fn open(&self, path: &str) -> Result<rustix::io::Result<File>> {
         let path = path.trim_start_matches('/');
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-        rustix::fs::openat2(&self.root, path, flags, Mode::empty(), resolve).map(File::from)
+        let opened = rustix::fs::openat2(&*self.root()?, path, flags, Mode::empty(), resolve);
+        Ok(opened.map(File::from))
+    }
+}
+
+/// A path as entries of the archive have it.
+fn named(path: &str) -> &str {
+    path.trim_start_matches("./").trim_start_matches('/')
+}
+
+fn hide(root: &OwnedFd, path: &str) -> Result<()> {
+    let (directory, name) = path.rsplit_once('/').unwrap_or((".", path));
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let removed = rustix::fs::openat2(root, directory, flags, Mode::empty(), ResolveFlags::BENEATH)
+        .and_then(|parent| rustix::fs::unlinkat(parent, name, AtFlags::empty()));
+    match removed {
+        Ok(()) | Err(Errno::NOENT | Errno::ISDIR) => Ok(()),
+        Err(error) => Err(Error::io(
+            format!("hide {path} of the build context"),
+            error.into(),
+        )),
+    }
+}
+
+/// A reader of which everything that is read is also written down.
+struct Copied<'a, R> {
+    archive: R,
+    packed: &'a mut File,
+}
+
+impl<R: Read> Read for Copied<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.archive.read(buffer)?;
+        self.packed.write_all(&buffer[..read])?;
+        Ok(read)
     }
 }
 

@@ -7,6 +7,7 @@ mod cache;
 mod context;
 mod copy;
 mod describe;
+mod listed;
 mod output;
 mod run;
 mod run_step;

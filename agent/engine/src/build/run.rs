@@ -44,6 +44,8 @@ pub(super) async fn run(build: Build, client: mpsc::Sender<Result<BuildOutput>>)
         // A client that is gone needs no error.
         let _ = client.send(Err(error)).await;
     }
+    // The client has all that it waits for.
+    drop(client);
     let inner = Arc::clone(&build.inner);
     let trimmed = inner
         .blocking(move |inner| {

@@ -72,7 +72,7 @@ pub(super) fn select(root: &OwnedFd, source: &str) -> Result<Vec<String>> {
 }
 
 /// The directories of a pattern before the first that is one, with a slash behind each.
-fn literal_directory(pattern: &str) -> &str {
+pub(super) fn literal_directory(pattern: &str) -> &str {
     let ends = pattern.match_indices('/').map(|(end, _)| end + 1);
     let literal = ends.take_while(|end| !Pattern::is_wild(&pattern[..*end])).last();
     &pattern[..literal.unwrap_or(0)]
@@ -84,7 +84,7 @@ fn is_directory(place: &OwnedFd) -> Result<bool> {
 }
 
 /// A source without `.` and `..`, relative to its root.
-fn inside(source: &str) -> Result<String> {
+pub(super) fn inside(source: &str) -> Result<String> {
     let mut parts: Vec<&str> = Vec::new();
     for part in source.split('/') {
         match part {
@@ -263,16 +263,53 @@ pub(super) fn xattrs(file: BorrowedFd<'_>) -> rustix::io::Result<Vec<(Vec<u8>, V
     Ok(found)
 }
 
-fn push(listing: &mut Vec<u8>, path: &[u8], stat: &Stat, content: &str) {
+/// Kinds of files that a context can hold.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Kind {
+    Directory,
+    File,
+    Symlink,
+}
+
+/// What a digest tells of a file beside its name and content.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Traits {
+    mode: u32,
+    uid: u32,
+    gid: u32,
+}
+
+impl Kind {
+    /// A file of a context.
+    pub fn owned_by_root(self, permissions: u32) -> Traits {
+        let kind = match self {
+            Self::Directory => FileType::Directory,
+            Self::File => FileType::RegularFile,
+            Self::Symlink => FileType::Symlink,
+        };
+        Traits {
+            mode: kind.as_raw_mode() | permissions,
+            uid: 0,
+            gid: 0,
+        }
+    }
+}
+
+impl From<&Stat> for Traits {
+    fn from(stat: &Stat) -> Self {
+        Self {
+            mode: stat.st_mode,
+            uid: stat.st_uid,
+            gid: stat.st_gid,
+        }
+    }
+}
+
+/// Adds one file to what a digest is made of.
+pub(super) fn push(listing: &mut Vec<u8>, path: &[u8], traits: impl Into<Traits>, content: &str) {
+    let Traits { mode, uid, gid } = traits.into();
     // Lengths first: no name can look like the next entry.
-    let line = format!(
-        "{} {} {:o} {} {} ",
-        path.len(),
-        content.len(),
-        stat.st_mode,
-        stat.st_uid,
-        stat.st_gid
-    );
+    let line = format!("{} {} {mode:o} {uid} {gid} ", path.len(), content.len());
     listing.extend_from_slice(line.as_bytes());
     listing.extend_from_slice(path);
     listing.extend_from_slice(content.as_bytes());

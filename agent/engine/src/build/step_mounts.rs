@@ -126,8 +126,9 @@ impl StageRun {
                 .build
                 .inner
                 .blocking(move |_| {
-                    let file = source::open(&context.root, &path)?;
-                    let digest = source::digest_at(&context.root, &path, &cancel)?;
+                    let root = context.root()?;
+                    let file = source::open(&root, &path)?;
+                    let digest = source::digest_at(&root, &path, &cancel)?;
                     // The context does not change, so that the path stays what it is.
                     let link = format!("/proc/self/fd/{}", file.as_raw_fd());
                     let place =

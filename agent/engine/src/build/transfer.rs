@@ -1,7 +1,9 @@
 //! `COPY` and `ADD`.
 
+use super::context::Context;
 use super::copy::{Copier, ROOT};
 use super::describe;
+use super::listed;
 use super::source;
 use super::stage::{Shaped, StageRun, State};
 use super::step::Made;
@@ -9,7 +11,7 @@ use crate::commit_config;
 use crate::error::{Error, Result};
 use crate::user;
 use muster_build::{IgnoreList, Source, Transfer, TransferKind};
-use muster_images::{Digest, ExtractOptions, ImageId, LoadLimits, Owner, extract, is_archive};
+use muster_images::{Digest, ExtractOptions, FileTree, ImageId, LoadLimits, Owner, extract, is_archive};
 use rustix::fs::FileType;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -23,12 +25,57 @@ enum Found {
     Inline { name: String, content: String },
 }
 
+/// Where sources lie.
+#[derive(Clone)]
+enum Origin {
+    Context(Arc<Context>),
+    /// The root of an image.
+    Image(Arc<OwnedFd>),
+}
+
+impl Origin {
+    /// The directory of its files. Blocks.
+    fn root(&self) -> Result<Arc<OwnedFd>> {
+        match self {
+            Self::Context(context) => context.root(),
+            Self::Image(root) => Ok(Arc::clone(root)),
+        }
+    }
+
+    /// Its files, as far as they are known without a look at them.
+    fn listed(&self) -> Option<&FileTree> {
+        match self {
+            Self::Context(context) => context.listed(),
+            Self::Image(_) => None,
+        }
+    }
+
+    /// The paths that a source means. Blocks.
+    fn select(&self, source: &str) -> Result<Vec<String>> {
+        if let Some(tree) = self.listed()
+            && let Some(found) = listed::select(tree, source)?
+        {
+            return Ok(found);
+        }
+        let root = self.root()?;
+        source::select(&root, source)
+    }
+
+    /// Whether a directory lies at a path, and the digest of all that lies there. Blocks.
+    fn digest_at(&self, path: &str, cancel: &CancellationToken) -> Result<(bool, Digest)> {
+        if let Some(known) = self.listed().and_then(|tree| listed::digest_at(tree, path)) {
+            return Ok(known);
+        }
+        let root = self.root()?;
+        let is_directory = is_directory(&source::open(&root, path)?)?;
+        Ok((is_directory, source::digest_at(&root, path, cancel)?))
+    }
+}
+
 /// All that the copying needs.
 struct Work {
     kind: TransferKind,
-    /// The root of the context or of an image.
-    origin: Arc<OwnedFd>,
-    of_context: bool,
+    origin: Origin,
     found: Vec<Found>,
     destination: String,
     /// The destination is a directory, whatever is there.
@@ -61,7 +108,8 @@ impl StageRun {
         };
         let words = describe::transfer(name, &shaped);
         let description = describe::described(&state.config.shell(), &words);
-        let more = [work.into_directory.to_string(), work.of_context.to_string()];
+        let of_context = matches!(work.origin, Origin::Context(_));
+        let more = [work.into_directory.to_string(), of_context.to_string()];
         let key = self.key(state, &description, &more)?;
         if let Some(made) = self.cached(key).await? {
             return Ok(made);
@@ -73,12 +121,8 @@ impl StageRun {
 
     async fn prepare(&self, state: &State, transfer: Transfer) -> Result<Work> {
         let mut found = Vec::new();
-        let (origin, of_context) = match &transfer.from {
-            None => {
-                let context = &self.build.context;
-                let root = source::reopened(&context.root)?;
-                (Arc::new(root), true)
-            }
+        let origin = match &transfer.from {
+            None => Origin::Context(Arc::clone(&self.build.context)),
             Some(from) => {
                 let image = self.origin(from).await?;
                 let root = self
@@ -86,7 +130,7 @@ impl StageRun {
                     .inner
                     .blocking(move |inner| Ok(inner.images.mount_image(&image.to_string(), None)?))
                     .await?;
-                (Arc::new(root), false)
+                Origin::Image(Arc::new(root))
             }
         };
         for source in transfer.sources {
@@ -99,12 +143,8 @@ impl StageRun {
                     if transfer.kind == TransferKind::Add {
                         refuse_remote(&path)?;
                     }
-                    let origin = Arc::clone(&origin);
-                    let paths = self
-                        .build
-                        .inner
-                        .blocking(move |_| source::select(&origin, &path))
-                        .await?;
+                    let origin = origin.clone();
+                    let paths = self.build.inner.blocking(move |_| origin.select(&path)).await?;
                     found.extend(paths.into_iter().map(Found::Path));
                 }
             }
@@ -131,7 +171,6 @@ impl StageRun {
         Ok(Work {
             kind: transfer.kind,
             origin,
-            of_context,
             found,
             destination,
             into_directory,
@@ -174,10 +213,11 @@ fn digest(work: &Work) -> Result<String> {
         digests.push(match found {
             Found::Inline { content, .. } => Digest::of(content.as_bytes()),
             Found::Path(path) => {
-                if is_directory(&source::open(&work.origin, path)?)? {
+                let (is_directory, digest) = work.origin.digest_at(path, &work.cancel)?;
+                if is_directory {
                     kind = "dir";
                 }
-                source::digest_at(&work.origin, path, &work.cancel)?
+                digest
             }
         });
     }
@@ -207,7 +247,7 @@ fn copy(root: BorrowedFd<'_>, work: &Work) -> Result<()> {
     };
     let copier = Copier {
         // Files of an image keep their owners; those of a context have none there.
-        owner: owner.or(work.of_context.then_some(ROOT)),
+        owner: owner.or(matches!(work.origin, Origin::Context(_)).then_some(ROOT)),
         mode: work.mode,
         cancel: &work.cancel,
     };
@@ -230,7 +270,7 @@ fn copy_path(
     work: &Work,
     path: &str,
 ) -> Result<()> {
-    let from = source::open(&work.origin, path)?;
+    let from = source::open(&*work.origin.root()?, path)?;
     let leave_out = |path: &str| work.leave_out.excludes(path);
     if is_directory(&from)? {
         let to = copier.directory(root, &work.destination)?;
@@ -241,7 +281,7 @@ fn copy_path(
         return Ok(());
     }
     let file = source::reopened_file(&from, path)?;
-    if work.kind == TransferKind::Add && work.of_context && is_archive(&file)? {
+    if work.kind == TransferKind::Add && matches!(work.origin, Origin::Context(_)) && is_archive(&file)? {
         let to = copier.directory(root, &work.destination)?;
         let options = ExtractOptions {
             keep_kinds: false,
