@@ -6,8 +6,11 @@ mod nodes;
 use isolation::*;
 use muster_network::{MacAddress, Network, NetworkConfig};
 use nodes::*;
+use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::os::fd::AsFd;
+use std::process::{Command, Stdio};
+use std::time::Instant;
 
 const GATEWAY: &[&str] = &["10.0.1.1/24"];
 
@@ -265,6 +268,103 @@ fn only_nodes_can_send_into_an_overlay() {
     });
 }
 
+/// What a container sends to other machines bears its node's address there.
+#[test]
+fn containers_cannot_send_into_the_overlays_of_other_nodes() {
+    isolated(|run_dir| async move {
+        let (one, two, a, _b) = pair(&run_dir).await;
+        inside(&two.netns, || {
+            std::fs::write("/proc/sys/net/ipv4/ip_forward", "1").unwrap();
+        });
+        let outside = bridge("br0", "10.9.0.1/24");
+        let spec = sandbox("outside", &outside, 2);
+        let c = two.run(|network| async move {
+            network.ensure_bridge(&outside).await.unwrap();
+            network.create_sandbox(&spec).await.unwrap()
+        });
+        let c = c.await;
+        let socket = inside(&a.netns, || UdpSocket::bind("10.0.1.2:7777").unwrap());
+        let other = inside(&one.netns, || UdpSocket::bind("192.0.2.1:4790").unwrap());
+        inside(&c.netns, || {
+            let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+            socket.send_to(&injected(), "192.0.2.1:4789").unwrap();
+            socket.send_to(b"else", "192.0.2.1:4790").unwrap();
+        });
+        let mut buffer = [0; 16];
+        other.set_read_timeout(Some(DEADLINE)).unwrap();
+        let (length, from) = other.recv_from(&mut buffer).unwrap();
+        assert_eq!(
+            (&buffer[..length], from.ip()),
+            (&b"else"[..], IpAddr::from([192, 0, 2, 2]))
+        );
+        socket.set_read_timeout(Some(REFUSAL)).unwrap();
+        assert!(socket.recv_from(&mut buffer).is_err(), "it came in");
+    });
+}
+
+#[test]
+fn an_overlay_without_other_nodes_admits_nobody_in_either_family() {
+    isolated(|run_dir| async move {
+        wire();
+        for (number, (own, other)) in [("192.0.2.1", "192.0.2.66"), ("fd00:9::1", "fd00:9::66")]
+            .iter()
+            .enumerate()
+        {
+            let prefix = if own.contains(':') { 64 } else { 24 };
+            let one = node(&run_dir, ["one", "uno"][number], &[&format!("{own}/{prefix}")]);
+            let stranger = node(
+                &run_dir,
+                ["stranger", "extraneo"][number],
+                &[&format!("{other}/{prefix}")],
+            );
+            one.set_overlays(&[overlay("blue", 4097, GATEWAY, own, &[])])
+                .await;
+            let a = one.container("a", &[("blue", &["10.0.1.2/24"])]).await;
+            let socket = inside(&a.netns, || UdpSocket::bind("10.0.1.2:7777").unwrap());
+            let (from, to) = (
+                SocketAddr::new(other.parse().unwrap(), 0),
+                SocketAddr::new(own.parse().unwrap(), 4789),
+            );
+            inside(&stranger.netns, move || {
+                let socket = UdpSocket::bind(from).unwrap();
+                socket.send_to(&injected(), to).unwrap();
+            });
+            socket.set_read_timeout(Some(REFUSAL)).unwrap();
+            assert!(socket.recv_from(&mut [0; 16]).is_err(), "{other}");
+        }
+    });
+}
+
+#[test]
+fn no_overlay_is_made_that_would_admit_anybody() {
+    isolated(|run_dir| async move {
+        wire();
+        let one = node(&run_dir, "one", &["192.0.2.1/24"]);
+        // Another process owns the table as long as it lives.
+        let mut owner = inside(&one.netns, || {
+            let mut nft = Command::new("nft");
+            nft.arg("-i").stdin(Stdio::piped()).stdout(Stdio::null());
+            let mut owner = nft.spawn().unwrap();
+            let table = b"add table ip muster-tunnels { flags owner; }\n";
+            owner.stdin.as_mut().unwrap().write_all(table).unwrap();
+            let begun = Instant::now();
+            while !run("nft", &["list", "tables"]).contains("muster-tunnels") {
+                assert!(begun.elapsed() < DEADLINE, "the table is not made");
+            }
+            owner
+        });
+        let blue = overlay("blue", 4097, GATEWAY, "192.0.2.1", &[]);
+        let wanted = vec![blue.clone()];
+        let made = one.run(|network| async move { network.set_overlays(wanted).await });
+        made.await.unwrap_err();
+        assert_eq!(one.network.overlays().await.unwrap(), [""; 0]);
+        drop(owner.stdin.take());
+        owner.wait().unwrap();
+        one.set_overlays(&[blue]).await;
+        assert_eq!(one.network.overlays().await.unwrap(), ["blue"]);
+    });
+}
+
 #[test]
 fn nothing_is_left_of_removed_overlays_and_their_identifiers_are_free() {
     isolated(|run_dir| async move {
@@ -329,7 +429,6 @@ fn a_new_daemon_takes_overlays_over_and_disturbs_no_connection() {
         one.run(|_| async move { again.set_overlays(vec![wanted]).await })
             .await
             .unwrap();
-        use std::io::{Read, Write};
         client.write_all(b"still").unwrap();
         let mut heard = [0; 5];
         server.set_read_timeout(Some(DEADLINE)).unwrap();

@@ -93,7 +93,8 @@ impl Links {
         self.socket.transact(requests, Framing::Separate)
     }
 
-    /// Lets the port of a container on an overlay pass packets at once, but only those of and for its hardware address.
+    /// Lets the port of a container on an overlay pass packets at once; of those for somebody in particular, only what is
+    /// for its hardware address leads to it.
     pub fn open_overlay_port(&mut self, index: u32, mac: MacAddress) -> Result<(), NetlinkError> {
         let mut requests = Requests::default();
         // A kernel enables a port at once when somebody asks about it.

@@ -26,7 +26,7 @@ use crate::namespace::{self, open_pinned};
 use crate::network::{Inner, lock};
 use crate::sandbox::{Sandbox, pin_error};
 use crate::spec::{InvalidSpec, check_address, check_mtu, check_overlay_id};
-pub(crate) use admission::{Admission, Admitted};
+pub(crate) use admission::{Admission, Admitted, TunnelEnd};
 use entries::{Entries, difference};
 use kernel::Tunnel;
 
@@ -128,16 +128,18 @@ pub(crate) struct Overlays {
 
 impl Inner {
     /// Makes the overlays of this node what they should be, and removes all others. One that fails does not keep the
-    /// others from it; the first failure is returned.
+    /// others from it; the first failure is returned. While tunnels cannot be kept to nodes, none is made.
     pub(crate) fn set_overlays(&self, wanted: &[OverlaySpec]) -> Result<(), NetworkError> {
         wanted.iter().try_for_each(OverlaySpec::check)?;
         let mut overlays = lock(&self.overlays);
-        let mut failure = self.admit(&mut overlays, wanted).err();
+        let admitted = self.admit(&mut overlays, wanted);
+        let mut failure = None;
         for id in self.overlays()? {
             if !wanted.iter().any(|spec| spec.id == id) {
                 failure = failure.or(self.remove_overlay(&mut overlays, &id).err());
             }
         }
+        admitted?;
         for spec in wanted {
             failure = failure.or(self.ensure_overlay(&mut overlays, spec).err());
         }
@@ -384,7 +386,11 @@ impl Inner {
         let mut wanted = Admitted::new();
         for spec in specs {
             let nodes = Entries::wanted(spec).nodes();
-            wanted.entry(spec.port).or_default().extend(nodes);
+            let end = TunnelEnd {
+                is_ipv4: spec.underlay.is_ipv4(),
+                port: spec.port,
+            };
+            wanted.entry(end).or_default().extend(nodes);
         }
         let failed = || NetworkError::firewall("admit the tunnels of other nodes");
         let mut tables = NetlinkTables::open().map_err(failed())?;
