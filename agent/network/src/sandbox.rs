@@ -87,10 +87,10 @@ impl Inner {
 
     pub(crate) fn remove_sandbox(&self, container_id: &str) -> Result<(), NetworkError> {
         check_container_id(container_id)?;
-        // An open socket would keep the namespace.
-        lock(&self.balancers).remove(container_id);
         let path = self.pin_path(container_id);
         namespace::unpin(&path).map_err(pin_error("remove", &path))?;
+        // An open socket would keep the namespace. Only now: nobody opens another one without the pin.
+        lock(&self.balancers).remove(container_id);
         Ok(())
     }
 

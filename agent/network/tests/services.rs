@@ -302,3 +302,33 @@ fn a_thousand_services_are_there_in_one_step_and_changes_stay_small() {
         assert_eq!(names(&answers(&client.netns, "10.9.0.0:80", 5)), ["e0"]);
     });
 }
+
+/// The container's socket would keep its namespace, and the address in it.
+#[test]
+fn nothing_keeps_a_container_that_goes_while_it_is_led_to_services() {
+    isolated(|run_dir| async move {
+        let (node, client, servers) = fixture(&run_dir, 0).await;
+        drop((client, servers));
+        for round in 0..150 {
+            let id = format!("c{round}");
+            drop(node.container(&id, &[("net", &["10.0.1.20/24"])]).await);
+            node.run(|network| async move {
+                let wanted = services(&[(VIP, &["10.0.1.10"])], &["10.0.1.10"]);
+                let (_, removed) =
+                    tokio::join!(network.set_services(&id, wanted), network.remove_sandbox(&id));
+                removed.unwrap();
+            })
+            .await;
+        }
+        let overlay = std::fs::File::open(run_dir.join("one/overlays/net")).unwrap();
+        let begun = Instant::now();
+        // The bridge's ports: the tunnel's and the client's.
+        while inside(&overlay, || run("ip", &["-br", "link", "show", "master", "br0"]))
+            .lines()
+            .count()
+            > 2
+        {
+            assert!(begun.elapsed() < DEADLINE, "containers are left");
+        }
+    });
+}

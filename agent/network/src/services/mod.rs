@@ -71,6 +71,8 @@ impl Inner {
             last: Services::default(),
         };
         let mut balancers = lock(&self.balancers);
+        // One that is being removed is not kept by this: the removal looks here once the pin is gone.
+        self.require_sandbox(container_id)?;
         let kept = balancers.entry(container_id.to_owned());
         Ok(Arc::clone(kept.or_insert_with(|| Arc::new(Mutex::new(balancer)))))
     }
