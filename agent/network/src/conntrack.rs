@@ -70,12 +70,17 @@ pub(crate) fn forget_stale(
     let dump = Requests::one(message_kind(IPCTNL_MSG_CT_GET), flag::DUMP, |body| {
         body.raw(&header(family))
     });
-    for entry in socket.query(dump)? {
+    // A container may have made as many flows as the kernel has place for: only those that go are kept.
+    let mut going = Vec::new();
+    socket.query_each(dump, |entry| {
         if Flow::read(&entry).is_some_and(|flow| stale(&flow)) {
-            // One that ended by itself meanwhile is fine.
-            let deleted = socket.transact(deletion(family, &entry), Framing::Separate);
-            crate::links::ignoring(deleted, rustix::io::Errno::NOENT)?;
+            going.push(deletion(family, &entry));
         }
+    })?;
+    for deletion in going {
+        // One that ended by itself meanwhile is fine.
+        let deleted = socket.transact(deletion, Framing::Separate);
+        crate::links::ignoring(deleted, rustix::io::Errno::NOENT)?;
     }
     Ok(())
 }

@@ -146,9 +146,19 @@ impl Socket {
     }
 
     /// Sends one request and collects its replies: a dump up to its end, anything else up to its acknowledgement.
-    pub fn query(&mut self, mut request: Requests) -> Result<Vec<Reply>, NetlinkError> {
-        let sequence = self.send(&mut request)?;
+    pub fn query(&mut self, request: Requests) -> Result<Vec<Reply>, NetlinkError> {
         let mut replies = Vec::new();
+        self.query_each(request, |reply| replies.push(reply))?;
+        Ok(replies)
+    }
+
+    /// As [`query`](Self::query), for a dump that may be long: each reply is handed to `take`, which keeps what it needs.
+    pub fn query_each(
+        &mut self,
+        mut request: Requests,
+        mut take: impl FnMut(Reply),
+    ) -> Result<(), NetlinkError> {
+        let sequence = self.send(&mut request)?;
         let mut finished = false;
         let mut refusal = None;
         while !finished {
@@ -162,7 +172,7 @@ impl Socket {
                         refusal = refusal_of(header, body, 0)?;
                         finished = true;
                     }
-                    kind => replies.push(Reply {
+                    kind => take(Reply {
                         kind,
                         body: body.to_vec(),
                     }),
@@ -170,7 +180,7 @@ impl Socket {
                 Ok(())
             })?;
         }
-        refusal.map_or(Ok(replies), Err)
+        refusal.map_or(Ok(()), Err)
     }
 
     fn send(&mut self, requests: &mut Requests) -> Result<u32, NetlinkError> {
