@@ -92,9 +92,34 @@ pub fn may_leave(group: &Group, raft_id: RaftId) -> Result<(), QuorumError> {
 
 /// The next step, or `None` when the group is as the records want it, or the step has to wait.
 pub fn next_step(group: &Group, members: &[Member]) -> Option<Step> {
+    if !group.voters.contains(&group.leader) {
+        return leave_lead(group, members);
+    }
     record_step(group, members)
         .or_else(|| growth_step(group, members))
         .or_else(|| removal_step(group, members))
+}
+
+/// A controller can be elected with its own removal in its log, by members that do not know of it yet. Raft lets it lead
+/// on once that is committed, but it can propose nothing any more, so it must not wait for anything.
+fn leave_lead(group: &Group, members: &[Member]) -> Option<Step> {
+    let wanted = wanted(members);
+    let heir = successor(group, |id| wanted.contains(id)).or_else(|| successor(group, |_| true));
+    heir.map(Step::TransferLeadership)
+}
+
+fn successor(group: &Group, suits: impl Fn(&u64) -> bool) -> Option<RaftId> {
+    let could = |id: &&u64| group.reachable.contains(id) && group.caught_up.contains(id) && suits(id);
+    group.voters.iter().find(could).map(|id| RaftId(*id))
+}
+
+/// Raft ids of members that are to be controllers.
+fn wanted(members: &[Member]) -> BTreeSet<u64> {
+    members
+        .iter()
+        .filter(|member| member.wanted == NodeRole::Controller)
+        .map(|member| member.raft_id.0)
+        .collect()
 }
 
 /// Records follow the group.
@@ -134,11 +159,7 @@ fn growth_step(group: &Group, members: &[Member]) -> Option<Step> {
 
 /// Members that no record wants leave, unless quorum would be lost; the leader hands over first.
 fn removal_step(group: &Group, members: &[Member]) -> Option<Step> {
-    let wanted: BTreeSet<u64> = members
-        .iter()
-        .filter(|member| member.wanted == NodeRole::Controller)
-        .map(|member| member.raft_id.0)
-        .collect();
+    let wanted = wanted(members);
     let surplus = |id: &&u64| !wanted.contains(id);
     if let Some(learner) = group.learners.iter().find(surplus) {
         return Some(Step::Remove(RaftId(*learner)));
@@ -156,11 +177,7 @@ fn removal_step(group: &Group, members: &[Member]) -> Option<Step> {
         return Some(Step::Remove(*id));
     }
     if leaving.contains(&RaftId(group.leader)) && may_leave(group, RaftId(group.leader)).is_ok() {
-        return group
-            .voters
-            .iter()
-            .find(|id| wanted.contains(id) && group.reachable.contains(id) && group.caught_up.contains(id))
-            .map(|id| Step::TransferLeadership(RaftId(*id)));
+        return successor(group, |id| wanted.contains(id)).map(Step::TransferLeadership);
     }
     None
 }
@@ -240,6 +257,27 @@ mod tests {
         ];
         let step = next_step(&group(1, &[1, 2, 3], &[]), &members);
         assert_eq!(step, Some(Step::TransferLeadership(RaftId(2))));
+    }
+
+    #[test]
+    fn a_leader_that_is_out_of_the_group_hands_over_before_anything_else() {
+        let members = [
+            member(1, Worker, true),
+            member(2, Worker, true),
+            member(3, Controller, false),
+        ];
+        let mut outside = group(1, &[2, 3], &[]);
+        let step = next_step(&outside, &members);
+        assert_eq!(step, Some(Step::TransferLeadership(RaftId(3))));
+        outside.caught_up.remove(&3);
+        let step = next_step(&outside, &members);
+        assert_eq!(
+            step,
+            Some(Step::TransferLeadership(RaftId(2))),
+            "rather one that goes soon than none"
+        );
+        outside.reachable.clear();
+        assert_eq!(next_step(&outside, &members), None);
     }
 
     #[test]

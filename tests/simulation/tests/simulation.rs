@@ -26,6 +26,10 @@ const REGRESSIONS: &[(u64, &str)] = &[
         58,
         "a leader that was paused refused a write from a state that another had changed",
     ),
+    (
+        8494,
+        "a leader that carried out its own removal from the group led on and could write nothing",
+    ),
 ];
 /// Seeds of an ordinary run of the tests; `MUSTER_SIMULATION_SEEDS` asks for another number.
 const SEEDS: u64 = 1000;

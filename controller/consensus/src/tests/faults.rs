@@ -261,3 +261,66 @@ fn a_removal_that_would_lose_the_quorum_is_refused() {
         .propose_membership(removal, Bytes::new())
         .expect("the dead one can go");
 }
+
+/// Members that do not know yet that a controller was removed can elect it; it then finishes its own removal.
+#[test]
+fn a_leader_that_is_out_of_its_group_can_hand_over() {
+    let mut cluster = Cluster::new(3, &[1, 2, 3, 4], Weather::default());
+    cluster.start(&[1, 2, 3, 4]).expect("start");
+    cluster
+        .run_until("leader", 200, |cluster| cluster.leader().is_some())
+        .expect("leader");
+    let leader = cluster.leader().expect("leader");
+    let removed = if leader == 1 { 2 } else { 1 };
+    let others: Vec<u64> = cluster
+        .ids()
+        .into_iter()
+        .filter(|id| ![leader, removed].contains(id))
+        .collect();
+    let holds =
+        |id: u64, index: u64| move |cluster: &mut Cluster| cluster.node(id).status().last_index >= index;
+    // The removal reaches its subject alone, which cannot make it count.
+    cluster.isolated.extend(&others);
+    let removal = MembershipChange::Remove(removed);
+    let ticket = cluster
+        .node(leader)
+        .propose_membership(removal, Bytes::new())
+        .expect("removal");
+    cluster
+        .run_until("the removal is there", 5, holds(removed, ticket.index))
+        .expect("sent");
+    // Its log is longer than those of the others, and they elect it.
+    cluster.isolated = [leader].into();
+    let out = move |cluster: &mut Cluster| {
+        let status = cluster.node(removed).status();
+        status.role.is_leader() && !status.membership.contains(removed)
+    };
+    cluster
+        .run_until("it removed itself", 400, out)
+        .expect("it removed itself");
+    assert!(
+        cluster
+            .node(removed)
+            .propose(Bytes::from_static(b"late"))
+            .is_err(),
+        "who is out of the group proposes nothing"
+    );
+    let heir = others[0];
+    cluster
+        .run_until("it handed over", 100, |cluster| {
+            let status = cluster.node(removed).status();
+            let caught_up = |peer: &crate::PeerStatus| peer.raft_id == heir && peer.caught_up;
+            if status.role.is_leader()
+                && status.transferring_to.is_none()
+                && status.peers.iter().any(caught_up)
+            {
+                cluster.node(removed).transfer_leader(heir).expect("transfer");
+            }
+            cluster.node(heir).status().leader_ready && !status.role.is_leader()
+        })
+        .unwrap_or_else(|error| panic!("{error}"));
+    cluster.propose(7);
+    cluster
+        .run_until("a write", 20, |cluster| cluster.machine(heir).values.contains(&7))
+        .expect("a write");
+}
