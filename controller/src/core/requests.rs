@@ -279,7 +279,9 @@ pub(super) fn spec_unchanged(node: NodeId, version: u64) -> Precondition {
 
 fn remove_node(state: &ClusterState, id: NodeId, force: bool) -> Result<Changeset, ControlError> {
     let node = known_node(state, id)?;
-    if node.spec.role == NodeRole::Controller || node.controller.is_some() {
+    // As in Swarm, one that is only to become a controller goes like a worker: it may be gone for good, and then a
+    // demotion first would be empty ceremony.
+    if node.controller.is_some() {
         return Err(ControlError::refused(
             RefusalKind::Invalid,
             format!(
@@ -293,8 +295,8 @@ fn remove_node(state: &ClusterState, id: NodeId, force: bool) -> Result<Changese
             format!("node {id} is not down and can't be removed"),
         ));
     }
-    // A promotion may be on its way.
-    let still_worker = Precondition::Version {
+    // A promotion, or its place in the group, may be on its way.
+    let still_outside = Precondition::Version {
         object: ObjectKey::Node(id),
         part: Part::Control,
         version: node.meta.control_version,
@@ -302,7 +304,7 @@ fn remove_node(state: &ClusterState, id: NodeId, force: bool) -> Result<Changese
     let change = Change::NodeRemove { node: id };
     Ok(Changeset::new(Reason::UserRequest, vec![change])
         .when(spec_unchanged(id, node.meta.spec_version))
-        .when(still_worker))
+        .when(still_outside))
 }
 
 /// The removal of a node that never had a session or a place in the Raft group, while that is so; `None` for others.

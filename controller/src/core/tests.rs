@@ -8,7 +8,7 @@ use muster_consensus::sim::SimDisk;
 use muster_consensus::{KeyRing, NodeConfig};
 use muster_types::task::STATUS_TEXT_BYTES_MAX;
 use muster_types::{
-    AssignmentUpdate, Availability, NodeDescription, NodeRole, NodeState, ServiceId, ServiceMode,
+    AssignmentUpdate, Availability, NodeDescription, NodeRole, NodeSpec, NodeState, ServiceId, ServiceMode,
     ServiceSpec, SessionId, TaskId, TaskState, TaskStatus, Timestamp,
 };
 use std::sync::Arc;
@@ -326,6 +326,39 @@ fn nodes_that_never_come_after_their_join_go_again() {
     );
     assert!(present(&single, late), "it may still come");
     assert!(present(&single, WORKER), "it is only down");
+}
+
+#[test]
+fn a_node_that_was_promoted_is_removed_until_it_has_a_place_in_the_group() {
+    let mut single = Single::leading();
+    let removal = |id| ControlRequest::RemoveNode { id, force: true };
+    let record = single.controller.state().node(WORKER).unwrap().clone();
+    let spec = NodeSpec {
+        role: NodeRole::Controller,
+        ..record.spec.clone()
+    };
+    let version = record.meta.spec_version;
+    let promotion = ControlRequest::UpdateNode {
+        id: WORKER,
+        version,
+        spec,
+    };
+    assert_eq!(write(&mut single, 100, promotion), Ok(ControlReply::Done));
+    assert_eq!(write(&mut single, 101, removal(WORKER)), Ok(ControlReply::Done));
+    assert!(single.controller.state().node(WORKER).is_none());
+    let node = join(&mut single, 102, NodeRole::Controller);
+    let address = "10.0.0.9:2377".to_owned();
+    let joined = write(&mut single, 103, ControlRequest::JoinRaft { node, address });
+    assert!(
+        matches!(joined, Ok(ControlReply::RaftJoined { .. })),
+        "{joined:?}"
+    );
+    let refused = write(&mut single, 104, removal(node));
+    assert!(
+        matches!(refused, Err(ControlError::Refused { .. })),
+        "{refused:?}"
+    );
+    assert!(single.controller.state().node(node).is_some());
 }
 
 #[test]

@@ -30,6 +30,22 @@ const REGRESSIONS: &[(u64, &str)] = &[
         8494,
         "a leader that carried out its own removal from the group led on and could write nothing",
     ),
+    (
+        2635,
+        "the record of a node that was promoted when it was gone could not be removed",
+    ),
+    (
+        3198,
+        "the record of a node that was promoted when it was gone could not be removed",
+    ),
+    (
+        3227,
+        "the record of a node that was promoted when it was gone could not be removed",
+    ),
+    (
+        3256,
+        "the record of a node that was promoted when it was gone could not be removed",
+    ),
 ];
 /// Seeds of an ordinary run of the tests; `MUSTER_SIMULATION_SEEDS` asks for another number.
 const SEEDS: u64 = 1000;
