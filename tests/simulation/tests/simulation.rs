@@ -46,6 +46,10 @@ const REGRESSIONS: &[(u64, &str)] = &[
         3256,
         "the record of a node that was promoted when it was gone could not be removed",
     ),
+    (
+        8665,
+        "both tasks of a slot in a start-first update had ended, and each was followed by one",
+    ),
 ];
 /// Seeds of an ordinary run of the tests; `MUSTER_SIMULATION_SEEDS` asks for another number.
 const SEEDS: u64 = 1000;

@@ -17,12 +17,8 @@ pub(super) fn follow_ended_tasks(draft: &mut Draft<'_>) {
             return;
         }
         let slot = draft.task(index).slot;
-        let served = draft
-            .in_slot(slot)
-            .any(|other| other != index && draft.is_wanted(other) && !draft.task(other).is_terminal());
-        if served && !draft.is_current(index) {
-            // Start-first: the stale task ended before its successor ran.
-            draft.set_desired(index, DesiredState::Shutdown, Reason::OutOfDate);
+        if let Some(reason) = already_followed(draft, index) {
+            draft.set_desired(index, DesiredState::Shutdown, reason);
         } else if may_restart(draft, index, slot) {
             let delay = draft.revision.template.restart.delay;
             let start_after = (!delay.is_zero()).then(|| draft.now.after(delay));
@@ -34,6 +30,24 @@ pub(super) fn follow_ended_tasks(draft: &mut Draft<'_>) {
             draft.set_desired(index, DesiredState::Shutdown, Reason::RestartPolicyEnds);
         }
     }
+}
+
+/// Why nothing more follows a task that ended: another one of its slot is there, as start-first has them. A current one
+/// decides for the slot, even if it ended too; a stale one that still serves is no replacement of a current one.
+fn already_followed(draft: &Draft<'_>, index: TaskIndex) -> Option<Reason> {
+    let current = draft.is_current(index);
+    let follows = |other: &TaskIndex| {
+        *other != index
+            && draft.is_wanted(*other)
+            && (draft.is_current(*other) || (!current && !draft.task(*other).is_terminal()))
+    };
+    let other = draft.in_slot(draft.task(index).slot).filter(follows).last()?;
+    let by = draft.task(other).id;
+    Some(if current {
+        Reason::Replaced { by }
+    } else {
+        Reason::OutOfDate
+    })
 }
 
 fn may_restart(draft: &Draft<'_>, index: TaskIndex, slot: Slot) -> bool {
