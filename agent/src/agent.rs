@@ -70,6 +70,8 @@ pub struct Agent<E: ?Sized> {
     view: watch::Sender<AgentView>,
     heartbeats: watch::Sender<HeartbeatTarget>,
     refused: Arc<Notify>,
+    /// Controllers' addresses as they were kept last.
+    kept_controllers: Vec<String>,
     unsaved: bool,
     saved_at: tokio::time::Instant,
 }
@@ -98,12 +100,8 @@ impl<E: TaskEngine + ?Sized> Agent<E> {
             }
         }
         let mut controllers = config.controllers.clone();
-        controllers.extend(
-            saved
-                .controllers
-                .into_iter()
-                .filter(|known| !config.controllers.contains(known)),
-        );
+        let new = |known: &&String| !config.controllers.contains(known);
+        controllers.extend(saved.controllers.iter().filter(new).cloned());
         let (view, receiver) = watch::channel(AgentView {
             controllers,
             ..AgentView::default()
@@ -119,6 +117,7 @@ impl<E: TaskEngine + ?Sized> Agent<E> {
             view,
             heartbeats,
             refused: Arc::new(Notify::new()),
+            kept_controllers: saved.controllers,
             unsaved: false,
             saved_at: tokio::time::Instant::now(),
         };
@@ -241,6 +240,7 @@ impl<E: TaskEngine + ?Sized> Agent<E> {
         let peers: Vec<(NodeId, String)> = peers.collect();
         self.heartbeats
             .send_modify(|target| target.controllers.clone_from(&update.controllers));
+        self.keep_controllers(&update.controllers);
         self.view.send_modify(|view| {
             if !update.controllers.is_empty() {
                 view.controllers = update.controllers;
@@ -249,6 +249,19 @@ impl<E: TaskEngine + ?Sized> Agent<E> {
             view.peers = peers;
         });
         self.unsaved = true;
+    }
+
+    fn keep_controllers(&mut self, controllers: &[String]) {
+        if controllers.is_empty() || controllers == self.kept_controllers {
+            return;
+        }
+        match self.store.keep_controllers(controllers) {
+            Ok(()) => self.kept_controllers = controllers.to_vec(),
+            Err(error) => tracing::error!(
+                error = &error as &dyn std::error::Error,
+                "cannot keep the controllers' addresses"
+            ),
+        }
     }
 
     /// Performs what the core decides now.

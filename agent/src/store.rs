@@ -1,7 +1,8 @@
 //! What the agent keeps on disk: its assignment set, its records, and the controllers that it knows.
 //!
-//! The file is sealed with AES-256-GCM, because specs in it hold what registries are shown, under a key in a file of
-//! its own: a copy of the one says nothing without the other. The key is not the node's TLS key, which is renewed.
+//! The state is sealed with AES-256-GCM, because specs in it hold what registries are shown, under a key in a file of
+//! its own: a copy of the one says nothing without the other. The key is not the node's TLS key, which is renewed. The
+//! controllers' addresses have a file of their own, too, one a line.
 
 use muster_node_plan::TaskRecord;
 use muster_types::{AssignmentSet, TaskId};
@@ -75,11 +76,12 @@ pub struct Saved {
     pub controllers: Vec<String>,
 }
 
-/// The file, and the one of its key.
+/// The files of the state, of its key and of the controllers' addresses.
 #[derive(Debug, Clone)]
 pub struct Store {
     path: PathBuf,
     key_path: PathBuf,
+    controllers_path: PathBuf,
 }
 
 impl Store {
@@ -88,14 +90,28 @@ impl Store {
         Self {
             path: directory.join("agent.state"),
             key_path: directory.join("agent.key"),
+            controllers_path: directory.join("agent.controllers"),
         }
     }
 
-    /// Reads it; empty when there is none.
+    /// Reads them; what does not exist is empty.
     pub fn load(&self) -> Result<Saved, StoreError> {
+        let mut saved = self.load_state()?;
+        if let Some(bytes) = self.read(&self.controllers_path)? {
+            let text = String::from_utf8_lossy(&bytes);
+            saved.controllers = text.lines().map(str::to_owned).collect();
+        }
+        Ok(saved)
+    }
+
+    fn load_state(&self) -> Result<Saved, StoreError> {
         let Some(mut bytes) = self.read(&self.path)? else {
             return Ok(Saved::default());
         };
+        // A power loss can keep the name of a file that was not synced, and not its content.
+        if bytes.iter().all(|byte| *byte == 0) {
+            return Ok(Saved::default());
+        }
         let format = || StoreError::Format {
             path: self.path.clone(),
         };
@@ -107,8 +123,8 @@ impl Store {
         muster_proto::pack::unpack(body).map_err(|_| format())
     }
 
-    /// Replaces it: written beside and renamed, so that a crash leaves the old or the new one. It is not synced: after
-    /// a power loss the controllers send the set again, and a stale file only makes the node report less.
+    /// Replaces the state: written beside and renamed, so that a crash leaves the old or the new one. It is not synced:
+    /// after a power loss the controllers send the set again, and a stale file only makes the node report less.
     pub fn save(&self, saved: &Saved) -> Result<(), StoreError> {
         let body = muster_proto::pack::pack(saved)
             .map_err(|error| self.failed("encode", io::Error::other(error)))?;
@@ -118,6 +134,12 @@ impl Store {
             .and_then(|mut file| file.write_all(&bytes))
             .and_then(|()| std::fs::rename(&beside, &self.path))
             .map_err(|source| self.failed("write", source))
+    }
+
+    /// Replaces the controllers' addresses. They outlast a power loss: a node that knows an old list alone may find
+    /// nobody who could tell it more.
+    pub fn keep_controllers(&self, controllers: &[String]) -> Result<(), StoreError> {
+        replace_synced(&self.controllers_path, controllers.join("\n").as_bytes())
     }
 
     /// The file's bytes. A nonce is random: at ten saves a second two are equal with a chance of one in eight thousand
@@ -162,20 +184,7 @@ impl Store {
     /// Synced before anything is sealed with it, because the file it seals may outlive a power loss.
     fn make_key(&self) -> Result<LessSafeKey, StoreError> {
         let bytes: [u8; KEY_BYTES] = random()?;
-        let beside = self.key_path.with_extension("key.new");
-        let write = || -> io::Result<()> {
-            let mut file = new_file(&beside)?;
-            file.write_all(&bytes)?;
-            file.sync_all()?;
-            std::fs::rename(&beside, &self.key_path)?;
-            let directory = self.key_path.parent().unwrap_or(Path::new("."));
-            File::open(directory)?.sync_all()
-        };
-        write().map_err(|source| StoreError::Io {
-            operation: "write",
-            path: self.key_path.clone(),
-            source,
-        })?;
+        replace_synced(&self.key_path, &bytes)?;
         let key = UnboundKey::new(&AES_256_GCM, &bytes).map_err(|_| StoreError::Random)?;
         Ok(LessSafeKey::new(key))
     }
@@ -193,9 +202,9 @@ impl Store {
         }
     }
 
-    /// Removes both: the node left its cluster.
+    /// Removes them: the node left its cluster.
     pub fn clear(&self) -> Result<(), StoreError> {
-        for path in [&self.path, &self.key_path] {
+        for path in [&self.path, &self.key_path, &self.controllers_path] {
             match std::fs::remove_file(path) {
                 Err(source) if source.kind() != io::ErrorKind::NotFound => {
                     return Err(StoreError::Io {
@@ -217,6 +226,24 @@ impl Store {
             source,
         }
     }
+}
+
+/// Writes a file beside and renames it; it is there also after a power loss.
+fn replace_synced(path: &Path, content: &[u8]) -> Result<(), StoreError> {
+    let beside = path.with_added_extension("new");
+    let write = || -> io::Result<()> {
+        let mut file = new_file(&beside)?;
+        file.write_all(content)?;
+        file.sync_all()?;
+        std::fs::rename(&beside, path)?;
+        let directory = path.parent().unwrap_or(Path::new("."));
+        File::open(directory)?.sync_all()
+    };
+    write().map_err(|source| StoreError::Io {
+        operation: "write",
+        path: path.to_owned(),
+        source,
+    })
 }
 
 /// An empty file that only its owner reads.
@@ -259,6 +286,22 @@ mod tests {
         assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
         std::fs::write(directory.path().join("agent.state"), b"garbage").unwrap();
         assert!(matches!(store.load(), Err(StoreError::Format { .. })));
+    }
+
+    #[test]
+    fn controllers_outlast_a_state_that_a_power_loss_took() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::new(directory.path());
+        store.save(&saved()).unwrap();
+        let known = ["10.0.0.2:2377".to_owned(), "10.0.0.3:2377".to_owned()];
+        store.keep_controllers(&known).unwrap();
+        assert_eq!(store.load().unwrap().controllers, known);
+        for lost in [&b""[..], &[0; 300]] {
+            std::fs::write(directory.path().join("agent.state"), lost).unwrap();
+            assert_eq!(store.load().unwrap().controllers, known);
+        }
+        store.clear().unwrap();
+        assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
     }
 
     #[test]

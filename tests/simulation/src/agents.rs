@@ -110,8 +110,8 @@ impl World {
         let saved = files.saves.last().cloned().unwrap_or_default();
         let mut controllers = files.controllers.clone();
         controllers.extend(
-            saved
-                .controllers
+            files
+                .told_controllers
                 .iter()
                 .filter(|known| !files.controllers.contains(known))
                 .cloned(),
@@ -296,11 +296,15 @@ impl World {
                 self.act(machine);
             }
             SessionMessage::View(view) => {
-                if !view.controllers.is_empty() {
-                    agent.controllers = view.controllers;
+                let told = view.controllers;
+                if !told.is_empty() {
+                    agent.controllers.clone_from(&told);
                 }
                 agent.role = Some(view.controller);
                 agent.unsaved = true;
+                if !told.is_empty() {
+                    self.machines[machine].files.told_controllers = told;
+                }
                 self.act(machine);
                 self.look_at_role(machine);
             }
@@ -544,7 +548,6 @@ impl World {
         let saved = Saved {
             set: agent.core.assignments().clone(),
             records: agent.core.records().clone(),
-            controllers: agent.controllers.clone(),
         };
         agent.unsaved = false;
         agent.saved_us = now_us;

@@ -22,11 +22,9 @@ pub struct Saved {
     pub set: AssignmentSet,
     /// One record per task.
     pub records: BTreeMap<TaskId, TaskRecord>,
-    /// Addresses of the controllers.
-    pub controllers: Vec<String>,
 }
 
-/// The files that say what the node is a member of. They are synced when they are written.
+/// The files that say what the node is a member of. They are synced when they are written, all but the agent's state.
 #[derive(Debug, Clone, Default)]
 pub struct Files {
     /// The node, once it joined.
@@ -37,6 +35,8 @@ pub struct Files {
     pub raft_id: Option<RaftId>,
     /// Controllers to begin with.
     pub controllers: Vec<String>,
+    /// Controllers as the agent was told last.
+    pub told_controllers: Vec<String>,
     /// What the agent wrote, oldest first. It is not synced.
     pub saves: Vec<Saved>,
 }

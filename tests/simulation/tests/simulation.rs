@@ -50,6 +50,10 @@ const REGRESSIONS: &[(u64, &str)] = &[
         8665,
         "both tasks of a slot in a start-first update had ended, and each was followed by one",
     ),
+    (
+        7735,
+        "a power loss took the addresses of all controllers but the node's own",
+    ),
 ];
 /// Seeds of an ordinary run of the tests; `MUSTER_SIMULATION_SEEDS` asks for another number.
 const SEEDS: u64 = 1000;
