@@ -18,8 +18,6 @@ const HEADER_BYTES_MAX: usize = 4096;
 const CHECKS_AT_ONCE: usize = 2;
 /// Remembered logins that were right, so that a push with dozens of requests is checked once.
 const REMEMBERED_MAX: usize = 256;
-/// Stands for an unknown name, so that it takes as long as a known one: the hash of a password that nobody has.
-const NOBODY: &str = "$2y$10$abcdefghijklmnopqrstuuJz1Pj4n4R1r8bq0j1mCwqXb0q4mC3iG";
 
 /// A file of passwords that cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -93,6 +91,13 @@ fn credentials(header: &str) -> Option<(String, String)> {
     Some((name.to_owned(), password.to_owned()))
 }
 
+/// What a password is checked against. For an unknown name that is somebody else's hash, so that it takes as long as for
+/// a known one and nobody can find out names; how long is up to whoever made the file.
+fn checked_against<'a>(hashes: &'a BTreeMap<String, String>, name: &str) -> Option<&'a str> {
+    let hash = hashes.get(name).or_else(|| hashes.values().next());
+    hash.map(String::as_str)
+}
+
 fn modified(path: &Path) -> std::io::Result<SystemTime> {
     std::fs::metadata(path)?.modified()
 }
@@ -139,16 +144,17 @@ impl Passwords {
             return false;
         };
         let hashes = self.current();
-        let hash = hashes.get(&name).cloned();
-        let login = self.digest(&name, &password, hash.as_deref());
+        let Some(hash) = checked_against(&hashes, &name).map(str::to_owned) else {
+            return false;
+        };
+        let login = self.digest(&name, &password, &hash);
         if self.lock().remembered.contains(&login) {
             return true;
         }
         let Ok(_check) = self.checks.acquire().await else {
             return false;
         };
-        let is_known = hash.is_some();
-        let hash = hash.unwrap_or_else(|| NOBODY.to_owned());
+        let is_known = hashes.contains_key(&name);
         let checked = tokio::task::spawn_blocking(move || bcrypt::verify(password, &hash).unwrap_or(false));
         let admitted = checked.await.unwrap_or(false) && is_known;
         if admitted {
@@ -184,10 +190,10 @@ impl Passwords {
     }
 
     /// Stands for a login with the hash that it was checked against.
-    fn digest(&self, name: &str, password: &str, hash: Option<&str>) -> [u8; 32] {
+    fn digest(&self, name: &str, password: &str, hash: &str) -> [u8; 32] {
         let mut hasher = Sha256::new();
         hasher.update(self.salt);
-        for part in [name, hash.unwrap_or_default(), password] {
+        for part in [name, hash, password] {
             hasher.update((part.len() as u64).to_be_bytes());
             hasher.update(part);
         }
@@ -222,6 +228,18 @@ mod tests {
         }
     }
 
+    #[test]
+    fn unknown_names_take_as_long_as_known_ones() {
+        let cost = |hash: &str| hash.parse::<bcrypt::HashParts>().unwrap().get_cost();
+        for made_with in [4, 6] {
+            let hashes = BTreeMap::from([("alice".to_owned(), bcrypt::hash("right", made_with).unwrap())]);
+            for name in ["alice", "bob"] {
+                assert_eq!(cost(checked_against(&hashes, name).unwrap()), made_with, "{name}");
+            }
+        }
+        assert_eq!(checked_against(&BTreeMap::new(), "alice"), None);
+    }
+
     #[tokio::test]
     async fn only_right_passwords_are_let_in_and_the_file_is_followed() {
         let place = tempfile::tempdir().unwrap();
@@ -234,6 +252,7 @@ mod tests {
         }
         for wrong in [
             Some(header("alice", "wrong")),
+            // Checked against the hash of alice, and yet not let in.
             Some(header("bob", "right")),
             Some(header("alice", "")),
             Some("Bearer x".to_owned()),
