@@ -1,9 +1,10 @@
 //! Repositories of the registry in the box: uploads, entries that nodes exchange, and what a collection leaves.
 
+use muster_images::limits::DOCUMENT_BYTES_MAX;
 use muster_images::repository::{
     Change, ContentDigest, Cursor, Entered, EntryKey, ManifestEntry, StoredContent, UNUSED_BLOB_KEPT_MS,
 };
-use muster_images::{Digest, ImageStore};
+use muster_images::{Digest, ImageStore, LoadLimits};
 use tempfile::TempDir;
 
 fn store() -> (TempDir, ImageStore) {
@@ -153,6 +154,52 @@ fn nodes_agree_whatever_the_order_of_their_exchange() {
         )
         .1 > 0
     );
+}
+
+#[test]
+fn a_clock_gone_mad_does_not_keep_later_changes_from_the_other_nodes() {
+    let ((_a, mad), (_b, other)) = (store(), store());
+    let (mut to_other, mut to_mad) = (Cursor::default(), Cursor::default());
+    for round in 0..3 {
+        let first = push_manifest(&mad, "app", "latest", &[b"mad", &[round]], u64::MAX);
+        to_other = exchange(&mad, &other, to_other).0;
+        let tag = other.entry("app", &EntryKey::Tag("latest".to_owned())).unwrap();
+        assert_eq!(tag, Some(Entered::Tag(first.into())), "round {round}");
+        let second = push_manifest(&other, "app", "latest", &[b"other", &[round]], 1000);
+        to_mad = exchange(&other, &mad, to_mad).0;
+        let tag = mad.entry("app", &EntryKey::Tag("latest".to_owned())).unwrap();
+        assert_eq!(tag, Some(Entered::Tag(second.into())), "round {round}");
+    }
+}
+
+#[test]
+fn content_that_no_client_could_have_pushed_is_not_taken_from_another_node() {
+    let (_place, store) = store();
+    let blob_max = LoadLimits::default().archive_bytes_max;
+    let document_max = DOCUMENT_BYTES_MAX;
+    let digest = Digest::of(b"content");
+    let change = |kind: &str, entered: Entered| -> Change {
+        serde_json::from_value(serde_json::json!({
+            "key": format!("app:{kind}:{digest}"),
+            "stamp": { "at_ms": 1, "store": 1 },
+            "entered": serde_json::to_value(entered).unwrap(),
+        }))
+        .unwrap()
+    };
+    for (bytes, is_taken) in [(blob_max, true), (blob_max + 1, false), (u64::MAX, false)] {
+        let blob = change("b", Entered::Blob(StoredContent { digest, bytes }));
+        assert_eq!(store.merge_changes(&[blob]).is_ok(), is_taken, "{bytes}");
+    }
+    for (bytes, is_taken) in [(document_max, true), (document_max + 1, false)] {
+        let manifest = Entered::Manifest(ManifestEntry {
+            media_type: "application/example".to_owned(),
+            content: StoredContent { digest, bytes },
+            subject: None,
+            references: Vec::new(),
+        });
+        let manifest = change("m", manifest);
+        assert_eq!(store.merge_changes(&[manifest]).is_ok(), is_taken, "{bytes}");
+    }
 }
 
 #[test]

@@ -4,11 +4,15 @@ use serde::{Deserialize, Serialize};
 
 use super::digest::ContentDigest;
 use crate::digest::Digest;
+use crate::limits::{DOCUMENT_BYTES_MAX, LoadLimits};
 use crate::reference::Reference;
 
-/// Latest time that is believed, in milliseconds since 1970: the year 2100. A clock gone mad must not use up the numbers
-/// that later changes need.
+/// Latest time that a clock is believed, in milliseconds since 1970: the year 2100. A clock gone mad must not use up the
+/// numbers that later changes need.
 const TIME_MS_MAX: u64 = 4_102_444_800_000;
+/// Latest stamp: what is said after a clock went mad counts on from [`TIME_MS_MAX`], more often than anything is ever
+/// said.
+const STAMP_MS_MAX: u64 = TIME_MS_MAX + (1 << 40);
 /// Longest media type: what HTTP's registry allows for both parts.
 pub(crate) const MEDIA_TYPE_BYTES_MAX: usize = 255;
 /// Most blobs and manifests that one manifest names: layers are at most 500, platforms a few dozen.
@@ -137,7 +141,7 @@ impl Stamp {
     /// The stamp of something that is said now by a store that has seen stamps up to `seen_ms`.
     pub(crate) fn next(now_ms: u64, seen_ms: u64, store: u64) -> Stamp {
         Stamp {
-            at_ms: now_ms.min(TIME_MS_MAX).max(seen_ms + 1),
+            at_ms: now_ms.min(TIME_MS_MAX).max(seen_ms + 1).min(STAMP_MS_MAX),
             store,
         }
     }
@@ -158,16 +162,19 @@ impl Change {
         let Some((_, key)) = EntryKey::parse(&self.key) else {
             return Err(unusable("not the key of an entry"));
         };
-        if self.stamp.at_ms > TIME_MS_MAX {
+        if self.stamp.at_ms > STAMP_MS_MAX {
             return Err(unusable("said in a time to come"));
         }
         let fits = match (&key, &self.entered) {
-            (_, None)
-            | (EntryKey::Tag(_), Some(Entered::Tag(_)))
-            | (EntryKey::Blob(_), Some(Entered::Blob(_))) => true,
+            (_, None) | (EntryKey::Tag(_), Some(Entered::Tag(_))) => true,
+            // Its size is what is written at most when the blob comes from another node.
+            (EntryKey::Blob(_), Some(Entered::Blob(content))) => {
+                content.bytes <= LoadLimits::default().archive_bytes_max
+            }
             (EntryKey::Manifest(_), Some(Entered::Manifest(manifest))) => {
                 manifest.media_type.len() <= MEDIA_TYPE_BYTES_MAX
                     && manifest.references.len() <= REFERENCES_MAX
+                    && manifest.content.bytes <= DOCUMENT_BYTES_MAX
             }
             (_, Some(_)) => false,
         };
