@@ -7,7 +7,9 @@ use futures::StreamExt;
 use muster_images::repository::{Change, Changes, Cursor};
 use muster_images::{Digest, ImageStore};
 use muster_proto::node::node_client::NodeClient;
-use muster_proto::node::{FetchBlobRequest, RepositoryChangesReply, RepositoryChangesRequest};
+use muster_proto::node::{
+    FetchBlobRequest, FindBlobRequest, RepositoryChangesReply, RepositoryChangesRequest,
+};
 use muster_registry_server::{BlobStream, Cluster};
 use std::io;
 use std::sync::Arc;
@@ -94,6 +96,12 @@ impl Cluster for OtherNodes {
             },
             more: reply.more,
         })
+    }
+
+    async fn has_blob(&self, node: &str, digest: &Digest) -> io::Result<bool> {
+        let digest = digest.to_string();
+        let found = self.client(node)?.find_blob(FindBlobRequest { digest }).await;
+        Ok(found.map_err(told)?.into_inner().stored)
     }
 
     async fn blob(&self, node: &str, digest: &Digest) -> io::Result<Option<BlobStream>> {

@@ -1,5 +1,6 @@
 //! Bodies of answers.
 
+use crate::transfer::{Coming, Content};
 use bytes::{Bytes, BytesMut};
 use futures::stream::{self, Stream, StreamExt};
 use http_body_util::combinators::UnsyncBoxBody;
@@ -29,25 +30,58 @@ pub(crate) fn empty() -> Answer {
 /// A body of what a reader gives, so many bytes. It is read on a blocking thread, piece by piece as the client takes it;
 /// a reader that ends early breaks the answer off.
 pub(crate) fn of_reader(reader: Box<dyn Read + Send>, bytes: u64) -> Answer {
-    let frames = pieces(reader, bytes).map(|piece| piece.map(Frame::data));
+    of_source(reader, bytes, None)
+}
+
+/// A body of a blob, which may be coming: no thread waits for it then.
+pub(crate) fn of_content(content: Content, bytes: u64) -> Answer {
+    match content {
+        Content::Stored(file) => of_source(Box::new(file), bytes, None),
+        Content::Coming(coming) => of_source(coming.reader(), bytes, Some(coming)),
+    }
+}
+
+fn of_source(reader: Box<dyn Read + Send>, bytes: u64, coming: Option<Coming>) -> Answer {
+    let source = Source { reader, coming };
+    let frames = pieces(source, bytes).map(|piece| piece.map(Frame::data));
     BodyExt::boxed_unsync(StreamBody::new(frames))
 }
 
-fn pieces(reader: Box<dyn Read + Send>, bytes: u64) -> impl Stream<Item = io::Result<Bytes>> + Send {
-    stream::unfold((Some(reader), bytes), |(reader, left)| async move {
-        let reader = reader.filter(|_| left > 0)?;
-        let read = tokio::task::spawn_blocking(move || read_piece(reader, left)).await;
-        Some(match read.unwrap_or_else(|error| Err(io::Error::other(error))) {
-            Ok((reader, piece)) => {
-                let left = left - piece.len() as u64;
-                (Ok(piece), (Some(reader), left))
+struct Source {
+    reader: Box<dyn Read + Send>,
+    /// What the reader follows.
+    coming: Option<Coming>,
+}
+
+fn pieces(source: Source, bytes: u64) -> impl Stream<Item = io::Result<Bytes>> + Send {
+    stream::unfold((Some(source), 0), move |(source, read)| async move {
+        let source = source.filter(|_| read < bytes)?;
+        Some(match source.piece(read, bytes).await {
+            Ok((source, piece)) => {
+                let read = read + piece.len() as u64;
+                (Ok(piece), (Some(source), read))
             }
-            Err(error) => (Err(error), (None, 0)),
+            Err(error) => (Err(error), (None, bytes)),
         })
     })
 }
 
-fn read_piece(mut reader: Box<dyn Read + Send>, left: u64) -> io::Result<(Box<dyn Read + Send>, Bytes)> {
+impl Source {
+    /// The piece behind what was read.
+    async fn piece(mut self, read: u64, bytes: u64) -> io::Result<(Source, Bytes)> {
+        let here = match &mut self.coming {
+            Some(coming) => coming.wait_beyond(read).await?.min(bytes),
+            None => bytes,
+        };
+        let piece = tokio::task::spawn_blocking(move || {
+            let piece = read_piece(&mut self.reader, here.saturating_sub(read))?;
+            Ok((self, piece))
+        });
+        piece.await.map_err(io::Error::other)?
+    }
+}
+
+fn read_piece(reader: &mut dyn Read, left: u64) -> io::Result<Bytes> {
     let size = usize::try_from(left).map_or(PIECE_BYTES, |left| left.min(PIECE_BYTES));
     let mut piece = BytesMut::zeroed(size);
     let read = loop {
@@ -60,5 +94,5 @@ fn read_piece(mut reader: Box<dyn Read + Send>, left: u64) -> io::Result<(Box<dy
         return Err(io::ErrorKind::UnexpectedEof.into());
     }
     piece.truncate(read);
-    Ok((reader, piece.freeze()))
+    Ok(piece.freeze())
 }

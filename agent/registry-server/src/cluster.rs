@@ -18,7 +18,7 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long a node that did not answer is left alone, so that it does not hold up every request.
 const LEFT_ALONE: Duration = Duration::from_secs(5);
 /// Nodes that are asked at once.
-const ASKED_AT_ONCE: usize = 16;
+pub(crate) const ASKED_AT_ONCE: usize = 16;
 /// Most answers of one node that are taken over at once: a node that never comes to an end is passed over.
 const ANSWERS_MAX: usize = 10_000;
 
@@ -33,6 +33,9 @@ pub trait Cluster: Send + Sync + 'static {
 
     /// What changed in the repositories of a node since the cursor.
     async fn changes(&self, node: &str, seen: Cursor) -> io::Result<Changes>;
+
+    /// Whether a node has a blob, whole.
+    async fn has_blob(&self, node: &str, digest: &Digest) -> io::Result<bool>;
 
     /// A blob of a node; `None` where it has none.
     async fn blob(&self, node: &str, digest: &Digest) -> io::Result<Option<BlobStream>>;
@@ -50,6 +53,10 @@ impl Cluster for Alone {
 
     async fn changes(&self, _: &str, _: Cursor) -> io::Result<Changes> {
         Err(io::ErrorKind::NotFound.into())
+    }
+
+    async fn has_blob(&self, _: &str, _: &Digest) -> io::Result<bool> {
+        Ok(false)
     }
 
     async fn blob(&self, _: &str, _: &Digest) -> io::Result<Option<BlobStream>> {

@@ -1,24 +1,15 @@
 //! What repositories hold, on this node or another, and the way to its content.
 
-use crate::cluster::{BlobStream, Cluster, Followed};
+use crate::cluster::{Cluster, Followed};
 use crate::failure::{Code, Failure, Outcome};
-use futures::StreamExt;
+use crate::transfer::{Content, Transfers};
 use muster_images::repository::{ContentDigest, Entered, EntryKey, ManifestEntry, StoredContent};
-use muster_images::{BlobWriter, ComingBlob, Digest, ImageStore};
-use std::collections::HashMap;
+use muster_images::{Digest, ImageStore};
 use std::fs::File;
 use std::io::{self, Read};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
-use tokio::sync::mpsc;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 use tokio_util::task::TaskTracker;
-
-/// How long a node may take to say whether it has a blob: it serves few at once.
-const FIND_TIMEOUT: Duration = Duration::from_secs(10);
-/// Time without a piece after which a transfer has failed.
-const STALL_TIMEOUT: Duration = Duration::from_secs(15);
-/// Pieces between the network and the disk.
-const PIECES_BUFFERED: usize = 8;
 
 /// The repositories of the cluster, as this node serves them. Clones are one.
 #[derive(Clone)]
@@ -26,27 +17,7 @@ pub(crate) struct Repositories {
     pub images: ImageStore,
     cluster: Arc<dyn Cluster>,
     followed: Arc<Followed>,
-    coming: Arc<Mutex<HashMap<Digest, ComingBlob>>>,
-    /// Transfers from other nodes.
-    transfers: TaskTracker,
-}
-
-/// Content that can be read.
-pub(crate) enum Content {
-    /// Here, whole and verified.
-    Stored(File),
-    /// On its way from another node.
-    Coming(ComingBlob),
-}
-
-impl Content {
-    /// A reader of all of it. It may block while content comes.
-    pub fn reader(self) -> Box<dyn Read + Send> {
-        match self {
-            Content::Stored(file) => Box::new(file),
-            Content::Coming(coming) => Box::new(coming.reader()),
-        }
-    }
+    transfers: Transfers,
 }
 
 /// Milliseconds since 1970.
@@ -67,13 +38,13 @@ pub(crate) async fn blocking<T: Send + 'static>(
 }
 
 impl Repositories {
-    pub fn new(images: ImageStore, cluster: Arc<dyn Cluster>, transfers: TaskTracker) -> Self {
+    /// Transfers from other nodes run on the tracker.
+    pub fn new(images: ImageStore, cluster: Arc<dyn Cluster>, running: TaskTracker) -> Self {
         Repositories {
+            transfers: Transfers::new(images.clone(), cluster.clone(), running),
             images,
             cluster,
             followed: Arc::default(),
-            coming: Arc::default(),
-            transfers,
         }
     }
 
@@ -149,45 +120,30 @@ impl Repositories {
         .await
     }
 
-    /// Opens content of a repository: here, or as it comes from the first node that has it.
+    /// Whether content can be given: it is here, coming, or on a node that can be reached. What is not, clients are to
+    /// push again.
+    pub async fn can_be_given(&self, content: StoredContent) -> Outcome<bool> {
+        Ok(self.transfers.here(content).await?.is_some()
+            || self.transfers.is_elsewhere(&content.digest).await)
+    }
+
+    /// Opens content of a repository: here, or as it comes from a node that has it.
     pub async fn open(&self, content: StoredContent) -> Outcome<Content> {
-        if let Some(file) = self.open_here(content).await? {
-            return Ok(Content::Stored(file));
-        }
-        if let Some(coming) = self.coming_now(&content.digest) {
-            return Ok(Content::Coming(coming));
-        }
-        for node in self.cluster.others() {
-            let found = tokio::time::timeout(FIND_TIMEOUT, self.cluster.blob(&node, &content.digest));
-            match found.await {
-                Ok(Ok(Some(pieces))) => return self.begin_transfer(content, pieces).await,
-                Ok(Ok(None)) => {}
-                Ok(Err(error)) => tracing::debug!(node, %error, "a node cannot be asked for a blob"),
-                Err(_) => tracing::debug!(node, "a node did not say in time whether it has a blob"),
-            }
-        }
-        Err(Failure::not_found(
-            Code::BlobUnknown,
-            format!(
-                "no node that can be reached has {}: the one that it was pushed to may be down",
-                content.digest
-            ),
-        ))
+        let opened = self.transfers.open(content).await?;
+        opened.ok_or_else(|| out_of_reach(&content))
     }
 
     /// Opens content once all of it is here.
     pub async fn open_whole(&self, content: StoredContent) -> Outcome<File> {
-        if let Content::Coming(coming) = self.open(content).await? {
-            let stored = tokio::task::spawn_blocking(move || coming.await_stored()).await;
-            let stored = stored.map_err(|error| Failure::internal("wait for a blob", &error))?;
-            stored.map_err(|_| {
-                Failure::not_found(Code::BlobUnknown, "the node that has the blob stopped sending it")
-            })?;
-        }
-        match self.open_here(content).await? {
-            Some(file) => Ok(file),
-            None => Err(Failure::not_found(Code::BlobUnknown, "the blob was deleted")),
-        }
+        let coming = match self.open(content).await? {
+            Content::Stored(file) => return Ok(file),
+            Content::Coming(coming) => coming,
+        };
+        coming.stored().await.map_err(|_| {
+            Failure::not_found(Code::BlobUnknown, "the node that has the blob stopped sending it")
+        })?;
+        let stored = self.transfers.stored(content).await?;
+        stored.ok_or_else(|| Failure::not_found(Code::BlobUnknown, "the blob was deleted"))
     }
 
     /// A small document.
@@ -196,91 +152,26 @@ impl Repositories {
         let read = tokio::task::spawn_blocking(move || {
             let mut bytes = Vec::new();
             let bytes_max = muster_images::limits::DOCUMENT_BYTES_MAX;
-            (&mut file).take(bytes_max).read_to_end(&mut bytes).map(|_| bytes)
+            (&mut file).take(bytes_max).read_to_end(&mut bytes)?;
+            match bytes.len() as u64 == content.bytes {
+                true => Ok(bytes),
+                false => Err(io::Error::other("it is not of the size that a node said")),
+            }
         });
         let read = read
             .await
             .map_err(|error| Failure::internal("read a manifest", &error))?;
         read.map_err(|error| Failure::internal("read a manifest", &error))
     }
-
-    async fn open_here(&self, content: StoredContent) -> Outcome<Option<File>> {
-        let images = self.images.clone();
-        blocking("open a blob", move || match images.open_blob(&content.digest) {
-            Ok(file) => Ok(Some(file)),
-            Err(muster_images::Error::NoSuchBlob { .. }) => Ok(None),
-            Err(error) => Err(error),
-        })
-        .await
-    }
-
-    fn coming_now(&self, digest: &Digest) -> Option<ComingBlob> {
-        let coming = self.coming.lock().unwrap_or_else(PoisonError::into_inner);
-        coming.get(digest).cloned()
-    }
-
-    /// Takes a blob over from another node, and keeps it.
-    async fn begin_transfer(&self, content: StoredContent, pieces: BlobStream) -> Outcome<Content> {
-        let images = self.images.clone();
-        let begun = blocking("begin a blob", move || {
-            images.begin_blob(&content.digest, content.bytes)
-        });
-        let (writer, coming) = begun.await?;
-        {
-            let mut all = self.coming.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(other) = all.get(&content.digest) {
-                return Ok(Content::Coming(other.clone()));
-            }
-            all.insert(content.digest, coming.clone());
-        }
-        let own = self.clone();
-        self.transfers.spawn(async move {
-            if let Err(error) = own.transfer(content.digest, writer, pieces).await {
-                tracing::warn!(blob = %content.digest, %error, "a blob did not come from another node");
-            }
-            let mut all = own.coming.lock().unwrap_or_else(PoisonError::into_inner);
-            all.remove(&content.digest);
-        });
-        Ok(Content::Coming(coming))
-    }
-
-    async fn transfer(&self, digest: Digest, writer: BlobWriter, mut pieces: BlobStream) -> io::Result<()> {
-        let (sender, receiver) = mpsc::channel(PIECES_BUFFERED);
-        let images = self.images.clone();
-        let lease = images.lease([digest]);
-        let stored = tokio::task::spawn_blocking(move || {
-            store_pieces(writer, receiver)?;
-            images.hold(&digest).map_err(io::Error::other)
-        });
-        loop {
-            let piece = match tokio::time::timeout(STALL_TIMEOUT, pieces.next()).await {
-                Ok(Some(piece)) => piece.map(Some),
-                Ok(None) => Ok(None),
-                Err(_) => Err(io::ErrorKind::TimedOut.into()),
-            };
-            let last = !matches!(&piece, Ok(Some(_)));
-            // A closed channel means that the store gave up, and says why itself.
-            if sender.send(piece).await.is_err() || last {
-                break;
-            }
-        }
-        drop(sender);
-        let stored = stored.await.map_err(io::Error::other)?;
-        drop(lease);
-        stored
-    }
 }
 
-/// Writes pieces until `None` says that they were all.
-fn store_pieces(
-    mut writer: BlobWriter,
-    mut pieces: mpsc::Receiver<io::Result<Option<bytes::Bytes>>>,
-) -> io::Result<()> {
-    while let Some(piece) = pieces.blocking_recv() {
-        match piece? {
-            Some(piece) => writer.write(&piece).map_err(io::Error::other)?,
-            None => return writer.finish().map_err(io::Error::other),
-        }
-    }
-    Err(io::Error::other("the transfer was ended"))
+/// Refuses what only nodes have that cannot be reached.
+pub(crate) fn out_of_reach(content: &StoredContent) -> Failure {
+    Failure::not_found(
+        Code::BlobUnknown,
+        format!(
+            "no node that can be reached has {}: the one that it was pushed to may be down",
+            content.digest
+        ),
+    )
 }

@@ -1,8 +1,8 @@
 //! Manifests and blobs out.
 
 use crate::answer::{CONTENT_DIGEST, Call, Registry, set};
-use crate::body::{empty, full, of_reader};
-use crate::content::Content;
+use crate::body::{empty, full, of_content, of_reader};
+use crate::content::out_of_reach;
 use crate::failure::{Code, Failure, Outcome};
 use crate::range::{self, Wanted};
 use crate::route::ManifestName;
@@ -31,6 +31,7 @@ pub(crate) async fn manifest(
     };
     let entry = repositories.manifest(name, &digest).await?.ok_or_else(unknown)?;
     let body = match call.head_only {
+        true if !repositories.can_be_given(entry.content).await? => return Err(out_of_reach(&entry.content)),
         true => empty(),
         false => full(repositories.document(entry.content).await?),
     };
@@ -63,22 +64,21 @@ pub(crate) async fn blob(registry: &Registry, name: &str, digest: &ContentDigest
             )
             .with_header(CONTENT_RANGE, format!("bytes */{}", content.bytes)));
         }
+        Wanted::Whole if call.head_only && !repositories.can_be_given(content).await? => {
+            return Err(out_of_reach(&content));
+        }
         Wanted::Whole if call.head_only => (StatusCode::OK, empty(), content.bytes),
         Wanted::Whole => {
-            let reader = repositories.open(content).await?.reader();
-            (StatusCode::OK, of_reader(reader, content.bytes), content.bytes)
+            let opened = repositories.open(content).await?;
+            (StatusCode::OK, of_content(opened, content.bytes), content.bytes)
         }
         Wanted::Part(part) => {
             let mut file = repositories.open_whole(content).await?;
             file.seek(SeekFrom::Start(part.start))
                 .map_err(|error| Failure::internal("read a blob", &error))?;
             let bytes = part.end - part.start;
-            let reader = Content::Stored(file).reader().take(bytes);
-            (
-                StatusCode::PARTIAL_CONTENT,
-                of_reader(Box::new(reader), bytes),
-                bytes,
-            )
+            let part = of_reader(Box::new(file.take(bytes)), bytes);
+            (StatusCode::PARTIAL_CONTENT, part, bytes)
         }
     };
     let mut response = Response::new(body);

@@ -108,7 +108,9 @@ pub(crate) async fn begin(registry: &Registry, name: &str, call: Call) -> Outcom
     if let Some(text) = call.query.get("mount") {
         let digest = route::digest(text)?;
         let from = call.query.get("from").map(route::name).transpose()?;
-        if let Some(content) = mountable(registry, &digest, from.as_deref()).await? {
+        if let Some(content) = mountable(registry, &digest, from.as_deref()).await?
+            && registry.repositories.can_be_given(content).await?
+        {
             enter_blob(registry, name, &digest, content, Vec::new()).await?;
             return Ok(created(name, &digest));
         }
