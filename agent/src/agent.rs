@@ -84,6 +84,7 @@ impl<E: TaskEngine + ?Sized> Agent<E> {
     ) -> Result<(Self, watch::Receiver<AgentView>), StoreError> {
         let store = Store::new(&config.directory);
         let saved = store.load()?;
+        engine.set_networks(saved.set.networks.clone());
         let found = engine.restored().await;
         let checked: BTreeSet<TaskId> = found
             .iter()
@@ -210,8 +211,15 @@ impl<E: TaskEngine + ?Sized> Agent<E> {
             }
             SessionEvent::Assigned(update) => {
                 let (index, tasks) = (update.age.index, update.tasks.len());
+                let of_networks =
+                    update.from.is_none() || !update.networks.is_empty() || !update.networks_gone.is_empty();
                 match self.core.assign(*update, wall_time()) {
-                    Taken::Yes => tracing::debug!(index, tasks, "assignments taken"),
+                    Taken::Yes => {
+                        tracing::debug!(index, tasks, "assignments taken");
+                        if of_networks {
+                            self.engine.set_networks(self.core.assignments().networks.clone());
+                        }
+                    }
                     Taken::Older => tracing::debug!(index, "older assignments are ignored"),
                     Taken::Gap => {
                         tracing::warn!(index, "assignments were missed; they are asked for anew");
@@ -330,6 +338,7 @@ impl<E: TaskEngine + ?Sized> Agent<E> {
                     }
                 }
             }
+            self.engine.set_networks(Vec::new());
             if let Err(error) = self.store.clear() {
                 tracing::error!(
                     error = &error as &dyn std::error::Error,

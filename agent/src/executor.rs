@@ -182,6 +182,7 @@ mod tests {
     use futures::future::{BoxFuture, pending, ready};
     use muster_node_plan::Restored;
     use muster_node_plan::agent_core::StartedContainer;
+    use muster_types::AssignedNetwork;
     use tokio::sync::Notify;
 
     /// A container that is healthy from its start until it is told to end.
@@ -191,6 +192,8 @@ mod tests {
     }
 
     impl TaskEngine for HealthyContainer {
+        fn set_networks(&self, _: Vec<AssignedNetwork>) {}
+
         fn restored(&self) -> BoxFuture<'_, BTreeMap<TaskId, Restored>> {
             ready(BTreeMap::new()).boxed()
         }

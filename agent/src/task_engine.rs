@@ -3,7 +3,7 @@
 use futures::future::BoxFuture;
 use muster_node_plan::Restored;
 use muster_node_plan::agent_core::StartedContainer;
-use muster_types::{AssignedTask, ContainerId, TaskId};
+use muster_types::{AssignedNetwork, AssignedTask, ContainerId, TaskId};
 use std::collections::BTreeMap;
 
 /// How a container ended.
@@ -25,6 +25,9 @@ pub type Healthy = bool;
 pub trait TaskEngine: Send + Sync + 'static {
     /// The containers of tasks that exist, by the task they were made for.
     fn restored(&self) -> BoxFuture<'_, BTreeMap<TaskId, Restored>>;
+    /// Tells of the cluster's networks that the node has a part in, all of them, each time before the tasks that need
+    /// them are made or started. Returns at once; an operation that needs one waits until it stands.
+    fn set_networks(&self, networks: Vec<AssignedNetwork>);
     /// Makes the container of a task, fetching its image from `peers` (addresses) when it is not here. A container
     /// that was made for the task before is returned.
     fn prepare<'a>(

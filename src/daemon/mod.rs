@@ -15,6 +15,7 @@ use crate::node::NodeHost;
 use crate::node::backend::NodeBackend;
 use crate::node::files::NodeFiles;
 use crate::node::member::MemberContext;
+use crate::node::networks::ClusterNetworks;
 use crate::node::registry::OtherNodes;
 use crate::node::service::PeerService;
 use crate::node::spread::Spread;
@@ -101,9 +102,16 @@ async fn serve(config: DaemonConfig, launcher: Launcher, cgroup: CgroupRoot) -> 
     let description = describe(&config, local.as_ref()).await?;
     let controller_metrics = ControllerMetrics::new()?;
     controller_metrics.register(&registry)?;
+    let networks = ClusterNetworks::new(engine.clone());
+    let following = tokio::spawn(networks.clone().follow());
     let host = NodeHost::new(MemberContext {
         files: NodeFiles::new(&config.data_dir),
-        tasks: Arc::new(EngineTasks::new(local.clone(), images.clone(), registries)),
+        tasks: Arc::new(EngineTasks::new(
+            local.clone(),
+            images.clone(),
+            registries,
+            networks.clone(),
+        )),
         peers: PeerService::new(images.clone(), local.clone(), spread),
         description,
         metrics: controller_metrics,
@@ -145,6 +153,7 @@ async fn serve(config: DaemonConfig, launcher: Launcher, cgroup: CgroupRoot) -> 
     {
         tracing::error!("the metrics server panicked");
     }
+    following.abort();
     engine.shutdown().await;
     Ok(())
 }

@@ -6,6 +6,7 @@ use super::member::{Member, MemberContext};
 use super::roles;
 use anyhow::bail;
 use muster_agent::agent::Stop;
+use muster_agent::task_engine::TaskEngine;
 use muster_proto::transport::{Dialer, NodeCertificate};
 use muster_types::{Availability, ClusterSpec, JoinToken, NodeId, NodeRole};
 use std::net::SocketAddr;
@@ -85,7 +86,8 @@ impl NodeHost {
                 .map(Some)
         };
         match resumed.await {
-            Ok(None) => {}
+            // What an earlier membership left goes.
+            Ok(None) => self.context.tasks.set_networks(Vec::new()),
             Ok(Some(member)) => self.activate(member).await,
             Err(error) => {
                 let error: anyhow::Error = error;

@@ -99,7 +99,9 @@ impl Member {
         context
             .peers
             .enter_cluster(certificate.identity(), dialer.clone(), view.clone());
-        context.tasks.enter_cluster(membership.node, dialer.clone());
+        context
+            .tasks
+            .enter_cluster(membership.node, membership.advertise.ip(), dialer.clone());
         let server = server::serve(
             membership.listen,
             &certificate,

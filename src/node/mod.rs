@@ -9,6 +9,7 @@ pub mod files;
 pub mod host;
 mod join;
 pub mod member;
+pub mod networks;
 pub mod registry;
 mod roles;
 mod server;

@@ -1,5 +1,6 @@
 //! Tasks as containers of the local engine.
 
+use super::networks::ClusterNetworks;
 use super::templates::{TemplateError, TemplateNode, expand};
 use futures::StreamExt;
 use futures::future::BoxFuture;
@@ -16,8 +17,9 @@ use muster_types::container::{
     ContainerConfig, ContainerInfo, ContainerResources, ContainerState, HostConfig, NetworkMode, PortBinding,
 };
 use muster_types::service::PublishMode;
-use muster_types::{AssignedTask, ContainerId, NodeId, TaskId, Timestamp};
+use muster_types::{AssignedNetwork, AssignedTask, ContainerId, NodeId, TaskId, Timestamp};
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::{Arc, PoisonError, RwLock};
 
 /// Runs tasks through the engine; images that are not here come from other nodes.
@@ -25,23 +27,32 @@ pub struct EngineTasks {
     pub(super) engine: Arc<dyn LocalEngine>,
     pub(super) images: ImageStore,
     pub(super) registries: Registries,
+    networks: Arc<ClusterNetworks>,
     /// Set while the node is a member.
     cluster: RwLock<Option<(NodeId, Dialer)>>,
 }
 
 impl EngineTasks {
     /// Tasks on this engine.
-    pub fn new(engine: Arc<dyn LocalEngine>, images: ImageStore, registries: Registries) -> Self {
+    pub fn new(
+        engine: Arc<dyn LocalEngine>,
+        images: ImageStore,
+        registries: Registries,
+        networks: Arc<ClusterNetworks>,
+    ) -> Self {
         Self {
             engine,
             images,
             registries,
+            networks,
             cluster: RwLock::new(None),
         }
     }
 
-    /// From now on images may come from the cluster's nodes, and containers name this node.
-    pub fn enter_cluster(&self, node: NodeId, dialer: Dialer) {
+    /// From now on images may come from the cluster's nodes, and containers name this node. `address` is where others
+    /// reach it.
+    pub fn enter_cluster(&self, node: NodeId, address: IpAddr, dialer: Dialer) {
+        self.networks.enter_cluster(node, address);
         *self.cluster.write().unwrap_or_else(PoisonError::into_inner) = Some((node, dialer));
     }
 
@@ -61,6 +72,7 @@ impl EngineTasks {
             return Ok(known.id.clone());
         }
         self.ensure_image(&task.template.container, peers).await?;
+        self.networks.await_standing(&task.networks).await?;
         let id = self.cluster().map(|(node, _)| node).unwrap_or_default();
         let hostname = self
             .engine
@@ -117,6 +129,10 @@ impl TaskEngine for EngineTasks {
             let tasks = containers.iter().filter_map(|info| restored(info, booted));
             tasks.collect()
         })
+    }
+
+    fn set_networks(&self, networks: Vec<AssignedNetwork>) {
+        self.networks.set(networks);
     }
 
     fn prepare<'a>(
@@ -327,12 +343,16 @@ fn labels(task: &AssignedTask, node: NodeId) -> BTreeMap<String, String> {
 
 fn host_config(task: &AssignedTask) -> HostConfig {
     let (spec, limits) = (&task.template.container, task.template.limits);
-    let network = match task
+    let (places, first) = (super::networks::places(task), task.networks.first());
+    let target = task
         .template
         .networks
         .first()
-        .map(|network| network.target.as_str())
-    {
+        .map(|network| network.target.as_str());
+    let network = match target {
+        _ if first.is_some() => {
+            NetworkMode::Named(first.map(|place| place.network.to_string()).unwrap_or_default())
+        }
         None | Some("bridge") => NetworkMode::Bridge,
         Some("host") => NetworkMode::Host,
         Some("none") => NetworkMode::None,
@@ -353,6 +373,7 @@ fn host_config(task: &AssignedTask) -> HostConfig {
     HostConfig {
         init: spec.init.unwrap_or(false),
         network,
+        endpoints: places,
         ports: ports.collect(),
         mounts: spec.mounts.clone(),
         resources: ContainerResources {

@@ -198,6 +198,7 @@ impl Inner {
 
     async fn launch(self: &Arc<Self>, container: &Arc<Container>) -> Result<(Run, i128)> {
         let record = container.record();
+        self.networking.await_shared(&record).await?;
         let places = self.networking.join(&record)?;
         let launched = self.launch_at(container, &record, places.clone()).await;
         let for_images = record.clone();

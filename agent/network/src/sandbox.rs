@@ -17,7 +17,7 @@ use crate::spec::{Attachment, Interface, SandboxSpec, check_container_id, check_
 use crate::sysctl;
 
 /// How often a host-side interface name may turn out to be taken before something else is wrong.
-const NAME_ATTEMPTS: usize = 8;
+pub(crate) const NAME_ATTEMPTS: usize = 8;
 
 /// A container's network namespace.
 #[derive(Debug)]
@@ -223,8 +223,7 @@ impl Inner {
                 None
             }
             Attachment::Overlay(id) => {
-                let host_name = self.host_interface_name(container_id);
-                self.create_overlay_pair(id, &host_name, interface, netns.as_fd())?;
+                self.create_overlay_pair(id, container_id, interface, netns.as_fd())?;
                 None
             }
         };
@@ -310,7 +309,7 @@ impl Inner {
     }
 
     /// Names only have to differ: eight characters tell the container to a person, the rest counts.
-    fn host_interface_name(&self, container_id: &str) -> String {
+    pub(crate) fn host_interface_name(&self, container_id: &str) -> String {
         let count = self.next_interface.fetch_add(1, Ordering::Relaxed) & 0xffff;
         let start: String = container_id.chars().take(8).collect();
         format!("mv{start}-{count:x}")

@@ -2,13 +2,15 @@
 //!
 //! The crate is for the agent's decisions only. It must never touch the engine, a socket, a disk or a clock: time and
 //! observations come in as arguments, actions go out as values. Start reading at [`AgentCore`]; [`task_record`] holds
-//! the state machine of one task and [`report`] the coalescing of statuses.
+//! the state machine of one task, [`report`] the coalescing of statuses and [`overlay`] what networks of the cluster need.
 
 pub mod agent_core;
+pub mod overlay;
 pub mod report;
 pub mod task_record;
 
 pub use agent_core::{Action, AgentCore, Observation, Restored, Taken};
+pub use overlay::{NetworkPlan, network_plan};
 pub use task_record::{Phase, TaskRecord};
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use super::Container;
 use crate::files;
 use crate::layout::Layout;
-use crate::network::Places;
+use crate::network::{Places, WAY_OUT};
 use crate::record::Record;
 use muster_types::container::ContainerInfo;
 
@@ -33,7 +33,7 @@ impl Container {
                 finished_at: record.finished_at,
                 restart_count: record.restart_count,
                 health: cell.health.clone(),
-                networks: run.map_or_else(|| at_rest(record), |run| run.places.clone()),
+                networks: run.map_or_else(|| at_rest(record), |run| visible(record, &run.places)),
                 ports: run.map(|run| run.ports.clone()).unwrap_or_default(),
                 mounts: record.mounts.clone(),
                 log_path: layout.log(&record.id).to_string_lossy().into_owned(),
@@ -49,4 +49,13 @@ impl Container {
             }
         })
     }
+}
+
+/// The places that users know of.
+fn visible(record: &Record, places: &Places) -> Places {
+    let mut places = places.clone();
+    if !record.wanted_networks().contains_key(WAY_OUT) {
+        places.remove(WAY_OUT);
+    }
+    places
 }

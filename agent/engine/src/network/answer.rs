@@ -85,6 +85,10 @@ pub(crate) fn react(
         response.answers = records;
         return encoded(&response, &request, transport);
     }
+    // Whoever gets no answer asks again, and takes "nobody" for the truth.
+    if directory.is_incomplete(scope) {
+        return Reaction::Nothing;
+    }
     let bare = query.name.num_labels() < 2;
     if own_ndots && bare && matches!(query.query_type, RecordType::A | RecordType::AAAA) {
         return refusal(&request, ResponseCode::NoError);

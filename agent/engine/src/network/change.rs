@@ -68,7 +68,7 @@ impl Engine {
 }
 
 impl Networking {
-    async fn create(&self, spec: NetworkSpec) -> Result<NetworkRecord> {
+    pub(super) async fn create(&self, spec: NetworkSpec) -> Result<NetworkRecord> {
         let _making = self.making.lock().await;
         let mut record = self.define(spec)?;
         // A link whose name nobody chose can only be our own, also where making it fails half-way.
@@ -150,17 +150,15 @@ impl Networking {
     async fn move_to(&self, record: &Record, run: &Run, places: &Places) -> Result<()> {
         let id = record.id.as_str();
         let routes = place::default_routes(places);
-        let appeared = places.iter().filter(|(name, _)| !run.places.contains_key(*name));
-        for (_, endpoint) in appeared {
+        for endpoint in without(places, &run.places).values() {
             let interface = self.interface(endpoint, &[])?;
             self.network.attach(id, &interface).await?;
         }
-        let gone = run.places.iter().filter(|(name, _)| !places.contains_key(*name));
-        for (_, endpoint) in gone {
+        for endpoint in without(&run.places, places).values() {
             self.network.detach(id, &endpoint.interface).await?;
         }
         self.network.set_default_routes(id, &routes).await?;
-        Ok(())
+        self.lead_to_services(&record.id, &run.places, places).await
     }
 
     /// Ports follow the default gateway; where it did not move they stay as they are.
@@ -272,38 +270,34 @@ impl Inner {
         let endpoint = self.networking.join_one(record, name, spec, &run.places)?;
         let mut places = run.places.clone();
         places.insert(name.to_owned(), endpoint.clone());
-        let attached = self.apply_places(container, record, &run, &places).await;
         let only = Places::from([(name.to_owned(), endpoint)]);
-        match attached {
-            Ok(()) => {
-                self.networking.enter(&record.id, &only);
-                self.places_event("connect", container, &only);
-                Ok(())
-            }
+        let places = match self.networking.with_way_out(record, places) {
+            Ok(places) => places,
             Err(error) => {
-                // What was made of it goes again; the container keeps what it had.
-                if let Err(left) = self
-                    .apply_places(
-                        container,
-                        record,
-                        &Run {
-                            places,
-                            ..run.clone()
-                        },
-                        &run.places,
-                    )
-                    .await
-                {
-                    tracing::error!(
-                        container = record.id.short(),
-                        error = left.chain(),
-                        "an attachment is left over"
-                    );
-                }
                 self.networking.leave(&record.id, &only);
-                Err(error)
+                return Err(error);
             }
+        };
+        if let Err(error) = self.apply_places(container, record, &run, &places).await {
+            // What was made of it goes again; the container keeps what it had.
+            let moved = Run {
+                places: places.clone(),
+                ..run.clone()
+            };
+            if let Err(left) = self.apply_places(container, record, &moved, &run.places).await {
+                tracing::error!(
+                    container = record.id.short(),
+                    error = left.chain(),
+                    "an attachment is left over"
+                );
+            }
+            self.networking.leave(&record.id, &without(&places, &run.places));
+            return Err(error);
         }
+        self.networking.leave(&record.id, &without(&run.places, &places));
+        self.networking.enter(&record.id, &without(&places, &run.places));
+        self.places_event("connect", container, &only);
+        Ok(())
     }
 
     async fn network_disconnect(self: &Arc<Self>, name: &str, container: &Arc<Container>) -> Result<()> {
@@ -327,10 +321,20 @@ impl Inner {
         {
             let mut places = run.places.clone();
             places.remove(name);
-            self.apply_places(container, &record, &run, &places).await?;
-            let only = Places::from([(name.to_owned(), endpoint)]);
-            self.networking.leave(&record.id, &only);
-            self.places_event("disconnect", container, &only);
+            let places = self.networking.with_way_out(&record, places)?;
+            let appeared = without(&places, &run.places);
+            if let Err(error) = self.apply_places(container, &record, &run, &places).await {
+                self.networking.leave(&record.id, &appeared);
+                return Err(error);
+            }
+            self.networking.enter(&record.id, &appeared);
+            self.networking.leave(&record.id, &without(&run.places, &places));
+            self.networking.clear_shared().await;
+            self.places_event(
+                "disconnect",
+                container,
+                &Places::from([(name.to_owned(), endpoint)]),
+            );
         }
         self.keep_networks(container, wanted).await
     }
@@ -452,6 +456,13 @@ impl Inner {
         });
         places.collect()
     }
+}
+
+/// The places of `all` on networks that `others` have none on.
+fn without(all: &Places, others: &Places) -> Places {
+    let more = all.iter().filter(|(name, _)| !others.contains_key(*name));
+    more.map(|(name, endpoint)| (name.clone(), endpoint.clone()))
+        .collect()
 }
 
 fn refuse_removed(record: &Record) -> Result<()> {

@@ -2,6 +2,8 @@
 
 use super::ipam::{self, AddressPool, SubnetPool};
 use super::options::{self, GatewayMode, Options};
+use super::ranges::{is_empty, parse_subnet, pool, problems_of};
+use super::{OVERLAY, WAY_OUT};
 use crate::clock;
 use crate::error::{Error, Result};
 use muster_network::{BridgeSpec, IpNet};
@@ -40,16 +42,21 @@ impl NetworkRecord {
         BUILT_IN.iter().any(|(name, _)| *name == self.spec.name)
     }
 
+    /// Whether nodes share it, so that its addresses and names come from elsewhere.
+    pub fn is_shared(&self) -> bool {
+        self.spec.driver == OVERLAY
+    }
+
     /// Whether containers find each other by name in it.
     pub fn resolves_names(&self) -> bool {
-        !self.is_built_in()
+        !self.is_built_in() && self.spec.name != WAY_OUT
     }
 
     /// As clients see it.
     pub fn info(&self) -> NetworkInfo {
         NetworkInfo {
             id: self.id.clone(),
-            cluster_scope: false,
+            cluster_scope: self.is_shared(),
             created: self.created,
             spec: self.spec.clone(),
         }
@@ -57,11 +64,18 @@ impl NetworkRecord {
 
     /// What its driver options mean.
     pub fn options(&self) -> Result<Options> {
+        if self.is_shared() {
+            // They were for who manages the network.
+            return Ok(Options::default());
+        }
         options::read(&self.spec.driver, &self.spec.options)
     }
 
-    /// The pools of its addresses.
+    /// The pools of its addresses; none where others give them out.
     pub fn pools(&self) -> Result<Vec<AddressPool>> {
+        if self.is_shared() {
+            return Ok(Vec::new());
+        }
         self.spec
             .ranges
             .iter()
@@ -98,26 +112,6 @@ impl NetworkRecord {
             unprotected: options.unprotected(),
         }))
     }
-}
-
-fn pool(network: &str, range: &AddressRange) -> Result<AddressPool> {
-    let subnet = parse_subnet(&range.subnet)?;
-    let part = match range.ip_range.as_str() {
-        "" => None,
-        text => Some(parse_subnet(text)?),
-    };
-    AddressPool::new(
-        network,
-        subnet,
-        part,
-        range.gateway,
-        range.auxiliary.values().copied(),
-    )
-}
-
-fn parse_subnet(text: &str) -> Result<IpNet> {
-    text.parse()
-        .map_err(|_| Error::invalid(format!("invalid CIDR address: {text}")))
 }
 
 /// A fresh id.
@@ -235,81 +229,6 @@ fn check_families(spec: &NetworkSpec) -> Result<()> {
         return Err(Error::forbidden("bridge driver doesn't support multiple subnets"));
     }
     Ok(())
-}
-
-fn is_empty(range: &AddressRange) -> bool {
-    *range == AddressRange::default()
-}
-
-/// What is wrong with a range, in Docker's words.
-fn problems_of(range: &AddressRange) -> Vec<String> {
-    let mut problems = Vec::new();
-    if range.subnet.is_empty() {
-        if !range.ip_range.is_empty() || range.gateway.is_some() || !range.auxiliary.is_empty() {
-            problems.push(
-                "every ip-range, gateway or auxiliary address must have a corresponding subnet".to_owned(),
-            );
-        }
-        return problems;
-    }
-    let Ok(subnet) = range.subnet.parse::<IpNet>() else {
-        return vec![format!(
-            "invalid subnet {}: invalid CIDR block notation",
-            range.subnet
-        )];
-    };
-    let family = if subnet.is_ipv4() { 4 } else { 6 };
-    if subnet != subnet.network() {
-        problems.push(format!(
-            "invalid subnet {subnet}: it should be {}",
-            subnet.network()
-        ));
-    }
-    if !range.ip_range.is_empty() {
-        problems.extend(problems_of_part(&range.ip_range, subnet, family));
-    }
-    let wrong = |address: IpAddr| match (address.is_ipv4() == subnet.is_ipv4(), subnet.contains(address)) {
-        (false, _) => Some(format!("parent subnet is an IPv{family} block")),
-        (true, false) => Some(format!("parent subnet {subnet} doesn't contain this address")),
-        (true, true) => None,
-    };
-    if let Some((gateway, why)) = range.gateway.and_then(|gateway| Some((gateway, wrong(gateway)?))) {
-        problems.push(format!("invalid gateway {gateway}: {why}"));
-    }
-    let bad = |(name, address): (&String, &IpAddr)| {
-        Some(format!("invalid auxiliary address {name}: {}", wrong(*address)?))
-    };
-    problems.extend(range.auxiliary.iter().filter_map(bad));
-    problems
-}
-
-fn problems_of_part(text: &str, subnet: IpNet, family: u8) -> Vec<String> {
-    let Ok(part) = text.parse::<IpNet>() else {
-        return vec![format!("invalid ip-range {text}: invalid CIDR block notation")];
-    };
-    if part.is_ipv4() != subnet.is_ipv4() {
-        return vec![format!(
-            "invalid ip-range {part}: parent subnet is an IPv{family} block"
-        )];
-    }
-    let mut problems = Vec::new();
-    if part.prefix() < subnet.prefix() {
-        problems.push(format!(
-            "invalid ip-range {part}: CIDR block is bigger than its parent subnet {subnet}"
-        ));
-    }
-    if part != part.network() {
-        problems.push(format!(
-            "invalid ip-range {part}: it should be {}",
-            part.network()
-        ));
-    }
-    if !subnet.overlaps(&part) {
-        problems.push(format!(
-            "invalid ip-range {part}: parent subnet {subnet} doesn't contain ip-range"
-        ));
-    }
-    problems
 }
 
 /// Chooses what the user left open: a subnet for each family without one, and gateways.

@@ -1,9 +1,10 @@
 //! Which name stands for which addresses in which network, for the resolvers of containers.
 
-use super::catalog::{Joining, addresses};
+use super::catalog::Joining;
+use super::held::addresses;
 use muster_types::ContainerId;
 use muster_types::container::{EndpointSpec, NetworkEndpoint};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
@@ -20,6 +21,17 @@ struct Zone {
     members: HashMap<ContainerId, Member>,
     by_name: HashMap<String, Vec<ContainerId>>,
     by_address: HashMap<IpAddr, ContainerId>,
+    /// What is known of the whole network where nodes share it.
+    shared: Option<SharedNames>,
+}
+
+/// The names of a network that nodes share.
+#[derive(Debug, Default)]
+struct SharedNames {
+    /// Nobody has told of them since the engine was opened.
+    awaited: bool,
+    addresses: BTreeMap<String, Vec<IpAddr>>,
+    names: BTreeMap<IpAddr, String>,
 }
 
 #[derive(Debug)]
@@ -76,10 +88,61 @@ impl Directory {
         let mut zones = self.write();
         if let Some(zone) = zones.get_mut(network_id) {
             zone.remove(id);
+            if zone.members.is_empty() && zone.shared.is_none() {
+                zones.remove(network_id);
+            }
+        }
+    }
+
+    /// Notes the names of a network that nodes share, in place of those before.
+    pub fn enter_shared(
+        &self,
+        network_id: &str,
+        network_name: &str,
+        addresses: &BTreeMap<String, Vec<IpAddr>>,
+        names: &BTreeMap<IpAddr, String>,
+    ) {
+        let mut zones = self.write();
+        let zone = zones.entry(network_id.to_owned()).or_default();
+        network_name.clone_into(&mut zone.name);
+        zone.shared = Some(SharedNames {
+            awaited: false,
+            addresses: addresses.clone(),
+            names: names.clone(),
+        });
+    }
+
+    /// Notes that the names of a network that nodes share are still to be told.
+    pub fn await_shared(&self, network_id: &str) {
+        let zone_names = SharedNames {
+            awaited: true,
+            ..SharedNames::default()
+        };
+        self.write().entry(network_id.to_owned()).or_default().shared = Some(zone_names);
+    }
+
+    /// Forgets the names of a network that is no longer shared.
+    pub fn forget_shared(&self, network_id: &str) {
+        let mut zones = self.write();
+        if let Some(zone) = zones.get_mut(network_id) {
+            zone.shared = None;
             if zone.members.is_empty() {
                 zones.remove(network_id);
             }
         }
+    }
+
+    /// Whether names may be missing because nobody has told of them yet.
+    pub fn is_incomplete(&self, scope: &Scope) -> bool {
+        let zones = self.read();
+        let awaited = |network: &ScopedNetwork| {
+            let shared = zones.get(&network.id)?.shared.as_ref()?;
+            Some(shared.awaited)
+        };
+        scope
+            .networks
+            .iter()
+            .any(|network| awaited(network) == Some(true))
     }
 
     /// The addresses of a name without its final dot: `None` where nobody has the name.
@@ -116,6 +179,10 @@ impl Directory {
         let zones = self.read();
         scope.networks.iter().find_map(|network| {
             let zone = zones.get(&network.id)?;
+            let shared = zone.shared.as_ref().and_then(|shared| shared.names.get(&address));
+            if let Some(name) = shared {
+                return Some(format!("{name}.{}", zone.name));
+            }
             let member = zone.members.get(zone.by_address.get(&address)?)?;
             Some(format!("{}.{}", member.names.first()?, zone.name))
         })
@@ -149,6 +216,10 @@ impl Zone {
     }
 
     fn addresses_of(&self, name: &str) -> Option<Vec<IpAddr>> {
+        let shared = self.shared.as_ref().and_then(|shared| shared.addresses.get(name));
+        if let Some(addresses) = shared {
+            return Some(addresses.clone());
+        }
         let members = self
             .by_name
             .get(name)?

@@ -1,7 +1,8 @@
 //! What a container's networks put into its hosts file and its resolver configuration.
 
 use super::ResolverChoice;
-use super::catalog::addresses;
+use super::WAY_OUT;
+use super::held::addresses;
 use super::place::Places;
 use crate::engine::Inner;
 use crate::files;
@@ -22,7 +23,8 @@ pub(crate) struct HostsEntries {
 
 /// The container's own addresses, of its first network first.
 pub(crate) fn own_addresses(places: &Places) -> Vec<IpAddr> {
-    let mut endpoints: Vec<_> = places.values().collect();
+    let own = places.iter().filter(|(name, _)| *name != WAY_OUT);
+    let mut endpoints: Vec<_> = own.map(|(_, place)| place).collect();
     endpoints.sort_by(|one, other| one.interface.cmp(&other.interface));
     endpoints.into_iter().flat_map(addresses).collect()
 }

@@ -10,6 +10,7 @@ mod catalog;
 mod change;
 mod definition;
 mod directory;
+mod held;
 mod hosts;
 mod ipam;
 mod legacy_links;
@@ -17,12 +18,16 @@ mod open;
 mod options;
 mod place;
 mod ports;
+mod ranges;
 mod resolver;
+mod shared;
+mod way_out;
 
 pub(crate) use hosts::{HostsEntries, own_addresses};
 pub use ipam::SubnetPool;
 pub(crate) use legacy_links::Linked;
 pub(crate) use place::{Kind, Places, Wanted, check_mode, kind, own_network};
+pub use shared::SharedNetwork;
 
 use crate::error::{Error, Result};
 use crate::record::Record;
@@ -36,6 +41,7 @@ use muster_types::container::{ContainerConfig, EndpointSpec, NetworkEndpoint, Ne
 use muster_types::network::NetworkInfo;
 use ports::Targets;
 use resolver::{Resolver, ResolverSettings, Upstream};
+use shared::OVERLAY;
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::OwnedFd;
@@ -45,6 +51,8 @@ use tokio_util::task::TaskTracker;
 
 /// Name of the default network.
 const DEFAULT_NETWORK: &str = "bridge";
+/// The bridge by which containers of shared networks reach the outside; Docker's name.
+pub(crate) const WAY_OUT: &str = "docker_gwbridge";
 
 /// The node's networks.
 pub(crate) struct Networking {
@@ -53,6 +61,7 @@ pub(crate) struct Networking {
     catalog: Mutex<Catalog>,
     directory: Arc<Directory>,
     resolvers: Mutex<HashMap<ContainerId, Resolver>>,
+    shared: shared::Shared,
     /// Makes and removes networks one at a time: a subnet is chosen before its network exists.
     making: tokio::sync::Mutex<()>,
     store: Store,
@@ -160,6 +169,13 @@ impl Networking {
                 }
             }
         }
+        match self.with_way_out(record, places.clone()) {
+            Ok(with) => places = with,
+            Err(error) => {
+                self.leave(&record.id, &places);
+                return Err(error);
+            }
+        }
         self.enter(&record.id, &places);
         Ok(places)
     }
@@ -247,6 +263,7 @@ impl Networking {
             Some(netns) => self.network.create_sandbox_in(&spec, netns).await?,
             None => self.network.create_sandbox(&spec).await?,
         };
+        self.lead_to_services(&record.id, &Places::new(), places).await?;
         self.serve_names(record, places, choice).await?;
         Ok(Some(sandbox.netns))
     }
@@ -258,13 +275,12 @@ impl Networking {
     ) -> Result<muster_network::Interface> {
         let catalog = self.catalog();
         let held = catalog.find(&endpoint.network_id)?;
-        place::interface(
-            endpoint,
-            &held.record.spec.driver,
-            &held.record.link,
-            &held.options,
-            routes,
-        )
+        let driver = held.record.spec.driver.as_str();
+        let link = match held.record.is_shared() {
+            true => &held.record.id,
+            false => &held.record.link,
+        };
+        place::interface(endpoint, driver, link, &held.options, routes)
     }
 
     /// Whether a container with these places asks the engine for names.
@@ -370,6 +386,7 @@ impl Networking {
             tracing::error!(container = id.short(), %error, "a network namespace is left over");
         }
         self.leave(id, places);
+        self.clear_shared().await;
     }
 }
 

@@ -47,6 +47,7 @@ impl Networking {
             catalog: Mutex::default(),
             directory: Arc::default(),
             resolvers: Mutex::default(),
+            shared: Default::default(),
             making: tokio::sync::Mutex::new(()),
             store,
             tasks,
@@ -62,6 +63,9 @@ impl Networking {
     async fn restore(&self, records: Vec<NetworkRecord>, settings: &BridgeSettings) -> Result<()> {
         let (built_in, own): (Vec<_>, Vec<_>) = records.into_iter().partition(NetworkRecord::is_built_in);
         for record in own {
+            if record.is_shared() {
+                self.directory.await_shared(&record.id);
+            }
             // One that cannot be realised now keeps its name and addresses; what needs it says why it fails.
             if let Err(error) = self.realise(&record).await {
                 let error = error.chain();

@@ -163,6 +163,7 @@ pub(crate) fn interface(
 ) -> Result<Interface> {
     let attachment = match driver {
         "macvlan" => Attachment::Macvlan(link.to_owned()),
+        super::OVERLAY => Attachment::Overlay(link.to_owned()),
         _ => Attachment::Bridge(link.to_owned()),
     };
     let v4 = place

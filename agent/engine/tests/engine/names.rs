@@ -75,7 +75,7 @@ fn write_framed(stream: &mut TcpStream, message: &[u8]) {
 }
 
 /// Asks a container's resolver from inside the container's network.
-async fn ask(engine: &Engine, container: &str, name: &str, by_connection: bool) -> Message {
+pub async fn ask(engine: &Engine, container: &str, name: &str, by_connection: bool) -> Message {
     let pid = info(engine, container).await.pid;
     let query = question(name);
     let asking = tokio::task::spawn_blocking(move || {
@@ -108,7 +108,8 @@ async fn ask(engine: &Engine, container: &str, name: &str, by_connection: bool) 
     answer
 }
 
-fn data(message: &Message) -> Vec<String> {
+/// What a message answers.
+pub fn data(message: &Message) -> Vec<String> {
     message
         .answers
         .iter()

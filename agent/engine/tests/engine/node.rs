@@ -220,11 +220,12 @@ impl Drop for Node {
                 std::thread::yield_now();
             }
         }
-        let pins = self.path("run/netns");
-        for name in names(&pins) {
-            let _ = nix::mount::umount2(&pins.join(name), nix::mount::MntFlags::MNT_DETACH);
+        for pins in ["run/netns", "run/overlays"].map(|name| self.path(name)) {
+            for name in names(&pins) {
+                let _ = nix::mount::umount2(&pins.join(name), nix::mount::MntFlags::MNT_DETACH);
+            }
+            let _ = nix::mount::umount2(&pins, nix::mount::MntFlags::MNT_DETACH);
         }
-        let _ = nix::mount::umount2(&pins, nix::mount::MntFlags::MNT_DETACH);
         let shared = self.path("run/shm");
         for name in names(&shared) {
             let _ = nix::mount::umount2(&shared.join(name), nix::mount::MntFlags::MNT_DETACH);

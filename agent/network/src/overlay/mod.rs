@@ -24,7 +24,7 @@ use crate::ip_net::IpNet;
 use crate::links::{Detail, Links, Veth, ignoring};
 use crate::namespace::{self, open_pinned};
 use crate::network::{Inner, lock};
-use crate::sandbox::{Sandbox, pin_error};
+use crate::sandbox::{NAME_ATTEMPTS, Sandbox, pin_error};
 use crate::spec::{InvalidSpec, check_address, check_mtu, check_overlay_id};
 pub(crate) use admission::{Admission, Admitted, TunnelEnd};
 use entries::{Entries, difference};
@@ -85,7 +85,7 @@ impl OverlaySpec {
         if self.port == 0 {
             return Err(InvalidSpec::TunnelPort);
         }
-        if self.underlay.is_unspecified() || self.underlay.is_multicast() || self.underlay.is_loopback() {
+        if self.underlay.is_unspecified() || self.underlay.is_multicast() {
             return Err(InvalidSpec::Underlay {
                 address: self.underlay,
             });
@@ -194,22 +194,30 @@ impl Inner {
     pub(crate) fn create_overlay_pair(
         &self,
         id: &str,
-        host_name: &str,
+        container_id: &str,
         interface: &crate::spec::Interface,
         netns: BorrowedFd<'_>,
     ) -> Result<(), NetworkError> {
         let mut overlays = lock(&self.overlays);
         let overlay = require(&mut overlays, id)?;
-        let veth = Veth {
-            name: host_name,
-            bridge_index: overlay.bridge,
-            mtu: Some(interface.mtu.unwrap_or(overlay.mtu)),
-            peer_name: &interface.name,
-            peer_mac: interface.mac,
-            peer_namespace: netns,
-        };
-        let created = overlay.links.create_veth(&veth);
-        created.map_err(NetworkError::link("create interface", &interface.name))
+        let mut attempts = 0;
+        loop {
+            let host_name = self.host_interface_name(container_id);
+            let veth = Veth {
+                name: &host_name,
+                bridge_index: overlay.bridge,
+                mtu: Some(interface.mtu.unwrap_or(overlay.mtu)),
+                peer_name: &interface.name,
+                peer_mac: interface.mac,
+                peer_namespace: netns,
+            };
+            attempts += 1;
+            match overlay.links.create_veth(&veth) {
+                // An earlier daemon may have given the name out.
+                Err(error) if error.errno() == Some(Errno::EXIST) && attempts < NAME_ATTEMPTS => {}
+                created => return created.map_err(NetworkError::link("create interface", &interface.name)),
+            }
+        }
     }
 
     /// Lets packets pass the end of a pair that is on the overlay's bridge.

@@ -1,0 +1,231 @@
+//! What a node does for one network of the cluster: where packets go, where virtual addresses lead, which names stand
+//! for what. Nothing here is kept between calls.
+
+use muster_types::overlay::{EndpointOwner, OverlayService};
+use muster_types::{AssignedNetwork, NodeId};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+/// The wanted state of a network on one node.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct NetworkPlan {
+    /// This node's address outside of the network, as the cluster knows it.
+    pub underlay: Option<IpAddr>,
+    /// Containers and nodes elsewhere: their addresses in the network, and where their node is.
+    pub stations: Vec<(Vec<IpAddr>, IpAddr)>,
+    /// Virtual addresses with the endpoints behind them; the first of a connection's packets chooses.
+    pub virtuals: BTreeMap<IpAddr, BTreeSet<IpAddr>>,
+    /// Every address of the network that somebody has.
+    pub in_use: BTreeSet<IpAddr>,
+    /// Names, in lower case, with what they stand for. One that stands for nothing now is there all the same.
+    pub names: BTreeMap<String, Vec<IpAddr>>,
+    /// The name of an address.
+    pub addresses: BTreeMap<IpAddr, String>,
+}
+
+/// The plan of the node `own` for a network.
+pub fn network_plan(network: &AssignedNetwork, own: NodeId) -> NetworkPlan {
+    let mut plan = NetworkPlan::default();
+    for endpoint in &network.endpoints {
+        plan.in_use.extend(&endpoint.addresses);
+        if endpoint.node == own {
+            plan.underlay = plan.underlay.or(endpoint.data_path);
+        } else if let Some(node) = endpoint.data_path.filter(|_| !endpoint.addresses.is_empty()) {
+            plan.stations.push((endpoint.addresses.clone(), node));
+        }
+        if matches!(endpoint.owner, EndpointOwner::Attachment(_)) {
+            for name in &endpoint.names {
+                add_name(&mut plan.names, name, &endpoint.addresses);
+                add_address(&mut plan.addresses, &endpoint.addresses, name);
+            }
+        }
+    }
+    for service in &network.services {
+        plan_service(&mut plan, service);
+    }
+    for addresses in plan.names.values_mut() {
+        addresses.sort_unstable();
+        addresses.dedup();
+    }
+    plan
+}
+
+fn plan_service(plan: &mut NetworkPlan, service: &OverlayService) {
+    let everywhere: Vec<IpAddr> = service
+        .endpoints
+        .iter()
+        .flat_map(|endpoint| endpoint.addresses.iter().copied())
+        .collect();
+    for vip in &service.vips {
+        let behind = everywhere
+            .iter()
+            .filter(|address| address.is_ipv4() == vip.is_ipv4());
+        plan.virtuals.entry(*vip).or_default().extend(behind);
+    }
+    let answer = match service.vips.is_empty() {
+        true => &everywhere,
+        false => &service.vips,
+    };
+    for name in std::iter::once(&service.name).chain(&service.aliases) {
+        add_name(&mut plan.names, name, answer);
+        add_name(&mut plan.names, &format!("tasks.{name}"), &everywhere);
+    }
+    add_address(&mut plan.addresses, &service.vips, &service.name);
+    for endpoint in &service.endpoints {
+        let container = endpoint.container_name(&service.name);
+        add_name(&mut plan.names, &container, &endpoint.addresses);
+        add_name(
+            &mut plan.names,
+            &format!("{}.{}", service.name, endpoint.slot),
+            &endpoint.addresses,
+        );
+        add_address(&mut plan.addresses, &endpoint.addresses, &container);
+    }
+}
+
+fn add_name(names: &mut BTreeMap<String, Vec<IpAddr>>, name: &str, addresses: &[IpAddr]) {
+    names
+        .entry(name.to_ascii_lowercase())
+        .or_default()
+        .extend(addresses);
+}
+
+fn add_address(known: &mut BTreeMap<IpAddr, String>, addresses: &[IpAddr], name: &str) {
+    for address in addresses {
+        known.entry(*address).or_insert_with(|| name.to_owned());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use muster_types::overlay::{NetworkFacts, OverlayEndpoint, ServiceEndpoint};
+    use muster_types::service::Labels;
+    use muster_types::{NetworkId, ServiceId, Slot, TaskId};
+
+    fn ip(last: u8) -> IpAddr {
+        IpAddr::from([10, 0, 1, last])
+    }
+
+    fn node(n: u8) -> (NodeId, IpAddr) {
+        (NodeId::from_u128(n.into()), IpAddr::from([192, 0, 2, n]))
+    }
+
+    fn endpoint(owner: EndpointOwner, last: u8, on: u8) -> OverlayEndpoint {
+        OverlayEndpoint {
+            owner,
+            addresses: vec![ip(last)],
+            node: node(on).0,
+            data_path: Some(node(on).1),
+            names: Vec::new(),
+        }
+    }
+
+    fn task(n: u128) -> EndpointOwner {
+        EndpointOwner::Task(TaskId::from_u128(n))
+    }
+
+    fn service(name: &str, vips: &[u8], tasks: &[(u128, u8, u8)]) -> OverlayService {
+        let endpoint = |(task, last, on): &(u128, u8, u8)| ServiceEndpoint {
+            task: TaskId::from_u128(*task),
+            slot: Slot::Replica(u64::try_from(*task).unwrap()),
+            node: node(*on).0,
+            addresses: vec![ip(*last)],
+        };
+        OverlayService {
+            id: ServiceId::from_u128(1),
+            name: name.to_owned(),
+            vips: vips.iter().map(|last| ip(*last)).collect(),
+            aliases: vec!["Front".to_owned()],
+            ports: Vec::new(),
+            endpoints: tasks.iter().map(endpoint).collect(),
+        }
+    }
+
+    fn network(endpoints: Vec<OverlayEndpoint>, services: Vec<OverlayService>) -> AssignedNetwork {
+        AssignedNetwork {
+            facts: NetworkFacts {
+                id: NetworkId::from_u128(1),
+                name: "net".to_owned(),
+                vni: 4097,
+                data_path_port: 4789,
+                subnets: Vec::new(),
+                internal: false,
+                attachable: true,
+                encrypted: false,
+                ingress: false,
+                mtu: None,
+                labels: Labels::new(),
+                options: Labels::new(),
+            },
+            endpoints,
+            services,
+        }
+    }
+
+    #[test]
+    fn others_are_reached_over_their_nodes_and_the_own_ones_are_here() {
+        let unknown = OverlayEndpoint {
+            data_path: None,
+            ..endpoint(task(3), 4, 3)
+        };
+        let plan = network_plan(
+            &network(
+                vec![endpoint(task(1), 2, 1), endpoint(task(2), 3, 2), unknown],
+                Vec::new(),
+            ),
+            node(1).0,
+        );
+        assert_eq!(plan.underlay, Some(node(1).1));
+        assert_eq!(plan.stations, [(vec![ip(3)], node(2).1)]);
+        assert_eq!(plan.in_use, [ip(2), ip(3), ip(4)].into());
+    }
+
+    #[test]
+    fn a_service_is_its_virtual_address_and_its_tasks_are_its_endpoints() {
+        let plan = network_plan(
+            &network(Vec::new(), vec![service("Web", &[9], &[(1, 2, 1), (2, 3, 2)])]),
+            node(1).0,
+        );
+        assert_eq!(plan.virtuals, BTreeMap::from([(ip(9), [ip(2), ip(3)].into())]));
+        for (name, expected) in [
+            ("web", vec![ip(9)]),
+            ("front", vec![ip(9)]),
+            ("tasks.web", vec![ip(2), ip(3)]),
+            ("tasks.front", vec![ip(2), ip(3)]),
+            ("web.2", vec![ip(3)]),
+        ] {
+            assert_eq!(plan.names.get(name), Some(&expected), "{name}");
+        }
+        let first = format!("Web.1.{}", TaskId::from_u128(1));
+        assert_eq!(plan.names[&first.to_ascii_lowercase()], [ip(2)]);
+        assert_eq!(plan.addresses[&ip(2)], first);
+        assert_eq!(plan.addresses[&ip(9)], "Web");
+    }
+
+    #[test]
+    fn without_a_virtual_address_the_name_is_the_endpoints_and_nobody_is_an_answer_too() {
+        let both = network(Vec::new(), vec![service("web", &[], &[(1, 2, 1), (2, 3, 2)])]);
+        let plan = network_plan(&both, node(1).0);
+        assert_eq!(
+            (plan.names["web"].clone(), plan.virtuals.len()),
+            (vec![ip(2), ip(3)], 0)
+        );
+        let idle = network_plan(&network(Vec::new(), vec![service("web", &[9], &[])]), node(1).0);
+        assert!(idle.names["tasks.web"].is_empty());
+        assert_eq!(idle.virtuals[&ip(9)], BTreeSet::new());
+    }
+
+    #[test]
+    fn standalone_containers_are_found_by_their_names() {
+        let owner = EndpointOwner::Attachment(muster_types::id::AttachmentId::from_u128(5));
+        let named = OverlayEndpoint {
+            names: vec!["box".to_owned(), "Alias".to_owned()],
+            ..endpoint(owner, 7, 2)
+        };
+        let plan = network_plan(&network(vec![named], Vec::new()), node(1).0);
+        assert_eq!(plan.names["box"], [ip(7)]);
+        assert_eq!(plan.names["alias"], [ip(7)]);
+        assert_eq!(plan.addresses[&ip(7)], "box");
+    }
+}

@@ -1,0 +1,176 @@
+//! The cluster's networks on this node: what the agent was assigned, made so by the engine.
+
+use muster_engine::{Engine, SharedNetwork};
+use muster_node_plan::network_plan;
+use muster_types::container::EndpointSpec;
+use muster_types::network::{AddressRange, NetworkSpec};
+use muster_types::overlay::{OVERLAY_DRIVER, TaskNetwork};
+use muster_types::{AssignedNetwork, AssignedTask, NetworkId, NodeId};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+
+/// How long a container waits for its network to stand; making one takes milliseconds.
+const STANDING_WITHIN: Duration = Duration::from_secs(15);
+/// Wait before networks that could not be made are tried again, unless others are assigned meanwhile.
+const RETRY_AFTER: Duration = Duration::from_secs(2);
+
+/// Makes the networks that the node was assigned, the newest ones each time.
+pub struct ClusterNetworks {
+    engine: Engine,
+    /// `None` until it is known whether the node is in a cluster.
+    wanted: watch::Sender<Option<Vec<AssignedNetwork>>>,
+    own: watch::Sender<Option<(NodeId, IpAddr)>>,
+    standing: watch::Sender<Outcome>,
+}
+
+/// What came of the last try.
+#[derive(Debug, Clone, Default)]
+struct Outcome {
+    tried: BTreeSet<NetworkId>,
+    failure: Option<String>,
+}
+
+impl ClusterNetworks {
+    /// Networks of this engine. Nothing happens before [`Self::follow`].
+    pub fn new(engine: Engine) -> Arc<Self> {
+        Arc::new(Self {
+            engine,
+            wanted: watch::Sender::default(),
+            own: watch::Sender::default(),
+            standing: watch::Sender::default(),
+        })
+    }
+
+    /// Notes who this node is, and where others reach it unless the cluster says otherwise.
+    pub fn enter_cluster(&self, node: NodeId, address: IpAddr) {
+        self.own.send_replace(Some((node, address)));
+    }
+
+    /// Has the networks be these and no others.
+    pub fn set(&self, networks: Vec<AssignedNetwork>) {
+        self.wanted.send_replace(Some(networks));
+    }
+
+    /// Makes what is wanted, whenever that changes, until it is dropped.
+    pub async fn follow(self: Arc<Self>) {
+        let (mut wanted, mut own) = (self.wanted.subscribe(), self.own.subscribe());
+        loop {
+            let networks = wanted.borrow_and_update().clone();
+            let own_now = *own.borrow_and_update();
+            let failed = match (networks, own_now) {
+                (Some(networks), Some((node, address))) => !self.make(&networks, node, address).await,
+                (Some(networks), None) if networks.is_empty() => {
+                    !self.make(&[], NodeId::default(), IpAddr::from([0; 4])).await
+                }
+                _ => false,
+            };
+            tokio::select! {
+                changed = wanted.changed() => if changed.is_err() { return },
+                changed = own.changed() => if changed.is_err() { return },
+                () = tokio::time::sleep(RETRY_AFTER), if failed => {}
+            }
+        }
+    }
+
+    /// Tells whether all of them stand.
+    async fn make(&self, networks: &[AssignedNetwork], node: NodeId, address: IpAddr) -> bool {
+        let shared = networks
+            .iter()
+            .map(|network| shared_network(network, node, address));
+        let failure = self.engine.set_shared_networks(shared.collect()).await.err();
+        let failure = failure.map(|error| error.chain());
+        if let Some(error) = &failure {
+            tracing::error!(error, "networks of the cluster are not as they should be");
+        }
+        let stands = failure.is_none();
+        self.standing.send_replace(Outcome {
+            tried: networks.iter().map(|network| network.facts.id).collect(),
+            failure,
+        });
+        stands
+    }
+
+    /// Waits until the networks of a task stand, or says why they do not.
+    pub async fn await_standing(&self, places: &[TaskNetwork]) -> Result<(), String> {
+        if places.is_empty() {
+            return Ok(());
+        }
+        let mut standing = self.standing.subscribe();
+        let stand = |outcome: &Outcome| {
+            let all = places.iter().all(|place| outcome.tried.contains(&place.network));
+            all && outcome.failure.is_none()
+        };
+        let waited = tokio::time::timeout(STANDING_WITHIN, standing.wait_for(stand)).await;
+        if waited.is_ok() {
+            return Ok(());
+        }
+        let why = self.standing.borrow().failure.clone();
+        let why = why.unwrap_or_else(|| "the node was not told of them".to_owned());
+        Err(format!("its networks are not set up on this node: {why}"))
+    }
+}
+
+/// The places of a task, as its container's configuration has them.
+pub(super) fn places(task: &AssignedTask) -> BTreeMap<String, EndpointSpec> {
+    let places = task.networks.iter().map(|place| {
+        let spec = EndpointSpec {
+            ipv4: place.addresses.iter().find_map(|address| match address {
+                IpAddr::V4(address) => Some(*address),
+                IpAddr::V6(_) => None,
+            }),
+            ipv6: place.addresses.iter().find_map(|address| match address {
+                IpAddr::V6(address) => Some(*address),
+                IpAddr::V4(_) => None,
+            }),
+            driver_options: place.driver_opts.clone(),
+            ..EndpointSpec::default()
+        };
+        (place.network.to_string(), spec)
+    });
+    places.collect()
+}
+
+/// A network as this node's engine has it.
+fn shared_network(network: &AssignedNetwork, node: NodeId, address: IpAddr) -> SharedNetwork {
+    let (plan, facts) = (network_plan(network, node), &network.facts);
+    let range = |subnet: &muster_types::overlay::OverlaySubnet| AddressRange {
+        subnet: subnet.subnet.to_string(),
+        ip_range: subnet.range.map(|range| range.to_string()).unwrap_or_default(),
+        gateway: Some(subnet.gateway),
+        ..AddressRange::default()
+    };
+    let ranges: Vec<AddressRange> = facts.subnets.iter().map(range).collect();
+    let has = |is_ipv4: bool| {
+        facts
+            .subnets
+            .iter()
+            .any(|subnet| subnet.gateway.is_ipv4() == is_ipv4)
+    };
+    SharedNetwork {
+        id: facts.id.to_string(),
+        spec: NetworkSpec {
+            name: facts.name.clone(),
+            driver: OVERLAY_DRIVER.to_owned(),
+            internal: facts.internal,
+            attachable: facts.attachable,
+            ingress: facts.ingress,
+            ipv4: has(true),
+            ipv6: has(false),
+            ranges,
+            labels: facts.labels.clone(),
+            options: facts.options.clone(),
+        },
+        vni: facts.vni,
+        underlay: plan.underlay.unwrap_or(address),
+        port: facts.data_path_port,
+        mtu: facts.mtu,
+        stations: plan.stations,
+        virtuals: plan.virtuals,
+        in_use: plan.in_use,
+        names: plan.names,
+        addresses: plan.addresses,
+    }
+}
