@@ -336,7 +336,12 @@ impl Inner {
                 &Places::from([(name.to_owned(), endpoint)]),
             );
         }
-        self.keep_networks(container, wanted).await
+        self.keep_networks(container, wanted).await?;
+        // As Docker does: the end of a connection is an event, and so is what the user did, to a stopped container too.
+        if let Ok(network) = self.networking.find(name) {
+            self.network_event("disconnect", &network, &[("container", container.id.as_str())]);
+        }
+        Ok(())
     }
 
     /// Makes a running container stand in `places`, and notes it.

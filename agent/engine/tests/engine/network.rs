@@ -1,7 +1,7 @@
 //! Addresses, and published ports.
 
 use crate::node::{info, on_node, run, shell, until};
-use muster_engine::ErrorKind;
+use muster_engine::{ErrorKind, RemoveOptions};
 use muster_types::container::{NetworkMode, PortBinding};
 use muster_types::service::Protocol;
 use std::io::Read;
@@ -95,6 +95,41 @@ fn a_published_port_leads_into_the_container() {
             "{text}"
         );
         assert_eq!(text.matches("port is already allocated").count(), 1, "{text}");
+        node.close(engine).await;
+    });
+}
+
+/// Docker's two events for a container that runs, and its one for a container that does not.
+#[test]
+fn leaving_a_network_is_told_as_docker_tells_it() {
+    on_node(async |node| {
+        let engine = node.open_with_image().await;
+        engine.create(Some("aa"), shell("sleep 600")).await.unwrap();
+        engine.start("aa").await.unwrap();
+        let mut stopped = shell("true");
+        stopped.host.network = NetworkMode::None;
+        engine.create(Some("bb"), stopped).await.unwrap();
+        let mut events = engine.events(None);
+        engine.network_disconnect("bridge", "aa", false).await.unwrap();
+        engine.network_disconnect("none", "bb", false).await.unwrap();
+        let error = engine.network_disconnect("none", "bb", false).await.unwrap_err();
+        assert!(error.chain().contains("is not connected"), "{}", error.chain());
+        engine.remove("bb", RemoveOptions::default()).await.unwrap();
+        let mut told = Vec::new();
+        while told.last().is_none_or(|(action, _)| action != "destroy") {
+            let event = events.next().await.unwrap();
+            told.push((event.action, event.attributes["name"].clone()));
+        }
+        let expected = [
+            ("disconnect", "bridge"),
+            ("disconnect", "bridge"),
+            ("disconnect", "none"),
+            ("destroy", "bb"),
+        ];
+        assert_eq!(
+            told,
+            expected.map(|(action, name)| (action.to_owned(), name.to_owned()))
+        );
         node.close(engine).await;
     });
 }
