@@ -5,7 +5,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use super::mounts::MountContext;
+use super::mounts::{CgroupMounts, MountContext};
 use super::{
     BindSource, CgroupPlan, ContainerPlan, GroupView, ProcessExtras, ProcessPlan, SandboxPlan, Step, Target,
     c_string, console, mounts, namespaces,
@@ -249,6 +249,11 @@ fn add_mounts(spec: &Spec, linux: &Linux, unified: bool, plan: &mut SandboxPlan)
         .iter()
         .find(|mount| is_cgroup(mount))
         .map(|mount| mount.destination().clone());
+    let cgroup_mounts = match unified {
+        false => CgroupMounts::V1,
+        true if plan.leaves_user_namespace() && plan.shares_groups() => CgroupMounts::V2Host,
+        true => CgroupMounts::V2,
+    };
     for mount in specified {
         // What lies below the control groups has to come after them.
         let late = cgroup_at
@@ -260,7 +265,7 @@ fn add_mounts(spec: &Spec, linux: &Linux, unified: bool, plan: &mut SandboxPlan)
             &mut plan.steps
         };
         if is_cgroup(mount) {
-            mounts::add_cgroup(mount, unified, steps)?;
+            mounts::add_cgroup(mount, cgroup_mounts, steps, &mut plan.binds)?;
         } else {
             let context = MountContext {
                 label: linux.mount_label().as_deref(),

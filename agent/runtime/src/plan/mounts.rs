@@ -228,9 +228,27 @@ pub(crate) fn open_source(path: &Path, subpath: Option<&Path>) -> rustix::io::Re
     }
 }
 
-/// Appends the control group file systems, as the container sees its own group only: a tmpfs with one directory per
-/// hierarchy on v1, one file system on v2.
-pub(super) fn add_cgroup(mount: &Mount, unified: bool, steps: &mut Vec<Step>) -> Result<()> {
+/// How a container comes to its control group file systems.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum CgroupMounts {
+    /// A tmpfs with one directory per hierarchy.
+    V1,
+    /// One file system.
+    V2,
+    /// The one of the host: whoever is in another user namespace than the control group namespace's may not mount one.
+    V2Host,
+}
+
+/// Where that one is.
+const UNIFIED_MOUNT: &str = "/sys/fs/cgroup";
+
+/// Appends the control group file systems, as the container sees its own group only, but for those of the host.
+pub(super) fn add_cgroup(
+    mount: &Mount,
+    mounts: CgroupMounts,
+    steps: &mut Vec<Step>,
+    binds: &mut Vec<BindSource>,
+) -> Result<()> {
     let options = parse_options(mount.options().as_deref().unwrap_or_default())?;
     let attributes = options.attributes.set;
     let filesystem = |path: &Path, kind: &str, options: Vec<(CString, Option<CString>)>, attributes: u64| {
@@ -246,9 +264,22 @@ pub(super) fn add_cgroup(mount: &Mount, unified: bool, steps: &mut Vec<Step>) ->
         })
     };
     let destination = mount.destination();
-    if unified {
-        steps.push(filesystem(destination, "cgroup2", Vec::new(), attributes)?);
-        return Ok(());
+    match mounts {
+        CgroupMounts::V1 => {}
+        CgroupMounts::V2 => {
+            steps.push(filesystem(destination, "cgroup2", Vec::new(), attributes)?);
+            return Ok(());
+        }
+        CgroupMounts::V2Host => {
+            steps.push(Step::Bind {
+                target: Target::new(destination, false, false)?,
+                source: binds.len(),
+            });
+            let mut source = BindSource::private(UNIFIED_MOUNT.into());
+            source.attributes.set = attributes;
+            binds.push(source);
+            return Ok(());
+        }
     }
     let size = vec![(c_string("mode", "")?, Some(c_string("755", "")?))];
     steps.push(filesystem(destination, "tmpfs", size, attributes & !RDONLY)?);

@@ -148,6 +148,12 @@ impl SandboxPlan {
         self.joined.iter().any(|(_, flag)| *flag == NEW_USER)
     }
 
+    /// Whether it sees the control groups as its parent does.
+    pub(super) fn shares_groups(&self) -> bool {
+        let joins = |(_, flag): &(_, u64)| *flag == libc::CLONE_NEWCGROUP as u64;
+        self.group_view == GroupView::Shared && !self.joined.iter().any(joins)
+    }
+
     /// Whether it lives in a mount namespace that exists and is not its parent's.
     pub(crate) fn joins_mounts(&self) -> bool {
         self.joined

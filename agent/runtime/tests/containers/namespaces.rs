@@ -1,45 +1,9 @@
 //! Namespaces of a container's own, of another one, and of the host.
 
-use crate::support::{Container, Node, process, within};
+use crate::support::{MAPPED_FIRST, Node, map_users, namespaces, process, set_namespace, within};
 use muster_runtime::{ExecRequest, RuntimeError};
 use serde_json::json;
-use std::os::unix::fs::{MetadataExt, chown};
-use std::path::Path;
-
-/// The first of the host's ids that a container of these tests is mapped to.
-const MAPPED_FIRST: u32 = 300_000;
-
-fn namespaces(container: &mut Container) -> &mut Vec<serde_json::Value> {
-    container.config["linux"]["namespaces"]
-        .as_array_mut()
-        .expect("a list")
-}
-
-/// Takes a namespace away, or replaces it by one that exists.
-fn set_namespace(container: &mut Container, kind: &str, path: Option<String>) {
-    namespaces(container).retain(|namespace| namespace["type"] != kind);
-    if let Some(path) = path {
-        namespaces(container).push(json!({ "type": kind, "path": path }));
-    }
-}
-
-/// Gives a container users and groups of its own, and the root file system to them.
-fn map_users(node: &Node, container: &mut Container) {
-    namespaces(container).push(json!({ "type": "user" }));
-    let maps = json!([{ "containerID": 0, "hostID": MAPPED_FIRST, "size": 65536 }]);
-    container.config["linux"]["uidMappings"] = maps.clone();
-    container.config["linux"]["gidMappings"] = maps;
-    give(&node.rootfs());
-}
-
-fn give(path: &Path) {
-    chown(path, Some(MAPPED_FIRST), Some(MAPPED_FIRST)).expect("root may give files away");
-    for entry in std::fs::read_dir(path).expect("a directory").flatten() {
-        if entry.file_type().expect("it exists").is_dir() {
-            give(&entry.path());
-        }
-    }
-}
+use std::os::unix::fs::MetadataExt;
 
 fn namespace_of(process: &str, kind: &str) -> String {
     let link = std::fs::read_link(format!("/proc/{process}/ns/{kind}")).expect("the process runs");

@@ -6,7 +6,7 @@ use muster_runtime::{
 };
 use oci_spec::runtime::{Capability, Process, Spec};
 use serde_json::{Value, json};
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{chown, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -387,4 +387,39 @@ fn config(arguments: &[&str], rootfs: &Path) -> Value {
             "readonlyPaths": ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"],
         },
     })
+}
+
+/// The first of the host's ids that a container of these tests is mapped to.
+pub const MAPPED_FIRST: u32 = 300_000;
+
+pub fn namespaces(container: &mut Container) -> &mut Vec<serde_json::Value> {
+    container.config["linux"]["namespaces"]
+        .as_array_mut()
+        .expect("a list")
+}
+
+/// Takes a namespace away, or replaces it by one that exists.
+pub fn set_namespace(container: &mut Container, kind: &str, path: Option<String>) {
+    namespaces(container).retain(|namespace| namespace["type"] != kind);
+    if let Some(path) = path {
+        namespaces(container).push(json!({ "type": kind, "path": path }));
+    }
+}
+
+/// Gives a container users and groups of its own, and the root file system to them.
+pub fn map_users(node: &Node, container: &mut Container) {
+    namespaces(container).push(json!({ "type": "user" }));
+    let maps = json!([{ "containerID": 0, "hostID": MAPPED_FIRST, "size": 65536 }]);
+    container.config["linux"]["uidMappings"] = maps.clone();
+    container.config["linux"]["gidMappings"] = maps;
+    give(&node.rootfs());
+}
+
+fn give(path: &Path) {
+    chown(path, Some(MAPPED_FIRST), Some(MAPPED_FIRST)).expect("root may give files away");
+    for entry in std::fs::read_dir(path).expect("a directory").flatten() {
+        if entry.file_type().expect("it exists").is_dir() {
+            give(&entry.path());
+        }
+    }
 }

@@ -8,6 +8,7 @@ mod execs;
 #[path = "../cgroup/group.rs"]
 mod group;
 mod groups;
+mod namespaces;
 #[path = "../oci/support.rs"]
 #[expect(
     dead_code,
@@ -55,7 +56,7 @@ fn run_in_guest(modules: &[&str], settings: &[(&str, &str)]) {
 
 #[test]
 fn control_groups_v2_work_in_user_mode_linux() {
-    run_in_guest(&["groups::", "execs::", "runtime::limits"], &[]);
+    run_in_guest(&["groups::", "execs::", "namespaces::", "runtime::limits"], &[]);
 }
 
 #[test]
