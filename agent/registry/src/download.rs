@@ -7,6 +7,7 @@ use crate::progress::{Pace, Report};
 use crate::repository::Repository;
 use crate::retry::Attempts;
 use crate::sources::rate_of;
+use crate::stall::{PROGRESS_BYTES_MIN, Stall};
 use crate::transport::broken;
 use bytes::Bytes;
 use futures::StreamExt;
@@ -17,10 +18,6 @@ use muster_images::{BlobDescriptor, BlobWriter};
 use std::time::Duration;
 use tokio::sync::mpsc;
 
-/// A download that brings less than [`PIECE_BYTES_MIN`] in this time has stopped.
-const STALL_TIMEOUT: Duration = Duration::from_secs(30);
-/// As little as that is no progress: a body of one byte now and then would never end.
-const PIECE_BYTES_MIN: u64 = 16 << 10;
 /// Pieces between the network and the disk.
 const PIECES_BUFFERED: usize = 32;
 
@@ -121,7 +118,7 @@ impl Transfer<'_> {
                 Err(Failure::Final(error)) if error.is_passing() => error,
                 Err(failure) => return Err(failure),
             };
-            if self.done - before >= PIECE_BYTES_MIN {
+            if self.done - before >= PROGRESS_BYTES_MIN {
                 attempts.gained();
             }
             let Some(pause) = attempts.pause(rand::random()) else {
@@ -192,7 +189,7 @@ impl Transfer<'_> {
             _ => self.done,
         };
         let mut body = response.into_body();
-        let mut stall = Stall::new();
+        let mut stall = Stall::begin();
         let mut watch = Watch::new();
         loop {
             let next = next_piece(&url, &mut body, &mut stall);
@@ -278,31 +275,9 @@ impl Watch {
     }
 }
 
-/// Watches that enough comes.
-struct Stall {
-    deadline: tokio::time::Instant,
-    bytes: u64,
-}
-
-impl Stall {
-    fn new() -> Self {
-        Self {
-            deadline: tokio::time::Instant::now() + STALL_TIMEOUT,
-            bytes: 0,
-        }
-    }
-
-    fn took(&mut self, bytes: usize) {
-        self.bytes += bytes as u64;
-        if self.bytes >= PIECE_BYTES_MIN {
-            *self = Self::new();
-        }
-    }
-}
-
 async fn next_piece(url: &str, body: &mut Incoming, stall: &mut Stall) -> Result<Option<Bytes>> {
     loop {
-        let Ok(frame) = tokio::time::timeout_at(stall.deadline, body.frame()).await else {
+        let Ok(frame) = tokio::time::timeout_at(stall.until(), body.frame()).await else {
             return Err(Error::Unreachable {
                 what: "GET".to_owned(),
                 url: url.to_owned(),

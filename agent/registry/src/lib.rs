@@ -30,6 +30,7 @@ mod retry;
 mod session;
 mod settings;
 pub mod sources;
+mod stall;
 mod transport;
 mod upload;
 
@@ -41,3 +42,4 @@ pub use pull::{ProgressStream, PullRequest};
 pub use push::PushRequest;
 pub use registries::{Registries, RemoteDescription};
 pub use settings::{Insecure, KnownNodes, Mirror, NodeAuthority, RegistrySettings, SettingError};
+pub use stall::Stall;

@@ -2,19 +2,20 @@
 
 use super::{Cluster, Feed, Found, REMEMBERED_MAX, Spread};
 use bytes::Bytes;
+use futures::StreamExt;
 use futures::future::BoxFuture;
-use futures::{StreamExt, stream};
+use futures::stream::{self, BoxStream};
 use muster_images::BlobDescriptor;
 use muster_proto::node::{BlobPiece, FetchBlobRequest};
 use muster_registry::sources::{
     Has, Offer, Rank, Rate, Registry, Seeker, Standing, WATCHED_FOR, Watched, choose, is_too_slow, rate_of,
 };
-use muster_registry::{PeerBlob, Pieces};
+use muster_registry::{PeerBlob, Pieces, Stall};
 use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
-use tonic::Streaming;
+use tonic::Status;
 
 /// Who is going to ask the registry says so, and looks once more after this whether others say so, too.
 const SETTLING: Duration = Duration::from_millis(50);
@@ -161,7 +162,8 @@ impl ComingHere {
             Ok(Ok(pieces)) => {
                 self.gave.insert(address.to_owned());
                 let taking = Taking {
-                    pieces: pieces.into_inner(),
+                    pieces: pieces.into_inner().boxed(),
+                    stall: Stall::begin(),
                     spread: self.spread.clone(),
                     standings: self.standings.clone(),
                     address: address.to_owned(),
@@ -230,7 +232,8 @@ impl Drop for ComingHere {
 
 /// A blob as one peer gives it.
 struct Taking {
-    pieces: Streaming<BlobPiece>,
+    pieces: BoxStream<'static, Result<BlobPiece, Status>>,
+    stall: Stall,
     spread: Spread,
     standings: Standings,
     address: String,
@@ -261,16 +264,25 @@ impl Taking {
 
     async fn next(&mut self) -> Result<Option<Bytes>, (Standing, io::Error)> {
         let failed = |why: String| (Standing::Failed, io::Error::other(why));
-        let piece = match tokio::time::timeout(STALL_TIMEOUT, self.pieces.message()).await {
-            Ok(Ok(Some(piece))) => piece,
-            Ok(Ok(None)) if self.done >= self.bytes => {
+        let until = self
+            .stall
+            .until()
+            .min(tokio::time::Instant::now() + STALL_TIMEOUT);
+        let piece = match tokio::time::timeout_at(until, self.pieces.next()).await {
+            // There is no need to send one, and no end to them.
+            Ok(Some(Ok(piece))) if piece.data.is_empty() => {
+                return Err(failed(format!("{} sent a piece of nothing", self.address)));
+            }
+            Ok(Some(Ok(piece))) => piece,
+            Ok(None) if self.done >= self.bytes => {
                 self.rate(self.bytes);
                 return Ok(None);
             }
-            Ok(Ok(None)) => return Err(failed(format!("{} ended early", self.address))),
-            Ok(Err(status)) => return Err(failed(format!("{}: {}", self.address, status.message()))),
+            Ok(None) => return Err(failed(format!("{} ended early", self.address))),
+            Ok(Some(Err(status))) => return Err(failed(format!("{}: {}", self.address, status.message()))),
             Err(_) => return Err(failed(format!("{} stopped sending", self.address))),
         };
+        self.stall.took(piece.data.len());
         self.done += piece.data.len() as u64;
         self.gained += piece.data.len() as u64;
         let within = self.since.elapsed();
@@ -297,5 +309,37 @@ impl Taking {
         if let Some(rate) = rate.filter(|_| self.gained >= RATED_BYTES_MIN && here >= self.bytes) {
             self.spread.note_rate(&self.address, rate);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use muster_images::ImageStore;
+
+    #[tokio::test]
+    async fn a_peer_that_sends_pieces_of_nothing_is_left() {
+        let place = tempfile::tempdir().unwrap();
+        let standings = Standings::default();
+        let nothing = BlobPiece {
+            data: Bytes::new(),
+            here: 0,
+        };
+        let taking = Taking {
+            pieces: stream::repeat_with(move || Ok(nothing.clone())).boxed(),
+            stall: Stall::begin(),
+            spread: Spread::new(ImageStore::open(place.path()).unwrap()),
+            standings: standings.clone(),
+            address: "peer".to_owned(),
+            done: 0,
+            bytes: 1 << 30,
+            watched: true,
+            best: None,
+            since: Instant::now(),
+            gained: 0,
+        };
+        let came: Vec<_> = taking.into_pieces().take(1000).collect().await;
+        assert!(matches!(&came[..], [Err(_)]), "{} pieces", came.len());
+        assert_eq!(standing_of(&standings, "peer"), Standing::Failed);
     }
 }

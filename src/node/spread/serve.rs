@@ -2,10 +2,11 @@
 
 use super::{Feed, Spread};
 use bytes::{Bytes, BytesMut};
-use muster_images::{ComingBlob, Digest};
+use muster_images::{ComingBlob, Digest, ImageStore};
 use muster_proto::node::{BlobPiece, FindBlobReply};
 use std::io::{Read, Seek, SeekFrom};
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
@@ -14,6 +15,8 @@ use tonic::Status;
 const PIECE_BYTES: usize = 256 * 1024;
 /// Pieces on their way to one peer.
 const PIECES_IN_FLIGHT: usize = 8;
+/// A peer that takes no piece for so long gives its place to others: longer than any stall of a disk that recovers.
+const TAKE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Counts one that takes a blob.
 struct Reader {
@@ -84,30 +87,41 @@ impl Spread {
             None => {
                 let slot = self.inner.stored.clone().acquire_owned().await;
                 let slot = slot.map_err(|_| Status::unavailable("the node is going down"))?;
-                let mut file = self
-                    .inner
-                    .images
-                    .open_blob(&blob)
-                    .map_err(|error| Status::not_found(error.to_string()))?;
-                let failed = |error: std::io::Error| Status::internal(error.to_string());
-                let bytes = file.metadata().map_err(failed)?.len();
-                file.seek(SeekFrom::Start(offset)).map_err(failed)?;
-                (Content::Stored(file, bytes), slot)
+                let images = self.inner.images.clone();
+                // A blob that is in doubt is read as a whole first.
+                let opened = tokio::task::spawn_blocking(move || open(&images, &blob, offset)).await;
+                (
+                    opened.map_err(|_| Status::internal("the image store failed"))??,
+                    slot,
+                )
             }
         };
         let (sender, receiver) = mpsc::channel(PIECES_IN_FLIGHT);
-        tokio::task::spawn_blocking(move || give(content, offset, &reader, slot, &sender));
+        tokio::task::spawn_blocking(move || give(content, offset, &reader, slot, &sender, TAKE_TIMEOUT));
         Ok(ReceiverStream::new(receiver))
     }
 }
 
+fn open(images: &ImageStore, blob: &Digest, offset: u64) -> Result<Content, Status> {
+    let mut file = images
+        .open_blob(blob)
+        .map_err(|error| Status::not_found(error.to_string()))?;
+    let failed = |error: std::io::Error| Status::internal(error.to_string());
+    let bytes = file.metadata().map_err(failed)?.len();
+    file.seek(SeekFrom::Start(offset)).map_err(failed)?;
+    Ok(Content::Stored(file, bytes))
+}
+
+/// Sends the content until it ends or the peer does not take a piece in time. For a blocking thread.
 fn give(
     content: Content,
     offset: u64,
     reader: &Reader,
     slot: OwnedSemaphorePermit,
     sender: &mpsc::Sender<Result<BlobPiece, Status>>,
+    take_timeout: Duration,
 ) {
+    let runtime = tokio::runtime::Handle::current();
     let mut bytes: Box<dyn Read> = match &content {
         Content::Stored(file, _) => Box::new(file),
         Content::Coming(coming) => Box::new(coming.reader_from(offset)),
@@ -131,7 +145,8 @@ fn give(
             Err(error) => Err(Status::internal(error.to_string())),
         };
         let last = message.is_err();
-        if sender.blocking_send(message).is_err() || last {
+        let sent = async { sender.send_timeout(message, take_timeout).await };
+        if runtime.block_on(sent).is_err() || last {
             break;
         }
     }
@@ -153,4 +168,32 @@ fn read_piece(bytes: &mut dyn Read, coming: bool) -> std::io::Result<Bytes> {
     }
     piece.truncate(length);
     Ok(piece.freeze())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_peer_that_takes_nothing_gives_its_place_to_others() {
+        let place = tempfile::tempdir().unwrap();
+        let images = ImageStore::open(place.path()).unwrap();
+        let content = vec![7; (PIECES_IN_FLIGHT + 2) * PIECE_BYTES];
+        let blob = Digest::of(&content);
+        images.import_blob(&blob, None, content.as_slice()).unwrap();
+        let spread = Spread::new(images.clone());
+        let places = spread.inner.stored.clone();
+        let free = places.available_permits();
+        let slot = places.clone().acquire_owned().await.unwrap();
+        let reader = Reader::new(&spread, &blob);
+        let (sender, _receiver) = mpsc::channel(PIECES_IN_FLIGHT);
+        let giving = tokio::task::spawn_blocking(move || {
+            let content = open(&images, &blob, 0).unwrap();
+            give(content, 0, &reader, slot, &sender, Duration::from_millis(50));
+        });
+        let ended = tokio::time::timeout(Duration::from_secs(20), giving).await;
+        ended.expect("it does not wait for the peer").unwrap();
+        assert_eq!(places.available_permits(), free);
+        assert_eq!(spread.find_blob(&blob).unwrap().readers, 0);
+    }
 }
