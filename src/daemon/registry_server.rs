@@ -59,7 +59,8 @@ pub fn accept_nodes(known: &KnownNodes, host: &Arc<NodeHost>) {
     });
 }
 
-/// Certificate and key, read anew when the certificate's file changes: certificates are renewed under a daemon that runs.
+/// Certificate and key, read anew when one of the files changes: certificates are renewed under a daemon that runs, one
+/// file after the other.
 struct Files {
     certificate: PathBuf,
     key: PathBuf,
@@ -67,7 +68,8 @@ struct Files {
 }
 
 struct Read {
-    as_of: Option<SystemTime>,
+    /// When the files were written.
+    as_of: [Option<SystemTime>; 2],
     config: Arc<rustls::ServerConfig>,
 }
 
@@ -80,7 +82,7 @@ fn modified(path: &Path) -> Option<SystemTime> {
 impl Files {
     fn open(certificate: &Path, key: &Path) -> anyhow::Result<Self> {
         let read = Read {
-            as_of: modified(certificate),
+            as_of: [modified(certificate), modified(key)],
             config: certificate_config(certificate, key)?,
         };
         Ok(Self {
@@ -93,8 +95,8 @@ impl Files {
     fn follow(self) -> impl Fn() -> Option<Arc<rustls::ServerConfig>> {
         move || {
             let mut read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
-            let as_of = modified(&self.certificate);
-            if as_of.is_some() && as_of != read.as_of {
+            let as_of = [modified(&self.certificate), modified(&self.key)];
+            if as_of.iter().all(Option::is_some) && as_of != read.as_of {
                 read.as_of = as_of;
                 match certificate_config(&self.certificate, &self.key) {
                     Ok(config) => read.config = config,
@@ -108,5 +110,44 @@ impl Files {
             }
             Some(read.config.clone())
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Writes a file as of a time of its own.
+    fn write(path: &Path, text: &str, time: u64) {
+        std::fs::write(path, text).unwrap();
+        let file = std::fs::File::options().write(true).open(path).unwrap();
+        let time = SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(time);
+        file.set_modified(time).unwrap();
+    }
+
+    #[test]
+    fn a_renewed_certificate_is_taken_whichever_file_is_written_first() {
+        let place = tempfile::tempdir().unwrap();
+        let (certificate, key) = (place.path().join("crt"), place.path().join("key"));
+        let made = || {
+            let key = rcgen::KeyPair::generate().unwrap();
+            let params = rcgen::CertificateParams::new(vec!["registry.example".to_owned()]).unwrap();
+            (params.self_signed(&key).unwrap().pem(), key.serialize_pem())
+        };
+        let pairs = [made(), made(), made()];
+        write(&certificate, &pairs[0].0, 1);
+        write(&key, &pairs[0].1, 1);
+        let current = Files::open(&certificate, &key).unwrap().follow();
+        let first = current().unwrap();
+        write(&certificate, &pairs[1].0, 2);
+        // A client comes in between.
+        assert!(Arc::ptr_eq(&current().unwrap(), &first));
+        write(&key, &pairs[1].1, 2);
+        let second = current().unwrap();
+        assert!(!Arc::ptr_eq(&second, &first));
+        write(&key, &pairs[2].1, 3);
+        assert!(Arc::ptr_eq(&current().unwrap(), &second));
+        write(&certificate, &pairs[2].0, 3);
+        assert!(!Arc::ptr_eq(&current().unwrap(), &second));
     }
 }
