@@ -24,7 +24,8 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-/// Most connections at once; a client has a handful.
+/// Most connections at once at one address; a client has a handful. Those of other machines take none from the node's
+/// own clients at a loopback address.
 const CONNECTIONS_MAX: usize = 1024;
 /// Longest TLS handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -66,6 +67,8 @@ pub struct BindError {
 pub struct Server {
     listeners: Vec<(TcpListener, SocketAddr)>,
     config: ServerConfig,
+    /// At each address.
+    connections_max: usize,
 }
 
 /// What connections share.
@@ -74,7 +77,6 @@ struct Scope {
     registry: Arc<Registry>,
     tls: ServeTls,
     tracker: TaskTracker,
-    places: Arc<Semaphore>,
     stopping: CancellationToken,
 }
 
@@ -91,7 +93,11 @@ impl Server {
             let address = listener.local_addr().map_err(failed)?;
             listeners.push((listener, address));
         }
-        Ok(Self { listeners, config })
+        Ok(Self {
+            listeners,
+            config,
+            connections_max: CONNECTIONS_MAX,
+        })
     }
 
     /// Where it listens, with real ports where port 0 was asked for.
@@ -116,11 +122,11 @@ impl Server {
             }),
             tls: self.config.tls,
             tracker: tracker.clone(),
-            places: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
             stopping: CancellationToken::new(),
         };
         for (listener, address) in self.listeners {
-            tracker.spawn(accept_all(listener, address, scope.clone()));
+            let places = Arc::new(Semaphore::new(self.connections_max));
+            tracker.spawn(accept_all(listener, address, places, scope.clone()));
         }
         tracker.spawn(tidy(scope.clone()));
         shutdown.await;
@@ -149,9 +155,9 @@ async fn tidy(scope: Scope) {
     }
 }
 
-async fn accept_all(listener: TcpListener, address: SocketAddr, scope: Scope) {
+async fn accept_all(listener: TcpListener, address: SocketAddr, places: Arc<Semaphore>, scope: Scope) {
     loop {
-        let Ok(place) = scope.places.clone().acquire_owned().await else {
+        let Ok(place) = places.clone().acquire_owned().await else {
             return;
         };
         let accepted = tokio::select! {
@@ -226,5 +232,60 @@ async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, sco
                 connection.as_mut().graceful_shutdown();
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::Alone;
+    use std::net::Ipv4Addr;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    async fn status(address: SocketAddr) -> String {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        let request = b"GET /v2/ HTTP/1.1\r\nHost: registry\r\nConnection: close\r\n\r\n";
+        stream.write_all(request).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        answer.lines().next().unwrap_or_default().to_owned()
+    }
+
+    #[tokio::test]
+    async fn clients_of_one_address_take_no_place_at_another() {
+        let place = tempfile::tempdir().unwrap();
+        let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        let server = Server::bind(ServerConfig {
+            listen: vec![any, any],
+            passwords: None,
+            tls: Arc::new(|| None),
+        });
+        let mut server = server.await.unwrap();
+        server.connections_max = 8;
+        let [crowded, own] = server.addresses()[..] else {
+            panic!("it listens at both")
+        };
+        let images = ImageStore::open(place.path()).unwrap();
+        let stop = CancellationToken::new();
+        let connections_max = server.connections_max;
+        let running = tokio::spawn(server.run(images, Arc::new(Alone), stop.clone().cancelled_owned()));
+        // A client that was answered has a place, and keeps it as long as it stays.
+        let mut crowd = Vec::new();
+        for _ in 0..connections_max {
+            let mut stream = TcpStream::connect(crowded).await.unwrap();
+            stream
+                .write_all(b"GET /v2/ HTTP/1.1\r\nHost: registry\r\n\r\n")
+                .await
+                .unwrap();
+            stream.read_exact(&mut [0; 12]).await.unwrap();
+            crowd.push(stream);
+        }
+        for _ in 0..3 {
+            let answered = tokio::time::timeout(Duration::from_secs(20), status(own)).await;
+            assert_eq!(answered.unwrap(), "HTTP/1.1 200 OK");
+        }
+        drop(crowd);
+        stop.cancel();
+        running.await.unwrap();
     }
 }

@@ -63,11 +63,14 @@ impl<T: Clone> Uploads<T> {
         self.uploads.remove(id).is_some()
     }
 
-    /// Forgets what nobody went on with; what is being worked on stays.
+    /// Forgets what nobody went on with; what is being worked on stays, and begins to wait anew.
     pub fn expire(&mut self, now: Instant, is_busy: impl Fn(&T) -> bool) -> usize {
         let before = self.uploads.len();
         self.uploads.retain(|_, entry| {
-            now.saturating_duration_since(entry.touched) <= IDLE_MAX || is_busy(&entry.upload)
+            if is_busy(&entry.upload) {
+                entry.touched = now;
+            }
+            now.saturating_duration_since(entry.touched) <= IDLE_MAX
         });
         before - self.uploads.len()
     }
@@ -102,6 +105,8 @@ mod tests {
         assert_eq!(uploads.expire(late, |_| false), 0);
         let later = late + Duration::from_secs(1);
         assert_eq!(uploads.expire(later, |upload| *upload == 2), 1);
+        // A long piece has come to its end: the client has time for the next one.
+        assert_eq!(uploads.expire(later, |_| false), 0);
         assert_eq!(uploads.find("idle", "a", later), None);
         assert!(uploads.find("busy", "a", later).is_some() && uploads.find("found", "a", later).is_some());
     }
