@@ -10,7 +10,8 @@ use muster_images::ImageStore;
 use muster_images::repository::{Changes, Cursor};
 use std::collections::HashMap;
 use std::io;
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// A node that does not say within this what changed is passed over.
@@ -19,8 +20,8 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 const LEFT_ALONE: Duration = Duration::from_secs(5);
 /// Nodes that are asked at once.
 pub(crate) const ASKED_AT_ONCE: usize = 16;
-/// Most answers of one node that are taken over at once: a node that never comes to an end is passed over.
-const ANSWERS_MAX: usize = 10_000;
+/// How long changes of one node are taken over at once: the rest, of a node that has much to tell, comes the next time.
+const FOLLOWED_FOR: Duration = Duration::from_secs(5);
 
 /// Pieces of a blob.
 pub type BlobStream = BoxStream<'static, io::Result<Bytes>>;
@@ -66,7 +67,13 @@ impl Cluster for Alone {
 
 /// How far each node was followed.
 #[derive(Debug, Default)]
-pub(crate) struct Followed(Mutex<HashMap<String, Node>>);
+pub(crate) struct Followed {
+    nodes: Mutex<HashMap<String, Node>>,
+    /// Rounds that have begun.
+    begun: AtomicU64,
+    /// The last round that came to its end; whoever holds it goes round.
+    ended: tokio::sync::Mutex<u64>,
+}
 
 #[derive(Debug, Clone, Copy, Default)]
 struct Node {
@@ -75,12 +82,29 @@ struct Node {
 }
 
 impl Followed {
-    /// Takes over what changed on the nodes that answer.
+    /// Takes over what changed on the nodes that answer, until now. However many ask for it, one round goes on at a time.
     pub async fn catch_up(&self, cluster: &dyn Cluster, images: &ImageStore) {
+        // A round that begins from now on brings all that was said before.
+        let enough = self.begun.load(Ordering::SeqCst) + 1;
+        let mut ended = self.ended.lock().await;
+        if *ended >= enough {
+            return;
+        }
+        let round = self.begun.fetch_add(1, Ordering::SeqCst) + 1;
+        self.go_round(cluster, images).await;
+        *ended = round;
+    }
+
+    fn nodes(&self) -> MutexGuard<'_, HashMap<String, Node>> {
+        // The map is valid after every statement that changes it.
+        self.nodes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn go_round(&self, cluster: &dyn Cluster, images: &ImageStore) {
         let others = cluster.others();
         let now = Instant::now();
         let due: Vec<(String, Cursor)> = {
-            let mut nodes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut nodes = self.nodes();
             nodes.retain(|node, _| others.contains(node));
             let state = |node: String| {
                 let known = nodes.get(&node).copied().unwrap_or_default();
@@ -92,49 +116,60 @@ impl Followed {
             others.into_iter().filter_map(state).collect()
         };
         let asked = stream::iter(due).map(|(node, seen)| async move {
-            let outcome = follow(cluster, images, &node, seen).await;
-            (node, outcome)
+            let (seen, outcome) = follow(cluster, images, &node, seen).await;
+            (node, seen, outcome)
         });
         let mut answers = std::pin::pin!(asked.buffer_unordered(ASKED_AT_ONCE));
-        while let Some((node, outcome)) = answers.next().await {
-            let mut nodes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            let known = nodes.entry(node.clone()).or_default();
-            match outcome {
-                Ok(seen) => {
-                    // Another request may have come further meanwhile.
-                    if seen.store != known.seen.store || seen.sequence > known.seen.sequence {
-                        known.seen = seen;
-                    }
-                    known.failed = None;
-                }
-                Err(error) => {
-                    tracing::debug!(node, %error, "cannot follow the repositories of a node");
-                    known.failed = Some(Instant::now());
-                }
-            }
+        while let Some((node, seen, outcome)) = answers.next().await {
+            let failed = outcome.err().map(|error| {
+                tracing::debug!(node, %error, "cannot follow the repositories of a node");
+                Instant::now()
+            });
+            self.nodes().insert(node, Node { seen, failed });
         }
     }
 }
 
-async fn follow(cluster: &dyn Cluster, images: &ImageStore, node: &str, seen: Cursor) -> io::Result<Cursor> {
+/// Takes over changes of a node, and returns how far it came, also when the node failed.
+async fn follow(
+    cluster: &dyn Cluster,
+    images: &ImageStore,
+    node: &str,
+    seen: Cursor,
+) -> (Cursor, io::Result<()>) {
+    let began = Instant::now();
     let mut cursor = seen;
-    for _ in 0..ANSWERS_MAX {
-        let answer = tokio::time::timeout(ANSWER_TIMEOUT, cluster.changes(node, cursor));
-        let answer = answer
-            .await
-            .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
-        cursor = answer.cursor;
-        if !answer.changes.is_empty() {
-            let images = images.clone();
-            let merged = tokio::task::spawn_blocking(move || images.merge_changes(&answer.changes));
-            merged
-                .await
-                .map_err(io::Error::other)?
-                .map_err(io::Error::other)?;
-        }
-        if !answer.more {
-            return Ok(cursor);
+    while began.elapsed() < FOLLOWED_FOR {
+        match next_changes(cluster, images, node, cursor).await {
+            Err(error) => return (cursor, Err(error)),
+            Ok((next, true)) if next == cursor => {
+                return (cursor, Err(io::Error::other("its changes do not come to an end")));
+            }
+            Ok((next, true)) => cursor = next,
+            Ok((next, false)) => return (next, Ok(())),
         }
     }
-    Err(io::Error::other("its changes do not come to an end"))
+    (cursor, Ok(()))
+}
+
+/// Takes over one answer of a node; where to go on, and whether there is more.
+async fn next_changes(
+    cluster: &dyn Cluster,
+    images: &ImageStore,
+    node: &str,
+    seen: Cursor,
+) -> io::Result<(Cursor, bool)> {
+    let answer = tokio::time::timeout(ANSWER_TIMEOUT, cluster.changes(node, seen));
+    let answer = answer
+        .await
+        .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+    if !answer.changes.is_empty() {
+        let images = images.clone();
+        let merged = tokio::task::spawn_blocking(move || images.merge_changes(&answer.changes));
+        merged
+            .await
+            .map_err(io::Error::other)?
+            .map_err(io::Error::other)?;
+    }
+    Ok((answer.cursor, answer.more))
 }

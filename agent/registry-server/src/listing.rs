@@ -7,8 +7,8 @@ use crate::failure::{Code, Failure, Outcome};
 use crate::manifest::{INDEX_TYPE, Manifest, Referrer};
 use crate::route::Page;
 use form_urlencoded::Serializer;
-use hyper::Response;
 use hyper::header::{CONTENT_TYPE, HeaderName, LINK};
+use hyper::{Response, StatusCode};
 use muster_images::repository::{ContentDigest, ManifestEntry};
 use serde_json::json;
 
@@ -16,6 +16,8 @@ use serde_json::json;
 const NAMES_MAX: usize = 10_000;
 /// Most referrers in one answer: their manifests are read for it.
 const REFERRERS_MAX: usize = 100;
+/// Most bytes of their annotations: each manifest may have as many, and clients read no index with more.
+const ANNOTATIONS_BYTES_MAX: usize = 4 << 20;
 const FILTERS_APPLIED: HeaderName = HeaderName::from_static("oci-filters-applied");
 
 /// Says where the list goes on.
@@ -77,6 +79,16 @@ pub(crate) async fn tags(registry: &Registry, name: &str, call: &Call) -> Outcom
     Ok(response)
 }
 
+/// A list that would not be whole is none. Nor is it "not found", which means that the registry has no such lists.
+fn unlisted(failure: Failure) -> Failure {
+    match failure.status {
+        StatusCode::NOT_FOUND => {
+            Failure::new(StatusCode::SERVICE_UNAVAILABLE, Code::Unknown, failure.message)
+        }
+        _ => failure,
+    }
+}
+
 /// `GET` of the manifests that refer to one, which need not exist.
 pub(crate) async fn referrers(
     registry: &Registry,
@@ -97,23 +109,32 @@ pub(crate) async fn referrers(
             .collect::<Vec<_>>())
     });
     let mut found = found.await?;
-    let last = cut(&mut found, REFERRERS_MAX).map(|(last, _)| last.to_string());
+    let mut last = cut(&mut found, REFERRERS_MAX).map(|(last, _)| last);
     let kind = call.query.get("artifactType").filter(|kind| !kind.is_empty());
-    let mut manifests = Vec::new();
+    let (mut manifests, mut bytes, mut before) = (Vec::new(), 0, None);
     for (own, entry) in found {
-        let bytes = repositories.document(entry.content).await?;
-        let manifest = Manifest::parse(&bytes, Some(&entry.media_type))?;
-        if kind.is_some_and(|kind| manifest.artifact_type.as_deref() != Some(kind)) {
-            continue;
+        let document = repositories.document(entry.content).await.map_err(unlisted)?;
+        let manifest = Manifest::parse(&document, Some(&entry.media_type))?;
+        if kind.is_none_or(|kind| manifest.artifact_type.as_deref() == Some(kind)) {
+            let annotations = manifest.annotations.iter();
+            bytes += annotations
+                .map(|(key, value)| key.len() + value.len())
+                .sum::<usize>();
+            if bytes > ANNOTATIONS_BYTES_MAX && before.is_some() {
+                last = before;
+                break;
+            }
+            manifests.push(Referrer {
+                media_type: entry.media_type,
+                digest: own.clone(),
+                size: entry.content.bytes,
+                artifact_type: manifest.artifact_type,
+                annotations: manifest.annotations,
+            });
         }
-        manifests.push(Referrer {
-            media_type: entry.media_type,
-            digest: own,
-            size: entry.content.bytes,
-            artifact_type: manifest.artifact_type,
-            annotations: manifest.annotations,
-        });
+        before = Some(own);
     }
+    let last = last.map(|last| last.to_string());
     let list = json!({ "schemaVersion": 2, "mediaType": INDEX_TYPE, "manifests": manifests });
     let mut response = json_response(list.to_string());
     set(&mut response, CONTENT_TYPE, INDEX_TYPE);

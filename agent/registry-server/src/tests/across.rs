@@ -1,8 +1,11 @@
 //! What a registry says of content that only other nodes have.
 
 use super::{Conduct, cluster};
+use futures::future::join_all;
 use hyper::{Method, StatusCode};
 use muster_images::Digest;
+use std::collections::BTreeSet;
+use std::sync::atomic::Ordering;
 
 #[tokio::test]
 async fn content_comes_from_the_node_that_has_it() {
@@ -22,9 +25,7 @@ async fn what_was_lost_with_its_node_is_pushed_again() {
     let content = b"layer";
     let digest = a.push_blob("app", content).await;
     let document = format!(r#"{{"layers":[{{"digest":"{digest}"}}]}}"#);
-    let manifest = format!("app/manifests/{}", Digest::of(document.as_bytes()));
-    let pushed = a.ask(Method::PUT, &manifest, document.as_bytes()).await;
-    assert_eq!(pushed.status, StatusCode::CREATED);
+    let manifest = format!("app/manifests/{}", a.push_manifest("app", &document).await);
     let blob = format!("app/blobs/{digest}");
     for path in [&blob, &manifest] {
         assert_eq!(b.head(path).await, StatusCode::OK);
@@ -55,4 +56,68 @@ async fn false_content_is_never_given_whole_and_comes_from_another_node_the_next
     // The first to answer is asked first, and as it lied once, last.
     assert_eq!(b.get(&path).await.body, None);
     assert_eq!(b.get(&path).await.body, Some(content));
+}
+
+#[tokio::test]
+async fn nodes_are_asked_once_for_all_that_wait_for_the_same() {
+    let [a, b] = cluster();
+    a.push_blob("app", b"layer").await;
+    let before = b.asked.load(Ordering::Relaxed);
+    let lists = join_all((0..50).map(|_| b.get("app/tags/list"))).await;
+    assert!(lists.iter().all(|list| list.status == StatusCode::OK));
+    // The first did not wait for what the others ask for.
+    assert_eq!(b.asked.load(Ordering::Relaxed) - before, 2);
+}
+
+#[tokio::test]
+async fn a_node_whose_changes_never_end_is_passed_over() {
+    let [a, b, c] = cluster();
+    a.push_blob("app", b"layer").await;
+    c.behaves(Conduct::Endless);
+    assert_eq!(b.get("app/tags/list").await.status, StatusCode::OK);
+    assert!(b.asked.load(Ordering::Relaxed) <= 3);
+}
+
+/// A manifest that refers to one.
+fn referrer(subject: &Digest, number: usize, annotation: &str) -> String {
+    format!(
+        r#"{{"artifactType":"a/b","subject":{{"digest":"{subject}"}},"annotations":{{"n":"{number}","x":"{annotation}"}}}}"#
+    )
+}
+
+#[tokio::test]
+async fn referrers_with_long_annotations_come_in_several_answers() {
+    let [a] = cluster();
+    let subject = Digest::of(b"subject");
+    let mut pushed = BTreeSet::new();
+    for number in 0..5 {
+        let document = referrer(&subject, number, &"x".repeat(1_500_000));
+        pushed.insert(a.push_manifest("app", &document).await.to_string());
+    }
+    let mut listed = BTreeSet::new();
+    let mut next = Some(format!("app/referrers/{subject}?artifactType=a/b"));
+    while let Some(path) = next {
+        let answer = a.get(&path).await;
+        let body = answer.body.unwrap();
+        assert!(body.len() < 5_000_000, "{} bytes", body.len());
+        let list: serde_json::Value = serde_json::from_slice(&body).unwrap();
+        for manifest in list["manifests"].as_array().unwrap() {
+            assert!(listed.insert(manifest["digest"].as_str().unwrap().to_owned()));
+        }
+        next = answer.next;
+    }
+    assert_eq!(listed, pushed);
+}
+
+#[tokio::test]
+async fn referrers_that_cannot_be_read_are_no_sign_that_there_are_no_such_lists() {
+    let [a, b] = cluster();
+    let subject = Digest::of(b"subject");
+    a.push_manifest("app", &referrer(&subject, 0, "")).await;
+    let list = format!("app/referrers/{subject}");
+    b.get("app/tags/list").await;
+    a.behaves(Conduct::Down);
+    assert_eq!(b.get(&list).await.status, StatusCode::SERVICE_UNAVAILABLE);
+    a.behaves(Conduct::Honest);
+    assert_eq!(b.get(&list).await.status, StatusCode::OK);
 }

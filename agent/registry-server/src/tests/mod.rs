@@ -10,11 +10,13 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::{StreamExt, stream};
 use http_body_util::{BodyExt, Full};
-use hyper::{Method, Request, StatusCode};
+use hyper::header::LINK;
+use hyper::{HeaderMap, Method, Request, StatusCode};
 use muster_images::repository::{Changes, Cursor};
 use muster_images::{Digest, ImageStore};
 use std::collections::BTreeMap;
 use std::io::{self, Read};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use tempfile::TempDir;
 use tokio_util::task::TaskTracker;
@@ -28,6 +30,8 @@ enum Conduct {
     Down,
     /// What it gives of blobs is false, of the right size.
     Lies,
+    /// It has always more changes, and tells none.
+    Endless,
 }
 
 /// All nodes, by name.
@@ -37,6 +41,8 @@ type Nodes = Arc<Mutex<BTreeMap<String, (ImageStore, Conduct)>>>;
 struct Others {
     own: String,
     nodes: Nodes,
+    /// How often nodes were asked for changes.
+    asked: Arc<AtomicUsize>,
 }
 
 impl Others {
@@ -55,8 +61,18 @@ impl Cluster for Others {
     }
 
     async fn changes(&self, node: &str, seen: Cursor) -> io::Result<Changes> {
-        let (images, _) = self.node(node)?;
-        images.changes_since(seen, 1 << 20).map_err(io::Error::other)
+        self.asked.fetch_add(1, Ordering::Relaxed);
+        tokio::task::yield_now().await;
+        let (images, conduct) = self.node(node)?;
+        let changes = images.changes_since(seen, 1 << 20).map_err(io::Error::other)?;
+        Ok(match conduct {
+            Conduct::Endless => Changes {
+                changes: Vec::new(),
+                cursor: seen,
+                more: true,
+            },
+            Conduct::Honest | Conduct::Down | Conduct::Lies => changes,
+        })
     }
 
     async fn has_blob(&self, node: &str, digest: &Digest) -> io::Result<bool> {
@@ -84,6 +100,8 @@ struct Node {
     images: ImageStore,
     name: String,
     nodes: Nodes,
+    /// How often it asked others for changes.
+    asked: Arc<AtomicUsize>,
     _place: TempDir,
 }
 
@@ -95,9 +113,11 @@ fn cluster<const COUNT: usize>() -> [Node; COUNT] {
         let name = names.next().unwrap();
         let place = tempfile::tempdir().unwrap();
         let images = ImageStore::open(place.path()).unwrap();
+        let asked = Arc::<AtomicUsize>::default();
         let others = Others {
             own: name.clone(),
             nodes: nodes.clone(),
+            asked: asked.clone(),
         };
         let known = (images.clone(), Conduct::Honest);
         nodes.lock().unwrap().insert(name.clone(), known);
@@ -110,6 +130,7 @@ fn cluster<const COUNT: usize>() -> [Node; COUNT] {
             images,
             name,
             nodes: nodes.clone(),
+            asked,
             _place: place,
         }
     })
@@ -121,6 +142,14 @@ struct Answered {
     status: StatusCode,
     /// The body, if it came to its end.
     body: Option<Vec<u8>>,
+    /// Where a list goes on.
+    next: Option<String>,
+}
+
+fn next_of(headers: &HeaderMap) -> Option<String> {
+    let link = headers.get(LINK)?.to_str().unwrap();
+    let path = link.strip_prefix("</v2/").unwrap().split('>').next().unwrap();
+    Some(path.to_owned())
 }
 
 impl Node {
@@ -138,6 +167,7 @@ impl Node {
         let body = body.collect().await.ok();
         Answered {
             status: head.status,
+            next: next_of(&head.headers),
             body: body.map(|body| body.to_bytes().to_vec()),
         }
     }
@@ -147,6 +177,15 @@ impl Node {
         let digest = Digest::of(content);
         let path = format!("{repository}/blobs/uploads/?digest={digest}");
         let pushed = self.ask(Method::POST, &path, content).await;
+        assert_eq!(pushed.status, StatusCode::CREATED, "{pushed:?}");
+        digest
+    }
+
+    /// Pushes a manifest by its digest.
+    async fn push_manifest(&self, repository: &str, document: &str) -> Digest {
+        let digest = Digest::of(document.as_bytes());
+        let path = format!("{repository}/manifests/{digest}");
+        let pushed = self.ask(Method::PUT, &path, document.as_bytes()).await;
         assert_eq!(pushed.status, StatusCode::CREATED, "{pushed:?}");
         digest
     }
