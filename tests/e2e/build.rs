@@ -176,6 +176,7 @@ fn every_instruction_is_in_the_image(lab: &Lab, docker: &Docker) {
         "#(nop)  EXPOSE 53/udp 80",
         "#(nop) WORKDIR /srv/sub",
         "#(nop)  VOLUME [/data]",
+        r#"#(nop)  HEALTHCHECK &{["CMD-SHELL" "true"] "5s" "0s" "0s" '\x00'}"#,
     ] {
         assert!(history.contains(words), "{words}: {history}");
     }

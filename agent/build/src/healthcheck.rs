@@ -2,6 +2,7 @@
 
 use crate::command::Command;
 use crate::error::{Error, Result};
+use crate::go_text;
 use crate::pairs::{flags, needed};
 use serde_json::{Map, Value};
 
@@ -37,14 +38,32 @@ impl Healthcheck {
 
     /// Docker's JSON of it.
     pub fn value(&self) -> Value {
-        let test: Vec<String> = match &self.test {
+        let mut value = self.options.clone();
+        value.insert("Test".to_owned(), self.words().into());
+        Value::Object(value)
+    }
+
+    /// As Docker's builder writes it into the history of an image: the fields of a structure in Go.
+    pub fn in_history(&self) -> String {
+        let number = |key: &str| self.options.get(key).and_then(Value::as_u64);
+        let duration = |key: &str| go_text::quoted(&go_text::duration(number(key).unwrap_or(0)));
+        let mut fields = vec![go_text::list(&self.words())];
+        fields.extend(["Interval", "Timeout", "StartPeriod"].map(duration));
+        // The field is newer than the others.
+        if self.options.contains_key("StartInterval") {
+            fields.push(duration("StartInterval"));
+        }
+        let retries = number("Retries").and_then(|retries| u32::try_from(retries).ok());
+        fields.push(go_text::character(retries.unwrap_or(0)));
+        format!("&{{{}}}", fields.join(" "))
+    }
+
+    fn words(&self) -> Vec<String> {
+        match &self.test {
             None => vec!["NONE".to_owned()],
             Some(Command::List(words)) => ["CMD".to_owned()].into_iter().chain(words.clone()).collect(),
             Some(Command::Line(line)) => vec!["CMD-SHELL".to_owned(), line.clone()],
-        };
-        let mut value = self.options.clone();
-        value.insert("Test".to_owned(), test.into());
-        Value::Object(value)
+        }
     }
 }
 
@@ -124,6 +143,27 @@ mod tests {
             "--interval=5 CMD a",
         ] {
             assert!(Healthcheck::parse(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_history_has_dockers_words() {
+        for (text, shown) in [
+            (
+                "--interval=5s CMD true",
+                r#"&{["CMD-SHELL" "true"] "5s" "0s" "0s" '\x00'}"#,
+            ),
+            ("NONE", r#"&{["NONE"] "0s" "0s" "0s" '\x00'}"#),
+            (
+                r#"--interval=5m --timeout=1500ms --start-period=2h3s --retries=3 CMD ["a b","c\"d"]"#,
+                r#"&{["CMD" "a b" "c\"d"] "5m0s" "1.5s" "2h0m3s" '\x03'}"#,
+            ),
+            (
+                "--start-interval=1s CMD x",
+                r#"&{["CMD-SHELL" "x"] "0s" "0s" "0s" "1s" '\x00'}"#,
+            ),
+        ] {
+            assert_eq!(Healthcheck::parse(text).unwrap().in_history(), shown, "{text}");
         }
     }
 

@@ -13,6 +13,7 @@ mod command;
 mod error;
 mod expand;
 mod glob;
+pub mod go_text;
 mod healthcheck;
 mod ignore;
 mod instruction;

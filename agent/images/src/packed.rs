@@ -3,7 +3,7 @@
 //! The same content gives the same bytes on every node of a version, and what was compressed once is kept and used for
 //! every image with the layer, so that a registry that has it is sent nothing again. The id of the image and the digests of
 //! its layers' content are those that Docker has; the digests of compressed layers, and with them that of the manifest,
-//! are not: they depend on the very compressor, and Docker promises them no more from one of its versions to the next.
+//! are not: they are of blobs, which depend on the very compressor (`DiffID` and layer digest in the image specification).
 
 use std::collections::HashMap;
 use std::io;

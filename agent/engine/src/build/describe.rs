@@ -3,6 +3,7 @@
 use super::stage::Shaped;
 use crate::commit_config::RunConfig;
 use muster_build::Instruction;
+use muster_build::go_text::list;
 use serde_json::json;
 
 /// A step that runs nothing.
@@ -37,7 +38,7 @@ pub(super) fn words(instruction: &Instruction, config: &RunConfig) -> String {
         Instruction::Env(pairs_) => pairs("ENV", pairs_),
         Instruction::Label(pairs_) => pairs("LABEL", pairs_),
         Instruction::Expose(exposed) => format!(" EXPOSE {}", exposed.words.join(" ")),
-        Instruction::Healthcheck(check) => format!(" HEALTHCHECK {}", check.value()),
+        Instruction::Healthcheck(check) => format!(" HEALTHCHECK {}", check.in_history()),
         Instruction::Maintainer(name) => format!(" MAINTAINER {name}"),
         Instruction::OnBuild(trigger) => format!(" ONBUILD {trigger}"),
         Instruction::Shell(words) => format!(" SHELL [{}]", words.join(" ")),
@@ -80,15 +81,6 @@ pub(super) fn transfer(name: &str, shaped: &Shaped) -> String {
         "{name} {chown}{chmod}{} in {} ",
         shaped.content, shaped.destination
     )
-}
-
-/// As Go writes a list of quoted words.
-fn list(words: &[String]) -> String {
-    let quoted: Vec<String> = words
-        .iter()
-        .map(|word| serde_json::Value::from(word.as_str()).to_string())
-        .collect();
-    format!("[{}]", quoted.join(" "))
 }
 
 #[cfg(test)]
