@@ -7,6 +7,7 @@ use axum::Router;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use muster_images::ImageStore;
 use muster_registry::Traffic;
 use muster_types::TaskState;
 use prometheus::core::Collector;
@@ -102,6 +103,63 @@ impl Collector for ImageMetrics {
             .into_iter()
             .chain(self.served.collect())
             .collect()
+    }
+}
+
+/// Has the bytes of the registry in the box counted.
+pub fn register_own_registry(
+    registry: &Registry,
+    traffic: Arc<muster_registry_server::Traffic>,
+    images: ImageStore,
+) -> prometheus::Result<()> {
+    registry.register(Box::new(OwnRegistryMetrics {
+        traffic,
+        images,
+        received: IntCounter::new(
+            "muster_registry_received_bytes_total",
+            "Bytes of blobs and manifests that clients sent to the registry in the box since the start",
+        )?,
+        served: IntCounter::new(
+            "muster_registry_served_bytes_total",
+            "Bytes of blobs and manifests that clients took from the registry in the box since the start",
+        )?,
+        stored: IntGauge::new(
+            "muster_registry_stored_bytes",
+            "Bytes on this node's disk that its repositories hold; images of the node may share them",
+        )?,
+    }))
+}
+
+/// Reads what was counted, and what is held, at each scrape.
+struct OwnRegistryMetrics {
+    traffic: Arc<muster_registry_server::Traffic>,
+    images: ImageStore,
+    received: IntCounter,
+    served: IntCounter,
+    stored: IntGauge,
+}
+
+impl Collector for OwnRegistryMetrics {
+    fn desc(&self) -> Vec<&prometheus::core::Desc> {
+        let counters = self.received.desc().into_iter().chain(self.served.desc());
+        counters.chain(self.stored.desc()).collect()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        raise(&self.received, self.traffic.received_bytes());
+        raise(&self.served, self.traffic.served_bytes());
+        let counters = self.received.collect().into_iter().chain(self.served.collect());
+        match self.images.repository_bytes() {
+            Ok(bytes) => self.stored.set(i64::try_from(bytes).unwrap_or(i64::MAX)),
+            Err(error) => {
+                tracing::warn!(
+                    error = error.full_message(),
+                    "the repositories cannot be measured"
+                );
+                return counters.collect();
+            }
+        }
+        counters.chain(self.stored.collect()).collect()
     }
 }
 

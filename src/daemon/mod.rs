@@ -99,6 +99,10 @@ async fn serve(config: DaemonConfig, launcher: Launcher, cgroup: CgroupRoot) -> 
     let registries = Registries::new(config.registries.clone()).with_peers(Arc::new(spread.clone()));
     let local: Arc<dyn LocalEngine> = Arc::new(EngineBackend::new(engine.clone(), registries.clone()));
     metrics::register_images(&registry, registries.traffic().clone(), spread.clone())?;
+    let registry_traffic = Arc::default();
+    if !config.registry.listen.is_empty() {
+        metrics::register_own_registry(&registry, Arc::clone(&registry_traffic), images.clone())?;
+    }
     let description = describe(&config, local.as_ref()).await?;
     let controller_metrics = ControllerMetrics::new()?;
     controller_metrics.register(&registry)?;
@@ -125,7 +129,7 @@ async fn serve(config: DaemonConfig, launcher: Launcher, cgroup: CgroupRoot) -> 
     let (stop, stopped) = watch::channel(false);
     let metrics = metrics::serve(config.metrics_addr, registry, host.clone(), stopped.clone()).await?;
     registry_server::accept_nodes(&config.registries.nodes, &host);
-    let own_registry = registry_server::bind(&config.registry, &host).await?;
+    let own_registry = registry_server::bind(&config.registry, &host, registry_traffic).await?;
     host.resume().await;
     let own_registry = own_registry.map(|server| {
         let others = OtherNodes::of(host.clone());

@@ -6,14 +6,18 @@ use crate::node::NodeHost;
 use anyhow::Context;
 use muster_proto::transport::SAN_NODE;
 use muster_registry::{KnownNodes, NodeAuthority};
-use muster_registry_server::{Passwords, ServeTls, Server, ServerConfig};
+use muster_registry_server::{Passwords, Patience, ServeTls, Server, ServerConfig, Traffic};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
 /// Makes the sockets; `None` when no address is set.
-pub async fn bind(config: &RegistryConfig, host: &Arc<NodeHost>) -> anyhow::Result<Option<Server>> {
+pub async fn bind(
+    config: &RegistryConfig,
+    host: &Arc<NodeHost>,
+    traffic: Arc<Traffic>,
+) -> anyhow::Result<Option<Server>> {
     if config.listen.is_empty() {
         return Ok(None);
     }
@@ -40,6 +44,8 @@ pub async fn bind(config: &RegistryConfig, host: &Arc<NodeHost>) -> anyhow::Resu
         listen: config.listen.clone(),
         passwords: passwords.map(Arc::new),
         tls,
+        patience: Patience::default(),
+        traffic,
     });
     let server = server.await?;
     tracing::info!(addresses = ?server.addresses(), "the registry listens");

@@ -4,8 +4,10 @@ use crate::access::Passwords;
 use crate::body::{Answer, full};
 use crate::content::Repositories;
 use crate::failure::{Code, Failure, Outcome};
+use crate::patience::Patience;
 use crate::pushing::Sessions;
 use crate::route::{self, ManifestName, Query, Route};
+use crate::traffic::Traffic;
 use crate::{deleting, listing, pulling, pushing};
 use bytes::Bytes;
 use http_body_util::combinators::BoxBody;
@@ -26,6 +28,8 @@ pub(crate) struct Registry {
     pub repositories: Repositories,
     pub sessions: Sessions,
     pub passwords: Option<Arc<Passwords>>,
+    pub patience: Patience,
+    pub traffic: Arc<Traffic>,
 }
 
 /// A request, taken apart.

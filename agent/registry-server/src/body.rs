@@ -1,5 +1,6 @@
 //! Bodies of answers.
 
+use crate::traffic::Traffic;
 use crate::transfer::{Coming, Content};
 use bytes::{Bytes, BytesMut};
 use futures::stream::{self, Stream, StreamExt};
@@ -8,6 +9,7 @@ use http_body_util::{BodyExt, Empty, Full, StreamBody};
 use hyper::body::Frame;
 use std::convert::Infallible;
 use std::io::{self, Read};
+use std::sync::Arc;
 
 /// Body of an answer.
 pub(crate) type Answer = UnsyncBoxBody<Bytes, io::Error>;
@@ -25,6 +27,15 @@ pub(crate) fn full(bytes: impl Into<Bytes>) -> Answer {
 pub(crate) fn empty() -> Answer {
     let never = |never: Infallible| match never {};
     Empty::new().map_err(never).boxed_unsync()
+}
+
+/// A body whose bytes are counted as the client takes them.
+pub(crate) fn counted(body: Answer, traffic: Arc<Traffic>) -> Answer {
+    let counted = body.map_frame(move |frame| {
+        traffic.served(frame.data_ref().map_or(0, Bytes::len));
+        frame
+    });
+    counted.boxed_unsync()
 }
 
 /// A body of what a reader gives, so many bytes. It is read on a blocking thread, piece by piece as the client takes it;

@@ -20,17 +20,23 @@ mod deleting;
 mod failure;
 mod listing;
 mod manifest;
+mod patience;
 mod pulling;
 mod pushing;
 mod range;
 mod route;
 mod server;
+mod traffic;
 mod transfer;
 mod uploads;
 
+#[cfg(test)]
+mod any_text;
 #[cfg(test)]
 mod tests;
 
 pub use access::{Passwords, PasswordsError};
 pub use cluster::{Alone, BlobStream, Cluster};
+pub use patience::Patience;
 pub use server::{BindError, ServeTls, Server, ServerConfig};
+pub use traffic::Traffic;

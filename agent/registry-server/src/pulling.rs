@@ -1,7 +1,7 @@
 //! Manifests and blobs out.
 
 use crate::answer::{CONTENT_DIGEST, Call, Registry, set};
-use crate::body::{empty, full, of_content, of_reader};
+use crate::body::{counted, empty, full, of_content, of_reader};
 use crate::content::out_of_reach;
 use crate::failure::{Code, Failure, Outcome};
 use crate::range::{self, Wanted};
@@ -35,7 +35,7 @@ pub(crate) async fn manifest(
         true => empty(),
         false => full(repositories.document(entry.content).await?),
     };
-    let mut response = Response::new(body);
+    let mut response = Response::new(counted(body, registry.traffic.clone()));
     set(&mut response, CONTENT_TYPE, &entry.media_type);
     set(&mut response, CONTENT_LENGTH, &entry.content.bytes.to_string());
     set(&mut response, CONTENT_DIGEST, &digest.to_string());
@@ -81,7 +81,7 @@ pub(crate) async fn blob(registry: &Registry, name: &str, digest: &ContentDigest
             (StatusCode::PARTIAL_CONTENT, part, bytes)
         }
     };
-    let mut response = Response::new(body);
+    let mut response = Response::new(counted(body, registry.traffic.clone()));
     *response.status_mut() = status;
     set(&mut response, CONTENT_TYPE, "application/octet-stream");
     set(&mut response, CONTENT_LENGTH, &bytes.to_string());

@@ -5,22 +5,20 @@ use crate::body::{Answer, empty};
 use crate::content::blocking;
 use crate::failure::{Code, Failure, Outcome};
 use crate::manifest::Manifest;
+use crate::patience::{Broken, Pieces};
 use crate::range;
 use crate::route::{self, ManifestName};
 use crate::uploads::{UPLOADS_MAX, Uploads};
 use bytes::Bytes;
 use futures::TryFutureExt;
-use http_body_util::BodyExt;
 use hyper::header::{CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderName, LOCATION, RANGE};
 use hyper::{Response, StatusCode};
 use muster_images::repository::{ContentDigest, Entered, EntryKey, ManifestEntry, StoredContent, Upload};
 use muster_images::{ArchiveError, Digest, Lease, LoadLimits};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 use tokio::sync::{OwnedMutexGuard, mpsc};
 
-/// Longest wait for the next piece of a body.
-const PIECE_TIMEOUT: Duration = Duration::from_secs(60);
 /// Pieces between the network and the disk.
 const PIECES_BUFFERED: usize = 8;
 /// Most tags that come with a manifest that is pushed by its digest.
@@ -121,7 +119,7 @@ pub(crate) async fn begin(registry: &Registry, name: &str, call: Call) -> Outcom
         let digest = route::digest(text)?;
         let mut upload = Arc::new(tokio::sync::Mutex::new(Some(upload))).lock_owned().await;
         let length = content_length(&call)?;
-        receive(&mut upload, call.body, length).await?;
+        receive(registry, &mut upload, call.body, length).await?;
         return finish(registry, name, upload, &digest).await;
     }
     let id = format!("{:032x}", rand::random::<u128>());
@@ -187,7 +185,7 @@ pub(crate) async fn cancel(registry: &Registry, name: &str, id: &str) -> Outcome
 pub(crate) async fn append(registry: &Registry, name: &str, id: &str, call: Call) -> Outcome {
     let mut upload = take(registry.sessions.find(name, id)?)?;
     let length = check_piece(&upload, name, id, &call)?;
-    let received = receive(&mut upload, call.body, length).await;
+    let received = receive(registry, &mut upload, call.body, length).await;
     if upload.is_none() {
         registry.sessions.lock().remove(id);
     }
@@ -205,7 +203,7 @@ pub(crate) async fn complete(registry: &Registry, name: &str, id: &str, call: Ca
     let digest = route::digest(digest)?;
     let mut upload = take(registry.sessions.find(name, id)?)?;
     let length = check_piece(&upload, name, id, &call)?;
-    let received = receive(&mut upload, call.body, length).await;
+    let received = receive(registry, &mut upload, call.body, length).await;
     if upload.is_none() {
         registry.sessions.lock().remove(id);
     }
@@ -258,8 +256,9 @@ fn check_piece(
 /// Writes a body to the upload. What came of a body that breaks off stays, and the client can go on after it; when the
 /// disk fails, the upload is gone.
 async fn receive(
+    registry: &Registry,
     upload: &mut OwnedMutexGuard<Option<Upload>>,
-    mut body: RequestBody,
+    body: RequestBody,
     length: Option<u64>,
 ) -> Outcome<()> {
     let Some(mut writing) = upload.take() else {
@@ -293,30 +292,24 @@ async fn receive(
         .and_then(|written: muster_images::Result<Upload>| async {
             written.map_err(|error| Failure::of_store("write an upload", &error))
         });
+    let mut body = Pieces::new(body, registry.patience);
     let reading = async {
         let mut received = 0;
         loop {
-            let frame = tokio::time::timeout(PIECE_TIMEOUT, body.frame()).await;
-            let frame = frame.map_err(|_| {
-                Failure::new(
-                    StatusCode::REQUEST_TIMEOUT,
-                    Code::BlobUploadInvalid,
-                    "the next piece of the blob did not come in time",
-                )
-            })?;
-            let Some(frame) = frame else { break };
-            let frame = frame.map_err(|error| {
-                Failure::bad_request(Code::BlobUploadInvalid, format!("the request broke off: {error}"))
-            })?;
-            let Ok(piece) = frame.into_data() else { continue };
+            let next = body.next().await;
+            let next = next.map_err(|broken| broken_off(broken, Code::BlobUploadInvalid))?;
+            let Some(piece) = next else { break };
+            registry.traffic.received(piece.len());
             received += piece.len() as u64;
             if received > left {
                 return Err(too_large());
             }
+            let sent = Instant::now();
             // A closed channel means that writing failed, which is told below.
             if sender.send(piece).await.is_err() {
                 break;
             }
+            body.pardon(sent.elapsed());
         }
         drop(sender);
         match length {
@@ -378,7 +371,7 @@ pub(crate) async fn manifest(
         .take(TAGS_MAX + 1)
         .map(str::to_owned)
         .collect();
-    let bytes = read_document(call.body).await?;
+    let bytes = read_document(registry, call.body).await?;
     let manifest = Manifest::parse(&bytes, content_type.as_deref())?;
     let (digest, tags) = named(&bytes, reference, extra)?;
     for blob in &manifest.blobs {
@@ -463,34 +456,35 @@ fn named(bytes: &[u8], reference: ManifestName, extra: Vec<String>) -> Outcome<(
 }
 
 /// Reads a manifest, which is parsed in memory.
-async fn read_document(mut body: RequestBody) -> Outcome<Bytes> {
+async fn read_document(registry: &Registry, body: RequestBody) -> Outcome<Bytes> {
     let bytes_max = muster_images::limits::DOCUMENT_BYTES_MAX;
+    let mut body = Pieces::new(body, registry.patience);
     let mut bytes = Vec::new();
     loop {
-        let frame = tokio::time::timeout(PIECE_TIMEOUT, body.frame())
-            .await
-            .map_err(|_| {
-                Failure::new(
-                    StatusCode::REQUEST_TIMEOUT,
-                    Code::ManifestInvalid,
-                    "the manifest did not come in time",
-                )
-            })?;
-        let Some(frame) = frame else {
+        let next = body.next().await;
+        let Some(piece) = next.map_err(|broken| broken_off(broken, Code::ManifestInvalid))? else {
             return Ok(bytes.into());
         };
-        let frame = frame.map_err(|error| {
-            Failure::bad_request(Code::ManifestInvalid, format!("the request broke off: {error}"))
-        })?;
-        if let Ok(piece) = frame.into_data() {
-            if (bytes.len() + piece.len()) as u64 > bytes_max {
-                return Err(Failure::new(
-                    StatusCode::PAYLOAD_TOO_LARGE,
-                    Code::ManifestInvalid,
-                    format!("a manifest has at most {bytes_max} bytes"),
-                ));
-            }
-            bytes.extend_from_slice(&piece);
+        registry.traffic.received(piece.len());
+        if (bytes.len() + piece.len()) as u64 > bytes_max {
+            return Err(Failure::new(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                Code::ManifestInvalid,
+                format!("a manifest has at most {bytes_max} bytes"),
+            ));
         }
+        bytes.extend_from_slice(&piece);
+    }
+}
+
+/// What a client is told whose body broke off.
+fn broken_off(broken: Broken, code: Code) -> Failure {
+    match broken {
+        Broken::TooSlow => Failure::new(
+            StatusCode::REQUEST_TIMEOUT,
+            code,
+            "the request's body comes too slowly",
+        ),
+        Broken::Off(error) => Failure::bad_request(code, format!("the request broke off: {error}")),
     }
 }

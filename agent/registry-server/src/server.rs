@@ -4,7 +4,9 @@ use crate::access::Passwords;
 use crate::answer::Registry;
 use crate::cluster::Cluster;
 use crate::content::Repositories;
+use crate::patience::{Patience, Patient};
 use crate::pushing::Sessions;
+use crate::traffic::Traffic;
 use http_body_util::BodyExt;
 use hyper::Request;
 use hyper::body::Incoming;
@@ -52,6 +54,10 @@ pub struct ServerConfig {
     pub passwords: Option<Arc<Passwords>>,
     /// The certificate.
     pub tls: ServeTls,
+    /// How long clients may take.
+    pub patience: Patience,
+    /// Where their bytes are counted.
+    pub traffic: Arc<Traffic>,
 }
 
 /// A socket cannot be made.
@@ -119,6 +125,8 @@ impl Server {
                 repositories: Repositories::new(images, cluster, tracker.clone()),
                 sessions: Sessions::new(),
                 passwords: self.config.passwords,
+                patience: self.config.patience,
+                traffic: self.config.traffic,
             }),
             tls: self.config.tls,
             tracker: tracker.clone(),
@@ -206,6 +214,7 @@ async fn connection(
 
 async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, scope: Scope) {
     let registry = scope.registry.clone();
+    let stream = Patient::new(stream, registry.patience);
     let service = service_fn(move |request: Request<Incoming>| {
         let registry = registry.clone();
         async move {

@@ -3,9 +3,23 @@
 use std::collections::HashSet;
 
 use super::entry::{Entered, Entry};
+use crate::blobs;
 use crate::digest::Digest;
 use crate::error::Result;
 use crate::records::{Changes, Lookup, REPOSITORY_ENTRIES, REPOSITORY_HELD};
+use crate::store::ImageStore;
+
+impl ImageStore {
+    /// Bytes on the disk of what this node keeps for repositories; images may need the same.
+    pub fn repository_bytes(&self) -> Result<u64> {
+        let held = self.inner.records.view()?.values(REPOSITORY_HELD)?;
+        let mut bytes = 0;
+        for digest in held.iter().filter_map(|(key, _)| key.parse::<Digest>().ok()) {
+            bytes += blobs::size_on_disk(&self.inner.layout, &digest)?.unwrap_or(0);
+        }
+        Ok(bytes)
+    }
+}
 
 /// The blobs that stay for repositories: held here, and led to by an entry. Forgets the others.
 pub(crate) fn held_by_repositories(changes: &Changes) -> Result<HashSet<Digest>> {

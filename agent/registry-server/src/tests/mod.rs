@@ -126,6 +126,8 @@ fn cluster<const COUNT: usize>() -> [Node; COUNT] {
                 repositories: Repositories::new(images.clone(), Arc::new(others), TaskTracker::new()),
                 sessions: Sessions::new(),
                 passwords: None,
+                patience: crate::Patience::default(),
+                traffic: std::sync::Arc::default(),
             },
             images,
             name,
