@@ -4,6 +4,7 @@
 
 pub use muster_proto::transport::Identity;
 
+use crate::control::ControlRequest;
 use muster_state::ClusterState;
 use muster_types::{Node, NodeId, NodeRole, RaftId};
 
@@ -37,8 +38,8 @@ pub enum Denied {
     /// The caller has no Raft id.
     #[error("the caller is not a member of the Raft group")]
     NoMember,
-    /// A worker renews another node's lease.
-    #[error("a heartbeat of another node")]
+    /// A worker speaks for another node.
+    #[error("a request about another node")]
     OtherNode,
 }
 
@@ -65,6 +66,20 @@ pub fn authorize_heartbeat(identity: Identity, node: NodeId, state: &ClusterStat
         NodeRole::Controller => Ok(()),
         NodeRole::Worker if node == identity.node => Ok(()),
         NodeRole::Worker => Err(Denied::OtherNode),
+    }
+}
+
+/// Whether the caller may write this: controllers pass on everything, a worker only what is about itself.
+pub fn authorize_write(
+    identity: Identity,
+    request: &ControlRequest,
+    state: &ClusterState,
+) -> Result<(), Denied> {
+    match (role_of(identity, state)?, request.of_node()) {
+        (NodeRole::Controller, _) => Ok(()),
+        (NodeRole::Worker, Some(node)) if node == identity.node => Ok(()),
+        (NodeRole::Worker, Some(_)) => Err(Denied::OtherNode),
+        (NodeRole::Worker, None) => Err(Denied::OnlyControllers),
     }
 }
 

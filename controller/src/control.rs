@@ -1,7 +1,13 @@
 //! Writes that users and nodes ask the cluster for, and their answers. They travel between controllers as MessagePack.
 
-use muster_types::{Availability, ClusterSpec, NodeId, NodeRole, NodeSpec, RaftId, ServiceId, ServiceSpec};
+use muster_types::network::NetworkSpec;
+use muster_types::overlay::NetworkAddresses;
+use muster_types::{
+    Availability, ClusterSpec, ContainerId, NetworkId, NodeId, NodeRole, NodeSpec, RaftId, ServiceId,
+    ServiceSpec,
+};
 use serde::{Deserialize, Serialize};
+use std::net::IpAddr;
 
 /// One write. Object ids are those of the request, so that a retry makes nothing twice.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -71,6 +77,67 @@ pub enum ControlRequest {
         /// Where the other controllers reach it.
         address: String,
     },
+    /// Make a network; its id is the request's.
+    CreateNetwork {
+        /// What it shall be.
+        spec: Box<NetworkSpec>,
+    },
+    /// Remove a network that nothing uses.
+    RemoveNetwork {
+        /// Which.
+        id: NetworkId,
+    },
+    /// Give a standalone container a place in an attachable network, or say which one it has.
+    Attach {
+        /// The node that the container is on.
+        node: NodeId,
+        /// The container.
+        container: ContainerId,
+        /// The network.
+        network: NetworkId,
+        /// Names by which others on the network find it.
+        names: Vec<String>,
+        /// The addresses that it asks for; others are chosen.
+        addresses: Vec<IpAddr>,
+    },
+    /// Give back a container's place in a network; nothing when it has none.
+    Detach {
+        /// The node that the container was on.
+        node: NodeId,
+        /// The container.
+        container: ContainerId,
+        /// The network.
+        network: NetworkId,
+    },
+    /// Give back every place that the node holds beside these.
+    KeepAttachments {
+        /// The node.
+        node: NodeId,
+        /// Containers with their networks.
+        held: Vec<(ContainerId, NetworkId)>,
+    },
+}
+
+impl ControlRequest {
+    /// The node that this request is about and may make itself, whatever its role.
+    pub fn of_node(&self) -> Option<NodeId> {
+        match self {
+            Self::Attach { node, .. } | Self::Detach { node, .. } | Self::KeepAttachments { node, .. } => {
+                Some(*node)
+            }
+            Self::CreateService { .. }
+            | Self::UpdateService { .. }
+            | Self::RemoveService { .. }
+            | Self::UpdateNode { .. }
+            | Self::RemoveNode { .. }
+            | Self::UpdateCluster { .. }
+            | Self::JoinNode { .. }
+            | Self::WithdrawNode { .. }
+            | Self::JoinRaft { .. }
+            | Self::CreateNetwork { .. }
+            | Self::RemoveNetwork { .. } => None,
+        }
+    }
 }
 
 /// A change of a service.
@@ -103,6 +170,16 @@ pub enum ControlReply {
         raft_id: RaftId,
         /// The members that it will hear of, with their addresses.
         members: Vec<(RaftId, String)>,
+    },
+    /// A network was made.
+    NetworkCreated {
+        /// Its id.
+        id: NetworkId,
+    },
+    /// A container has a place in a network.
+    Attached {
+        /// The place.
+        place: NetworkAddresses,
     },
 }
 
@@ -148,6 +225,8 @@ pub enum RefusalKind {
     Conflict,
     /// The request is wrong.
     Invalid,
+    /// It is not allowed.
+    Forbidden,
     /// The version is stale.
     OutOfSequence,
     /// Not now: quorum would be lost, a change is under way.

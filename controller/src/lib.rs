@@ -8,6 +8,7 @@
 pub mod authority;
 pub mod authorize;
 pub mod control;
+pub use muster_orchestration::networks;
 pub mod core;
 pub mod leases;
 pub mod membership;

@@ -141,6 +141,7 @@ fn from_control(error: ControlError) -> BackendError {
             RefusalKind::Invalid => {
                 BackendError::invalid(format!("rpc error: code = InvalidArgument desc = {message}"))
             }
+            RefusalKind::Forbidden => BackendError::forbidden(message),
             RefusalKind::OutOfSequence => BackendError::out_of_sequence(),
             RefusalKind::Unavailable => {
                 BackendError::invalid(format!("rpc error: code = FailedPrecondition desc = {message}"))

@@ -6,7 +6,7 @@ use muster_engine_api::backend::EventStream;
 use muster_state::diff::Difference;
 use muster_state::{ClusterState, ObjectKey};
 use muster_types::event::{Event, EventKind, EventScope};
-use muster_types::{NodeState, Timestamp};
+use muster_types::{ClusterNetwork, NodeState, Timestamp};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -128,7 +128,25 @@ fn event(
             }
             (EventKind::Node, id.to_string(), attributes)
         }
-        ObjectKey::Cluster | ObjectKey::Template(..) | ObjectKey::Task(_) => return None,
+        ObjectKey::Network(id) => {
+            let (old, new) = (before.network(id), after.network(id));
+            let network = new.or(old)?;
+            let mut attributes = BTreeMap::new();
+            attributes.insert("name".to_owned(), network.spec.name.clone());
+            let removed =
+                |network: Option<&Arc<ClusterNetwork>>| network.is_none_or(|network| network.removing);
+            match (removed(old), removed(new)) {
+                (false, true) => {
+                    let id = id.to_string();
+                    return Some(build(EventKind::Network, "remove", id, attributes, after));
+                }
+                (true, true) => return None,
+                (_, false) => (EventKind::Network, id.to_string(), attributes),
+            }
+        }
+        ObjectKey::Cluster | ObjectKey::Template(..) | ObjectKey::Task(_) | ObjectKey::Attachment(_) => {
+            return None;
+        }
     };
     let action = match difference {
         Difference::Created => "create",

@@ -3,6 +3,7 @@
 use super::files::{Credentials, Membership};
 use anyhow::{Context, bail};
 use muster_controller::authority::{self, KeyAndRequest, Subject};
+use muster_controller::networks::{Surroundings, ingress_spec};
 use muster_proto::ca::certificate_authority_client::CertificateAuthorityClient;
 use muster_proto::ca::{
     IssueRequest, JoinRaftRequest, LeaveRaftRequest, RenewRequest, RootRequest, WithdrawRequest,
@@ -11,8 +12,8 @@ use muster_proto::transport::{Dialer, dial_unverified, root_digest};
 use muster_state::{Change, Changeset, ClusterState, Entry, Outcome};
 use muster_types::node::ControllerMember;
 use muster_types::{
-    Availability, Cluster, ClusterId, ClusterSpec, JoinToken, JoinTokens, Meta, NodeDescription, NodeId,
-    NodeRole, NodeSpec, RaftId, Reason, Timestamp,
+    Availability, Cluster, ClusterId, ClusterSpec, JoinToken, JoinTokens, Meta, NetworkId, NodeDescription,
+    NodeId, NodeRole, NodeSpec, RaftId, Reason, Timestamp,
 };
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -67,6 +68,15 @@ pub fn make_cluster(
         certificate_pem,
         key_pem: pair.key_pem,
     };
+    let surroundings = Surroundings {
+        state: &ClusterState::new(),
+        settings: &spec,
+        cluster,
+        routes: description.routes.clone(),
+    };
+    let ingress = surroundings
+        .plan(NetworkId::from_u128(rand::random()), &ingress_spec())
+        .map_err(|problem| anyhow::anyhow!("{problem}: choose other subnets with --default-addr-pool"))?;
     let record = Cluster {
         id: cluster,
         meta: Meta::default(),
@@ -102,6 +112,7 @@ pub fn make_cluster(
             node,
             member: Some(member),
         },
+        Change::NetworkCreate(Box::new(ingress)),
     ];
     let mut state = ClusterState::new();
     let entry = Entry::new(

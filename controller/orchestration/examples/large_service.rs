@@ -363,6 +363,7 @@ fn memory() {
                     reason: Reason::MissingReplica,
                     message: Reason::Placed.to_string(),
                     error: None,
+                    addresses: Vec::new(),
                 })
             });
             let creations = creations.collect();

@@ -39,11 +39,15 @@ fn service_row(draft: &Draft<'_>, changes: &mut Vec<Change>) {
         .and_then(|message| service_update::automatic_rollback(service, draft.now, message));
     if rolled_back.is_some() {
         changes.extend(rolled_back);
-    } else if service.update != draft.update || service.allocated_ports != draft.allocated_ports {
+    } else if service.update != draft.update
+        || service.allocated_ports != draft.allocated_ports
+        || service.vips != draft.vips
+    {
         changes.push(Change::ServiceControl {
             service: service.id,
             update: draft.update.clone(),
             allocated_ports: draft.allocated_ports.clone(),
+            vips: draft.vips.clone(),
         });
     }
 }
@@ -64,6 +68,10 @@ fn task_changes(draft: &TaskDraft, changes: &mut Vec<Change>) {
             desired: row.desired,
             start_after: row.start_after,
             reason: row.reason.clone(),
+            addresses: match stored.node {
+                None => row.addresses.clone(),
+                Some(_) => Vec::new(),
+            },
         });
     }
     if !draft.removed && stored.status != row.status {
@@ -90,6 +98,7 @@ fn new_task(row: &Task) -> NewTask {
         reason: row.reason.clone(),
         message: row.status.message.clone(),
         error: row.status.error.clone(),
+        addresses: row.addresses.clone(),
     }
 }
 

@@ -4,14 +4,17 @@ mod revisions;
 
 use crate::Pending;
 use crate::due::{Due, FIRST_SLOT};
+use crate::networks::no_address;
 use muster_scheduler::Constraints;
-use muster_state::{ClusterState, ServiceTasks, TemplateRevision};
+use muster_state::{AddressPool, ClusterState, Exhausted, ServiceTasks, TemplateRevision};
+use muster_types::overlay::NetworkAddresses;
 use muster_types::service::{PublishedPort, UpdateStatus};
 use muster_types::{
-    DesiredState, IdSource, Meta, NodeId, NodeState, Reason, Service, ServiceId, Slot, Task, TaskId,
-    TaskState, TaskStatus, Timestamp,
+    DesiredState, IdSource, Meta, NetworkId, NodeId, NodeState, Reason, Service, ServiceId, Slot, Task,
+    TaskId, TaskState, TaskStatus, Timestamp,
 };
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 /// Position of a task within its draft.
@@ -49,6 +52,11 @@ pub(crate) struct Draft<'a> {
     relations: BTreeMap<u64, Relation>,
     pub(crate) update: Option<UpdateStatus>,
     pub(crate) allocated_ports: Vec<PublishedPort>,
+    pub(crate) vips: Vec<NetworkAddresses>,
+    /// Why the service cannot have a virtual address, where that is so.
+    pub(crate) without_address: Option<String>,
+    /// Networks that addresses were taken on, with what is left of them.
+    pools: BTreeMap<NetworkId, AddressPool>,
     /// Return to the previous spec, with this message.
     pub(crate) rollback: Option<String>,
     pub(crate) dropped_templates: Vec<u64>,
@@ -110,6 +118,9 @@ impl<'a> Draft<'a> {
             ids,
             update: service.update.clone(),
             allocated_ports: service.allocated_ports.clone(),
+            vips: service.vips.clone(),
+            without_address: None,
+            pools: BTreeMap::new(),
             constraints: Constraints::of(&revision.template.placement),
             service,
             revision,
@@ -317,10 +328,50 @@ impl<'a> Draft<'a> {
         row.status.error = error;
     }
 
-    /// Gives a task its node.
-    pub(crate) fn assign(&mut self, index: TaskIndex, node: NodeId) {
+    /// Takes an address on each of these networks, or on none of them and says why.
+    pub(crate) fn take_addresses(&mut self, networks: &[NetworkId]) -> Result<Vec<NetworkAddresses>, String> {
+        let mut taken: Vec<NetworkAddresses> = Vec::with_capacity(networks.len());
+        for network in networks {
+            match self.take_address(*network) {
+                Ok(addresses) => taken.push(NetworkAddresses {
+                    network: *network,
+                    addresses,
+                }),
+                Err(exhausted) => {
+                    self.return_addresses(&taken);
+                    return Err(no_address(self.state, exhausted));
+                }
+            }
+        }
+        Ok(taken)
+    }
+
+    fn take_address(&mut self, network: NetworkId) -> Result<Vec<IpAddr>, Exhausted> {
+        if !self.pools.contains_key(&network) {
+            let pool = self.state.address_pool(network);
+            self.pools.insert(network, pool.ok_or(Exhausted { network })?);
+        }
+        let pool = self.pools.get_mut(&network).ok_or(Exhausted { network })?;
+        pool.take()
+    }
+
+    fn return_addresses(&mut self, places: &[NetworkAddresses]) {
+        for place in places {
+            if let Some(pool) = self.pools.get_mut(&place.network) {
+                place
+                    .addresses
+                    .iter()
+                    .for_each(|address| pool.give_back(*address));
+            }
+        }
+    }
+
+    /// Gives a task its node, with its addresses.
+    pub(crate) fn assign(&mut self, index: TaskIndex, node: NodeId, addresses: Vec<NetworkAddresses>) {
         self.relied_on.insert(node);
-        self.touch(index).node = Some(node);
+        let row = self.touch(index);
+        row.node = Some(node);
+        row.addresses = addresses;
         let message = Reason::Placed.to_string();
         self.set_status(index, TaskState::Assigned, &message, None);
     }

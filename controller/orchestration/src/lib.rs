@@ -7,6 +7,7 @@
 //! [`reconcile`], then the list of passes.
 
 pub mod dirty;
+pub mod networks;
 pub mod plan;
 mod reconcile;
 

@@ -7,7 +7,8 @@ mod world;
 use muster_types::image::RegistryAuth;
 use muster_types::node::Availability;
 use muster_types::service::{
-    FailureAction, PublishMode, PublishedPort, RestartCondition, SpreadOver, UpdateOrder,
+    EndpointMode, FailureAction, NetworkAttachment, PublishMode, PublishedPort, RestartCondition, SpreadOver,
+    UpdateOrder,
 };
 use muster_types::{NodeState, ServiceMode, ServiceSpec, TaskState};
 use std::path::Path;
@@ -85,6 +86,14 @@ fn run(world: &mut World, command: &str) -> String {
         ["settle"] => world.settle(),
         ["wait", seconds] => world.tick(Duration::from_secs(seconds.parse().unwrap())),
         ["show"] => return world.show_all(),
+        ["network", name, subnets @ ..] => world.create_network(name, subnets),
+        ["rm-network", name] => {
+            let refused = world.remove_network(name);
+            return refused.map_or(String::new(), |refused| format!("{refused}\n"));
+        }
+        ["attach", node, network] => return format!("{}\n", world.attach(node, network)),
+        ["detach"] => world.detach(),
+        ["addresses", name] => return world.addresses(name),
         ["ports", name] => {
             let ports = world.service(name).allocated_ports.iter();
             return ports.map(|port| format!("{}\n", port.published_port)).collect();
@@ -117,6 +126,12 @@ fn set(spec: &mut ServiceSpec, option: &str) {
             }
         }
         "mode" if value == "global" => spec.mode = ServiceMode::Global,
+        "network" => template.networks.push(NetworkAttachment {
+            target: value.to_owned(),
+            ..NetworkAttachment::default()
+        }),
+        "without-networks" => template.networks.clear(),
+        "endpoint-mode" => spec.endpoint_mode = EndpointMode::DnsRoundRobin,
         "image" => template.container.image = value.to_owned(),
         "auth" => template.container.registry_auth = RegistryAuth(value.to_owned()),
         "memory" => template.reservations.memory_bytes = value.parse::<u64>().unwrap() << 20,

@@ -3,7 +3,7 @@
 use super::Controller;
 use super::io::{Now, Output};
 use super::proposals::Origin;
-use super::requests;
+use super::{network_requests, requests};
 use crate::control::ControlError;
 use muster_state::Outcome;
 
@@ -11,6 +11,11 @@ impl Controller {
     pub(super) fn answer_committed(&mut self, origin: Origin, outcome: Option<Outcome>, now: Now) {
         match origin {
             Origin::Write { token, id, request } => {
+                if let Some(Outcome::Rejected(rejection)) = &outcome
+                    && network_requests::may_decide_anew(rejection)
+                {
+                    return self.write(token, id, request, now);
+                }
                 let result = match outcome {
                     Some(Outcome::Applied | Outcome::Duplicate(_)) => {
                         Ok(requests::reply(&self.state, id, &request))

@@ -1,18 +1,21 @@
 //! What each node is told: its assignment set, and who is who.
 
 use super::io::NodeView;
-use muster_state::ClusterState;
+use super::network_rows::{assigned_network, endpoint, facts, networks_of_node, service_row, task_networks};
+use muster_state::{ClusterState, Touched};
+use muster_types::overlay::{EndpointOwner, NetworkUpdate};
 use muster_types::{
-    AssignedTask, AssignmentAge, AssignmentSet, AssignmentUpdate, DesiredState, NodeId, NodeRole, SessionId,
-    Task, TaskId, Timestamp,
+    AssignedTask, AssignmentAge, AssignmentSet, AssignmentUpdate, DesiredState, NetworkId, NodeId, NodeRole,
+    ServiceId, SessionId, Task, TaskId, Timestamp,
 };
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What was sent to one session last, to send only what differs.
 #[derive(Debug)]
 struct Sent {
     session: SessionId,
     set: Option<SentSet>,
+    news: News,
     view: Option<NodeView>,
 }
 
@@ -21,6 +24,61 @@ struct Sent {
 struct SentSet {
     age: AssignmentAge,
     tasks: BTreeMap<TaskId, Wanted>,
+    networks: BTreeSet<NetworkId>,
+}
+
+/// What changed in a session's networks since they were sent.
+#[derive(Debug, Default)]
+struct News {
+    facts: BTreeSet<NetworkId>,
+    endpoints: BTreeSet<(NetworkId, EndpointOwner)>,
+    services: BTreeSet<(NetworkId, ServiceId)>,
+}
+
+impl News {
+    /// Adds what concerns these networks; whether there is any.
+    fn add(&mut self, touched: &Touched, networks: &BTreeSet<NetworkId>) -> bool {
+        let facts = touched.networks.intersection(networks).copied();
+        let endpoints = touched
+            .endpoints
+            .iter()
+            .filter(|(on, _)| networks.contains(on))
+            .copied();
+        let services = touched
+            .network_services
+            .iter()
+            .filter(|(on, _)| networks.contains(on))
+            .copied();
+        self.facts.extend(facts);
+        self.endpoints.extend(endpoints);
+        self.services.extend(services);
+        !(self.facts.is_empty() && self.endpoints.is_empty() && self.services.is_empty())
+    }
+
+    /// What to send of a network that the session has.
+    fn take(&mut self, state: &ClusterState, id: NetworkId) -> Option<NetworkUpdate> {
+        let mut update = NetworkUpdate {
+            id,
+            facts: self.facts.remove(&id).then(|| facts(state, id)).flatten(),
+            endpoints: Vec::new(),
+            endpoints_gone: Vec::new(),
+            services: Vec::new(),
+            services_gone: Vec::new(),
+        };
+        for (_, owner) in self.endpoints.extract_if(.., |(on, _)| *on == id) {
+            match endpoint(state, id, owner) {
+                Some(row) => update.endpoints.push(row),
+                None => update.endpoints_gone.push(owner),
+            }
+        }
+        for (_, service) in self.services.extract_if(.., |(on, _)| *on == id) {
+            match service_row(state, id, service) {
+                Some(row) => update.services.push(row),
+                None => update.services_gone.push(service),
+            }
+        }
+        (!update.is_empty()).then_some(update)
+    }
 }
 
 /// All of an assigned task that can change and that its node acts on; what the node reported itself does not count.
@@ -40,6 +98,7 @@ impl Dispatch {
             Sent {
                 session,
                 set: None,
+                news: News::default(),
                 view: None,
             },
         );
@@ -62,6 +121,30 @@ impl Dispatch {
         self.sent.keys().copied().collect()
     }
 
+    /// Notes what an entry changed in networks: the nodes that are to hear of it.
+    pub fn touched(&mut self, state: &ClusterState, touched: &Touched) -> BTreeSet<NodeId> {
+        if touched.networks.is_empty() && touched.endpoints.is_empty() && touched.network_services.is_empty()
+        {
+            return BTreeSet::new();
+        }
+        // A network that is new to a node comes with a place there.
+        let owners = touched.endpoints.iter().filter_map(|(_, owner)| match owner {
+            EndpointOwner::Node(node) => Some(*node),
+            EndpointOwner::Task(task) => state.task(*task)?.node,
+            EndpointOwner::Attachment(attachment) => Some(state.attachment(*attachment)?.node),
+        });
+        let mut due: BTreeSet<NodeId> = owners.collect();
+        let ingress = state.ingress_network().map(|network| network.id);
+        for (node, sent) in &mut self.sent {
+            let Some(set) = &sent.set else { continue };
+            let begins = ingress.is_some_and(|ingress| touched.networks.contains(&ingress));
+            if sent.news.add(touched, &set.networks) || begins {
+                due.insert(*node);
+            }
+        }
+        due
+    }
+
     /// What to send to the node now: the whole set at first, then what differs from what was sent, if anything does.
     pub fn assignments(
         &mut self,
@@ -74,6 +157,7 @@ impl Dispatch {
             .tasks_of_node(node)
             .map(|task| (task.id, (task.desired, task.start_after)))
             .collect();
+        let networks = networks_of_node(state, node);
         let update = match &sent.set {
             None => assignment_set(state, node).into(),
             Some(before) => {
@@ -89,15 +173,29 @@ impl Dispatch {
                         .filter_map(|(id, _)| assigned_task(state, state.task(*id)?))
                         .collect(),
                     gone: gone.copied().collect(),
-                    ..AssignmentUpdate::default()
+                    networks: networks
+                        .iter()
+                        .filter_map(|id| match before.networks.contains(id) {
+                            true => sent.news.take(state, *id),
+                            false => Some(assigned_network(state, *id)?.into()),
+                        })
+                        .collect(),
+                    networks_gone: before.networks.difference(&networks).copied().collect(),
                 };
-                if update.tasks.is_empty() && update.gone.is_empty() {
+                let tasks = !update.tasks.is_empty() || !update.gone.is_empty();
+                if !tasks && update.networks.is_empty() && update.networks_gone.is_empty() {
                     return None;
                 }
                 update
             }
         };
-        sent.set = Some(SentSet { age, tasks: now });
+        // What is left of the news is of networks that were sent as a whole, or that are gone.
+        sent.news = News::default();
+        sent.set = Some(SentSet {
+            age,
+            tasks: now,
+            networks,
+        });
         Some((sent.session, update))
     }
 
@@ -122,7 +220,10 @@ pub fn assignment_set(state: &ClusterState, node: NodeId) -> AssignmentSet {
         age: age_of(state),
         node,
         tasks,
-        networks: Vec::new(),
+        networks: networks_of_node(state, node)
+            .into_iter()
+            .filter_map(|id| assigned_network(state, id))
+            .collect(),
     }
 }
 
@@ -148,7 +249,7 @@ fn assigned_task(state: &ClusterState, task: &Task) -> Option<AssignedTask> {
         desired: task.desired,
         start_after: task.start_after,
         recorded: (task.status.attempt, task.status.state),
-        networks: Vec::new(),
+        networks: task_networks(task, &revision.template),
     })
 }
 

@@ -10,8 +10,9 @@ use crate::leases::Leases;
 use crate::membership::{Member, Step, next_step};
 use crate::pace::Pace;
 use muster_consensus::MembershipChange;
+use muster_orchestration::networks::address_nodes;
 use muster_orchestration::{Dirty, reconcile};
-use muster_state::{Change, Changeset, Touched};
+use muster_state::{Change, Changeset, ClusterState, Touched};
 use muster_types::node::ControllerMember;
 use muster_types::{Node, NodeId, NodeRole, NodeSpec, NodeState, RaftId, Reason, SessionId, Timestamp};
 use std::collections::{BTreeMap, BTreeSet};
@@ -78,7 +79,9 @@ impl Leader {
     }
 
     /// Notes which rows an applied entry changed.
-    pub(super) fn touched(&mut self, touched: Touched) {
+    pub(super) fn touched(&mut self, state: &ClusterState, touched: Touched) {
+        self.assignments_due
+            .extend(self.dispatch.touched(state, &touched));
         self.assignments_due.extend(touched.assignments.iter().copied());
         self.views_due |= touched.cluster || !touched.nodes.is_empty();
         self.dirty.touch(&touched);
@@ -171,6 +174,7 @@ impl Controller {
         self.mark_down(now);
         self.change_membership(now);
         self.forget_failed_joins(now);
+        self.address_nodes(now);
         self.reconcile(now);
     }
 
@@ -262,6 +266,17 @@ impl Controller {
         for changeset in failed.filter_map(|node| step(node)).collect::<Vec<_>>() {
             tracing::info!(reason = %changeset.reason, "a node never came after its join");
             // A refusal means that leadership is over, or that the next look tries again.
+            let _ = self.propose(changeset, Origin::Duty, now);
+        }
+    }
+
+    /// Gives nodes their own places in networks.
+    fn address_nodes(&mut self, now: Now) {
+        if self.proposals.on_duty() {
+            return;
+        }
+        if let Some(changeset) = address_nodes(&self.state) {
+            // A refusal means that leadership is over, or that the next round tries again.
             let _ = self.propose(changeset, Origin::Duty, now);
         }
     }

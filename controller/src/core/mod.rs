@@ -8,6 +8,8 @@ mod answers;
 pub mod dispatch;
 pub mod io;
 mod leader;
+mod network_requests;
+pub mod network_rows;
 pub mod proposals;
 pub mod reads;
 pub mod requests;
@@ -475,7 +477,7 @@ impl Controller {
                 let application = self.state.apply(index, &entry);
                 shown = before.is_some().then_some(entry);
                 if let Some(leader) = &mut self.leader {
-                    leader.touched(application.touched);
+                    leader.touched(&self.state, application.touched);
                 }
                 Some(application.outcome)
             }

@@ -1,5 +1,6 @@
 //! From a write to the changeset that carries it out: decided on committed state, checked again by preconditions.
 
+use super::network_requests;
 use crate::control::{ControlError, ControlReply, ControlRequest, RefusalKind, ServiceChange};
 use crate::membership::{Group, may_leave};
 use muster_state::{
@@ -8,10 +9,13 @@ use muster_state::{
 use muster_types::node::ControllerMember;
 use muster_types::service::PublishMode;
 use muster_types::{
-    ClusterSpec, IdSource, JoinToken, Node, NodeDescription, NodeId, NodeRole, NodeSpec, NodeState, Problems,
-    RaftId, Reason, RequestId, ServiceId, ServiceSpec, validate,
+    ClusterSpec, IdSource, JoinToken, NetworkId, Node, NodeDescription, NodeId, NodeRole, NodeSpec,
+    NodeState, Problems, RaftId, Reason, RequestId, ServiceId, ServiceSpec, validate,
 };
 use std::sync::Arc;
+
+/// Most default address pools: each is searched for a free subnet.
+const ADDRESS_POOLS_MAX: usize = 16;
 
 /// What a write leads to.
 #[derive(Debug, Clone, PartialEq)]
@@ -82,8 +86,41 @@ pub fn decide(
             })?
         }
         ControlRequest::JoinRaft { node, address } => join_raft(state, *node, address)?,
+        ControlRequest::CreateNetwork { spec } => network_requests::create(state, id, spec)?,
+        ControlRequest::RemoveNetwork { id } => network_requests::remove(state, *id)?,
+        ControlRequest::Attach { .. }
+        | ControlRequest::Detach { .. }
+        | ControlRequest::KeepAttachments { .. } => return attachment(state, id, request),
     };
     Ok(Decision::Propose(Box::new(changeset.for_request(id))))
+}
+
+/// Decides a write about the places of standalone containers, which may find nothing left to do.
+fn attachment(
+    state: &ClusterState,
+    id: RequestId,
+    request: &ControlRequest,
+) -> Result<Decision, ControlError> {
+    let decision = match request {
+        ControlRequest::Attach {
+            node,
+            container,
+            network,
+            names,
+            addresses,
+        } => network_requests::attach(state, id, (*node, container), *network, names, addresses)?,
+        ControlRequest::Detach {
+            node,
+            container,
+            network,
+        } => network_requests::detach(state, *node, container, *network),
+        ControlRequest::KeepAttachments { node, held } => network_requests::keep_only(state, *node, held),
+        other => unreachable!("decide sends only attachments here, not {other:?}"),
+    };
+    Ok(match decision {
+        Decision::Propose(changeset) => Decision::Propose(Box::new(changeset.for_request(id))),
+        answer @ Decision::Answer(_) => answer,
+    })
 }
 
 /// The answer to a write that was applied.
@@ -96,6 +133,18 @@ pub fn reply(state: &ClusterState, id: RequestId, request: &ControlRequest) -> C
             id: NodeId::from_u128(id.as_u128()),
         },
         ControlRequest::JoinRaft { node, .. } => raft_joined(state, *node),
+        ControlRequest::CreateNetwork { .. } => ControlReply::NetworkCreated {
+            id: NetworkId::from_u128(id.as_u128()),
+        },
+        ControlRequest::Attach {
+            node,
+            container,
+            network,
+            ..
+        } => network_requests::attached(state, *node, container, *network),
+        ControlRequest::RemoveNetwork { .. }
+        | ControlRequest::Detach { .. }
+        | ControlRequest::KeepAttachments { .. } => ControlReply::Done,
         ControlRequest::UpdateService { .. }
         | ControlRequest::RemoveService { .. }
         | ControlRequest::UpdateNode { .. }
@@ -112,12 +161,16 @@ pub fn rejected(rejection: &Rejection) -> ControlError {
         Rejection::NotFound { .. } => RefusalKind::NotFound,
         Rejection::AlreadyExists { .. }
         | Rejection::NameConflict { .. }
+        | Rejection::NetworkNameConflict { .. }
+        | Rejection::NetworkOverlap { .. }
+        | Rejection::SecondIngress { .. }
         | Rejection::InUse { .. }
         | Rejection::Removing { .. }
         | Rejection::RaftIdReused { .. } => RefusalKind::Conflict,
         Rejection::Rename | Rejection::NodeRemoved { .. } | Rejection::PortInUse { .. } => {
             RefusalKind::Invalid
         }
+        Rejection::NetworkInUse { .. } | Rejection::AddressNotFree { .. } => RefusalKind::Unavailable,
         Rejection::IllegalTransition { .. }
         | Rejection::NotTheTasksNode { .. }
         | Rejection::DesiredMovesBack { .. }
@@ -153,15 +206,16 @@ fn create_service(
     spec: &ServiceSpec,
 ) -> Result<Changeset, ControlError> {
     validate::service_spec(spec).map_err(|problems| invalid(&problems))?;
+    let spec = network_requests::resolved(state, spec)?;
     if state.service_by_name(&spec.name).is_some() {
         let name = spec.name.clone();
         return Err(rejected(&Rejection::NameConflict { name }));
     }
-    check_ports(state, None, spec)?;
+    check_ports(state, None, &spec)?;
     let service = ServiceId::from_u128(id.as_u128());
     let change = Change::ServiceCreate {
         service,
-        spec: Arc::new(spec.clone()),
+        spec: spec.clone(),
     };
     Ok(Changeset::new(Reason::UserRequest, vec![change])
         .when(Precondition::ServiceNameFree(spec.name.clone())))
@@ -187,7 +241,7 @@ fn update_service(
                 ));
             }
             check_ports(state, Some(id), spec)?;
-            service_update::update(service, Arc::new((**spec).clone()))
+            service_update::update(service, network_requests::resolved(state, spec)?)
         }
         ServiceChange::RollBack => service_update::rollback(service, state.time()).ok_or_else(|| {
             ControlError::refused(
@@ -341,6 +395,19 @@ fn update_cluster(
         .cluster()
         .ok_or_else(|| ControlError::refused(RefusalKind::NotFound, "no cluster"))?;
     check_cluster_spec(spec)?;
+    let fixed = |spec: &ClusterSpec| {
+        (
+            spec.address_pools.clone(),
+            spec.subnet_prefix_len,
+            spec.data_path_port,
+        )
+    };
+    if fixed(spec) != fixed(&cluster.spec) {
+        return Err(ControlError::refused(
+            RefusalKind::Invalid,
+            "address pools and the data path port are fixed when the cluster is made",
+        ));
+    }
     let mut tokens = cluster.join_tokens.clone();
     let mut fresh = |token: &mut JoinToken| token.secret = ids.next_u128();
     if rotate_worker {
@@ -372,6 +439,15 @@ pub fn check_cluster_spec(spec: &ClusterSpec) -> Result<(), ControlError> {
     }
     if spec.certificate_expiry < std::time::Duration::from_secs(3600) {
         return refuse("minimum certificate expiry time is 1h0m0s");
+    }
+    if spec.subnet_prefix_len < 8 || spec.subnet_prefix_len > 29 {
+        return refuse("the mask length of the default address pool must be between 8 and 29");
+    }
+    if spec.address_pools.is_empty() || spec.address_pools.len() > ADDRESS_POOLS_MAX {
+        return refuse("there must be between one and 16 default address pools");
+    }
+    if !(1024..=49151).contains(&spec.data_path_port) {
+        return refuse("data path port must be between 1024 and 49151");
     }
     if spec.snapshot_interval == 0 {
         return refuse("the snapshot interval must be at least one log entry");

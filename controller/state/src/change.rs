@@ -2,10 +2,12 @@
 
 use crate::{ObjectKey, Part};
 use muster_types::node::ControllerMember;
+use muster_types::overlay::{Attachment, NetworkAddresses};
 use muster_types::service::{PublishedPort, UpdateStatus};
 use muster_types::{
-    Cluster, ClusterSpec, DesiredState, JoinTokens, NodeDescription, NodeId, NodeSpec, NodeState, Reason,
-    RequestId, RootCa, ServiceId, ServiceSpec, Slot, TaskId, TaskStatus, Timestamp,
+    AttachmentId, Cluster, ClusterNetwork, ClusterSpec, DesiredState, JoinTokens, NetworkId, NodeDescription,
+    NodeId, NodeSpec, NodeState, Reason, RequestId, RootCa, ServiceId, ServiceSpec, Slot, TaskId, TaskStatus,
+    Timestamp,
 };
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -132,6 +134,13 @@ pub enum Change {
         /// Its membership; `None` when it leaves the group.
         member: Option<ControllerMember>,
     },
+    /// A node's own addresses on networks of the cluster.
+    NodeAddresses {
+        /// The node.
+        node: NodeId,
+        /// The addresses.
+        addresses: Vec<NetworkAddresses>,
+    },
     /// A node goes for good.
     NodeRemove {
         /// The node.
@@ -165,6 +174,9 @@ pub enum Change {
         update: Option<UpdateStatus>,
         /// Published ports with chosen numbers.
         allocated_ports: Vec<PublishedPort>,
+        /// Virtual addresses.
+        #[serde(default)]
+        vips: Vec<NetworkAddresses>,
     },
     /// The user removes a service. Its name is free at once; the row goes after its tasks.
     ServiceRemoving {
@@ -197,6 +209,9 @@ pub enum Change {
         start_after: Option<Timestamp>,
         /// Why.
         reason: Reason,
+        /// Its addresses on networks of the cluster, given with its node; none leaves them.
+        #[serde(default)]
+        addresses: Vec<NetworkAddresses>,
     },
     /// What was observed of a task.
     TaskStatus {
@@ -211,6 +226,20 @@ pub enum Change {
     TaskRemove {
         /// The task.
         task: TaskId,
+    },
+    /// A network begins; its `meta` is written by apply.
+    NetworkCreate(Box<ClusterNetwork>),
+    /// A network that nothing uses goes.
+    NetworkRemove {
+        /// The network.
+        network: NetworkId,
+    },
+    /// A standalone container gets a place in a network; its `meta` is written by apply.
+    AttachmentCreate(Box<Attachment>),
+    /// A standalone container leaves a network.
+    AttachmentRemove {
+        /// The place.
+        attachment: AttachmentId,
     },
 }
 
@@ -237,6 +266,9 @@ pub struct NewTask {
     pub message: String,
     /// Why it has no node.
     pub error: Option<String>,
+    /// Its addresses on networks of the cluster, given with its node.
+    #[serde(default)]
+    pub addresses: Vec<NetworkAddresses>,
 }
 
 /// Who reports a task's status (architecture: one owner per field).

@@ -38,6 +38,10 @@ impl ClusterState {
             let (id, kind) = kind(item);
             (ObjectKey::Task(id), kind)
         }));
+        found.extend(older.networks.diff(&self.networks).map(|item| {
+            let (id, kind) = kind(item);
+            (ObjectKey::Network(id), kind)
+        }));
         found
     }
 }

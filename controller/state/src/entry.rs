@@ -1,11 +1,14 @@
 //! The bytes of a log entry: one format byte, then MessagePack with field names.
 
-use crate::Changeset;
+use crate::{Change, Changeset};
 use muster_types::Timestamp;
 use serde::{Deserialize, Serialize};
 
 /// The highest feature level whose entries this binary can apply.
-pub const SUPPORTED_FEATURE_LEVEL: u32 = 1;
+pub const SUPPORTED_FEATURE_LEVEL: u32 = 2;
+
+/// The level from which on there are networks of the cluster.
+const LEVEL_OF_NETWORKS: u32 = 2;
 
 /// First byte of an entry: MessagePack with named fields.
 const FORMAT_NAMED: u8 = 1;
@@ -50,11 +53,12 @@ pub enum EntryError {
 }
 
 impl Entry {
-    /// An entry of the lowest feature level.
+    /// An entry of the lowest feature level that has all of its changes.
     pub fn new(time: Timestamp, changeset: Changeset) -> Self {
+        let level = changeset.changes.iter().map(feature_level).max();
         Self {
             time,
-            feature_level: 1,
+            feature_level: level.unwrap_or(1),
             changeset,
         }
     }
@@ -81,6 +85,41 @@ impl Entry {
     }
 }
 
+/// The level that a change needs, so that an older controller stops at it instead of leaving a part of it out.
+fn feature_level(change: &Change) -> u32 {
+    let networks = match change {
+        Change::NetworkCreate(_)
+        | Change::NetworkRemove { .. }
+        | Change::AttachmentCreate(_)
+        | Change::AttachmentRemove { .. }
+        | Change::NodeAddresses { .. } => true,
+        Change::ServiceControl { vips, .. } => !vips.is_empty(),
+        Change::TaskCreate(task) => !task.addresses.is_empty(),
+        Change::TaskControl { addresses, .. } => !addresses.is_empty(),
+        Change::ClusterCreate(_)
+        | Change::ClusterSpec(_)
+        | Change::ClusterTokens(_)
+        | Change::ClusterRootCa(_)
+        | Change::ClusterIncarnation(_)
+        | Change::ClusterFeatureLevel(_)
+        | Change::NodeCreate { .. }
+        | Change::NodeSpec { .. }
+        | Change::NodeDescription { .. }
+        | Change::NodeStatus { .. }
+        | Change::NodeRestarting { .. }
+        | Change::NodeController { .. }
+        | Change::NodeRemove { .. }
+        | Change::ServiceCreate { .. }
+        | Change::ServiceSpec { .. }
+        | Change::ServiceRemoving { .. }
+        | Change::ServiceRemove { .. }
+        | Change::TemplateRemove { .. }
+        | Change::TaskStatus { .. }
+        | Change::TaskRemove { .. } => false,
+    };
+    if networks { LEVEL_OF_NETWORKS } else { 1 }
+}
+
 #[derive(Deserialize)]
 struct Level {
     feature_level: u32,
@@ -89,7 +128,6 @@ struct Level {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Change;
     use muster_types::{NodeId, Reason};
 
     fn entry() -> Entry {
@@ -131,13 +169,13 @@ mod tests {
         let mut bytes = vec![FORMAT_NAMED];
         let newer = Newer {
             time: Timestamp::ZERO,
-            feature_level: 2,
+            feature_level: SUPPORTED_FEATURE_LEVEL + 1,
             changeset: "something else",
         };
         rmp_serde::encode::write_named(&mut bytes, &newer).unwrap();
         assert!(matches!(
             Entry::decode(&bytes),
-            Err(EntryError::NewerFeatureLevel { found: 2 })
+            Err(EntryError::NewerFeatureLevel { found }) if found == SUPPORTED_FEATURE_LEVEL + 1
         ));
     }
 }

@@ -1,7 +1,9 @@
 //! Indexes over the tables, kept by the only functions that write rows.
 
+use crate::networks::NetworkIndexes;
 use crate::{ClusterState, NodeLoad, ServiceTasks};
 use imbl::{OrdMap, OrdSet};
+use muster_types::overlay::EndpointOwner;
 use muster_types::{Node, NodeId, RaftId, Service, ServiceId, Slot, Task, TaskId};
 use std::sync::Arc;
 
@@ -14,16 +16,18 @@ pub(crate) struct Indexes {
     pub(crate) tasks_by_node: OrdSet<(Option<NodeId>, ServiceId, TaskId)>,
     pub(crate) load: OrdMap<NodeId, NodeLoad>,
     pub(crate) service_tasks: OrdMap<ServiceId, Arc<ServiceTasks>>,
+    pub(crate) networks: NetworkIndexes,
 }
 
 impl ClusterState {
     pub(crate) fn put_node(&mut self, node: Node) {
         let raft_id = |node: &Node| node.controller.as_ref().map(|member| member.raft_id);
         let (id, new) = (node.id, raft_id(&node));
-        let old = self
-            .nodes
-            .insert(id, Arc::new(node))
-            .and_then(|node| raft_id(&node));
+        let node = Arc::new(node);
+        let before = self.nodes.insert(id, node.clone());
+        let places = before.as_ref().map_or(&[][..], |node| &node.addresses);
+        self.hold(EndpointOwner::Node(id), places, &node.addresses);
+        let old = before.and_then(|node| raft_id(&node));
         if old != new {
             if let Some(old) = old {
                 self.indexes.node_by_raft_id.remove(&old);
@@ -39,6 +43,7 @@ impl ClusterState {
         if let Some(member) = &node.controller {
             self.indexes.node_by_raft_id.remove(&member.raft_id);
         }
+        self.hold(EndpointOwner::Node(id), &node.addresses, &[]);
         Some(node)
     }
 
@@ -49,7 +54,9 @@ impl ClusterState {
         } else if self.indexes.service_by_name.get(name) == Some(&service.id) {
             self.indexes.service_by_name.remove(name);
         }
-        self.services.insert(service.id, Arc::new(service));
+        let service = Arc::new(service);
+        let before = self.services.insert(service.id, service.clone());
+        self.index_service_networks(before.as_deref(), Some(&service));
     }
 
     pub(crate) fn take_service(&mut self, id: ServiceId) {
@@ -59,6 +66,7 @@ impl ClusterState {
         if self.indexes.service_by_name.get(&service.spec.name) == Some(&id) {
             self.indexes.service_by_name.remove(&service.spec.name);
         }
+        self.index_service_networks(Some(&service), None);
     }
 
     pub(crate) fn put_task(&mut self, task: Task) {
@@ -84,6 +92,7 @@ impl ClusterState {
             Some(_) => {}
         }
         self.count_task(old.as_deref(), &task);
+        self.index_task_networks(old.as_deref(), Some(&task));
         let held = old.as_deref().and_then(holder);
         let holds = holder(&task);
         if held != holds {
@@ -103,6 +112,7 @@ impl ClusterState {
         self.indexes.tasks_by_slot.remove(&(task.service, task.slot, id));
         self.indexes.tasks_by_node.remove(&(task.node, task.service, id));
         self.uncount_task(&task);
+        self.index_task_networks(Some(&task), None);
         if let Some((node, wanted)) = holder(&task) {
             self.release(node, wanted, &task);
         }

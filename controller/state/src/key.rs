@@ -1,6 +1,6 @@
 //! Names of replicated objects and of their separately versioned parts.
 
-use muster_types::{NodeId, ServiceId, TaskId};
+use muster_types::{AttachmentId, NetworkId, NodeId, ServiceId, TaskId};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -17,6 +17,10 @@ pub enum ObjectKey {
     Template(ServiceId, u64),
     /// A task.
     Task(TaskId),
+    /// A network of the cluster.
+    Network(NetworkId),
+    /// The place of a standalone container in a network.
+    Attachment(AttachmentId),
 }
 
 impl fmt::Display for ObjectKey {
@@ -27,6 +31,8 @@ impl fmt::Display for ObjectKey {
             Self::Service(id) => write!(f, "service {id}"),
             Self::Template(service, version) => write!(f, "template {version} of service {service}"),
             Self::Task(id) => write!(f, "task {id}"),
+            Self::Network(id) => write!(f, "network {id}"),
+            Self::Attachment(id) => write!(f, "attachment {id}"),
         }
     }
 }

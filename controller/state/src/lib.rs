@@ -6,6 +6,7 @@
 //! This crate must never read a clock, draw randomness or do I/O, and it decides nothing: which changes to make is
 //! the business of `muster-orchestration` and of the control API. Start reading at [`change`], then [`apply`].
 
+pub mod address_pool;
 pub mod apply;
 pub mod change;
 pub mod diff;
@@ -13,6 +14,7 @@ pub mod entry;
 pub mod invariants;
 pub mod key;
 pub mod load;
+pub mod networks;
 pub mod rejection;
 pub mod request;
 pub mod service_tasks;
@@ -23,6 +25,7 @@ pub mod touched;
 
 mod index;
 
+pub use address_pool::{AddressPool, AddressRuns, Exhausted};
 pub use apply::{Application, Outcome};
 pub use change::{Change, Changeset, NewTask, Precondition, PreviousSpec, Reporter, Revision};
 pub use entry::{Entry, EntryError, SUPPORTED_FEATURE_LEVEL};

@@ -1,8 +1,9 @@
 //! Why a changeset was not applied.
 
 use crate::{ObjectKey, Part};
-use muster_types::{DesiredState, NodeId, RaftId, ServiceId, TaskId, TaskState};
+use muster_types::{DesiredState, NetworkId, NodeId, RaftId, ServiceId, TaskId, TaskState};
 use serde::{Deserialize, Serialize};
+use std::net::IpAddr;
 
 /// Why a changeset was not applied; the state is as if it had never been proposed.
 ///
@@ -48,6 +49,40 @@ pub enum Rejection {
         service: ServiceId,
         /// That service's name.
         name: String,
+    },
+    /// A network with this name exists.
+    #[error("network with name {name} already exists")]
+    NetworkNameConflict {
+        /// The name.
+        name: String,
+    },
+    /// Another network has some of the addresses or the tunnel identifier.
+    #[error("Pool overlaps with other one on this address space: network {network}")]
+    NetworkOverlap {
+        /// That network.
+        network: NetworkId,
+    },
+    /// Only one network carries the connections to published ports.
+    #[error("ingress network (id:{network}) is already present")]
+    SecondIngress {
+        /// The one that exists.
+        network: NetworkId,
+    },
+    /// Something has a place in the network or names it.
+    #[error("network {network} is in use by {user}")]
+    NetworkInUse {
+        /// The network.
+        network: NetworkId,
+        /// What uses it.
+        user: String,
+    },
+    /// The address is not the network's, or somebody has it.
+    #[error("address {address} of network {network} is in use or not of its subnets")]
+    AddressNotFree {
+        /// The network.
+        network: NetworkId,
+        /// The address.
+        address: IpAddr,
     },
     /// A service's name never changes.
     #[error("renaming services is not supported")]

@@ -3,7 +3,10 @@
 use crate::request::RequestOutcome;
 use crate::state::TemplateRevision;
 use crate::{ClusterState, Rejection};
-use muster_types::{Cluster, Node, NodeId, RequestId, Service, ServiceId, Task, Timestamp};
+use muster_types::overlay::Attachment;
+use muster_types::{
+    Cluster, ClusterNetwork, NetworkId, Node, NodeId, RequestId, Service, ServiceId, Task, Timestamp,
+};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::io;
@@ -46,6 +49,12 @@ struct Rows {
     services: Vec<Arc<Service>>,
     templates: Vec<((ServiceId, u64), Arc<TemplateRevision>)>,
     tasks: Vec<Arc<Task>>,
+    #[serde(default)]
+    networks: Vec<Arc<ClusterNetwork>>,
+    #[serde(default)]
+    attachments: Vec<Arc<Attachment>>,
+    #[serde(default)]
+    last_given: Vec<((NetworkId, u128), u128)>,
     requests: Vec<(RequestId, RequestOutcome)>,
 }
 
@@ -73,6 +82,9 @@ impl ClusterState {
                 .map(|(key, row)| (*key, row.clone()))
                 .collect(),
             tasks: self.tasks.values().cloned().collect(),
+            networks: self.networks.values().cloned().collect(),
+            attachments: self.attachments.values().cloned().collect(),
+            last_given: self.last_given.iter().map(|(key, last)| (*key, *last)).collect(),
             requests: self.requests.iter().collect(),
         };
         let unwritable =
@@ -96,8 +108,12 @@ impl ClusterState {
             cluster: rows.cluster,
             removed_nodes: rows.removed_nodes.into_iter().collect(),
             templates: rows.templates.into_iter().collect(),
+            last_given: rows.last_given.into_iter().collect(),
             ..Self::default()
         };
+        for network in rows.networks {
+            state.put_network(Arc::unwrap_or_clone(network));
+        }
         for node in rows.nodes {
             state.put_node(Arc::unwrap_or_clone(node));
         }
@@ -110,6 +126,9 @@ impl ClusterState {
                 return Err(SnapshotError::Inconsistent(Rejection::NotFound { object }));
             }
             state.put_task(Arc::unwrap_or_clone(task));
+        }
+        for attachment in rows.attachments {
+            state.put_attachment(Arc::unwrap_or_clone(attachment));
         }
         for (request, outcome) in rows.requests {
             state.requests.record(request, outcome);
@@ -147,6 +166,9 @@ impl PartialEq for ClusterState {
             && self.services == other.services
             && self.templates == other.templates
             && self.tasks == other.tasks
+            && self.networks == other.networks
+            && self.attachments == other.attachments
+            && self.last_given == other.last_given
             && self.requests == other.requests
     }
 }

@@ -4,9 +4,11 @@ use crate::index::Indexes;
 use crate::request::Requests;
 use crate::{NodeLoad, ObjectKey, Part, RequestOutcome};
 use imbl::OrdMap;
+use muster_types::overlay::Attachment;
 use muster_types::service::PublishedPort;
 use muster_types::{
-    Cluster, Node, NodeId, RaftId, RequestId, Service, ServiceId, Slot, Task, TaskId, TaskTemplate, Timestamp,
+    AttachmentId, Cluster, ClusterNetwork, NetworkId, Node, NodeId, RaftId, RequestId, Service, ServiceId,
+    Slot, Task, TaskId, TaskTemplate, Timestamp,
 };
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -33,6 +35,10 @@ pub struct ClusterState {
     pub(crate) services: OrdMap<ServiceId, Arc<Service>>,
     pub(crate) templates: OrdMap<(ServiceId, u64), Arc<TemplateRevision>>,
     pub(crate) tasks: OrdMap<TaskId, Arc<Task>>,
+    pub(crate) networks: OrdMap<NetworkId, Arc<ClusterNetwork>>,
+    pub(crate) attachments: OrdMap<AttachmentId, Arc<Attachment>>,
+    /// The address that each subnet, known by its network and its first address, gave out last.
+    pub(crate) last_given: OrdMap<(NetworkId, u128), u128>,
     pub(crate) requests: Requests,
     pub(crate) indexes: Indexes,
 }
@@ -212,6 +218,8 @@ impl ClusterState {
             ObjectKey::Node(id) => self.nodes.get(&id)?.meta,
             ObjectKey::Service(id) => self.services.get(&id)?.meta,
             ObjectKey::Task(id) => self.tasks.get(&id)?.meta,
+            ObjectKey::Network(id) => self.networks.get(&id)?.meta,
+            ObjectKey::Attachment(id) => self.attachments.get(&id)?.meta,
             ObjectKey::Template(service, version) => {
                 return self
                     .templates

@@ -1,6 +1,7 @@
 //! Which rows an entry changed, so that nobody has to look at all of them.
 
-use muster_types::{NodeId, ServiceId, Slot, TaskId};
+use muster_types::overlay::EndpointOwner;
+use muster_types::{NetworkId, NodeId, ServiceId, Slot, TaskId};
 use std::collections::BTreeSet;
 
 /// Which rows an entry changed. An optimisation only: looking at more never changes a decision.
@@ -20,7 +21,13 @@ pub struct Touched {
     pub tasks: BTreeSet<TaskId>,
     /// Nodes whose assignment set changed: a task came, went or has a new desired state.
     pub assignments: BTreeSet<NodeId>,
-    /// Some node's load changed, so that a waiting task may fit, or wait for another cause.
+    /// Networks of which the row changed.
+    pub networks: BTreeSet<NetworkId>,
+    /// Places in networks that are new, changed or free again.
+    pub endpoints: BTreeSet<(NetworkId, EndpointOwner)>,
+    /// Services that look different to containers of a network.
+    pub network_services: BTreeSet<(NetworkId, ServiceId)>,
+    /// Some node's load changed or addresses came free, so that a waiting task may fit, or wait for another cause.
     pub loads: bool,
 }
 
@@ -39,6 +46,9 @@ impl Touched {
         self.slots.extend(other.slots);
         self.tasks.extend(other.tasks);
         self.assignments.extend(other.assignments);
+        self.networks.extend(other.networks);
+        self.endpoints.extend(other.endpoints);
+        self.network_services.extend(other.network_services);
         self.loads |= other.loads;
     }
 }

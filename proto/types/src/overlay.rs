@@ -34,6 +34,9 @@ pub struct ClusterNetwork {
     pub vni: u32,
     /// Where its addresses come from.
     pub subnets: Vec<OverlaySubnet>,
+    /// The user removed it; it goes once nothing has a place in it.
+    #[serde(default)]
+    pub removing: bool,
 }
 
 impl ClusterNetwork {

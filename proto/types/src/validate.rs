@@ -78,6 +78,13 @@ pub fn service_spec(spec: &ServiceSpec) -> Result<(), Problems> {
     problems.into_result()
 }
 
+/// Checks a name that containers resolve.
+pub fn object_name(text: &str) -> Result<(), String> {
+    let mut problems = Problems::default();
+    name(text, &mut problems);
+    problems.0.pop().map_or(Ok(()), |problem| Err(problem.message))
+}
+
 fn name(name: &str, problems: &mut Problems) {
     let bytes = name.as_bytes();
     let edge = |byte: Option<&u8>| byte.is_some_and(u8::is_ascii_alphanumeric);

@@ -244,7 +244,9 @@ fn told(kind: RefusalKind) -> Told {
     match kind {
         RefusalKind::OutOfSequence => Told::Stale,
         RefusalKind::NotFound | RefusalKind::Conflict => Told::Refused,
-        RefusalKind::Invalid | RefusalKind::Unavailable | RefusalKind::Internal => Told::Nothing,
+        RefusalKind::Invalid | RefusalKind::Forbidden | RefusalKind::Unavailable | RefusalKind::Internal => {
+            Told::Nothing
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! The passes over one service, each a rule of its own.
 
+mod addresses;
 mod global;
 mod liveness;
 mod placement;
@@ -27,6 +28,7 @@ pub(crate) const PASSES: &[(&str, Pass)] = &[
     ("global", global::keep_one_per_node),
     ("start", start::let_tasks_run),
     ("ports", ports::allocate_ports),
+    ("addresses", addresses::allocate_virtual_addresses),
     ("placement", placement::place_tasks),
     ("reaping", reaping::forget_records),
 ];

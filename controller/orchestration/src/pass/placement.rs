@@ -28,6 +28,10 @@ pub(super) fn place_tasks(draft: &mut Draft<'_>) {
     if groups.is_empty() {
         return;
     }
+    if let Some(problem) = draft.without_address.clone() {
+        let tasks: Vec<TaskIndex> = groups.into_values().flatten().collect();
+        return wait_for_addresses(draft, &tasks, &problem);
+    }
     let mut views = node_views(draft);
     for ((version, own_node), tasks) in groups {
         let Some(group) = group(draft, version, &tasks) else {
@@ -41,7 +45,7 @@ pub(super) fn place_tasks(draft: &mut Draft<'_>) {
                 place(&group, position.map_or(&mut [], |at| &mut views[at..=at]))
             }
         };
-        note(draft, &tasks, &placements);
+        note(draft, version, &tasks, &placements);
     }
 }
 
@@ -106,8 +110,12 @@ fn group(draft: &Draft<'_>, version: u64, tasks: &[TaskIndex]) -> Option<Group> 
 }
 
 /// Writes placements into the draft. The scheduler keeps the order of tasks, so placed ones come first.
-fn note(draft: &mut Draft<'_>, tasks: &[TaskIndex], placements: &Placements) {
+fn note(draft: &mut Draft<'_>, version: u64, tasks: &[TaskIndex], placements: &Placements) {
     let (placed, unplaced) = tasks.split_at(placements.placed.len());
+    let revision = draft.state.template(draft.service.id, version);
+    let networks = revision.map_or(Vec::new(), |revision| {
+        draft.state.networks_used_by(&revision.template, &revision.ports)
+    });
     for (index, (task, node)) in placed.iter().zip(&placements.placed) {
         debug_assert_eq!(
             draft.task(*index).id,
@@ -117,7 +125,10 @@ fn note(draft: &mut Draft<'_>, tasks: &[TaskIndex], placements: &Placements) {
         if !draft.has_room_for(*index) {
             return;
         }
-        draft.assign(*index, *node);
+        match draft.take_addresses(&networks) {
+            Ok(addresses) => draft.assign(*index, *node, addresses),
+            Err(problem) => wait_for_addresses(draft, &[*index], &problem),
+        }
     }
     let Some(explanation) = &placements.explanation else {
         return;
@@ -126,13 +137,22 @@ fn note(draft: &mut Draft<'_>, tasks: &[TaskIndex], placements: &Placements) {
     let reason = Reason::NoSuitableNode {
         causes: causes.clone(),
     };
+    wait(draft, unplaced, causes, &reason.to_string());
+}
+
+/// Tasks that have no address wait until one comes free.
+fn wait_for_addresses(draft: &mut Draft<'_>, tasks: &[TaskIndex], problem: &str) {
+    wait(draft, tasks, problem.to_owned(), problem);
+}
+
+fn wait(draft: &mut Draft<'_>, tasks: &[TaskIndex], causes: String, error: &str) {
     let before = draft.unplaced.take().map_or(0, |(count, _)| count);
-    draft.unplaced = Some((before + unplaced.len(), causes));
-    for index in unplaced {
+    draft.unplaced = Some((before + tasks.len(), causes));
+    for index in tasks {
         if !draft.has_room_for(*index) {
             return;
         }
         let message = "pending task scheduling";
-        draft.set_status(*index, TaskState::Pending, message, Some(reason.to_string()));
+        draft.set_status(*index, TaskState::Pending, message, Some(error.to_owned()));
     }
 }

@@ -363,13 +363,14 @@ fn create_overlapping(draft: &mut Draft<'_>, slot: Slot) {
     draft.set_desired(new, DesiredState::Running, Reason::OutOfDate);
 }
 
-/// Another service may have taken a port of the previous spec; then the update pauses instead.
+/// Another service may have taken a port of the previous spec, or a network of it is gone; then the update pauses instead.
 fn may_roll_back(draft: &Draft<'_>) -> bool {
     let previous = draft.service.previous_spec.as_ref();
     previous.is_some_and(|spec| {
         draft
             .state
             .check_ports_free(draft.service.id, &spec.ports)
+            .and_then(|()| draft.state.check_networks(spec))
             .is_ok()
     })
 }

@@ -2,15 +2,18 @@
 
 #![allow(dead_code, reason = "each test target uses its part of it")]
 
+use muster_orchestration::networks::{self, Surroundings};
 use muster_orchestration::{Dirty, Limits, Plan, reconcile, reconcile_within};
 use muster_state::{
     Application, Change, Changeset, ClusterState, Entry, Outcome, Reporter, invariants, service_update,
 };
+use muster_types::network::{AddressRange, NetworkSpec};
 use muster_types::node::Availability;
+use muster_types::overlay::{INGRESS_NETWORK, NetworkAddresses, OVERLAY_DRIVER};
 use muster_types::{
-    Cluster, ClusterId, ClusterSpec, DesiredState, IdSource, JoinToken, JoinTokens, Meta, Node,
-    NodeDescription, NodeId, NodeSpec, NodeState, Reason, Resources, RootCa, Service, ServiceId, ServiceSpec,
-    Slot, Task, TaskState, TaskStatus, Timestamp,
+    AttachmentId, Cluster, ClusterId, ClusterSpec, ContainerId, DesiredState, IdSource, JoinToken,
+    JoinTokens, Meta, NetworkId, Node, NodeDescription, NodeId, NodeSpec, NodeState, Reason, Resources,
+    RootCa, Service, ServiceId, ServiceSpec, Slot, Task, TaskState, TaskStatus, Timestamp,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -305,7 +308,94 @@ impl World {
         }
     }
 
+    /// A network with these subnets, or one from the cluster's pool.
+    pub fn create_network(&mut self, name: &str, subnets: &[&str]) {
+        let range = |subnet: &&str| AddressRange {
+            subnet: (*subnet).to_owned(),
+            ..AddressRange::default()
+        };
+        let spec = match name {
+            INGRESS_NETWORK => networks::ingress_spec(),
+            _ => NetworkSpec {
+                name: name.to_owned(),
+                driver: OVERLAY_DRIVER.to_owned(),
+                attachable: true,
+                ranges: subnets.iter().map(range).collect(),
+                ..NetworkSpec::default()
+            },
+        };
+        let id = NetworkId::from_u128(3000 + self.ids.next_u128());
+        let surroundings = Surroundings::of(&self.state).expect("there is a cluster");
+        let network = surroundings.plan(id, &spec).expect("the network can be made");
+        self.propose(Change::NetworkCreate(Box::new(network)));
+    }
+
+    /// Why a network cannot be removed, if so.
+    pub fn remove_network(&mut self, name: &str) -> Option<String> {
+        let network = self.state.network_by_name(name).expect("the network exists").id;
+        match self.propose(Change::NetworkRemove { network }).outcome {
+            Outcome::Rejected(rejection) => Some(rejection.to_string()),
+            Outcome::Applied | Outcome::Duplicate(_) => None,
+        }
+    }
+
+    /// A standalone container takes a place in a network.
+    pub fn attach(&mut self, node: &str, network: &str) -> String {
+        let id = AttachmentId::from_u128(self.ids.next_u128());
+        let container = ContainerId::from_bytes([self.ids.0 as u8; 32]);
+        let network = self
+            .state
+            .network_by_name(network)
+            .expect("the network exists")
+            .id;
+        let place = (self.nodes[node], &container);
+        match networks::plan_attachment(&self.state, id, place, network, &[], &[]) {
+            Ok(row) => {
+                let address = row.place.addresses[0].to_string();
+                self.propose(Change::AttachmentCreate(Box::new(row)));
+                address
+            }
+            Err(problem) => format!("{problem:?}"),
+        }
+    }
+
+    /// The container that was attached first leaves.
+    pub fn detach(&mut self) {
+        let attachment = self.state.attachments().next().expect("one is attached").id;
+        self.propose(Change::AttachmentRemove { attachment });
+    }
+
+    /// Addresses of a service and of its tasks that hold one.
+    pub fn addresses(&self, name: &str) -> String {
+        let service = self.service(name);
+        let mut text = String::new();
+        let mut show = |what: String, places: &[NetworkAddresses]| {
+            for place in places {
+                let network = self.state.network(place.network).expect("the network exists");
+                let _ = writeln!(text, "{what} on {}: {}", network.spec.name, place.addresses[0]);
+            }
+        };
+        show(name.to_owned(), &service.vips);
+        let mut tasks: Vec<_> = self.state.tasks_of_service(service.id).collect();
+        tasks.sort_by_key(|task| (task.slot, task.meta.created_at, task.id));
+        for task in tasks.into_iter().filter(|task| !task.is_terminal()) {
+            show(format!("{name}.{}", task.slot), &task.addresses);
+        }
+        text
+    }
+
+    /// The spec with the ids of the networks that it names.
+    fn resolved(&self, mut spec: ServiceSpec) -> ServiceSpec {
+        for attachment in &mut spec.template.networks {
+            if let Some(network) = self.state.network_by_name(&attachment.target) {
+                attachment.target = network.id.to_string();
+            }
+        }
+        spec
+    }
+
     pub fn create_service(&mut self, spec: ServiceSpec) -> Application {
+        let spec = self.resolved(spec);
         let service = ServiceId::from_u128(5000 + self.ids.next_u128());
         self.propose(Change::ServiceCreate {
             service,
@@ -321,6 +411,7 @@ impl World {
         let service = self.service(name).clone();
         let mut spec = service.spec.as_ref().clone();
         edit(&mut spec);
+        let spec = self.resolved(spec);
         self.propose(service_update::update(&service, Arc::new(spec)))
     }
 

@@ -1,6 +1,7 @@
 //! Applying one entry: total, deterministic, without a decision of its own.
 
 mod cluster;
+mod network;
 mod node;
 mod service;
 mod task;
@@ -77,6 +78,7 @@ impl ClusterState {
         for change in &changeset.changes {
             self.apply_change(change, touched)?;
         }
+        self.drop_removed_networks(touched);
         if let Some(request) = changeset.request {
             let outcome = RequestOutcome {
                 index: self.index,
@@ -149,6 +151,7 @@ impl ClusterState {
             | Change::NodeStatus { .. }
             | Change::NodeRestarting { .. }
             | Change::NodeController { .. }
+            | Change::NodeAddresses { .. }
             | Change::NodeRemove { .. } => self.apply_node(change, touched),
             Change::ServiceCreate { .. }
             | Change::ServiceSpec { .. }
@@ -160,6 +163,10 @@ impl ClusterState {
             | Change::TaskControl { .. }
             | Change::TaskStatus { .. }
             | Change::TaskRemove { .. } => self.apply_task(change, touched),
+            Change::NetworkCreate(_)
+            | Change::NetworkRemove { .. }
+            | Change::AttachmentCreate(_)
+            | Change::AttachmentRemove { .. } => self.apply_network(change, touched),
         }
     }
 
@@ -201,6 +208,7 @@ impl Change {
             | Self::NodeStatus { node, .. }
             | Self::NodeRestarting { node, .. }
             | Self::NodeController { node, .. }
+            | Self::NodeAddresses { node, .. }
             | Self::NodeRemove { node } => ObjectKey::Node(*node),
             Self::ServiceCreate { service, .. }
             | Self::ServiceSpec { service, .. }
@@ -212,9 +220,15 @@ impl Change {
             Self::TaskControl { task, .. } | Self::TaskStatus { task, .. } | Self::TaskRemove { task } => {
                 ObjectKey::Task(*task)
             }
+            Self::NetworkCreate(network) => ObjectKey::Network(network.id),
+            Self::NetworkRemove { network } => ObjectKey::Network(*network),
+            Self::AttachmentCreate(attachment) => ObjectKey::Attachment(attachment.id),
+            Self::AttachmentRemove { attachment } => ObjectKey::Attachment(*attachment),
         }
     }
 }
 
+#[cfg(test)]
+mod network_tests;
 #[cfg(test)]
 mod tests;

@@ -2,7 +2,7 @@
 
 use crate::{Change, ClusterState, ObjectKey, Rejection, Touched};
 use muster_types::node::ControllerMember;
-use muster_types::{Node, NodeDescription, NodeId, NodeSpec, NodeState, NodeStatus};
+use muster_types::{AttachmentId, Node, NodeDescription, NodeId, NodeSpec, NodeState, NodeStatus};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,9 +11,18 @@ const REMEMBERED_BEYOND_EXPIRY: Duration = Duration::from_secs(7 * 24 * 3600);
 
 impl ClusterState {
     pub(super) fn apply_node(&mut self, change: &Change, touched: &mut Touched) -> Result<(), Rejection> {
-        if let ObjectKey::Node(node) = change.object() {
-            touched.nodes.insert(node);
-        }
+        let ObjectKey::Node(node) = change.object() else {
+            unreachable!("apply_change sends only changes of nodes here, not {change:?}");
+        };
+        touched.nodes.insert(node);
+        let before = self.nodes.get(&node).cloned();
+        self.change_node(change, touched)?;
+        let after = self.nodes.get(&node).cloned();
+        self.touch_node(before.as_deref(), after.as_deref(), touched);
+        Ok(())
+    }
+
+    fn change_node(&mut self, change: &Change, touched: &mut Touched) -> Result<(), Rejection> {
         match change {
             Change::NodeCreate {
                 node,
@@ -68,6 +77,14 @@ impl ClusterState {
                 Ok(())
             }
             Change::NodeController { node, member } => self.set_member(*node, member.as_ref()),
+            Change::NodeAddresses { node, addresses } => {
+                let mut row = self.node_row(*node)?;
+                self.check_new_places(&row.addresses, addresses)?;
+                self.note_given(addresses);
+                row.addresses.clone_from(addresses);
+                self.put_node(row);
+                Ok(())
+            }
             Change::NodeRemove { node } => self.remove_node(*node, touched),
             other => unreachable!("apply_change sends only changes of nodes here, not {other:?}"),
         }
@@ -129,6 +146,12 @@ impl ClusterState {
     fn remove_node(&mut self, id: NodeId, touched: &mut Touched) -> Result<(), Rejection> {
         let object = ObjectKey::Node(id);
         self.take_node(id).ok_or(Rejection::NotFound { object })?;
+        let attachments: Vec<AttachmentId> = self.attachments_of_node(id).map(|row| row.id).collect();
+        for attachment in attachments {
+            let change = Change::AttachmentRemove { attachment };
+            self.apply_network(&change, touched)?;
+        }
+        touched.loads = true;
         // Its tasks outlive the row until reconcile gives them up, and then no key leads to them.
         touched
             .slots

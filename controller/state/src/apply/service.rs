@@ -15,6 +15,8 @@ impl ClusterState {
         };
         let before = self.services.get(&id).cloned();
         self.change_service(change, touched)?;
+        let after = self.services.get(&id).cloned();
+        self.touch_service(before.as_deref(), after.as_deref(), touched);
         if let (Some(before), Some(after)) = (before, self.services.get(&id))
             && concerns_every_slot(&before, after)
         {
@@ -43,14 +45,18 @@ impl ClusterState {
                 service,
                 update,
                 allocated_ports,
+                vips,
             } => {
                 touched.services.insert(*service);
                 let mut row = self.service_row(*service)?;
                 if row.allocated_ports != *allocated_ports {
                     self.check_ports_free(*service, allocated_ports)?;
                 }
+                self.check_new_places(&row.vips, vips)?;
+                self.note_given(vips);
                 row.update = update.clone();
                 row.allocated_ports = allocated_ports.clone();
+                row.vips = vips.clone();
                 row.meta.control_version = self.index;
                 self.put_service(row);
                 Ok(())
@@ -117,6 +123,7 @@ impl ClusterState {
     fn create_service(&mut self, id: ServiceId, spec: &Arc<ServiceSpec>) -> Result<(), Rejection> {
         self.check_name_free(&spec.name)?;
         self.check_ports_free(id, &spec.ports)?;
+        self.check_networks(spec)?;
         let object = ObjectKey::Service(id);
         if self.services.contains_key(&id) {
             return Err(Rejection::AlreadyExists { object });
@@ -148,6 +155,7 @@ impl ClusterState {
             return Err(Rejection::Rename);
         }
         self.check_ports_free(id, &spec.ports)?;
+        self.check_networks(spec)?;
         row.previous_spec = match previous {
             PreviousSpec::Replaced => Some(row.spec.clone()),
             PreviousSpec::Nothing => None,

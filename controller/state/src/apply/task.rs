@@ -1,5 +1,6 @@
 //! Changes of task rows: the one place that enforces who may change what of a task.
 
+use crate::networks::held;
 use crate::{Change, ClusterState, NewTask, ObjectKey, Rejection, Reporter, Touched};
 use muster_types::task::{Actor, may_transition};
 use muster_types::{DesiredState, Meta, NodeId, Service, ServiceId, Task, TaskId, TaskState, TaskStatus};
@@ -14,8 +15,14 @@ impl ClusterState {
                 desired,
                 start_after,
                 reason,
+                addresses,
             } => {
                 let mut row = self.task_row(*task)?;
+                if !addresses.is_empty() {
+                    self.check_new_places(held(&row), addresses)?;
+                    self.note_given(addresses);
+                    row.addresses.clone_from(addresses);
+                }
                 touched.loads |= row.node.is_none() && node.is_some();
                 row.node = self.assigned_node(&row, *node)?;
                 row.desired = forward(*task, row.desired, *desired)?;
@@ -48,6 +55,7 @@ impl ClusterState {
     fn touch_and_put(&mut self, row: Task, touched: &mut Touched) {
         touched.tasks.insert(row.id);
         touched.slots.insert((row.service, row.slot));
+        self.touch_task(row.id, Some(&row), touched);
         self.put_task(row);
     }
 
@@ -67,6 +75,8 @@ impl ClusterState {
             Some(_) => {}
         }
         self.check_node(new.node)?;
+        self.check_free(&new.addresses)?;
+        self.note_given(&new.addresses);
         let row = Task {
             id: new.id,
             meta: Meta {
@@ -91,7 +101,7 @@ impl ClusterState {
                 error: new.error.clone(),
                 container: None,
             },
-            addresses: Vec::new(),
+            addresses: new.addresses.clone(),
         };
         touched.loads |= row.node.is_some();
         touched.assignments.extend(row.node);
@@ -156,6 +166,9 @@ impl ClusterState {
             return Err(Rejection::NoNode { task: id });
         }
         touched.loads |= to.1.is_terminal() && row.node.is_some();
+        if row.is_terminal() && !to.1.is_terminal() {
+            self.drop_lost_addresses(&mut row);
+        }
         row.status = status.clone();
         row.meta.status_version = self.index;
         row.meta.observed_at = self.time;
@@ -171,6 +184,7 @@ impl ClusterState {
         touched.assignments.extend(row.node);
         touched.slots.insert((row.service, row.slot));
         touched.tasks.insert(id);
+        self.touch_task(id, None, touched);
         self.take_task(id);
         Ok(())
     }

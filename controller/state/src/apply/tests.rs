@@ -5,10 +5,10 @@ use muster_types::*;
 use proptest::prelude::*;
 use std::sync::Arc;
 
-const NODE: NodeId = NodeId::from_u128(1);
-const OTHER: NodeId = NodeId::from_u128(2);
-const WEB: ServiceId = ServiceId::from_u128(10);
-const TASK: TaskId = TaskId::from_u128(100);
+pub(super) const NODE: NodeId = NodeId::from_u128(1);
+pub(super) const OTHER: NodeId = NodeId::from_u128(2);
+pub(super) const WEB: ServiceId = ServiceId::from_u128(10);
+pub(super) const TASK: TaskId = TaskId::from_u128(100);
 
 fn cluster() -> Cluster {
     let token = JoinToken {
@@ -54,7 +54,7 @@ fn service(service: ServiceId, name: &str) -> Change {
     }
 }
 
-fn spec(name: &str) -> ServiceSpec {
+pub(super) fn spec(name: &str) -> ServiceSpec {
     let mut spec = ServiceSpec {
         name: name.into(),
         ..Default::default()
@@ -75,10 +75,11 @@ fn task(id: TaskId, node: Option<NodeId>) -> Change {
         reason: Reason::MissingReplica,
         message: String::new(),
         error: None,
+        addresses: Vec::new(),
     })
 }
 
-fn status(reporter: Reporter, attempt: u32, state: TaskState) -> Change {
+pub(super) fn status(reporter: Reporter, attempt: u32, state: TaskState) -> Change {
     Change::TaskStatus {
         task: TASK,
         reporter,
@@ -93,18 +94,19 @@ fn status(reporter: Reporter, attempt: u32, state: TaskState) -> Change {
     }
 }
 
-fn control(node: Option<NodeId>, desired: DesiredState) -> Change {
+pub(super) fn control(node: Option<NodeId>, desired: DesiredState) -> Change {
     Change::TaskControl {
         task: TASK,
         node,
         desired,
         start_after: None,
         reason: Reason::UserRequest,
+        addresses: Vec::new(),
     }
 }
 
 /// Applies one changeset at the next index, checking every invariant.
-fn apply(state: &mut ClusterState, changes: Vec<Change>) -> Outcome {
+pub(super) fn apply(state: &mut ClusterState, changes: Vec<Change>) -> Outcome {
     apply_set(state, Changeset::new(Reason::UserRequest, changes))
 }
 
@@ -127,7 +129,7 @@ fn apply_set(state: &mut ClusterState, changeset: Changeset) -> Outcome {
 }
 
 /// A cluster (index 1), service `web` (2), two nodes (3, 4) and its task on the first (5).
-fn world() -> ClusterState {
+pub(super) fn world() -> ClusterState {
     let mut state = ClusterState::new();
     for change in [
         Change::ClusterCreate(Box::new(cluster())),
@@ -141,7 +143,7 @@ fn world() -> ClusterState {
     state
 }
 
-fn rejection(state: &mut ClusterState, change: Change) -> Rejection {
+pub(super) fn rejection(state: &mut ClusterState, change: Change) -> Rejection {
     match apply(state, vec![change]) {
         Outcome::Rejected(rejection) => rejection,
         other => panic!("{other:?}"),
@@ -559,6 +561,7 @@ fn change() -> impl Strategy<Value = Change> {
                 reason: Reason::MissingReplica,
                 message: String::new(),
                 error: None,
+                addresses: Vec::new(),
             })
         }),
         (1u128..8, prop::option::of(id()), desired).prop_map(|(task, node, desired)| Change::TaskControl {
@@ -567,6 +570,7 @@ fn change() -> impl Strategy<Value = Change> {
             desired,
             start_after: None,
             reason: Reason::UserRequest,
+            addresses: Vec::new(),
         }),
         (1u128..8, prop::option::of(id()), 0u32..2, states).prop_map(|(task, node, attempt, state)| {
             Change::TaskStatus {
@@ -587,6 +591,7 @@ fn change() -> impl Strategy<Value = Change> {
         (1u128..8).prop_map(|task| Change::TaskRemove {
             task: TaskId::from_u128(task)
         }),
+        super::network_tests::change(),
     ]
 }
 

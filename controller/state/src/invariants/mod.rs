@@ -2,6 +2,8 @@
 //!
 //! The simulation runs them after every step and a doctor command on a live snapshot.
 
+mod networks;
+
 use crate::{ClusterState, Entry, NodeLoad};
 use muster_types::service::{Protocol, PublishMode, UpdateOrder};
 use muster_types::{DesiredState, ServiceId, Slot, Task, TaskId};
@@ -30,6 +32,9 @@ type StepCheck = fn(&ClusterState, &ClusterState, &mut Vec<Violation>);
 pub const OF_STATE: &[StateCheck] = &[
     at_most_two_tasks_per_slot_are_desired_running,
     no_port_is_given_out_twice,
+    networks::no_address_is_given_out_twice,
+    networks::no_subnet_is_given_out_twice,
+    networks::every_network_reference_leads_somewhere,
     every_reference_leads_somewhere,
     indexes_equal_the_tables,
 ];
@@ -175,6 +180,9 @@ fn indexes_equal_the_tables(state: &ClusterState, found: &mut Vec<Violation>) {
         ..ClusterState::default()
     };
     state
+        .networks()
+        .for_each(|network| rebuilt.put_network(network.as_ref().clone()));
+    state
         .nodes()
         .for_each(|node| rebuilt.put_node(node.as_ref().clone()));
     state
@@ -183,6 +191,9 @@ fn indexes_equal_the_tables(state: &ClusterState, found: &mut Vec<Violation>) {
     state
         .tasks()
         .for_each(|task| rebuilt.put_task(task.as_ref().clone()));
+    state
+        .attachments()
+        .for_each(|attachment| rebuilt.put_attachment(attachment.as_ref().clone()));
     if rebuilt.indexes != state.indexes {
         found.push(Violation {
             invariant: "indexes equal the tables",
