@@ -152,6 +152,7 @@ mod tests {
     use super::*;
     use crate::sample::{CLUSTER, applied, node, spec, state};
     use muster_state::Change;
+    use muster_types::{ContainerId, NetworkId};
 
     fn caller(number: u128, role: NodeRole) -> Identity {
         Identity {
@@ -160,6 +161,53 @@ mod tests {
             role,
             as_of: 0,
         }
+    }
+
+    #[test]
+    fn a_worker_writes_only_what_is_about_itself() {
+        let state = state();
+        let network = NetworkId::from_u128(1);
+        let container = ContainerId::from_bytes([1; 32]);
+        let about = |number| {
+            let (node, container) = (node(number), container.clone());
+            let (names, addresses) = (Vec::new(), Vec::new());
+            [
+                ControlRequest::Attach {
+                    node,
+                    container: container.clone(),
+                    network,
+                    names,
+                    addresses,
+                },
+                ControlRequest::Detach {
+                    node,
+                    container,
+                    network,
+                },
+                ControlRequest::KeepAttachments {
+                    node,
+                    held: Vec::new(),
+                },
+            ]
+        };
+        let (worker, controller) = (caller(3, NodeRole::Worker), caller(1, NodeRole::Controller));
+        for write in about(3) {
+            assert!(authorize_write(worker, &write, &state).is_ok(), "{write:?}");
+            assert!(authorize_write(controller, &write, &state).is_ok(), "{write:?}");
+        }
+        for write in about(1) {
+            let denied = authorize_write(worker, &write, &state).unwrap_err();
+            assert!(matches!(denied, Denied::OtherNode), "{denied}");
+        }
+        let removal = ControlRequest::RemoveNetwork { id: network };
+        let denied = authorize_write(worker, &removal, &state).unwrap_err();
+        assert!(matches!(denied, Denied::OnlyControllers), "{denied}");
+        assert!(authorize_write(controller, &removal, &state).is_ok());
+        let unknown = caller(9, NodeRole::Worker);
+        assert!(
+            authorize_write(unknown, &about(9)[0], &state).is_err(),
+            "nor a node without a record"
+        );
     }
 
     #[test]

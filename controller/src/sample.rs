@@ -1,6 +1,6 @@
 //! A small cluster for unit tests.
 
-use muster_state::{Change, Changeset, ClusterState, Entry, Outcome};
+use muster_state::{Change, Changeset, ClusterState, Entry, Outcome, SUPPORTED_FEATURE_LEVEL};
 use muster_types::node::ControllerMember;
 use muster_types::{
     Availability, Cluster, ClusterId, ClusterSpec, JoinToken, JoinTokens, Meta, NodeId, NodeRole, NodeSpec,
@@ -13,7 +13,7 @@ pub fn node(number: u128) -> NodeId {
     NodeId::from_u128(number)
 }
 
-fn cluster() -> Cluster {
+fn cluster(feature_level: u32) -> Cluster {
     let token = JoinToken {
         root_digest: [0; 32],
         secret: 1,
@@ -31,7 +31,7 @@ fn cluster() -> Cluster {
             controller: token,
         },
         incarnation: 1,
-        feature_level: muster_state::SUPPORTED_FEATURE_LEVEL,
+        feature_level,
         next_raft_id: 1,
     }
 }
@@ -69,7 +69,10 @@ pub fn applied(state: &mut ClusterState, changes: Vec<Change>) {
 /// Nodes 1 and 2 are controllers with those Raft ids, 3 is a worker.
 pub fn state() -> ClusterState {
     let mut state = ClusterState::new();
-    applied(&mut state, vec![Change::ClusterCreate(Box::new(cluster()))]);
+    applied(
+        &mut state,
+        vec![Change::ClusterCreate(Box::new(cluster(SUPPORTED_FEATURE_LEVEL)))],
+    );
     for number in [1, 2] {
         let changes = vec![
             create(number, NodeRole::Controller),
@@ -86,8 +89,13 @@ pub fn state() -> ClusterState {
 
 /// Node 1 is the only controller, 3 is a worker.
 pub fn single() -> ClusterState {
+    single_of_level(SUPPORTED_FEATURE_LEVEL)
+}
+
+/// The same at a feature level.
+pub fn single_of_level(level: u32) -> ClusterState {
     let mut state = ClusterState::new();
-    applied(&mut state, vec![Change::ClusterCreate(Box::new(cluster()))]);
+    applied(&mut state, vec![Change::ClusterCreate(Box::new(cluster(level)))]);
     let changes = vec![
         create(1, NodeRole::Controller),
         Change::NodeController {

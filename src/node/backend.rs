@@ -9,8 +9,8 @@ use async_trait::async_trait;
 use muster_controller::control::{
     ControlError, ControlReply, ControlRequest, RefusalKind, ServiceChange as Change,
 };
+use muster_controller::core::cluster_requests::check_cluster_spec;
 use muster_controller::core::io::ReadView;
-use muster_controller::core::requests::check_cluster_spec;
 use muster_controller::shell::ControllerHandle;
 use muster_engine_api::backend::{
     BackendError, Candidate, ClusterBackend, ControllerReach, ControllerView, EventStream, InitRequest,

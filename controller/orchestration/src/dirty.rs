@@ -163,7 +163,8 @@ impl Dirty {
             }
         }
         if self.unplaced || !self.nodes.is_empty() {
-            for service in state.services_with_unplaced_tasks() {
+            let unplaced = state.services_with_unplaced_tasks().into_iter();
+            for service in unplaced.chain(state.services_without_vip()) {
                 found.entry(service).or_default();
             }
         }

@@ -5,7 +5,7 @@ use super::dispatch::{Dispatch, node_view};
 use super::io::{Now, Output};
 use super::proposals::Origin;
 use super::reads::Reader;
-use super::{Controller, OBSERVED_MAX, requests};
+use super::{Controller, OBSERVED_MAX, requests, upgrade};
 use crate::leases::Leases;
 use crate::membership::{Member, Step, next_step};
 use crate::pace::Pace;
@@ -174,6 +174,7 @@ impl Controller {
         self.mark_down(now);
         self.change_membership(now);
         self.forget_failed_joins(now);
+        self.raise_feature_level(now);
         self.address_nodes(now);
         self.reconcile(now);
     }
@@ -266,6 +267,16 @@ impl Controller {
         for changeset in failed.filter_map(|node| step(node)).collect::<Vec<_>>() {
             tracing::info!(reason = %changeset.reason, "a node never came after its join");
             // A refusal means that leadership is over, or that the next look tries again.
+            let _ = self.propose(changeset, Origin::Duty, now);
+        }
+    }
+
+    fn raise_feature_level(&mut self, now: Now) {
+        if self.proposals.on_duty() {
+            return;
+        }
+        if let Some(changeset) = upgrade::raise_feature_level(&self.state, self.ids.as_mut()) {
+            // A refusal means that leadership is over, or that the next round tries again.
             let _ = self.propose(changeset, Origin::Duty, now);
         }
     }

@@ -5,6 +5,7 @@
 //! Handing in several inputs before a flush is how writes share one sync of the disk.
 
 mod answers;
+pub mod cluster_requests;
 pub mod dispatch;
 pub mod io;
 mod leader;
@@ -13,7 +14,9 @@ pub mod network_rows;
 pub mod proposals;
 pub mod reads;
 pub mod requests;
+mod service_requests;
 mod sessions;
+mod upgrade;
 pub mod witness;
 
 use crate::control::{ControlError, ControlReply, ControlRequest};
@@ -686,5 +689,7 @@ impl Controller {
     }
 }
 
+#[cfg(test)]
+mod network_tests;
 #[cfg(test)]
 mod tests;

@@ -3,7 +3,7 @@
 use super::requests::Decision;
 use crate::control::{ControlError, ControlReply, RefusalKind};
 use muster_orchestration::networks::{NetworkProblem, Surroundings, plan_attachment};
-use muster_state::{Change, Changeset, ClusterState, Rejection};
+use muster_state::{Change, Changeset, ClusterState, LEVEL_OF_NETWORKS, Rejection};
 use muster_types::network::NetworkSpec;
 use muster_types::service::EndpointMode;
 use muster_types::{
@@ -24,6 +24,13 @@ pub(super) fn create(
 ) -> Result<Changeset, ControlError> {
     let surroundings =
         Surroundings::of(state).ok_or_else(|| ControlError::refused(RefusalKind::NotFound, "no cluster"))?;
+    let level = state.cluster().map_or(0, |cluster| cluster.feature_level);
+    if level < LEVEL_OF_NETWORKS {
+        return Err(ControlError::refused(
+            RefusalKind::Unavailable,
+            "some controllers run a version of Muster without networks of the cluster: update them first",
+        ));
+    }
     let network = surroundings
         .plan(NetworkId::from_u128(id.as_u128()), spec)
         .map_err(refused)?;

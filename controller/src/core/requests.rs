@@ -1,21 +1,15 @@
 //! From a write to the changeset that carries it out: decided on committed state, checked again by preconditions.
 
-use super::network_requests;
-use crate::control::{ControlError, ControlReply, ControlRequest, RefusalKind, ServiceChange};
+use super::{cluster_requests, network_requests, service_requests};
+use crate::control::{ControlError, ControlReply, ControlRequest, RefusalKind};
 use crate::membership::{Group, may_leave};
-use muster_state::{
-    Change, Changeset, ClusterState, ObjectKey, Part, Precondition, Rejection, service_update,
-};
+use muster_state::{Change, Changeset, ClusterState, ObjectKey, Part, Precondition, Rejection};
 use muster_types::node::ControllerMember;
-use muster_types::service::PublishMode;
 use muster_types::{
-    ClusterSpec, IdSource, JoinToken, NetworkId, Node, NodeDescription, NodeId, NodeRole, NodeSpec,
-    NodeState, Problems, RaftId, Reason, RequestId, ServiceId, ServiceSpec, validate,
+    IdSource, NetworkId, Node, NodeDescription, NodeId, NodeRole, NodeSpec, NodeState, Problems, RaftId,
+    Reason, RequestId, ServiceId,
 };
 use std::sync::Arc;
-
-/// Most default address pools: each is searched for a free subnet.
-const ADDRESS_POOLS_MAX: usize = 16;
 
 /// What a write leads to.
 #[derive(Debug, Clone, PartialEq)]
@@ -38,12 +32,12 @@ pub fn decide(
         return Ok(Decision::Answer(reply(state, id, request)));
     }
     let changeset = match request {
-        ControlRequest::CreateService { spec } => create_service(state, id, spec)?,
+        ControlRequest::CreateService { spec } => service_requests::create(state, id, spec)?,
         ControlRequest::UpdateService { id, version, change } => {
-            update_service(state, *id, *version, change)?
+            service_requests::update(state, *id, *version, change)?
         }
         ControlRequest::RemoveService { id } => {
-            known_service(state, *id)?;
+            service_requests::known(state, *id)?;
             Changeset::new(
                 Reason::UserRequest,
                 vec![Change::ServiceRemoving { service: *id }],
@@ -58,7 +52,7 @@ pub fn decide(
             rotate_controller,
         } => {
             let rotate = (*rotate_worker, *rotate_controller);
-            update_cluster(state, *version, spec, rotate, ids)?
+            cluster_requests::update(state, *version, spec, rotate, ids)?
         }
         ControlRequest::JoinNode { role, availability } => {
             let node = NodeId::from_u128(id.as_u128());
@@ -182,7 +176,7 @@ pub fn rejected(rejection: &Rejection) -> ControlError {
     ControlError::refused(kind, rejection.to_string())
 }
 
-fn invalid(problems: &Problems) -> ControlError {
+pub(super) fn invalid(problems: &Problems) -> ControlError {
     let texts: Vec<&str> = problems
         .0
         .iter()
@@ -191,103 +185,8 @@ fn invalid(problems: &Problems) -> ControlError {
     ControlError::refused(RefusalKind::Invalid, texts.join("; "))
 }
 
-fn known_service(state: &ClusterState, id: ServiceId) -> Result<&Arc<muster_types::Service>, ControlError> {
-    let service = state.service(id).filter(|service| !service.removing);
-    service.ok_or_else(|| ControlError::not_found("service", id))
-}
-
 fn known_node(state: &ClusterState, id: NodeId) -> Result<&Arc<Node>, ControlError> {
     state.node(id).ok_or_else(|| ControlError::not_found("node", id))
-}
-
-fn create_service(
-    state: &ClusterState,
-    id: RequestId,
-    spec: &ServiceSpec,
-) -> Result<Changeset, ControlError> {
-    validate::service_spec(spec).map_err(|problems| invalid(&problems))?;
-    let spec = network_requests::resolved(state, spec)?;
-    if state.service_by_name(&spec.name).is_some() {
-        let name = spec.name.clone();
-        return Err(rejected(&Rejection::NameConflict { name }));
-    }
-    check_ports(state, None, &spec)?;
-    let service = ServiceId::from_u128(id.as_u128());
-    let change = Change::ServiceCreate {
-        service,
-        spec: spec.clone(),
-    };
-    Ok(Changeset::new(Reason::UserRequest, vec![change])
-        .when(Precondition::ServiceNameFree(spec.name.clone())))
-}
-
-fn update_service(
-    state: &ClusterState,
-    id: ServiceId,
-    version: u64,
-    change: &ServiceChange,
-) -> Result<Changeset, ControlError> {
-    let service = known_service(state, id)?;
-    let change = match change {
-        ServiceChange::Spec(spec) => {
-            validate::service_spec(spec).map_err(|problems| invalid(&problems))?;
-            if spec.name != service.spec.name {
-                return Err(rejected(&Rejection::Rename));
-            }
-            if std::mem::discriminant(&spec.mode) != std::mem::discriminant(&service.spec.mode) {
-                return Err(ControlError::refused(
-                    RefusalKind::Invalid,
-                    "service mode change is not allowed",
-                ));
-            }
-            check_ports(state, Some(id), spec)?;
-            service_update::update(service, network_requests::resolved(state, spec)?)
-        }
-        ServiceChange::RollBack => service_update::rollback(service, state.time()).ok_or_else(|| {
-            ControlError::refused(
-                RefusalKind::Invalid,
-                format!("service {id} does not have a previous spec"),
-            )
-        })?,
-    };
-    let object = ObjectKey::Service(id);
-    let precondition = Precondition::Version {
-        object,
-        part: Part::Spec,
-        version,
-    };
-    Ok(Changeset::new(Reason::UserRequest, vec![change]).when(precondition))
-}
-
-/// A port that is published on every node belongs to one service.
-fn check_ports(state: &ClusterState, own: Option<ServiceId>, spec: &ServiceSpec) -> Result<(), ControlError> {
-    let wanted = spec
-        .ports
-        .iter()
-        .filter(|port| port.mode == PublishMode::Ingress && port.published_port != 0);
-    for port in wanted {
-        let taken = state
-            .services()
-            .filter(|other| Some(other.id) != own && !other.removing)
-            .find(|other| {
-                let theirs = other.spec.ports.iter().chain(&other.allocated_ports);
-                theirs.into_iter().any(|their| {
-                    their.mode == PublishMode::Ingress
-                        && their.protocol == port.protocol
-                        && their.published_port == port.published_port
-                })
-            });
-        if let Some(other) = taken {
-            return Err(ControlError::refused(
-                RefusalKind::Invalid,
-                format!(
-                    "port '{}' is already in use by service '{}' ({}) as an ingress port",
-                    port.published_port, other.spec.name, other.id
-                ),
-            ));
-        }
-    }
-    Ok(())
 }
 
 fn update_node(
@@ -382,77 +281,6 @@ pub fn withdraw_node(node: &Node) -> Option<Changeset> {
             .when(status)
             .when(part(Part::Control, node.meta.control_version)),
     )
-}
-
-fn update_cluster(
-    state: &ClusterState,
-    version: u64,
-    spec: &ClusterSpec,
-    (rotate_worker, rotate_controller): (bool, bool),
-    ids: &mut dyn IdSource,
-) -> Result<Changeset, ControlError> {
-    let cluster = state
-        .cluster()
-        .ok_or_else(|| ControlError::refused(RefusalKind::NotFound, "no cluster"))?;
-    check_cluster_spec(spec)?;
-    let fixed = |spec: &ClusterSpec| {
-        (
-            spec.address_pools.clone(),
-            spec.subnet_prefix_len,
-            spec.data_path_port,
-        )
-    };
-    if fixed(spec) != fixed(&cluster.spec) {
-        return Err(ControlError::refused(
-            RefusalKind::Invalid,
-            "address pools and the data path port are fixed when the cluster is made",
-        ));
-    }
-    let mut tokens = cluster.join_tokens.clone();
-    let mut fresh = |token: &mut JoinToken| token.secret = ids.next_u128();
-    if rotate_worker {
-        fresh(&mut tokens.worker);
-    }
-    if rotate_controller {
-        fresh(&mut tokens.controller);
-    }
-    let mut changes = vec![Change::ClusterSpec(spec.clone())];
-    if rotate_worker || rotate_controller {
-        changes.push(Change::ClusterTokens(tokens));
-    }
-    let precondition = Precondition::Version {
-        object: ObjectKey::Cluster,
-        part: Part::Spec,
-        version,
-    };
-    Ok(Changeset::new(Reason::UserRequest, changes).when(precondition))
-}
-
-/// Checks settings that a user gave.
-pub fn check_cluster_spec(spec: &ClusterSpec) -> Result<(), ControlError> {
-    let refuse = |message: &str| Err(ControlError::refused(RefusalKind::Invalid, message));
-    if spec.name != "default" {
-        return refuse("swarm spec must be named \"default\"");
-    }
-    if spec.heartbeat_period < std::time::Duration::from_millis(100) {
-        return refuse("heartbeat period must be at least 100 ms");
-    }
-    if spec.certificate_expiry < std::time::Duration::from_secs(3600) {
-        return refuse("minimum certificate expiry time is 1h0m0s");
-    }
-    if spec.subnet_prefix_len < 8 || spec.subnet_prefix_len > 29 {
-        return refuse("the mask length of the default address pool must be between 8 and 29");
-    }
-    if spec.address_pools.is_empty() || spec.address_pools.len() > ADDRESS_POOLS_MAX {
-        return refuse("there must be between one and 16 default address pools");
-    }
-    if !(1024..=49151).contains(&spec.data_path_port) {
-        return refuse("data path port must be between 1024 and 49151");
-    }
-    if spec.snapshot_interval == 0 {
-        return refuse("the snapshot interval must be at least one log entry");
-    }
-    Ok(())
 }
 
 /// A fresh Raft id every time: a controller that asks has no log under an earlier one.

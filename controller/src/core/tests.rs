@@ -14,7 +14,7 @@ use muster_types::{
 use std::sync::Arc;
 
 const TICK: Duration = Duration::from_millis(20);
-const WORKER: NodeId = NodeId::from_u128(3);
+pub(super) const WORKER: NodeId = NodeId::from_u128(3);
 
 struct Ids(u128);
 
@@ -26,15 +26,15 @@ impl IdSource for Ids {
 }
 
 /// A controller and its clock; the disk outlives it.
-struct Single {
+pub(super) struct Single {
     disk: SimDisk,
-    controller: Controller,
+    pub(super) controller: Controller,
     now: Now,
 }
 
 impl Single {
     /// A new cluster whose only controller leads. Node 3 is a worker.
-    fn leading() -> Self {
+    pub(super) fn leading() -> Self {
         let disk = SimDisk::new(1);
         let now = Now {
             elapsed: Duration::ZERO,
@@ -71,12 +71,12 @@ impl Single {
         self.lead();
     }
 
-    fn input(&mut self, input: Input) -> Vec<Output> {
+    pub(super) fn input(&mut self, input: Input) -> Vec<Output> {
         self.controller.handle(input, self.now);
         self.controller.flush(self.now).unwrap()
     }
 
-    fn wait(&mut self, time: Duration) -> Vec<Output> {
+    pub(super) fn wait(&mut self, time: Duration) -> Vec<Output> {
         let until = self.now.elapsed + time;
         let mut outputs = Vec::new();
         while self.now.elapsed < until {
@@ -86,7 +86,7 @@ impl Single {
         outputs
     }
 
-    fn open_session(&mut self, session: SessionId) -> Vec<Output> {
+    pub(super) fn open_session(&mut self, session: SessionId) -> Vec<Output> {
         let description = Box::<NodeDescription>::default();
         let (node, address) = (WORKER, "10.0.0.3".to_owned());
         self.input(Input::SessionOpen {
@@ -112,7 +112,7 @@ fn open(disk: &SimDisk, bootstrap: Option<ClusterState>) -> Controller {
     Controller::new(sample::node(1), raft, Members::default(), Box::new(Ids(1000)))
 }
 
-fn session(number: u128) -> SessionId {
+pub(super) fn session(number: u128) -> SessionId {
     SessionId::from_u128(number)
 }
 
@@ -172,7 +172,7 @@ fn opened(outputs: &[Output], wanted: SessionId) -> bool {
 }
 
 /// What the worker is sent of its assignments.
-fn updates(outputs: &[Output]) -> Vec<AssignmentUpdate> {
+pub(super) fn updates(outputs: &[Output]) -> Vec<AssignmentUpdate> {
     let update = |output: &Output| match output {
         Output::Assign { update, .. } => Some(AssignmentUpdate::clone(update)),
         _ => None,
@@ -180,7 +180,7 @@ fn updates(outputs: &[Output]) -> Vec<AssignmentUpdate> {
     outputs.iter().filter_map(update).collect()
 }
 
-fn service(replicas: u64) -> Box<ServiceSpec> {
+pub(super) fn service(replicas: u64) -> Box<ServiceSpec> {
     let mut spec = ServiceSpec {
         name: "web".to_owned(),
         mode: ServiceMode::Replicated { replicas },
@@ -191,7 +191,7 @@ fn service(replicas: u64) -> Box<ServiceSpec> {
 }
 
 /// Writes, and returns what the worker is sent in consequence.
-fn assigned(single: &mut Single, number: u128, request: ControlRequest) -> Vec<AssignmentUpdate> {
+pub(super) fn assigned(single: &mut Single, number: u128, request: ControlRequest) -> Vec<AssignmentUpdate> {
     let id = RequestId::from_u128(number);
     updates(&single.input(Input::Write {
         token: 1,
@@ -200,7 +200,12 @@ fn assigned(single: &mut Single, number: u128, request: ControlRequest) -> Vec<A
     }))
 }
 
-fn report(single: &mut Single, session: SessionId, task: TaskId, status: TaskStatus) -> Vec<Output> {
+pub(super) fn report(
+    single: &mut Single,
+    session: SessionId,
+    task: TaskId,
+    status: TaskStatus,
+) -> Vec<Output> {
     single.input(Input::Status {
         node: WORKER,
         session,
@@ -209,7 +214,7 @@ fn report(single: &mut Single, session: SessionId, task: TaskId, status: TaskSta
     })
 }
 
-fn status(state: TaskState, text: &str) -> TaskStatus {
+pub(super) fn status(state: TaskState, text: &str) -> TaskStatus {
     TaskStatus {
         attempt: 0,
         state,
@@ -277,7 +282,11 @@ fn texts_of_a_worker_are_replicated_only_up_to_a_bound() {
     assert!(stored.error.as_ref().unwrap().len() <= STATUS_TEXT_BYTES_MAX);
 }
 
-fn write(single: &mut Single, number: u128, request: ControlRequest) -> Result<ControlReply, ControlError> {
+pub(super) fn write(
+    single: &mut Single,
+    number: u128,
+    request: ControlRequest,
+) -> Result<ControlReply, ControlError> {
     let id = RequestId::from_u128(number);
     let outputs = single.input(Input::Write {
         token: 1,

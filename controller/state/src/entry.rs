@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 pub const SUPPORTED_FEATURE_LEVEL: u32 = 2;
 
 /// The level from which on there are networks of the cluster.
-const LEVEL_OF_NETWORKS: u32 = 2;
+pub const LEVEL_OF_NETWORKS: u32 = 2;
 
 /// First byte of an entry: MessagePack with named fields.
 const FORMAT_NAMED: u8 = 1;

@@ -5,7 +5,7 @@ use crate::{AddressPool, AddressRuns, ClusterState};
 use imbl::{OrdMap, OrdSet};
 use ipnet::IpNet;
 use muster_types::overlay::{Attachment, EndpointOwner, NetworkAddresses};
-use muster_types::service::{PublishMode, PublishedPort};
+use muster_types::service::{EndpointMode, PublishMode, PublishedPort};
 use muster_types::{
     AttachmentId, ClusterNetwork, ContainerId, NetworkId, NodeId, Service, ServiceId, Task, TaskId,
     TaskState, TaskTemplate,
@@ -30,6 +30,8 @@ pub(crate) struct NetworkIndexes {
     services: OrdSet<(NetworkId, ServiceId)>,
     /// Services that publish ports on every node.
     publishing: OrdSet<ServiceId>,
+    /// Services that shall have a virtual address on some network and have none.
+    without_vip: OrdSet<ServiceId>,
     serving: OrdSet<(NetworkId, ServiceId, TaskId)>,
     attachments_by_node: OrdSet<(NodeId, AttachmentId)>,
 }
@@ -193,6 +195,11 @@ impl ClusterState {
         self.indexes.networks.publishing.iter().copied().collect()
     }
 
+    /// Services that shall have a virtual address on some network and have none.
+    pub fn services_without_vip(&self) -> impl Iterator<Item = ServiceId> + '_ {
+        self.indexes.networks.without_vip.iter().copied()
+    }
+
     /// The networks that a service as a whole may be seen on.
     pub(crate) fn networks_of_service(&self, service: &Service) -> BTreeSet<NetworkId> {
         let vips = service.vips.iter().map(|vip| vip.network);
@@ -213,6 +220,7 @@ impl ClusterState {
                 indexes.ingress = Some(id);
             }
         }
+        let ingress = network.spec.ingress;
         let used = indexes.used.entry(id).or_default();
         for subnet in &network.subnets {
             let (first, last) = bounds(subnet.subnet);
@@ -222,6 +230,9 @@ impl ClusterState {
             }
         }
         self.networks.insert(id, Arc::new(network));
+        if ingress {
+            self.note_missing_vips();
+        }
     }
 
     pub(crate) fn take_network(&mut self, id: NetworkId) -> Option<Arc<ClusterNetwork>> {
@@ -235,6 +246,9 @@ impl ClusterState {
             let first = number(subnet.subnet.network());
             indexes.by_subnet.remove(&first);
             self.last_given.remove(&(id, first));
+        }
+        if network.spec.ingress {
+            self.note_missing_vips();
         }
         Some(network)
     }
@@ -326,6 +340,29 @@ impl ClusterState {
         let vips =
             |service: Option<&Service>| service.map(|service| service.vips.clone()).unwrap_or_default();
         self.use_addresses(&vips(before), &vips(after));
+        self.note_missing_vip(id, after);
+    }
+
+    /// Looks again at the services that the ingress network concerns.
+    fn note_missing_vips(&mut self) {
+        for id in self.publishing_services() {
+            let service = self.services.get(&id).cloned();
+            self.note_missing_vip(id, service.as_deref());
+        }
+    }
+
+    fn note_missing_vip(&mut self, id: ServiceId, service: Option<&Service>) {
+        let missing = service.is_some_and(|service| {
+            let spec = &service.spec;
+            let named = self.networks_used_by(&spec.template, &spec.ports);
+            let has = |network: &NetworkId| service.vips.iter().any(|vip| vip.network == *network);
+            spec.endpoint_mode == EndpointMode::Vip && !service.removing && !named.iter().all(has)
+        });
+        let without = &mut self.indexes.networks.without_vip;
+        match missing {
+            true => without.insert(id),
+            false => without.remove(&id),
+        };
     }
 
     pub(crate) fn index_task_networks(&mut self, before: Option<&Task>, after: Option<&Task>) {

@@ -1,0 +1,79 @@
+//! Writes that concern the cluster's settings: from the request to the changeset.
+
+use crate::control::{ControlError, RefusalKind};
+use muster_state::{Change, Changeset, ClusterState, ObjectKey, Part, Precondition};
+use muster_types::{ClusterSpec, IdSource, JoinToken, Reason};
+
+/// Most default address pools: each is searched for a free subnet.
+const ADDRESS_POOLS_MAX: usize = 16;
+
+pub(super) fn update(
+    state: &ClusterState,
+    version: u64,
+    spec: &ClusterSpec,
+    (rotate_worker, rotate_controller): (bool, bool),
+    ids: &mut dyn IdSource,
+) -> Result<Changeset, ControlError> {
+    let cluster = state
+        .cluster()
+        .ok_or_else(|| ControlError::refused(RefusalKind::NotFound, "no cluster"))?;
+    check_cluster_spec(spec)?;
+    let fixed = |spec: &ClusterSpec| {
+        (
+            spec.address_pools.clone(),
+            spec.subnet_prefix_len,
+            spec.data_path_port,
+        )
+    };
+    if fixed(spec) != fixed(&cluster.spec) {
+        return Err(ControlError::refused(
+            RefusalKind::Invalid,
+            "address pools and the data path port are fixed when the cluster is made",
+        ));
+    }
+    let mut tokens = cluster.join_tokens.clone();
+    let mut fresh = |token: &mut JoinToken| token.secret = ids.next_u128();
+    if rotate_worker {
+        fresh(&mut tokens.worker);
+    }
+    if rotate_controller {
+        fresh(&mut tokens.controller);
+    }
+    let mut changes = vec![Change::ClusterSpec(spec.clone())];
+    if rotate_worker || rotate_controller {
+        changes.push(Change::ClusterTokens(tokens));
+    }
+    let precondition = Precondition::Version {
+        object: ObjectKey::Cluster,
+        part: Part::Spec,
+        version,
+    };
+    Ok(Changeset::new(Reason::UserRequest, changes).when(precondition))
+}
+
+/// Checks settings that a user gave.
+pub fn check_cluster_spec(spec: &ClusterSpec) -> Result<(), ControlError> {
+    let refuse = |message: &str| Err(ControlError::refused(RefusalKind::Invalid, message));
+    if spec.name != "default" {
+        return refuse("swarm spec must be named \"default\"");
+    }
+    if spec.heartbeat_period < std::time::Duration::from_millis(100) {
+        return refuse("heartbeat period must be at least 100 ms");
+    }
+    if spec.certificate_expiry < std::time::Duration::from_secs(3600) {
+        return refuse("minimum certificate expiry time is 1h0m0s");
+    }
+    if spec.subnet_prefix_len < 8 || spec.subnet_prefix_len > 29 {
+        return refuse("the mask length of the default address pool must be between 8 and 29");
+    }
+    if spec.address_pools.is_empty() || spec.address_pools.len() > ADDRESS_POOLS_MAX {
+        return refuse("there must be between one and 16 default address pools");
+    }
+    if !(1024..=49151).contains(&spec.data_path_port) {
+        return refuse("data path port must be between 1024 and 49151");
+    }
+    if spec.snapshot_interval == 0 {
+        return refuse("the snapshot interval must be at least one log entry");
+    }
+    Ok(())
+}

@@ -1,0 +1,319 @@
+//! What nodes are told of networks, and what they may hold in them.
+
+use super::tests::{Single, WORKER, assigned, report, service, session, status, updates, write};
+use super::*;
+use crate::control::{ControlReply, RefusalKind};
+use crate::sample;
+use muster_types::network::NetworkSpec;
+use muster_types::overlay::{AssignedNetwork, EndpointOwner, NetworkUpdate};
+use muster_types::service::{NetworkAttachment, Protocol, PublishMode, PublishedPort};
+use muster_types::{AssignmentUpdate, ContainerId, NetworkId, ServiceId, ServiceSpec, TaskState};
+use std::collections::BTreeMap;
+
+fn make_network(single: &mut Single, number: u128, change: impl FnOnce(&mut NetworkSpec)) -> NetworkId {
+    let mut spec = NetworkSpec {
+        name: format!("net{number}"),
+        driver: "overlay".to_owned(),
+        attachable: true,
+        ..NetworkSpec::default()
+    };
+    change(&mut spec);
+    let spec = Box::new(spec);
+    match write(single, number, ControlRequest::CreateNetwork { spec }) {
+        Ok(ControlReply::NetworkCreated { id }) => id,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn on_network(network: NetworkId, replicas: u64) -> Box<ServiceSpec> {
+    let mut spec = service(replicas);
+    spec.template.networks = vec![NetworkAttachment {
+        target: network.to_string(),
+        aliases: vec!["www".to_owned()],
+        ..NetworkAttachment::default()
+    }];
+    spec
+}
+
+fn container(number: u8) -> ContainerId {
+    ContainerId::from_bytes([number; 32])
+}
+
+fn attach(node: NodeId, number: u8, network: NetworkId) -> ControlRequest {
+    ControlRequest::Attach {
+        node,
+        container: container(number),
+        network,
+        names: vec![format!("c{number}")],
+        addresses: Vec::new(),
+    }
+}
+
+fn held(single: &Single, node: NodeId) -> Vec<(ContainerId, NetworkId)> {
+    let rows = single.controller.state().attachments_of_node(node);
+    rows.map(|row| (row.container.clone(), row.place.network))
+        .collect()
+}
+
+/// The networks that a node has after it took in these updates, begun anew by each whole set.
+#[derive(Default)]
+struct Told(BTreeMap<NetworkId, AssignedNetwork>);
+
+impl Told {
+    fn hear(&mut self, updates: &[AssignmentUpdate]) {
+        for update in updates {
+            if update.from.is_none() {
+                self.0.clear();
+            }
+            for gone in &update.networks_gone {
+                assert!(self.0.remove(gone).is_some(), "the node never had {gone}");
+            }
+            for update in &update.networks {
+                self.hear_of(update);
+            }
+        }
+    }
+
+    fn hear_of(&mut self, update: &NetworkUpdate) {
+        if let Some(network) = self.0.get_mut(&update.id) {
+            return network.update(update);
+        }
+        let begun =
+            AssignedNetwork::begin(update).expect("a network that is new to the node comes with its facts");
+        self.0.insert(update.id, begun);
+    }
+
+    /// What was sent in pieces is what would be sent as a whole now.
+    fn is_current(&self, single: &Single) {
+        let whole = dispatch::assignment_set(single.controller.state(), WORKER).networks;
+        let told: Vec<&AssignedNetwork> = self.0.values().collect();
+        assert_eq!(told, whole.iter().collect::<Vec<_>>());
+    }
+}
+
+#[test]
+fn what_a_node_is_sent_of_networks_in_pieces_is_what_it_would_be_sent_as_a_whole() {
+    let mut single = Single::leading();
+    let mut told = Told::default();
+    make_network(&mut single, 70, |spec| {
+        (spec.ingress, spec.attachable) = (true, false);
+    });
+    let network = make_network(&mut single, 71, |_| {});
+    told.hear(&updates(&single.open_session(session(1))));
+    told.is_current(&single);
+    assert_eq!(told.0.len(), 1, "the ingress network is on every node");
+
+    let spec = on_network(network, 3);
+    let sent = assigned(&mut single, 72, ControlRequest::CreateService { spec });
+    let tasks: Vec<_> = sent.iter().flat_map(|update| &update.tasks).cloned().collect();
+    told.hear(&sent);
+    told.is_current(&single);
+    let row = &told.0[&network];
+    assert_eq!((row.endpoints.len(), row.services.len()), (3, 1));
+    assert_eq!(row.services[0].aliases, ["www"]);
+    assert!(row.services[0].endpoints.is_empty(), "nothing runs yet");
+
+    for task in &tasks {
+        for state in [TaskState::Starting, TaskState::Running] {
+            let sent = report(&mut single, session(1), task.id, status(state, ""));
+            told.hear(&updates(&sent));
+        }
+    }
+    told.is_current(&single);
+    assert_eq!(told.0[&network].services[0].endpoints.len(), 3);
+
+    told.hear(&assigned(&mut single, 73, attach(sample::node(1), 1, network)));
+    told.is_current(&single);
+    let owners = told.0[&network].endpoints.iter().map(|endpoint| endpoint.owner);
+    let elsewhere = owners.filter(|owner| matches!(owner, EndpointOwner::Attachment(_)));
+    assert_eq!(elsewhere.count(), 1, "the node hears of places on other nodes");
+
+    let gone = report(
+        &mut single,
+        session(1),
+        tasks[0].id,
+        status(TaskState::Failed, ""),
+    );
+    told.hear(&updates(&gone));
+    told.is_current(&single);
+    let removal = ControlRequest::RemoveService {
+        id: ServiceId::from_u128(72),
+    };
+    told.hear(&assigned(&mut single, 74, removal));
+    for task in single
+        .controller
+        .state()
+        .tasks_of_node(WORKER)
+        .map(|task| task.id)
+        .collect::<Vec<_>>()
+    {
+        let sent = report(&mut single, session(1), task, status(TaskState::Shutdown, ""));
+        told.hear(&updates(&sent));
+    }
+    told.is_current(&single);
+    assert_eq!(told.0.len(), 1, "the node has no part in the network any more");
+}
+
+#[test]
+fn a_network_that_becomes_the_ingress_network_reaches_every_node() {
+    let mut single = Single::leading();
+    let mut told = Told::default();
+    told.hear(&updates(&single.open_session(session(1))));
+    let mut spec = NetworkSpec {
+        name: "ingress".to_owned(),
+        driver: "overlay".to_owned(),
+        ingress: true,
+        ..NetworkSpec::default()
+    };
+    let request = |spec: &NetworkSpec| ControlRequest::CreateNetwork {
+        spec: Box::new(spec.clone()),
+    };
+    told.hear(&assigned(&mut single, 70, request(&spec)));
+    told.is_current(&single);
+    assert_eq!(told.0.len(), 1);
+    spec.name = "another".to_owned();
+    let second = write(&mut single, 71, request(&spec)).unwrap_err();
+    assert!(
+        matches!(
+            second,
+            ControlError::Refused {
+                kind: RefusalKind::Conflict,
+                ..
+            }
+        ),
+        "{second:?}"
+    );
+    let id = NetworkId::from_u128(70);
+    told.hear(&assigned(&mut single, 72, ControlRequest::RemoveNetwork { id }));
+    told.is_current(&single);
+    assert!(told.0.is_empty());
+}
+
+#[test]
+fn a_container_keeps_its_place_when_its_node_asks_again() {
+    let mut single = Single::leading();
+    let network = make_network(&mut single, 70, |_| {});
+    let first = write(&mut single, 71, attach(WORKER, 1, network)).unwrap();
+    assert!(matches!(first, ControlReply::Attached { .. }), "{first:?}");
+    let again = write(&mut single, 72, attach(WORKER, 1, network)).unwrap();
+    assert_eq!(again, first);
+    assert_eq!(held(&single, WORKER).len(), 1);
+    let detach = || ControlRequest::Detach {
+        node: WORKER,
+        container: container(1),
+        network,
+    };
+    assert_eq!(write(&mut single, 73, detach()).unwrap(), ControlReply::Done);
+    assert_eq!(write(&mut single, 74, detach()).unwrap(), ControlReply::Done);
+    assert_eq!(held(&single, WORKER), []);
+}
+
+#[test]
+fn a_node_gives_back_every_place_but_those_that_it_names() {
+    let mut single = Single::leading();
+    let network = make_network(&mut single, 70, |_| {});
+    let other = make_network(&mut single, 71, |_| {});
+    for (number, request) in [
+        attach(WORKER, 1, network),
+        attach(WORKER, 1, other),
+        attach(WORKER, 2, network),
+        attach(sample::node(1), 3, network),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        write(&mut single, 80 + number as u128, request).unwrap();
+    }
+    let keep = |held| ControlRequest::KeepAttachments { node: WORKER, held };
+    write(&mut single, 90, keep(vec![(container(1), other)])).unwrap();
+    assert_eq!(held(&single, WORKER), [(container(1), other)]);
+    assert_eq!(
+        held(&single, sample::node(1)).len(),
+        1,
+        "another node's place is not its to give back"
+    );
+    let before = single.controller.state().index();
+    let nothing = write(&mut single, 91, keep(vec![(container(1), other)])).unwrap();
+    assert_eq!(nothing, ControlReply::Done);
+    assert_eq!(
+        single.controller.state().index(),
+        before,
+        "and nothing is written for nothing"
+    );
+    write(&mut single, 92, keep(Vec::new())).unwrap();
+    assert_eq!(held(&single, WORKER), []);
+}
+
+#[test]
+fn a_node_that_is_removed_leaves_no_place_behind() {
+    let mut single = Single::leading();
+    let network = make_network(&mut single, 70, |_| {});
+    write(&mut single, 71, attach(WORKER, 1, network)).unwrap();
+    let used = single.controller.state().used_addresses(network).count();
+    let removal = ControlRequest::RemoveNode {
+        id: WORKER,
+        force: true,
+    };
+    write(&mut single, 72, removal).unwrap();
+    assert_eq!(single.controller.state().attachments().count(), 0);
+    assert_eq!(
+        single.controller.state().used_addresses(network).count(),
+        used - 1
+    );
+}
+
+#[test]
+fn a_network_in_use_stays_and_says_by_whom() {
+    let mut single = Single::leading();
+    let network = make_network(&mut single, 70, |_| {});
+    write(&mut single, 71, attach(WORKER, 1, network)).unwrap();
+    let removal = || ControlRequest::RemoveNetwork { id: network };
+    let refused = write(&mut single, 72, removal()).unwrap_err();
+    assert!(refused.to_string().contains(container(1).as_str()), "{refused}");
+    let keep = ControlRequest::KeepAttachments {
+        node: WORKER,
+        held: Vec::new(),
+    };
+    write(&mut single, 73, keep).unwrap();
+    write(&mut single, 74, removal()).unwrap();
+    assert!(single.controller.state().network(network).is_none());
+    let gone = write(&mut single, 75, removal()).unwrap_err();
+    assert!(
+        matches!(
+            gone,
+            ControlError::Refused {
+                kind: RefusalKind::NotFound,
+                ..
+            }
+        ),
+        "{gone:?}"
+    );
+}
+
+#[test]
+fn a_port_is_published_on_every_node_only_with_an_ingress_network() {
+    let mut single = Single::leading();
+    let mut spec = service(1);
+    spec.ports = vec![PublishedPort {
+        target_port: 80,
+        published_port: 8080,
+        protocol: Protocol::Tcp,
+        mode: PublishMode::Ingress,
+        name: String::new(),
+    }];
+    let create = |spec: &ServiceSpec| ControlRequest::CreateService {
+        spec: Box::new(spec.clone()),
+    };
+    let refused = write(&mut single, 70, create(&spec)).unwrap_err();
+    assert!(refused.to_string().contains("no ingress network"), "{refused}");
+    let ingress = make_network(&mut single, 71, |spec| {
+        (spec.ingress, spec.attachable) = (true, false);
+    });
+    write(&mut single, 72, create(&spec)).unwrap();
+    let row = single
+        .controller
+        .state()
+        .service(ServiceId::from_u128(72))
+        .unwrap();
+    assert!(row.vips.iter().any(|vip| vip.network == ingress), "{row:?}");
+}
