@@ -16,6 +16,12 @@ pub const NAME_BYTES_MAX: usize = 255;
 pub const EXTENSION_BYTES_MAX: u64 = 1 << 20;
 /// Most extended headers before one entry: a tar writer emits at most a handful, an endless run is an attack.
 pub const EXTENSIONS_PER_ENTRY_MAX: usize = 16;
+/// Most bytes of names and link targets of one archive, which are remembered until its end: a hundred for each of the
+/// entries that it may have.
+pub const NAMES_BYTES_MAX: u64 = 256 << 20;
+/// Most directories of a layer that no entry of its archive names, only leads through: one entry can lead through two
+/// thousand, and some builders name none at all.
+pub const UNNAMED_DIRECTORIES_MAX: u64 = 100_000;
 /// Deepest nesting of OCI indexes: an image is behind one, seldom two.
 pub const INDEX_DEPTH_MAX: usize = 4;
 /// Most manifests remembered for one image: the same image packed differently by different tools.

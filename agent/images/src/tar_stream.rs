@@ -6,7 +6,7 @@
 use std::io::{self, Read};
 
 use crate::error::ArchiveError;
-use crate::limits::{EXTENSION_BYTES_MAX, EXTENSIONS_PER_ENTRY_MAX};
+use crate::limits::{EXTENSION_BYTES_MAX, EXTENSIONS_PER_ENTRY_MAX, NAMES_BYTES_MAX};
 
 const BLOCK_BYTES: usize = 512;
 const SKIP_BUFFER_BYTES: usize = 64 << 10;
@@ -54,6 +54,8 @@ pub(crate) struct TarStream<R> {
     padding: u64,
     entries: u64,
     entries_max: u64,
+    /// Bytes that further names may have.
+    names_left: u64,
 }
 
 /// Values of extended headers that apply to the next entry.
@@ -77,6 +79,7 @@ impl<R: Read> TarStream<R> {
             padding: 0,
             entries: 0,
             entries_max,
+            names_left: NAMES_BYTES_MAX,
         }
     }
 
@@ -270,6 +273,14 @@ impl<R: Read> TarStream<R> {
             })
         };
         let entry = fields().map_err(|problem| self.header_error(problem))?;
+        let names_bytes = (entry.path.len() + entry.link.len()) as u64;
+        self.names_left = self
+            .names_left
+            .checked_sub(names_bytes)
+            .ok_or(ArchiveError::Limit {
+                what: "the length of all names",
+                limit: NAMES_BYTES_MAX,
+            })?;
         self.begin_content(entry.size)?;
         Ok(entry)
     }

@@ -239,3 +239,20 @@ fn the_padding_of_the_last_file_may_be_missing_but_none_of_its_content() {
         Err(ArchiveError::Truncated)
     ));
 }
+
+#[test]
+fn names_without_end_are_refused() {
+    let mut archive = builder();
+    for _ in 0..3 {
+        archive
+            .append_data(&mut header(0), "n".repeat(4000), io::empty())
+            .unwrap();
+    }
+    let archive = archive.into_inner().unwrap();
+    let mut stream = TarStream::new(archive.as_slice(), 1000);
+    stream.names_left = 2 * 4000;
+    for _ in 0..2 {
+        assert!(stream.next_entry().unwrap().is_some());
+    }
+    assert!(matches!(stream.next_entry(), Err(ArchiveError::Limit { .. })));
+}
