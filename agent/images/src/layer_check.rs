@@ -16,10 +16,16 @@ use rustix::io::Errno;
 use crate::doubt::is_loss;
 use crate::error::{ArchiveError, Result};
 use crate::layer_path::{relative, split};
+use crate::limits::UNNAMED_DIRECTORIES_MAX;
 use crate::tar_stream::{EntryKind, TarEntry, TarStream};
-use crate::whiteout::Marker;
+use crate::unpack::take_unnamed;
+use crate::whiteout::{self, Marker};
 
 const BUFFER_BYTES: usize = 256 << 10;
+/// What lets a program do more than who starts it.
+const CAPABILITIES: &str = "security.capability";
+/// Their bytes where they are not those of a user namespace.
+const CAPABILITIES_BYTES: usize = 20;
 const CONFINED: ResolveFlags = ResolveFlags::BENEATH
     .union(ResolveFlags::NO_SYMLINKS)
     .union(ResolveFlags::NO_MAGICLINKS)
@@ -28,12 +34,17 @@ const CONFINED: ResolveFlags = ResolveFlags::BENEATH
 /// What is to be at a path.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Expected {
-    /// With the owner and mode of an entry, where it has one.
-    Directory(Option<Attributes>),
+    Directory {
+        /// Of an entry, where it has one.
+        attributes: Option<Attributes>,
+        /// It hides what lower layers have below it.
+        is_opaque: bool,
+    },
     File {
         bytes: u64,
         checksum: u32,
         attributes: Attributes,
+        capabilities: Option<Box<[u8]>>,
     },
     Symlink(Vec<u8>),
     Node(FileKind),
@@ -56,9 +67,11 @@ enum FileKind {
 }
 
 /// What an archive leaves in a directory.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Outcome {
     paths: BTreeMap<Vec<u8>, Expected>,
+    /// Directories that may still be without an entry of their own.
+    unnamed_left: u64,
 }
 
 impl Attributes {
@@ -78,7 +91,10 @@ impl Attributes {
 impl Outcome {
     /// Reads the whole archive.
     pub(crate) fn of(stream: &mut TarStream<impl Read>) -> Result<Outcome, ArchiveError> {
-        let mut outcome = Outcome::default();
+        let mut outcome = Outcome {
+            paths: BTreeMap::new(),
+            unnamed_left: UNNAMED_DIRECTORIES_MAX,
+        };
         let mut buffer = vec![0; BUFFER_BYTES];
         while let Some(entry) = stream.next_entry()? {
             outcome.add(&entry, stream, &mut buffer)?;
@@ -96,24 +112,23 @@ impl Outcome {
         let (directory, name) = split(&path);
         match Marker::of(name) {
             _ if name.is_empty() => {
-                self.paths
-                    .insert(Vec::new(), Expected::Directory(Some(Attributes::of(entry))));
+                self.put_directory(path, entry);
                 return Ok(());
             }
             Marker::Ignored | Marker::Malformed => return Ok(()),
             Marker::Opaque => {
-                self.make_parents(&path);
+                self.make_parents(&path)?;
+                self.make_opaque(directory);
                 return Ok(());
             }
             Marker::Whiteout(deleted) => {
-                self.make_parents(&path);
+                self.make_parents(&path)?;
                 let mut hidden = directory.to_vec();
                 if !hidden.is_empty() {
                     hidden.push(b'/');
                 }
                 hidden.extend_from_slice(deleted);
-                // What the layer itself has stays.
-                self.paths.entry(hidden).or_insert(Expected::Whiteout);
+                self.hide(hidden);
                 return Ok(());
             }
             Marker::None => {}
@@ -125,13 +140,18 @@ impl Outcome {
             EntryKind::BlockDevice => Expected::Node(FileKind::BlockDevice(device)),
             EntryKind::Fifo => Expected::Node(FileKind::Fifo),
             EntryKind::Symlink => Expected::Symlink(entry.link.clone()),
-            EntryKind::Directory => Expected::Directory(Some(Attributes::of(entry))),
+            EntryKind::Directory => {
+                self.make_parents(&path)?;
+                self.put_directory(path, entry);
+                return Ok(());
+            }
             EntryKind::File => {
                 let (bytes, checksum) = checksum(content.take(entry.size), buffer)?;
                 Expected::File {
                     bytes,
                     checksum,
                     attributes: Attributes::of(entry),
+                    capabilities: capabilities(entry),
                 }
             }
             EntryKind::HardLink => match self.paths.get(&relative(&entry.link)?) {
@@ -139,25 +159,64 @@ impl Outcome {
                 None => return Ok(()),
             },
         };
-        self.make_parents(&path);
-        if !matches!(expected, Expected::Directory(_)) {
-            self.clear_below(&path);
-        }
+        self.make_parents(&path)?;
+        self.clear_below(&path);
         self.paths.insert(path, expected);
         Ok(())
     }
 
-    /// Directories that the archive leaves out, or that it deleted before.
-    fn make_parents(&mut self, path: &[u8]) {
-        for (end, _) in path.iter().enumerate().filter(|(_, byte)| **byte == b'/') {
-            match self.paths.get_mut(&path[..end]) {
-                Some(Expected::Directory(_)) => {}
-                Some(other) => *other = Expected::Directory(None),
-                None => {
-                    self.paths.insert(path[..end].to_vec(), Expected::Directory(None));
-                }
-            }
+    /// A directory that was there stays as opaque as it was; one in the place of a whiteout hides what that hid.
+    fn put_directory(&mut self, path: Vec<u8>, entry: &TarEntry) {
+        let is_opaque = match self.paths.get(&path) {
+            Some(Expected::Directory { is_opaque, .. }) => *is_opaque,
+            Some(Expected::Whiteout) => true,
+            _ => false,
+        };
+        let attributes = Some(Attributes::of(entry));
+        self.paths.insert(
+            path,
+            Expected::Directory {
+                attributes,
+                is_opaque,
+            },
+        );
+    }
+
+    fn make_opaque(&mut self, directory: &[u8]) {
+        // Of the root there may be no entry.
+        let unnamed = Expected::Directory {
+            attributes: None,
+            is_opaque: true,
+        };
+        let found = self.paths.entry(directory.to_vec()).or_insert(unnamed);
+        if let Expected::Directory { is_opaque, .. } = found {
+            *is_opaque = true;
         }
+    }
+
+    /// Hides a path of lower layers; what the layer itself has there stays.
+    fn hide(&mut self, path: Vec<u8>) {
+        match self.paths.entry(path).or_insert(Expected::Whiteout) {
+            Expected::Directory { is_opaque, .. } => *is_opaque = true,
+            Expected::File { .. } | Expected::Symlink(_) | Expected::Node(_) | Expected::Whiteout => {}
+        }
+    }
+
+    /// Directories that the archive leaves out, or that it deleted before.
+    fn make_parents(&mut self, path: &[u8]) -> Result<(), ArchiveError> {
+        for (end, _) in path.iter().enumerate().filter(|(_, byte)| **byte == b'/') {
+            let is_opaque = match self.paths.get(&path[..end]) {
+                Some(Expected::Directory { .. }) => continue,
+                standing => standing == Some(&Expected::Whiteout),
+            };
+            take_unnamed(&mut self.unnamed_left)?;
+            let directory = Expected::Directory {
+                attributes: None,
+                is_opaque,
+            };
+            self.paths.insert(path[..end].to_vec(), directory);
+        }
+        Ok(())
     }
 
     fn clear_below(&mut self, path: &[u8]) {
@@ -195,6 +254,7 @@ impl Expected {
             bytes,
             checksum: expected,
             attributes,
+            capabilities,
         } = self
         {
             let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
@@ -202,18 +262,29 @@ impl Expected {
             let stat = rustix::fs::fstat(&file)?;
             let looks_right = FileType::from_raw_mode(stat.st_mode).is_file()
                 && u64::try_from(stat.st_size) == Ok(*bytes)
-                && attributes.fit(&stat);
+                && attributes.fit(&stat)
+                && capabilities
+                    .as_ref()
+                    .is_none_or(|capabilities| has_capabilities(&file, capabilities));
             return Ok(
                 looks_right && checksum(File::from(file), buffer).map_err(errno)? == (*bytes, *expected)
             );
         }
-        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let flags = match self {
+            Expected::Directory { .. } => OFlags::RDONLY | OFlags::DIRECTORY,
+            _ => OFlags::PATH,
+        };
+        let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let found = rustix::fs::openat2(root, path, flags, Mode::empty(), CONFINED)?;
         let stat = rustix::fs::fstat(&found)?;
         let kind = FileType::from_raw_mode(stat.st_mode);
         Ok(match self {
-            Expected::Directory(attributes) => {
-                kind.is_dir() && attributes.is_none_or(|attributes| attributes.fit(&stat))
+            Expected::Directory {
+                attributes,
+                is_opaque,
+            } => {
+                attributes.is_none_or(|attributes| attributes.fit(&stat))
+                    && (!is_opaque || whiteout::is_opaque(&found)?)
             }
             Expected::Symlink(target) => {
                 kind.is_symlink()
@@ -227,6 +298,21 @@ impl Expected {
             Expected::Whiteout => kind.is_char_device() && stat.st_rdev == 0,
             Expected::File { .. } => false,
         })
+    }
+}
+
+fn capabilities(entry: &TarEntry) -> Option<Box<[u8]>> {
+    let mut xattrs = entry.xattrs.iter();
+    let (_, value) = xattrs.find(|(name, _)| name == CAPABILITIES.as_bytes())?;
+    Some(value.as_slice().into())
+}
+
+/// Those of a user namespace are given back in another form.
+fn has_capabilities(file: &OwnedFd, expected: &[u8]) -> bool {
+    let mut found = [0; 64];
+    match rustix::fs::fgetxattr(file, CAPABILITIES, &mut found[..]) {
+        Ok(bytes) => expected.len() != CAPABILITIES_BYTES || found[..bytes] == *expected,
+        Err(_) => false,
     }
 }
 
@@ -261,10 +347,17 @@ mod tests {
     use std::os::unix::fs::{PermissionsExt, symlink};
     use std::path::Path;
 
+    /// A program may open raw sockets.
+    const NET_RAW: [u8; 20] = [1, 0, 0, 2, 0, 0x20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+
     /// An archive with everything that an entry can be, some of it twice.
     fn layer() -> Vec<u8> {
         let mut archive = tar::Builder::new(Vec::new());
-        let mut add = |path: &str, kind: tar::EntryType, content: &[u8], link: &str| {
+        let add = |archive: &mut tar::Builder<Vec<u8>>,
+                   path: &str,
+                   kind: tar::EntryType,
+                   content: &[u8],
+                   link: &str| {
             let mut header = tar::Header::new_gnu();
             header.set_entry_type(kind);
             header.set_mode(0o754);
@@ -281,21 +374,26 @@ mod tests {
             archive.append(&header, content).unwrap();
         };
         use tar::EntryType as Kind;
-        add("./", Kind::Directory, b"", "");
-        add("dir/", Kind::Directory, b"", "");
-        add("dir/file", Kind::Regular, b"first", "");
-        add("dir/same", Kind::Link, b"", "dir/file");
-        add("dir/file", Kind::Regular, b"content", "");
-        add("deep/er/file", Kind::Regular, b"", "");
-        add("link", Kind::Symlink, b"", "dir/file");
-        add("null", Kind::Char, b"", "");
-        add("pipe", Kind::Fifo, b"", "");
-        add(".wh.gone", Kind::Regular, b"", "");
-        add(".wh.again", Kind::Regular, b"", "");
-        add("again/file", Kind::Regular, b"x", "");
-        add("dir/.wh..wh..opq", Kind::Regular, b"", "");
-        add("was/a/tree", Kind::Regular, b"y", "");
-        add("was", Kind::Regular, b"now a file", "");
+        add(&mut archive, "./", Kind::Directory, b"", "");
+        add(&mut archive, "dir/", Kind::Directory, b"", "");
+        add(&mut archive, "dir/file", Kind::Regular, b"first", "");
+        add(&mut archive, "dir/same", Kind::Link, b"", "dir/file");
+        add(&mut archive, "dir/file", Kind::Regular, b"content", "");
+        add(&mut archive, "deep/er/file", Kind::Regular, b"", "");
+        add(&mut archive, "link", Kind::Symlink, b"", "dir/file");
+        add(&mut archive, "null", Kind::Char, b"", "");
+        add(&mut archive, "pipe", Kind::Fifo, b"", "");
+        add(&mut archive, ".wh.gone", Kind::Regular, b"", "");
+        add(&mut archive, ".wh.again", Kind::Regular, b"", "");
+        add(&mut archive, "again/file", Kind::Regular, b"x", "");
+        add(&mut archive, "dir/.wh..wh..opq", Kind::Regular, b"", "");
+        add(&mut archive, ".wh.back", Kind::Regular, b"", "");
+        add(&mut archive, "back/", Kind::Directory, b"", "");
+        add(&mut archive, "was/a/tree", Kind::Regular, b"y", "");
+        add(&mut archive, "was", Kind::Regular, b"now a file", "");
+        let capabilities = ("SCHILY.xattr.security.capability", &NET_RAW[..]);
+        archive.append_pax_extensions([capabilities]).unwrap();
+        add(&mut archive, "ping", Kind::Regular, b"z", "");
         archive.into_inner().unwrap()
     }
 
@@ -321,7 +419,11 @@ mod tests {
         };
         assert_eq!(difference(&archive, unpacked().path()), None);
         type Damage = fn(&Path) -> io::Result<()>;
-        let damages: [(&str, Damage); 13] = [
+        fn unset(path: &Path, name: &str) -> io::Result<()> {
+            Ok(rustix::fs::removexattr(path, name)?)
+        }
+        const OPAQUE: &str = "trusted.overlay.opaque";
+        let damages: [(&str, Damage); 17] = [
             ("dir/file", |root| fs::remove_file(root.join("dir/file"))),
             ("dir/file", |root| {
                 fs::File::options()
@@ -347,12 +449,41 @@ mod tests {
             ("pipe", |root| fs::remove_file(root.join("pipe"))),
             ("gone", |root| fs::remove_file(root.join("gone"))),
             ("again", |root| fs::remove_dir_all(root.join("again"))),
+            ("again", |root| unset(&root.join("again"), OPAQUE)),
+            ("back", |root| unset(&root.join("back"), OPAQUE)),
+            ("dir", |root| unset(&root.join("dir"), OPAQUE)),
+            ("ping", |root| unset(&root.join("ping"), CAPABILITIES)),
             ("", |root| std::os::unix::fs::chown(root, Some(0), Some(0))),
         ];
         for (path, damage) in damages {
             let place = unpacked();
             damage(place.path()).unwrap();
             assert_eq!(difference(&archive, place.path()).as_deref(), Some(path));
+        }
+    }
+
+    #[test]
+    fn few_directories_are_made_that_the_archive_does_not_name() {
+        let archive = layer();
+        let stream = || TarStream::new(archive.as_slice(), 100);
+        for (left, is_enough) in [(4, false), (5, true)] {
+            let place = tempfile::tempdir().unwrap();
+            let mut writer = LayerWriter::new(place.path(), &[]).unwrap();
+            writer.unnamed_left = left;
+            assert_eq!(writer.unpack(&mut stream()).is_ok(), is_enough, "{left}");
+            let mut outcome = Outcome {
+                paths: BTreeMap::new(),
+                unnamed_left: left,
+            };
+            let mut stream = stream();
+            let mut buffer = vec![0; 100];
+            let mut add_all = || {
+                while let Some(entry) = stream.next_entry()? {
+                    outcome.add(&entry, &mut stream, &mut buffer)?;
+                }
+                Ok::<_, ArchiveError>(())
+            };
+            assert_eq!(add_all().is_ok(), is_enough, "{left}");
         }
     }
 }

@@ -21,6 +21,7 @@ use rustix::io::Errno;
 
 use crate::error::{ArchiveError, Error, Result};
 use crate::layer_path::{check_symlink_target, entry_error, relative, split};
+use crate::limits::UNNAMED_DIRECTORIES_MAX;
 use crate::removal::remove_tree;
 use crate::tar_stream::{EntryKind, ModifiedAt, TarEntry, TarStream};
 use crate::whiteout::{self, Marker, Standing};
@@ -46,6 +47,8 @@ pub(crate) struct LayerWriter<'a> {
     /// Times of directories are set at the end, because making their content changes them.
     directory_times: Vec<(Vec<u8>, ModifiedAt)>,
     content_bytes: u64,
+    /// Directories that may still be made without an entry of their own.
+    pub(crate) unnamed_left: u64,
     buffer: Vec<u8>,
 }
 
@@ -60,6 +63,7 @@ impl<'a> LayerWriter<'a> {
             last_parent: None,
             directory_times: Vec::new(),
             content_bytes: 0,
+            unnamed_left: UNNAMED_DIRECTORIES_MAX,
             buffer: vec![0; COPY_BUFFER_BYTES],
         };
         writer
@@ -309,15 +313,21 @@ impl<'a> LayerWriter<'a> {
         for end in ends.chain([path.len()]) {
             let so_far = &path[..end];
             let name = split(so_far).1;
-            let failed = |e| self.failed("make directory", so_far, e);
-            let is_new = match whiteout::standing(&current, name).map_err(failed)? {
+            let operation = "make directory";
+            let standing =
+                whiteout::standing(&current, name).map_err(|e| self.failed(operation, so_far, e))?;
+            let is_new = match standing {
                 Standing::Directory => false,
                 Standing::Nothing | Standing::Whiteout => true,
                 Standing::Other => return Err(through_symlink(path)),
             };
-            let next = make_directory(&current, name).map_err(failed)?;
             if is_new {
-                self.inherit(&next, so_far).map_err(failed)?;
+                take_unnamed(&mut self.unnamed_left)?;
+            }
+            let next = make_directory(&current, name).map_err(|e| self.failed(operation, so_far, e))?;
+            if is_new {
+                self.inherit(&next, so_far)
+                    .map_err(|e| self.failed(operation, so_far, e))?;
             }
             current = next;
         }
@@ -432,6 +442,15 @@ pub(crate) fn timestamps(modified_at: ModifiedAt) -> Timestamps {
             tv_nsec: modified_at.nanoseconds.into(),
         },
     }
+}
+
+/// Takes one of the directories that may be left without an entry of their own.
+pub(crate) fn take_unnamed(left: &mut u64) -> Result<(), ArchiveError> {
+    *left = left.checked_sub(1).ok_or(ArchiveError::Limit {
+        what: "the number of directories that the archive does not name",
+        limit: UNNAMED_DIRECTORIES_MAX,
+    })?;
+    Ok(())
 }
 
 fn through_symlink(path: &[u8]) -> Error {
