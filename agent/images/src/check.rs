@@ -149,24 +149,22 @@ impl ImageStore {
     /// How a layer stands, after a look at one that is in doubt.
     pub(crate) fn layer_state(&self, chain_id: &Digest) -> Result<LayerState> {
         let layout = &self.inner.layout;
-        let stands = || -> Result<bool> {
+        let stands = || -> Result<LayerState> {
             let is_recorded = self.inner.records.view()?.layer(chain_id)?.is_some();
-            Ok(is_recorded && layout.layer(chain_id).is_dir())
+            Ok(match is_recorded && layout.layer(chain_id).is_dir() {
+                true => LayerState::Whole,
+                false => LayerState::Gone,
+            })
         };
-        if !stands()? {
-            return Ok(LayerState::Gone);
-        }
         let doubt = layout.layer_doubt();
         if !doubt.is_in_doubt(chain_id) {
-            return Ok(LayerState::Whole);
+            return stands();
         }
+        // A collection does not take it away meanwhile.
+        let _lease = self.lease([*chain_id]);
         let _turn = doubt.turns.take(*chain_id);
-        if !doubt.is_in_doubt(chain_id) {
-            return Ok(if stands()? {
-                LayerState::Whole
-            } else {
-                LayerState::Gone
-            });
+        if stands()? == LayerState::Gone || !doubt.is_in_doubt(chain_id) {
+            return stands();
         }
         let Some(outcome) = self.archived(chain_id)? else {
             tracing::error!(layer = %chain_id, "a layer may be damaged, and its blob is lost");
