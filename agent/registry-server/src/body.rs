@@ -84,11 +84,16 @@ impl Source {
             Some(coming) => coming.wait_beyond(read).await?.min(bytes),
             None => bytes,
         };
+        let coming = self.coming.clone();
         let piece = tokio::task::spawn_blocking(move || {
             let piece = read_piece(&mut self.reader, here.saturating_sub(read))?;
             Ok((self, piece))
         });
-        piece.await.map_err(io::Error::other)?
+        match (piece.await.map_err(io::Error::other)?, coming) {
+            // Not before the transfer is at its end: the client may ask again at once.
+            (Err(error), Some(coming)) => Err(coming.stored().await.err().unwrap_or(error)),
+            (piece, _) => piece,
+        }
     }
 }
 

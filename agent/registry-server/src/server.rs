@@ -268,6 +268,8 @@ mod tests {
             listen: vec![any, any],
             passwords: None,
             tls: Arc::new(|| None),
+            patience: Patience::default(),
+            traffic: Arc::default(),
         });
         let mut server = server.await.unwrap();
         server.connections_max = 8;

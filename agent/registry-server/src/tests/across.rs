@@ -54,8 +54,8 @@ async fn false_content_is_never_given_whole_and_comes_from_another_node_the_next
     a.behaves(Conduct::Lies);
     let path = format!("app/blobs/{digest}");
     // The first to answer is asked first, and as it lied once, last.
-    assert_eq!(b.get(&path).await.body, None);
-    assert_eq!(b.get(&path).await.body, Some(content));
+    let got = [b.get(&path).await.body, b.get(&path).await.body];
+    assert!(got[0].is_none() && got[1].as_ref() == Some(&content));
 }
 
 #[tokio::test]
