@@ -10,7 +10,6 @@ use crate::range;
 use crate::route::{self, ManifestName};
 use crate::uploads::{UPLOADS_MAX, Uploads};
 use bytes::Bytes;
-use futures::TryFutureExt;
 use hyper::header::{CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderName, LOCATION, RANGE};
 use hyper::{Response, StatusCode};
 use muster_images::repository::{ContentDigest, Entered, EntryKey, ManifestEntry, StoredContent, Upload};
@@ -28,6 +27,8 @@ const TAG: HeaderName = HeaderName::from_static("oci-tag");
 
 /// An upload under way; `None` once it is complete or has failed.
 type Session = Arc<tokio::sync::Mutex<Option<Upload>>>;
+/// The upload, for one request alone.
+type Taken = OwnedMutexGuard<Option<Upload>>;
 
 /// The uploads under way.
 pub(crate) struct Sessions(Mutex<Uploads<Session>>);
@@ -64,7 +65,7 @@ impl Sessions {
 }
 
 /// The upload behind a session, for this request alone.
-fn take(session: Session) -> Outcome<OwnedMutexGuard<Option<Upload>>> {
+fn take(session: Session) -> Outcome<Taken> {
     session.try_lock_owned().map_err(|_| {
         Failure::new(
             StatusCode::CONFLICT,
@@ -117,9 +118,10 @@ pub(crate) async fn begin(registry: &Registry, name: &str, call: Call) -> Outcom
     let upload = blocking("begin an upload", move || images.begin_upload()).await?;
     if let Some(text) = call.query.get("digest") {
         let digest = route::digest(text)?;
-        let mut upload = Arc::new(tokio::sync::Mutex::new(Some(upload))).lock_owned().await;
+        let upload = Arc::new(tokio::sync::Mutex::new(Some(upload))).lock_owned().await;
         let length = content_length(&call)?;
-        receive(registry, &mut upload, call.body, length).await?;
+        let (upload, received) = receive(registry, upload, call.body, length).await?;
+        received?;
         return finish(registry, name, upload, &digest).await;
     }
     let id = format!("{:032x}", rand::random::<u128>());
@@ -183,13 +185,7 @@ pub(crate) async fn cancel(registry: &Registry, name: &str, id: &str) -> Outcome
 
 /// `PATCH` of an upload: one more piece.
 pub(crate) async fn append(registry: &Registry, name: &str, id: &str, call: Call) -> Outcome {
-    let mut upload = take(registry.sessions.find(name, id)?)?;
-    let length = check_piece(&upload, name, id, &call)?;
-    let received = receive(registry, &mut upload, call.body, length).await;
-    if upload.is_none() {
-        registry.sessions.lock().remove(id);
-    }
-    received?;
+    let upload = take_piece(registry, name, id, call).await?;
     let written = upload.as_ref().map_or(0, Upload::written);
     Ok(goes_on(StatusCode::ACCEPTED, name, id, written))
 }
@@ -201,15 +197,20 @@ pub(crate) async fn complete(registry: &Registry, name: &str, id: &str, call: Ca
         .get("digest")
         .ok_or_else(|| Failure::bad_request(Code::DigestInvalid, "the parameter digest is missing"))?;
     let digest = route::digest(digest)?;
-    let mut upload = take(registry.sessions.find(name, id)?)?;
+    let upload = take_piece(registry, name, id, call).await?;
+    registry.sessions.lock().remove(id);
+    finish(registry, name, upload, &digest).await
+}
+
+/// Takes the piece of a request into its upload.
+async fn take_piece(registry: &Registry, name: &str, id: &str, call: Call) -> Outcome<Taken> {
+    let upload = take(registry.sessions.find(name, id)?)?;
     let length = check_piece(&upload, name, id, &call)?;
-    let received = receive(registry, &mut upload, call.body, length).await;
+    let (upload, received) = receive(registry, upload, call.body, length).await?;
     if upload.is_none() {
         registry.sessions.lock().remove(id);
     }
-    received?;
-    registry.sessions.lock().remove(id);
-    finish(registry, name, upload, &digest).await
+    received.map(|()| upload)
 }
 
 fn content_length(call: &Call) -> Outcome<Option<u64>> {
@@ -222,12 +223,7 @@ fn content_length(call: &Call) -> Outcome<Option<u64>> {
 }
 
 /// Checks that a piece follows what has come; its length, where it is told.
-fn check_piece(
-    upload: &OwnedMutexGuard<Option<Upload>>,
-    name: &str,
-    id: &str,
-    call: &Call,
-) -> Outcome<Option<u64>> {
+fn check_piece(upload: &Taken, name: &str, id: &str, call: &Call) -> Outcome<Option<u64>> {
     let written = upload.as_ref().map_or(0, Upload::written);
     let length = content_length(call)?;
     let Some(text) = call.header(CONTENT_RANGE) else {
@@ -253,91 +249,92 @@ fn check_piece(
     }
 }
 
-/// Writes a body to the upload. What came of a body that breaks off stays, and the client can go on after it; when the
-/// disk fails, the upload is gone.
+fn ended() -> Failure {
+    Failure::not_found(Code::BlobUploadUnknown, "the upload has ended")
+}
+
+fn too_large() -> Failure {
+    let bytes_max = LoadLimits::default().archive_bytes_max;
+    Failure::new(
+        StatusCode::PAYLOAD_TOO_LARGE,
+        Code::SizeInvalid,
+        format!("a blob has at most {bytes_max} bytes"),
+    )
+}
+
+/// Writes a body to the upload, and says how that went. What came of a body that breaks off stays, also when this future
+/// is dropped with the client's connection, and the client can go on after it; when the disk fails, the upload is gone.
 async fn receive(
     registry: &Registry,
-    upload: &mut OwnedMutexGuard<Option<Upload>>,
+    mut upload: Taken,
     body: RequestBody,
     length: Option<u64>,
-) -> Outcome<()> {
-    let Some(mut writing) = upload.take() else {
-        return Err(Failure::not_found(
-            Code::BlobUploadUnknown,
-            "the upload has ended",
-        ));
+) -> Outcome<(Taken, Outcome<()>)> {
+    let Some(before) = upload.as_ref().map(Upload::written) else {
+        return Ok((upload, Err(ended())));
     };
-    let bytes_max = LoadLimits::default().archive_bytes_max;
-    let left = bytes_max.saturating_sub(writing.written());
-    let too_large = || {
-        Failure::new(
-            StatusCode::PAYLOAD_TOO_LARGE,
-            Code::SizeInvalid,
-            format!("a blob has at most {bytes_max} bytes"),
-        )
-    };
+    let left = LoadLimits::default().archive_bytes_max.saturating_sub(before);
     if length.is_some_and(|length| length > left) {
-        **upload = Some(writing);
-        return Err(too_large());
+        return Ok((upload, Err(too_large())));
     }
     let (sender, mut pieces) = mpsc::channel::<Bytes>(PIECES_BUFFERED);
-    let written = tokio::task::spawn_blocking(move || {
-        while let Some(piece) = pieces.blocking_recv() {
-            writing.append(&piece)?;
-        }
-        Ok(writing)
+    let writing = tokio::task::spawn_blocking(move || {
+        let written = match upload.take() {
+            None => Ok(()),
+            Some(mut writing) => std::iter::from_fn(|| pieces.blocking_recv())
+                .try_for_each(|piece| writing.append(&piece))
+                .map(|()| *upload = Some(writing)),
+        };
+        (upload, written)
     });
-    let written = written
-        .map_err(|error| Failure::internal("write an upload", &error))
-        .and_then(|written: muster_images::Result<Upload>| async {
-            written.map_err(|error| Failure::of_store("write an upload", &error))
-        });
-    let mut body = Pieces::new(body, registry.patience);
-    let reading = async {
-        let mut received = 0;
-        loop {
-            let next = body.next().await;
-            let next = next.map_err(|broken| broken_off(broken, Code::BlobUploadInvalid))?;
-            let Some(piece) = next else { break };
-            registry.traffic.received(piece.len());
-            received += piece.len() as u64;
-            if received > left {
-                return Err(too_large());
-            }
-            let sent = Instant::now();
-            // A closed channel means that writing failed, which is told below.
-            if sender.send(piece).await.is_err() {
-                break;
-            }
-            body.pardon(sent.elapsed());
-        }
-        drop(sender);
-        match length {
+    let (read, writing) = futures::join!(send_pieces(registry, body, sender, left), writing);
+    let (upload, written) = writing.map_err(|error| Failure::internal("write an upload", &error))?;
+    let outcome = match (written, read) {
+        (Err(error), _) => Err(Failure::of_store("write an upload", &error)),
+        (Ok(()), Err(failure)) => Err(failure),
+        (Ok(()), Ok(received)) => match length {
             Some(length) if length != received => Err(Failure::bad_request(
                 Code::SizeInvalid,
                 format!("{received} of {length} bytes came"),
             )),
             _ => Ok(()),
-        }
+        },
     };
-    let (read, written) = futures::join!(reading, written);
-    **upload = Some(written?);
-    read
+    Ok((upload, outcome))
+}
+
+/// Hands the pieces of a body on; how many bytes came.
+async fn send_pieces(
+    registry: &Registry,
+    body: RequestBody,
+    sender: mpsc::Sender<Bytes>,
+    bytes_max: u64,
+) -> Outcome<u64> {
+    let mut body = Pieces::new(body, registry.patience);
+    let mut received = 0;
+    loop {
+        let next = body.next().await;
+        let next = next.map_err(|broken| broken_off(broken, Code::BlobUploadInvalid))?;
+        let Some(piece) = next else {
+            return Ok(received);
+        };
+        registry.traffic.received(piece.len());
+        received += piece.len() as u64;
+        if received > bytes_max {
+            return Err(too_large());
+        }
+        let sent = Instant::now();
+        // A closed channel means that writing failed, which the writer tells.
+        if sender.send(piece).await.is_err() {
+            return Ok(received);
+        }
+        body.pardon(sent.elapsed());
+    }
 }
 
 /// Makes a blob of a whole upload.
-async fn finish(
-    registry: &Registry,
-    name: &str,
-    mut upload: OwnedMutexGuard<Option<Upload>>,
-    digest: &ContentDigest,
-) -> Outcome {
-    let Some(whole) = upload.take() else {
-        return Err(Failure::not_found(
-            Code::BlobUploadUnknown,
-            "the upload has ended",
-        ));
-    };
+async fn finish(registry: &Registry, name: &str, mut upload: Taken, digest: &ContentDigest) -> Outcome {
+    let whole = upload.take().ok_or_else(ended)?;
     let (content, _lease) = store(whole, digest.clone()).await?;
     enter_blob(registry, name, digest, content, vec![content.digest]).await?;
     Ok(created(name, digest))

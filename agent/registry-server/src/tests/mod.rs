@@ -1,6 +1,7 @@
 //! Registries of several nodes in one process, each over a store of its own.
 
 mod across;
+mod uploads;
 
 use crate::answer::{Registry, RequestBody};
 use crate::cluster::{BlobStream, Cluster};
@@ -142,6 +143,7 @@ fn cluster<const COUNT: usize>() -> [Node; COUNT] {
 #[derive(Debug)]
 struct Answered {
     status: StatusCode,
+    headers: HeaderMap,
     /// The body, if it came to its end.
     body: Option<Vec<u8>>,
     /// Where a list goes on.
@@ -160,9 +162,11 @@ impl Node {
     }
 
     async fn ask(&self, method: Method, path: &str, body: &[u8]) -> Answered {
-        let body: RequestBody = Full::new(Bytes::copy_from_slice(body))
-            .map_err(|never| match never {})
-            .boxed();
+        let body = Full::new(Bytes::copy_from_slice(body)).map_err(|never| match never {});
+        self.send(method, path, body.boxed()).await
+    }
+
+    async fn send(&self, method: Method, path: &str, body: RequestBody) -> Answered {
         let request = Request::builder().method(method).uri(format!("/v2/{path}"));
         let response = self.registry.answer(request.body(body).unwrap()).await;
         let (head, body) = response.into_parts();
@@ -170,6 +174,7 @@ impl Node {
         Answered {
             status: head.status,
             next: next_of(&head.headers),
+            headers: head.headers,
             body: body.map(|body| body.to_bytes().to_vec()),
         }
     }
