@@ -187,6 +187,7 @@ mod tests {
                 ControlRequest::KeepAttachments {
                     node,
                     held: Vec::new(),
+                    as_of: 0,
                 },
             ]
         };

@@ -109,12 +109,15 @@ pub enum ControlRequest {
         /// The network.
         network: NetworkId,
     },
-    /// Give back every place that the node holds beside these.
+    /// Give back every place that the node holds beside these, and that it got no later than it knows of: a request that
+    /// comes late takes nothing that was given meanwhile.
     KeepAttachments {
         /// The node.
         node: NodeId,
         /// Containers with their networks.
         held: Vec<(ContainerId, NetworkId)>,
+        /// The applied index of the newest assignments that the node knew when it said so.
+        as_of: u64,
     },
 }
 

@@ -5,6 +5,7 @@ use crate::control::{ControlError, ControlReply, RefusalKind};
 use muster_orchestration::networks::{NetworkProblem, Surroundings, plan_attachment};
 use muster_state::{Change, Changeset, ClusterState, LEVEL_OF_NETWORKS, Rejection};
 use muster_types::network::NetworkSpec;
+use muster_types::overlay::Attachment;
 use muster_types::service::EndpointMode;
 use muster_types::{
     AttachmentId, ClusterNetwork, ContainerId, NetworkId, NodeId, Reason, RequestId, ServiceSpec,
@@ -81,20 +82,29 @@ pub(super) fn detach(
     container: &ContainerId,
     network: NetworkId,
 ) -> Decision {
-    give_back(state, node, |own, of| own == container && of == network)
-}
-
-/// Gives back the places of all containers that the node does not name.
-pub(super) fn keep_only(state: &ClusterState, node: NodeId, held: &[(ContainerId, NetworkId)]) -> Decision {
-    give_back(state, node, |container, network| {
-        !held.iter().any(|(kept, on)| kept == container && *on == network)
+    give_back(state, node, |row| {
+        row.container == *container && row.place.network == network
     })
 }
 
-fn give_back(state: &ClusterState, node: NodeId, goes: impl Fn(&ContainerId, NetworkId) -> bool) -> Decision {
+/// Gives back the places of all containers that the node does not name, but for those that were given after `as_of`.
+pub(super) fn keep_only(
+    state: &ClusterState,
+    node: NodeId,
+    held: &[(ContainerId, NetworkId)],
+    as_of: u64,
+) -> Decision {
+    let is_held = |row: &Attachment| {
+        let mut held = held.iter();
+        held.any(|(container, network)| *container == row.container && *network == row.place.network)
+    };
+    give_back(state, node, |row| row.meta.spec_version <= as_of && !is_held(row))
+}
+
+fn give_back(state: &ClusterState, node: NodeId, goes: impl Fn(&Attachment) -> bool) -> Decision {
     let changes: Vec<Change> = state
         .attachments_of_node(node)
-        .filter(|row| goes(&row.container, row.place.network))
+        .filter(|row| goes(row))
         .map(|row| Change::AttachmentRemove { attachment: row.id })
         .collect();
     match changes.is_empty() {

@@ -224,7 +224,12 @@ fn a_node_gives_back_every_place_but_those_that_it_names() {
     {
         write(&mut single, 80 + number as u128, request).unwrap();
     }
-    let keep = |held| ControlRequest::KeepAttachments { node: WORKER, held };
+    let as_of = single.controller.state().index();
+    let keep = |held| ControlRequest::KeepAttachments {
+        node: WORKER,
+        held,
+        as_of,
+    };
     write(&mut single, 90, keep(vec![(container(1), other)])).unwrap();
     assert_eq!(held(&single, WORKER), [(container(1), other)]);
     assert_eq!(
@@ -242,6 +247,9 @@ fn a_node_gives_back_every_place_but_those_that_it_names() {
     );
     write(&mut single, 92, keep(Vec::new())).unwrap();
     assert_eq!(held(&single, WORKER), []);
+    write(&mut single, 93, attach(WORKER, 4, network)).unwrap();
+    write(&mut single, 94, keep(Vec::new())).unwrap();
+    assert_eq!(held(&single, WORKER).len(), 1, "what was given since is kept");
 }
 
 #[test]
@@ -273,6 +281,7 @@ fn a_network_in_use_stays_and_says_by_whom() {
     let keep = ControlRequest::KeepAttachments {
         node: WORKER,
         held: Vec::new(),
+        as_of: u64::MAX,
     };
     write(&mut single, 73, keep).unwrap();
     write(&mut single, 74, removal()).unwrap();

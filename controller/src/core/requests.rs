@@ -108,7 +108,9 @@ fn attachment(
             container,
             network,
         } => network_requests::detach(state, *node, container, *network),
-        ControlRequest::KeepAttachments { node, held } => network_requests::keep_only(state, *node, held),
+        ControlRequest::KeepAttachments { node, held, as_of } => {
+            network_requests::keep_only(state, *node, held, *as_of)
+        }
         other => unreachable!("decide sends only attachments here, not {other:?}"),
     };
     Ok(match decision {

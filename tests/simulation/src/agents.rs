@@ -263,7 +263,7 @@ impl World {
         Box::new(NodeDescription {
             hostname: name(machine),
             resources,
-            feature_level: 1,
+            feature_level: muster_state::SUPPORTED_FEATURE_LEVEL,
             advertise_address: address_of(machine),
             ..NodeDescription::default()
         })

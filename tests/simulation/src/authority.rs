@@ -8,6 +8,7 @@ use crate::wire::{Answer, Call};
 use crate::world::World;
 use muster_controller::authorize::{
     Authority, Denied, Identity, authorize, authorize_download, authorize_heartbeat, authorize_member,
+    authorize_write,
 };
 use muster_controller::control::{ControlError, ControlRequest};
 use muster_controller::core::io::{Input, ReadView};
@@ -44,12 +45,16 @@ impl World {
         };
         let verdict = match body {
             Call::ClientWrite { .. } | Call::ClientRead | Call::JoinNode { .. } => return true,
-            Call::Write { .. } | Call::JoinRaft { .. } => authorize(caller, &state, Authority::Controller),
+            Call::Write { request, .. } => authorize_write(caller, request, &state),
+            Call::JoinRaft { .. } => authorize(caller, &state, Authority::Controller),
             Call::Renew => authorize(caller, &state, Authority::Node),
             Call::Heartbeat { node, .. } => authorize_heartbeat(caller, *node, &state),
             Call::Chunk { .. } => authorize_download(caller, &state).map(|_| ()),
         };
-        let needs_controller = matches!(body, Call::Write { .. } | Call::JoinRaft { .. });
+        let needs_controller = match body {
+            Call::Write { request, .. } => request.of_node() != Some(caller.node),
+            other => matches!(other, Call::JoinRaft { .. }),
+        };
         let admitted = self.admitted(verdict, caller, needs_controller);
         match admitted {
             Ok(()) => {

@@ -2,6 +2,7 @@
 
 use crate::history::{Action, Key, Operation, Register, Told};
 use crate::network::OUTSIDE;
+use crate::networks::draw_networks;
 use crate::random::Dice;
 use crate::rpc::Purpose;
 use crate::wire::{Answer, Call};
@@ -208,10 +209,10 @@ impl World {
             .collect();
         let (request, key, action) = match dice.below(100) {
             0..12 => mutate_node(dice, state, mark, self.settings.membership_changes)?,
-            12..40 => create(dice, id, mark),
+            12..40 => create(dice, id, mark, state),
             40..88 => {
                 let service = dice_service(dice, &services)?;
-                update(dice, service, mark)
+                update(dice, service, mark, state)
             }
             _ => {
                 let service = dice_service(dice, &services)?;
@@ -250,7 +251,7 @@ fn told(kind: RefusalKind) -> Told {
     }
 }
 
-fn create(dice: &mut Dice, id: RequestId, mark: u64) -> (ControlRequest, Key, Action) {
+fn create(dice: &mut Dice, id: RequestId, mark: u64, state: &ClusterState) -> (ControlRequest, Key, Action) {
     let name = NAMES[dice.below(NAMES.len() as u64) as usize];
     let mut spec = ServiceSpec {
         name: name.to_owned(),
@@ -260,6 +261,7 @@ fn create(dice: &mut Dice, id: RequestId, mark: u64) -> (ControlRequest, Key, Ac
     spec.template.container.image = "busybox".to_owned();
     draw_mode(dice, &mut spec);
     draw_template(dice, &mut spec);
+    draw_networks(dice, &mut spec, state);
     let action = Action::Create(ServiceId::from_u128(id.as_u128()), mark);
     let request = ControlRequest::CreateService { spec: Box::new(spec) };
     (request, Key::Service(name.to_owned()), action)
@@ -307,7 +309,12 @@ fn draw_template(dice: &mut Dice, spec: &mut ServiceSpec) {
     spec.update.monitor = Duration::from_secs(dice.below(6));
 }
 
-fn update(dice: &mut Dice, service: &Service, to: u64) -> (ControlRequest, Key, Action) {
+fn update(
+    dice: &mut Dice,
+    service: &Service,
+    to: u64,
+    state: &ClusterState,
+) -> (ControlRequest, Key, Action) {
     let mut spec = service.spec.as_ref().clone();
     let from = mark(&spec.labels);
     spec.labels.insert(MARK.to_owned(), to.to_string());
@@ -317,7 +324,8 @@ fn update(dice: &mut Dice, service: &Service, to: u64) -> (ControlRequest, Key, 
                 replicas: dice.between(0, 6),
             };
         }
-        (6..9, _) => draw_template(dice, &mut spec),
+        (6..8, _) => draw_template(dice, &mut spec),
+        (8..9, _) => draw_networks(dice, &mut spec, state),
         (_, _) => {}
     }
     let key = Key::Service(spec.name.clone());

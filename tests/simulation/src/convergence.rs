@@ -1,6 +1,7 @@
 //! Once nothing goes wrong any more, the cluster must become what its users want, and then rest.
 
 use crate::controllers::name;
+use crate::networks::is_starved;
 use crate::planted::PlantedBug;
 use crate::world::World;
 use muster_controller::core::io::Input;
@@ -32,7 +33,9 @@ impl World {
                     .services()
                     .find_map(|service| service_missing(&state, service))
             })
-            .or_else(|| self.containers_missing(&state));
+            .or_else(|| self.containers_missing(&state))
+            .or_else(|| self.places_missing(&state));
+        self.settle_held(&state);
         if missing.is_some() {
             return missing;
         }
@@ -305,7 +308,11 @@ fn service_missing(state: &ClusterState, service: &Service) -> Option<String> {
         ServiceMode::Replicated { replicas } => (replicas as usize, replicas as usize),
         ServiceMode::Global => (active, active + paused),
     };
-    let least = if may_end || active == 0 { 0 } else { least };
+    let least = if may_end || active == 0 || is_starved(state, service) {
+        0
+    } else {
+        least
+    };
     (running.len() < least || running.len() > most).then(|| {
         format!(
             "service {what} runs {} tasks, wanted are {least} to {most}",

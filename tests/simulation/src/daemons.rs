@@ -332,6 +332,7 @@ impl World {
         let found = &mut self.machines[machine];
         found.files = Files::default();
         found.engine.containers.clear();
+        found.held.clear();
         self.replace_disk(machine);
         self.join_requests.remove(&machine);
     }

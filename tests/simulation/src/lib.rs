@@ -20,6 +20,7 @@ pub mod linearizability;
 pub mod liveness;
 pub mod machine;
 pub mod network;
+mod networks;
 pub mod oracle;
 pub mod planted;
 pub mod queue;

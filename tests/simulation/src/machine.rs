@@ -4,6 +4,7 @@ use crate::agents::AgentProcess;
 use crate::clock::Clock;
 use crate::controllers::ControllerProcess;
 use crate::engine::Engine;
+use crate::networks::Held;
 use crate::random::Dice;
 use muster_consensus::sim::{SeededEntropy, SimDisk};
 use muster_controller::authorize::Identity;
@@ -85,6 +86,8 @@ pub struct Machine {
     pub files: Files,
     /// Its containers.
     pub engine: Engine,
+    /// Places of its standalone containers in networks of the cluster.
+    pub held: Held,
     /// Its clocks.
     pub clock: Clock,
     /// The daemon, while it runs.
@@ -119,6 +122,7 @@ impl Machine {
             entropy: Arc::new(SeededEntropy::new(dice.draw())),
             files: Files::default(),
             engine: Engine::new(dice.fork()),
+            held: Held::new(),
             clock: Clock {
                 drift_ppm: dice.between(0, 20_000) as i64 - 10_000,
                 wall_offset_us: dice.between(0, 4_000_000) as i64 - 2_000_000,

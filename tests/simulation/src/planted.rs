@@ -23,6 +23,10 @@ pub enum PlantedBug {
     OlderAssignments,
     /// An assignment set is dropped on its way.
     LostAssignments,
+    /// What changed in a network is dropped on its way.
+    LostNetworkNews,
+    /// Places that nodes give back stay held.
+    LostReturns,
     /// A node is sent the tasks of another.
     MovedTask,
     /// Leases of dead nodes are renewed.

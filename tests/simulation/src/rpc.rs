@@ -1,6 +1,7 @@
 //! Questions and answers between machines, with time-outs.
 
 use crate::network::OUTSIDE;
+use crate::networks::Chore;
 use crate::planted::PlantedBug;
 use crate::wire::{Answer, Call, Packet, machine_at};
 use crate::world::{Event, World};
@@ -56,6 +57,8 @@ pub enum Purpose {
     RemoveNode(NodeId),
     /// A service is made in the cluster that rests.
     Probe,
+    /// A machine's own containers.
+    Own(Option<Chore>),
 }
 
 /// A question that waits for its answer.
@@ -91,7 +94,7 @@ impl World {
             Purpose::PassedOn(_) | Purpose::Forward { .. } | Purpose::Chunk { .. } => {
                 machine.controller().map(|controller| controller.certificate)
             }
-            Purpose::Heartbeat { .. } | Purpose::Renew { .. } | Purpose::JoinRaft => {
+            Purpose::Heartbeat { .. } | Purpose::Renew { .. } | Purpose::JoinRaft | Purpose::Own(_) => {
                 machine.files.certificate
             }
             Purpose::JoinNode | Purpose::Client(_) | Purpose::RemoveNode(_) | Purpose::Probe => None,
@@ -243,6 +246,7 @@ impl World {
             Purpose::Client(client) => self.client_answered(client, body),
             Purpose::RemoveNode(node) => self.node_removed(node, &body),
             Purpose::Probe => self.probe_answered(&body),
+            Purpose::Own(chore) => self.own_answered(machine, chore, &body),
         }
     }
 

@@ -282,7 +282,10 @@ impl World {
         if self.planted == Some(PlantedBug::LostAssignments) && self.dice.permille(100) {
             return;
         }
-        let set = self.maybe_move_tasks(machine, set);
+        let mut set = self.maybe_move_tasks(machine, set);
+        if self.planted == Some(PlantedBug::LostNetworkNews) && self.dice.permille(100) {
+            set.networks.retain(|network| network.facts.is_some());
+        }
         if self.dice.permille(self.settings.late_assignments_permille)
             && let Some(found) = self.streams.get(&stream)
         {

@@ -10,6 +10,7 @@ use crate::linearizability::{self, Verdict};
 use crate::liveness::Liveness;
 use crate::machine::Machine;
 use crate::network::{Network, OUTSIDE};
+use crate::networks::first_networks;
 use crate::oracle::{Oracle, SharedOracle, Violation, lock};
 use crate::planted::PlantedBug;
 use crate::queue::Queue;
@@ -31,7 +32,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-const SECOND: u64 = 1_000_000;
+pub const SECOND: u64 = 1_000_000;
 /// Machines of a run.
 const MACHINES: usize = 5;
 /// Faults begin after this.
@@ -64,6 +65,8 @@ pub struct Settings {
     pub late_assignments_permille: u64,
     /// Clients promote and demote nodes.
     pub membership_changes: bool,
+    /// The cluster was made before there were networks.
+    pub old_cluster: bool,
 }
 
 impl Settings {
@@ -81,6 +84,7 @@ impl Settings {
             sync_us: (50, 900),
             late_assignments_permille: 30,
             membership_changes: dice.permille(600),
+            old_cluster: dice.permille(150),
         }
     }
 }
@@ -154,6 +158,8 @@ pub enum Event {
     JoinAgain { machine: usize, epoch: u64 },
     /// A client does its next thing.
     ClientActs { client: usize },
+    /// A machine does something for a standalone container.
+    Chore,
     /// A client tries again.
     ClientTries { client: usize },
     /// The record of a node that left is to be removed.
@@ -177,6 +183,8 @@ pub struct World {
     pub fault_dice: Dice,
     /// What the run is like.
     pub settings: Settings,
+    /// For standalone containers.
+    pub chore_dice: Dice,
     /// A bug to be found.
     pub planted: Option<PlantedBug>,
     /// The machines.
@@ -293,6 +301,7 @@ impl World {
             now_us: 0,
             queue: Queue::default(),
             fault_dice: dice.fork(),
+            chore_dice: dice.fork(),
             network,
             clients,
             settings,
@@ -345,7 +354,7 @@ impl World {
     /// A new cluster on the first machine; the others join it.
     fn begin(&mut self) {
         let node = NodeId::from_u128(self.dice.next_u128());
-        let state = first_state(node, &mut self.dice);
+        let state = first_state(node, &mut self.dice, self.settings.old_cluster);
         *self.oracle() = Oracle::new(state.clone());
         self.owners.insert(node, 0);
         let files = &mut self.machines[0].files;
@@ -363,6 +372,7 @@ impl World {
         for client in 0..self.clients.len() {
             self.push(4 * SECOND, Event::ClientActs { client });
         }
+        self.push(5 * SECOND, Event::Chore);
         for _ in 0..self.settings.faults {
             let at = self.fault_dice.between(CALM_US, self.settings.trouble_us);
             let fault = faults::draw(&mut self.fault_dice);
@@ -487,6 +497,7 @@ impl World {
                 }
             }
             Event::ClientActs { client } => self.client_acts(client),
+            Event::Chore => self.do_chore(),
             Event::ClientTries { client } => self.client_tries(client),
             Event::RemoveNode { node } => self.remove_node(node),
             Event::Fault(fault) => self.fault(fault),
@@ -521,6 +532,7 @@ impl World {
             | Event::ContainerEnds { .. }
             | Event::Observed { .. }
             | Event::ClientActs { .. }
+            | Event::Chore
             | Event::ClientTries { .. }
             | Event::RemoveNode { .. }
             | Event::Fault(_)
@@ -606,7 +618,7 @@ impl World {
 }
 
 /// The first state of a cluster, as `swarm init` makes it.
-fn first_state(node: NodeId, dice: &mut Dice) -> ClusterState {
+fn first_state(node: NodeId, dice: &mut Dice, old: bool) -> ClusterState {
     let mut token = || JoinToken {
         root_digest: [0; 32],
         secret: dice.next_u128(),
@@ -624,7 +636,11 @@ fn first_state(node: NodeId, dice: &mut Dice) -> ClusterState {
             controller: token(),
         },
         incarnation: 1,
-        feature_level: muster_state::SUPPORTED_FEATURE_LEVEL,
+        feature_level: if old {
+            1
+        } else {
+            muster_state::SUPPORTED_FEATURE_LEVEL
+        },
         next_raft_id: 1,
     };
     let member = ControllerMember {
@@ -636,7 +652,7 @@ fn first_state(node: NodeId, dice: &mut Dice) -> ClusterState {
         role: NodeRole::Controller,
         ..NodeSpec::default()
     };
-    let changes = vec![
+    let mut changes = vec![
         Change::ClusterCreate(Box::new(record)),
         Change::NodeCreate {
             node,
@@ -648,6 +664,9 @@ fn first_state(node: NodeId, dice: &mut Dice) -> ClusterState {
             member: Some(member),
         },
     ];
+    if !old {
+        changes.extend(first_networks());
+    }
     let mut state = ClusterState::new();
     state.apply(
         1,

@@ -150,6 +150,16 @@ fn trace_of_a_process(seed: u64) -> String {
 }
 
 #[test]
+fn lost_news_of_networks_are_found() {
+    assert_found(PlantedBug::LostNetworkNews);
+}
+
+#[test]
+fn places_that_are_never_given_back_are_found() {
+    assert_found(PlantedBug::LostReturns);
+}
+
+#[test]
 fn a_skipped_sync_is_found() {
     assert_found(PlantedBug::SkippedSync);
 }
