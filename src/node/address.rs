@@ -6,6 +6,17 @@ use std::net::{IpAddr, SocketAddr};
 /// Interfaces of container networks; their addresses are not the node's.
 const CONTAINER_INTERFACES: [&str; 5] = ["docker", "muster", "br-", "veth", "virbr"];
 
+/// Where a member listens, and where the others reach it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MemberAddresses {
+    /// Where its cluster server listens.
+    pub listen: SocketAddr,
+    /// Where other nodes reach it.
+    pub advertise: SocketAddr,
+    /// Where other nodes send what containers send; the advertised address when `None`.
+    pub data_path: Option<IpAddr>,
+}
+
 /// Reads `address` or `address:port`.
 pub fn read(text: &str, default_port: u16) -> Result<SocketAddr, String> {
     let text = text.trim();
@@ -27,10 +38,7 @@ pub fn advertise(given: &str, listen: SocketAddr) -> Result<SocketAddr, String> 
         if let Ok(address) = read(given, listen.port()) {
             return check(address);
         }
-        let of_interface = host_addresses()?
-            .into_iter()
-            .find(|(interface, _)| interface == name);
-        let (_, ip) = of_interface.ok_or_else(|| {
+        let ip = of_interface(name)?.ok_or_else(|| {
             format!("advertise address {given:?} is neither an IP address nor an interface of this host")
         })?;
         return Ok(SocketAddr::new(ip, port));
@@ -57,6 +65,32 @@ pub fn advertise(given: &str, listen: SocketAddr) -> Result<SocketAddr, String> 
             ))
         }
     }
+}
+
+/// The address for what containers send: as given, an address or an interface; `None` when nothing is given.
+pub fn data_path(given: &str) -> Result<Option<IpAddr>, String> {
+    let given = given.trim();
+    if given.is_empty() {
+        return Ok(None);
+    }
+    let found = match given.trim_matches(['[', ']']).parse::<IpAddr>() {
+        Ok(ip) => Some(ip),
+        Err(_) => of_interface(given)?,
+    };
+    match found {
+        Some(ip) if ip.is_unspecified() => Err("data path address must be a non-zero IP address".to_owned()),
+        Some(ip) => Ok(Some(ip)),
+        None => Err(format!(
+            "data path address {given:?} is neither an IP address nor an interface of this host"
+        )),
+    }
+}
+
+fn of_interface(name: &str) -> Result<Option<IpAddr>, String> {
+    let mut addresses = host_addresses()?.into_iter();
+    Ok(addresses
+        .find(|(interface, _)| interface == name)
+        .map(|(_, ip)| ip))
 }
 
 fn check(address: SocketAddr) -> Result<SocketAddr, String> {
@@ -118,5 +152,15 @@ mod tests {
         );
         assert!(advertise("0.0.0.0", any).is_err());
         assert!(advertise("no-such-interface", any).is_err());
+    }
+
+    #[test]
+    fn container_traffic_may_have_an_address_of_its_own() {
+        assert_eq!(data_path(""), Ok(None));
+        assert_eq!(data_path("10.1.0.3"), Ok(Some("10.1.0.3".parse().unwrap())));
+        assert_eq!(data_path("fd00::3"), Ok(Some("fd00::3".parse().unwrap())));
+        for bad in ["0.0.0.0", "::", "no-such-interface", "10.1.0.3:4789"] {
+            assert!(data_path(bad).is_err(), "{bad}");
+        }
     }
 }

@@ -1,8 +1,10 @@
 //! The cluster as the Engine API sees it, from this node.
 
+use super::address::MemberAddresses;
 use super::fetch::Nowhere;
 use super::host::{NodeHost, Standing};
 use super::member::Member;
+use super::views::{node_view, service_view, task_view};
 use super::{address, events, task_logs};
 use crate::daemon::registry::platform as image_platform;
 use async_trait::async_trait;
@@ -13,16 +15,16 @@ use muster_controller::core::cluster_requests::check_cluster_spec;
 use muster_controller::core::io::ReadView;
 use muster_controller::shell::ControllerHandle;
 use muster_engine_api::backend::{
-    BackendError, Candidate, ClusterBackend, ControllerReach, ControllerView, EventStream, InitRequest,
-    JoinRequest, LocalSwarm, LocalSwarmState, LogOptions, LogSelection, NOT_PART, NodeView, RemoteController,
-    Result, ServiceChange, ServiceCreated, ServiceView, TaskCounts, TaskLogStream, TaskSelection, TaskView,
-    TokenRotation, resolve,
+    BackendError, Candidate, ClusterBackend, ControllerReach, EventStream, InitRequest, JoinRequest,
+    LocalSwarm, LocalSwarmState, LogOptions, LogSelection, NOT_PART, NodeView, RemoteController, Result,
+    ServiceChange, ServiceCreated, ServiceView, TaskLogStream, TaskSelection, TaskView, TokenRotation,
+    resolve,
 };
-use muster_state::ClusterState;
+use muster_types::network::NetworkSpec;
 use muster_types::service::PublishMode;
 use muster_types::{
-    Cluster, ClusterSpec, Node, NodeId, NodeSpec, NodeState, RequestId, Service, ServiceId, ServiceMode,
-    ServiceSpec, Task, TaskState, Timestamp,
+    Cluster, ClusterNetwork, ClusterSpec, NetworkId, Node, NodeId, NodeSpec, RequestId, Service, ServiceId,
+    ServiceSpec, Task, Timestamp,
 };
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -109,6 +111,15 @@ impl NodeBackend {
         )
     }
 
+    fn addresses(&self, listen: &str, advertise: &str, data_path: &str) -> Result<MemberAddresses> {
+        let listen = self.listen_address(listen)?;
+        Ok(MemberAddresses {
+            listen,
+            advertise: self.advertise_address(advertise, listen)?,
+            data_path: address::data_path(data_path).map_err(BackendError::invalid)?,
+        })
+    }
+
     fn listen_address(&self, given: &str) -> Result<SocketAddr> {
         if given.is_empty() {
             return Ok(self.listen);
@@ -186,60 +197,6 @@ fn check_supported(spec: &ServiceSpec) -> Result<()> {
     Ok(())
 }
 
-fn node_view(view: &ReadView, node: &Arc<Node>) -> NodeView {
-    let controller = node.controller.as_ref().map(|member| ControllerView {
-        leader: view.leader == Some(member.raft_id),
-        reach: match &view.reachable {
-            Some(reachable) if reachable.contains(&member.raft_id) => ControllerReach::Reachable,
-            Some(_) => ControllerReach::Unreachable,
-            // A follower knows only by leases who is heard of.
-            None if node.status.state == NodeState::Ready => ControllerReach::Reachable,
-            None => ControllerReach::Unreachable,
-        },
-        address: member.address.clone(),
-    });
-    NodeView {
-        node: (**node).clone(),
-        controller,
-    }
-}
-
-fn service_view(state: &ClusterState, service: &Arc<Service>, counts: bool) -> ServiceView {
-    let counts = counts.then(|| {
-        let (mut running, mut wanted) = (0, 0);
-        for task in state
-            .tasks_of_service(service.id)
-            .filter(|task| task.wants_to_run())
-        {
-            wanted += 1;
-            running += u64::from(task.status.state == TaskState::Running);
-        }
-        let desired = match service.spec.mode {
-            ServiceMode::Replicated { replicas } => replicas,
-            // One task on every node that fits: those are the tasks that exist.
-            ServiceMode::Global => wanted,
-        };
-        TaskCounts { running, desired }
-    });
-    ServiceView {
-        service: (**service).clone(),
-        counts,
-    }
-}
-
-fn task_view(state: &ClusterState, task: &Arc<Task>) -> Option<TaskView> {
-    let revision = state.template(task.service, task.template_version)?;
-    let service = state.service(task.service);
-    Some(TaskView {
-        task: (**task).clone(),
-        template: revision.template.clone(),
-        service_name: service
-            .map(|service| service.spec.name.clone())
-            .unwrap_or_default(),
-        up_to_date: service.is_some_and(|service| service.template_version == task.template_version),
-    })
-}
-
 #[async_trait]
 impl ClusterBackend for NodeBackend {
     fn local(&self) -> LocalSwarm {
@@ -288,10 +245,13 @@ impl ClusterBackend for NodeBackend {
             ));
         }
         check_cluster_spec(&request.spec).map_err(from_control)?;
-        let listen = self.listen_address(&request.listen_address)?;
-        let advertise = self.advertise_address(&request.advertise_address, listen)?;
+        let addresses = self.addresses(
+            &request.listen_address,
+            &request.advertise_address,
+            &request.data_path_address,
+        )?;
         self.host
-            .init(listen, advertise, request.spec, request.availability)
+            .init(addresses, request.spec, request.availability)
             .await
             .map_err(failed)
     }
@@ -302,8 +262,11 @@ impl ClusterBackend for NodeBackend {
                 muster_engine_api::backend::ALREADY_MEMBER,
             ));
         }
-        let listen = self.listen_address(&request.listen_address)?;
-        let advertise = self.advertise_address(&request.advertise_address, listen)?;
+        let addresses = self.addresses(
+            &request.listen_address,
+            &request.advertise_address,
+            &request.data_path_address,
+        )?;
         let remotes: Result<Vec<String>> = request
             .remote_addresses
             .iter()
@@ -314,7 +277,7 @@ impl ClusterBackend for NodeBackend {
             })
             .collect();
         self.host
-            .join(listen, advertise, remotes?, request.token, request.availability)
+            .join(addresses, remotes?, request.token, request.availability)
             .await
             .map_err(failed)
     }
@@ -343,7 +306,14 @@ impl ClusterBackend for NodeBackend {
 
     async fn swarm_update(&self, version: u64, spec: ClusterSpec, rotation: TokenRotation) -> Result<()> {
         let (rotate_worker, rotate_controller) = (rotation.worker, rotation.controller);
-        let spec = Box::new(spec);
+        // What is fixed when a cluster begins is no part of the request.
+        let begun = self.swarm_inspect().await?.spec;
+        let spec = Box::new(ClusterSpec {
+            address_pools: begun.address_pools,
+            subnet_prefix_len: begun.subnet_prefix_len,
+            data_path_port: begun.data_path_port,
+            ..spec
+        });
         self.write(ControlRequest::UpdateCluster {
             version,
             spec,
@@ -411,7 +381,7 @@ impl ClusterBackend for NodeBackend {
             .collect())
     }
 
-    async fn service_inspect(&self, reference: &str) -> Result<Service> {
+    async fn service_inspect(&self, reference: &str) -> Result<ServiceView> {
         let view = self.read().await?;
         let services: Vec<(String, &Arc<Service>)> = view
             .state
@@ -424,7 +394,7 @@ impl ClusterBackend for NodeBackend {
             name: &service.spec.name,
         });
         let found = resolve("service", reference, candidates)?;
-        Ok((**services[found].1).clone())
+        Ok(service_view(&view.state, services[found].1, false))
     }
 
     async fn service_update(
@@ -447,6 +417,32 @@ impl ClusterBackend for NodeBackend {
 
     async fn service_remove(&self, id: ServiceId) -> Result<()> {
         self.write(ControlRequest::RemoveService { id }).await?;
+        Ok(())
+    }
+
+    async fn network_list(&self) -> Result<Vec<Arc<ClusterNetwork>>> {
+        let view = self.read().await?;
+        let live = view.state.networks().filter(|network| !network.removing);
+        Ok(live.cloned().collect())
+    }
+
+    async fn network_create(&self, spec: NetworkSpec) -> Result<NetworkId> {
+        if spec.is_encrypted() {
+            return Err(BackendError::not_implemented(
+                "networks with the option \"encrypted\" are not implemented yet",
+            ));
+        }
+        match self
+            .write(ControlRequest::CreateNetwork { spec: Box::new(spec) })
+            .await?
+        {
+            ControlReply::NetworkCreated { id } => Ok(id),
+            other => Err(BackendError::internal(format!("an unexpected answer: {other:?}"))),
+        }
+    }
+
+    async fn network_remove(&self, id: NetworkId) -> Result<()> {
+        self.write(ControlRequest::RemoveNetwork { id }).await?;
         Ok(())
     }
 

@@ -7,7 +7,7 @@ use muster_types::{ClusterId, NodeId, RaftId};
 use serde::{Deserialize, Serialize};
 use std::fs;
 use std::io::Write;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -38,6 +38,9 @@ pub struct Membership {
     pub listen: SocketAddr,
     /// Where other nodes reach it.
     pub advertise: SocketAddr,
+    /// Where other nodes send what containers send; the advertised address when `None`.
+    #[serde(default)]
+    pub data_path: Option<IpAddr>,
     /// Controllers that it knew when it joined.
     pub controllers: Vec<String>,
 }
@@ -172,6 +175,7 @@ fn remove_all(directory: &Path) -> anyhow::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::node::address::MemberAddresses;
     use crate::node::join;
     use muster_proto::transport::NodeCertificate;
     use muster_types::{Availability, ClusterSpec, NodeDescription};
@@ -183,9 +187,14 @@ mod tests {
         let files = NodeFiles::new(directory.path());
         assert!(files.load().unwrap().is_none());
         let address = "127.0.0.1:2377".parse().unwrap();
+        let addresses = MemberAddresses {
+            listen: address,
+            advertise: address,
+            data_path: Some("10.1.0.3".parse().unwrap()),
+        };
         let description = NodeDescription::default();
         let spec = ClusterSpec::default();
-        let new = join::make_cluster(address, address, spec, Availability::Active, description).unwrap();
+        let new = join::make_cluster(addresses, spec, Availability::Active, description).unwrap();
         files.save_credentials(&new.credentials).unwrap();
         files.save_membership(&new.membership).unwrap();
         let (membership, credentials) = files.load().unwrap().unwrap();

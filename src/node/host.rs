@@ -1,5 +1,6 @@
 //! The node's membership as a whole: in no cluster, joining, a member, or a member that could not start.
 
+use super::address::MemberAddresses;
 use super::files::{Credentials, Membership, NodeFiles};
 use super::join::{self, JoinPlan};
 use super::member::{Member, MemberContext};
@@ -9,7 +10,6 @@ use muster_agent::agent::Stop;
 use muster_agent::task_engine::TaskEngine;
 use muster_proto::transport::{Dialer, NodeCertificate};
 use muster_types::{Availability, ClusterSpec, JoinToken, NodeId, NodeRole};
-use std::net::SocketAddr;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 use tokio::sync::{Mutex, watch};
@@ -100,16 +100,14 @@ impl NodeHost {
     /// Makes a cluster with this node as its first controller.
     pub async fn init(
         &self,
-        listen: SocketAddr,
-        advertise: SocketAddr,
+        addresses: MemberAddresses,
         spec: ClusterSpec,
         availability: Availability,
     ) -> anyhow::Result<NodeId> {
         let _changing = self.changing.lock().await;
         self.check_inactive()?;
-        let mut description = self.context.description.clone();
-        description.advertise_address = advertise.to_string();
-        let new = join::make_cluster(listen, advertise, spec, availability, description)?;
+        let description = self.context.describe(addresses.advertise, addresses.data_path);
+        let new = join::make_cluster(addresses, spec, availability, description)?;
         let files = self.files();
         let node = new.membership.node;
         let started = async {
@@ -142,8 +140,7 @@ impl NodeHost {
     /// Joins a cluster; the token decides the role.
     pub async fn join(
         &self,
-        listen: SocketAddr,
-        advertise: SocketAddr,
+        addresses: MemberAddresses,
         remotes: Vec<String>,
         token: JoinToken,
         availability: Availability,
@@ -152,8 +149,7 @@ impl NodeHost {
         self.check_inactive()?;
         self.set(Standing::Pending);
         let plan = JoinPlan {
-            listen,
-            advertise,
+            addresses,
             remotes,
             token,
             availability,

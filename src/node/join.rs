@@ -1,5 +1,6 @@
 //! Making a cluster, joining one, and asking its certificate authority.
 
+use super::address::MemberAddresses;
 use super::files::{Credentials, Membership};
 use anyhow::{Context, bail};
 use muster_controller::authority::{self, KeyAndRequest, Subject};
@@ -38,8 +39,7 @@ pub struct NewCluster {
 
 /// Makes a cluster with this node as its first controller.
 pub fn make_cluster(
-    listen: SocketAddr,
-    advertise: SocketAddr,
+    addresses: MemberAddresses,
     spec: ClusterSpec,
     availability: Availability,
     description: NodeDescription,
@@ -92,7 +92,7 @@ pub fn make_cluster(
     };
     let member = ControllerMember {
         raft_id: FIRST_RAFT_ID,
-        address: advertise.to_string(),
+        address: addresses.advertise.to_string(),
         voter: true,
     };
     let node_spec = NodeSpec {
@@ -123,13 +123,14 @@ pub fn make_cluster(
         Outcome::Applied => {}
         other => bail!("the first state of the cluster was not accepted: {other:?}"),
     }
-    let controllers = vec![advertise.to_string()];
+    let controllers = vec![addresses.advertise.to_string()];
     let membership = Membership {
         cluster,
         node,
         raft_id: Some(FIRST_RAFT_ID),
-        listen,
-        advertise,
+        listen: addresses.listen,
+        advertise: addresses.advertise,
+        data_path: addresses.data_path,
         controllers,
     };
     Ok(NewCluster {
@@ -141,10 +142,8 @@ pub fn make_cluster(
 
 /// How to join.
 pub struct JoinPlan {
-    /// Where the cluster server will listen.
-    pub listen: SocketAddr,
-    /// Where other nodes reach it.
-    pub advertise: SocketAddr,
+    /// Where the cluster server will listen, and where other nodes will reach it.
+    pub addresses: MemberAddresses,
     /// Controllers to ask.
     pub remotes: Vec<String>,
     /// The token.
@@ -219,8 +218,9 @@ async fn join_through(
         cluster: identity.cluster,
         node: identity.node,
         raft_id: None,
-        listen: plan.listen,
-        advertise: plan.advertise,
+        listen: plan.addresses.listen,
+        advertise: plan.addresses.advertise,
+        data_path: plan.addresses.data_path,
         controllers: plan.remotes.clone(),
     };
     Ok((membership, credentials, identity.role))

@@ -2,6 +2,7 @@
 
 use super::files::{Credentials, Membership, NodeFiles};
 use super::join::{self, RaftMembership};
+use super::routes;
 use super::server::{self, ClusterServer};
 use super::service::PeerService;
 use super::tasks::EngineTasks;
@@ -37,6 +38,18 @@ pub struct MemberContext {
     pub description: NodeDescription,
     /// Figures of its controller.
     pub metrics: ControllerMetrics,
+}
+
+impl MemberContext {
+    /// What the node says of itself as a member with these addresses.
+    pub fn describe(&self, advertise: SocketAddr, data_path: Option<IpAddr>) -> NodeDescription {
+        NodeDescription {
+            advertise_address: advertise.to_string(),
+            data_path_address: data_path,
+            routes: routes::of_host(),
+            ..self.description.clone()
+        }
+    }
 }
 
 /// An active membership.
@@ -79,8 +92,7 @@ impl Member {
         )?;
         let dialer = Dialer::new(&certificate)?;
         let slot: ControllerSlot = Arc::new(ArcSwapOption::empty());
-        let mut description = context.description.clone();
-        description.advertise_address = membership.advertise.to_string();
+        let description = context.describe(membership.advertise, membership.data_path);
         let config = AgentConfig {
             node: membership.node,
             directory: context.files.directory().to_owned(),

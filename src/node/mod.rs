@@ -12,6 +12,7 @@ pub mod member;
 pub mod networks;
 pub mod registry;
 mod roles;
+mod routes;
 mod server;
 pub mod service;
 pub mod spread;
@@ -19,5 +20,6 @@ mod task_image;
 mod task_logs;
 pub mod tasks;
 mod templates;
+mod views;
 
 pub use host::NodeHost;

@@ -1,6 +1,7 @@
 //! The vocabulary of networks: what a network is asked to be, and what it is.
 
 use crate::Timestamp;
+use crate::overlay::OPTION_ENCRYPTED;
 use crate::service::Labels;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -30,6 +31,14 @@ pub struct NetworkSpec {
     pub labels: Labels,
     /// Driver options.
     pub options: Labels,
+}
+
+impl NetworkSpec {
+    /// Whether its traffic between nodes shall be encrypted.
+    pub fn is_encrypted(&self) -> bool {
+        let option = self.options.get(OPTION_ENCRYPTED);
+        option.is_some_and(|value| !matches!(value.as_str(), "false" | "0"))
+    }
 }
 
 impl Default for NetworkSpec {

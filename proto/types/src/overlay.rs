@@ -42,8 +42,7 @@ pub struct ClusterNetwork {
 impl ClusterNetwork {
     /// Whether traffic between nodes is encrypted.
     pub fn encrypted(&self) -> bool {
-        let option = self.spec.options.get(OPTION_ENCRYPTED);
-        option.is_some_and(|value| !matches!(value.as_str(), "false" | "0"))
+        self.spec.is_encrypted()
     }
 
     /// The largest packet that the user wants.

@@ -2,11 +2,13 @@
 
 use super::{EventStream, LogOptions, Result, TaskLogStream};
 use async_trait::async_trait;
+use muster_types::network::NetworkSpec;
 use muster_types::service::TaskTemplate;
 use muster_types::{
-    Availability, Cluster, ClusterSpec, JoinToken, Node, NodeId, NodeSpec, Service, ServiceId, ServiceSpec,
-    Task, TaskId, Timestamp,
+    Availability, Cluster, ClusterNetwork, ClusterSpec, JoinToken, NetworkId, Node, NodeId, NodeSpec,
+    Service, ServiceId, ServiceSpec, Task, TaskId, Timestamp,
 };
+use std::net::IpAddr;
 use std::sync::Arc;
 
 /// The cluster, as seen from this node.
@@ -61,7 +63,7 @@ pub trait ClusterBackend: Send + Sync + 'static {
     async fn service_list(&self, counts: bool) -> Result<Vec<ServiceView>>;
 
     /// One service; never with counts.
-    async fn service_inspect(&self, reference: &str) -> Result<Service>;
+    async fn service_inspect(&self, reference: &str) -> Result<ServiceView>;
 
     /// Changes a service and returns warnings. A stale `version` gives
     /// [`out_of_sequence`](super::BackendError::out_of_sequence).
@@ -70,6 +72,15 @@ pub trait ClusterBackend: Send + Sync + 'static {
 
     /// Removes a service; its tasks stop after that.
     async fn service_remove(&self, id: ServiceId) -> Result<()>;
+
+    /// The networks of the cluster.
+    async fn network_list(&self) -> Result<Vec<Arc<ClusterNetwork>>>;
+
+    /// Makes a network of the cluster. `Conflict` when the name is in use, `Forbidden` when its addresses are.
+    async fn network_create(&self, spec: NetworkSpec) -> Result<NetworkId>;
+
+    /// Removes a network of the cluster. `Invalid`, with who it is, when something uses it.
+    async fn network_remove(&self, id: NetworkId) -> Result<()>;
 
     /// Tasks that the selection does not rule out. The API filters further.
     async fn task_list(&self, selection: TaskSelection) -> Result<Vec<TaskView>>;
@@ -141,8 +152,6 @@ pub struct InitRequest {
     pub advertise_address: String,
     /// Address or interface for container traffic; the advertised one when empty.
     pub data_path_address: String,
-    /// UDP port of container traffic; 0 means 4789.
-    pub data_path_port: u32,
     /// Make a new one-member cluster out of this node's state.
     pub force_new_cluster: bool,
     /// Settings.
@@ -234,6 +243,8 @@ pub struct ServiceView {
     pub service: Service,
     /// Number of tasks, when it was asked for.
     pub counts: Option<TaskCounts>,
+    /// Its virtual addresses.
+    pub vips: Vec<Place>,
 }
 
 /// Number of a service's tasks.
@@ -265,6 +276,17 @@ pub struct TaskView {
     pub service_name: String,
     /// It runs its service's newest template.
     pub up_to_date: bool,
+    /// Its places in networks of the cluster.
+    pub places: Vec<Place>,
+}
+
+/// A place in a network of the cluster.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Place {
+    /// The network.
+    pub network: Arc<ClusterNetwork>,
+    /// The addresses there.
+    pub addresses: Vec<IpAddr>,
 }
 
 /// Whose logs are wanted: every task of the services, and the tasks.

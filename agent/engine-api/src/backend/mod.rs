@@ -18,7 +18,7 @@ pub use builds::{
 };
 pub use cluster::{
     ClusterBackend, ControllerReach, ControllerView, InitRequest, JoinRequest, LocalSwarm, LocalSwarmState,
-    LogSelection, NodeView, RemoteController, ServiceChange, ServiceCreated, ServiceView, TaskCounts,
+    LogSelection, NodeView, Place, RemoteController, ServiceChange, ServiceCreated, ServiceView, TaskCounts,
     TaskSelection, TaskView, TokenRotation,
 };
 pub use engine::{

@@ -17,6 +17,7 @@ pub(crate) mod mount;
 pub(crate) mod namespace;
 pub(crate) mod network;
 pub(crate) mod node;
+pub(crate) mod overlay;
 pub(crate) mod platform;
 pub(crate) mod port;
 pub(crate) mod resources;

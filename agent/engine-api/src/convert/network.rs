@@ -7,6 +7,7 @@ use crate::wire::container::{EndpointIpam, EndpointSettings};
 use crate::wire::network::{ConfigReference, CreateBody, Ipam, IpamRange, Network};
 use muster_types::container::{ContainerInfo, EndpointSpec};
 use muster_types::network::{AddressRange, NetworkInfo, NetworkSpec};
+use muster_types::overlay::OVERLAY_DRIVER;
 use serde_json::{Map, Value, json};
 use std::net::IpAddr;
 use std::str::FromStr;
@@ -14,12 +15,32 @@ use std::sync::Arc;
 
 /// Reads the body of `POST /networks/create`.
 pub(crate) fn read(body: CreateBody) -> Read<NetworkSpec> {
+    let of_cluster = body.driver == OVERLAY_DRIVER;
+    if body.ingress && !of_cluster {
+        return Err(Failure::invalid(
+            "an ingress network needs the driver \"overlay\"",
+        ));
+    }
+    match body.scope.as_str() {
+        "local" if of_cluster => {
+            return Err(Failure::invalid(
+                "a network of the driver \"overlay\" has the scope \"swarm\"",
+            ));
+        }
+        "" | "local" => {}
+        "swarm" if of_cluster => {}
+        "swarm" => {
+            return Err(unsupported(
+                "the scope \"swarm\" with another driver than overlay",
+            ));
+        }
+        other => {
+            return Err(Failure::invalid(format!(
+                "invalid scope {other:?}: local or swarm is expected"
+            )));
+        }
+    }
     let asked = [
-        (
-            "the scope \"swarm\"",
-            !matches!(body.scope.as_str(), "" | "local"),
-        ),
-        ("ingress networks", body.ingress),
         ("configuration-only networks", body.config_only),
         ("ConfigFrom", !body.config_from.network.is_empty()),
         (
@@ -137,7 +158,7 @@ pub(crate) fn network(info: &NetworkInfo, containers: &[Arc<ContainerInfo>]) -> 
         },
         internal: spec.internal,
         attachable: spec.attachable,
-        ingress: false,
+        ingress: spec.ingress,
         config_from: ConfigReference::default(),
         config_only: false,
         containers: Value::Object(members(info, containers)),
@@ -146,7 +167,7 @@ pub(crate) fn network(info: &NetworkInfo, containers: &[Arc<ContainerInfo>]) -> 
     }
 }
 
-fn write_range(range: &AddressRange) -> IpamRange {
+pub(super) fn write_range(range: &AddressRange) -> IpamRange {
     let auxiliary = range
         .auxiliary
         .iter()

@@ -1,6 +1,8 @@
 //! Services and task templates.
 
-use super::{Read, container::time, duration, non_negative, port, service_container, signed, unsupported};
+use super::{
+    Read, container::time, duration, non_negative, overlay, port, service_container, signed, unsupported,
+};
 use crate::backend::ServiceView;
 use crate::http::Failure;
 use crate::wire::ObjectVersion;
@@ -197,6 +199,7 @@ pub(crate) fn write(view: &ServiceView) -> wire::Service {
         endpoint: wire::Endpoint {
             ports: service.allocated_ports.iter().map(write_port).collect(),
             spec: endpoint_spec,
+            virtual_ips: view.vips.iter().flat_map(overlay::virtual_ips).collect(),
         },
         spec,
         previous_spec: service.previous_spec.as_deref().map(write_spec),

@@ -5,6 +5,7 @@ use crate::backend::{InitRequest, JoinRequest};
 use crate::http::Failure;
 use crate::wire::ObjectVersion;
 use crate::wire::swarm as wire;
+use ipnet::IpNet;
 use muster_types::{Cluster, ClusterSpec};
 use serde_json::json;
 use std::time::Duration;
@@ -14,29 +15,77 @@ const ELECTION_TICK: i64 = 10;
 const HEARTBEAT_TICK: i64 = 1;
 /// Shortest validity of node certificates, as in Docker.
 const CERTIFICATE_EXPIRY_MIN: Duration = Duration::from_secs(3600);
+/// Longest prefix of the cluster's subnets, as in Docker: a gateway, a virtual address and some tasks.
+const SUBNET_SIZE_MAX: u8 = 29;
 
 /// Reads the body of `POST /swarm/init`.
 pub(crate) fn read_init(body: wire::InitBody) -> Read<InitRequest> {
     if body.auto_lock_managers {
         return Err(unsupported("autolock of managers"));
     }
-    if !body.default_addr_pool.is_empty() {
-        return Err(unsupported("DefaultAddrPool"));
-    }
     if body.data_path_port != 0 && !(1024..=49151).contains(&body.data_path_port) {
         return Err(Failure::invalid(
             "invalid data path port: it must be between 1024 and 49151",
         ));
     }
+    let mut spec = read_spec(body.spec)?;
+    if !body.default_addr_pool.is_empty() {
+        spec.address_pools = read_pools(&body.default_addr_pool)?;
+    }
+    if body.subnet_size != 0 {
+        spec.subnet_prefix_len = read_subnet_size(body.subnet_size)?;
+    }
+    check_pools(&spec)?;
+    if let Some(port) = u16::try_from(body.data_path_port).ok().filter(|port| *port != 0) {
+        spec.data_path_port = port;
+    }
     Ok(InitRequest {
         listen_address: body.listen_addr,
         advertise_address: body.advertise_addr,
         data_path_address: body.data_path_addr,
-        data_path_port: body.data_path_port,
         force_new_cluster: body.force_new_cluster,
-        spec: read_spec(body.spec)?,
+        spec,
         availability: node::read_availability(&body.availability)?,
     })
+}
+
+fn read_pools(texts: &[String]) -> Read<Vec<IpNet>> {
+    let read = |text: &String| {
+        let pool: IpNet = text
+            .parse()
+            .map_err(|_| Failure::invalid(format!("invalid base pool address {text:?}")))?;
+        Ok(pool.trunc())
+    };
+    texts.iter().map(read).collect()
+}
+
+fn read_subnet_size(size: u32) -> Read<u8> {
+    u8::try_from(size)
+        .ok()
+        .filter(|size| *size <= SUBNET_SIZE_MAX)
+        .ok_or_else(|| Failure::invalid(format!("subnet size is out of range: {size}")))
+}
+
+/// Pools must have room for a subnet each, and nothing in common.
+fn check_pools(spec: &ClusterSpec) -> Read<()> {
+    for (place, pool) in spec.address_pools.iter().enumerate() {
+        if pool.addr().is_ipv4() && pool.prefix_len() > spec.subnet_prefix_len {
+            return Err(Failure::invalid(format!(
+                "invalid CIDR: {pool}. Subnet size is too small for pool: {}",
+                spec.subnet_prefix_len
+            )));
+        }
+        let earlier = &spec.address_pools[..place];
+        if let Some(other) = earlier
+            .iter()
+            .find(|other| other.contains(pool) || pool.contains(*other))
+        {
+            return Err(Failure::invalid(format!(
+                "invalid Pool overlap between {other} and {pool}"
+            )));
+        }
+    }
+    Ok(())
 }
 
 /// Reads the body of `POST /swarm/join`.
@@ -151,9 +200,14 @@ pub(crate) fn cluster_info(cluster: &Cluster) -> wire::ClusterInfo {
         spec: write_spec(&cluster.spec),
         tls_info: json!({"TrustRoot": cluster.root_ca.certificate_pem}),
         root_rotation_in_progress: false,
-        default_addr_pool: vec!["10.0.0.0/8".to_owned()],
-        subnet_size: 24,
-        data_path_port: 4789,
+        default_addr_pool: cluster
+            .spec
+            .address_pools
+            .iter()
+            .map(ToString::to_string)
+            .collect(),
+        subnet_size: cluster.spec.subnet_prefix_len.into(),
+        data_path_port: cluster.spec.data_path_port.into(),
     }
 }
 
@@ -185,6 +239,33 @@ mod tests {
         };
         assert_eq!(read_spec(write_spec(&spec)).unwrap(), spec);
         assert_eq!(read_spec(wire::Spec::default()).unwrap(), ClusterSpec::default());
+    }
+
+    #[test]
+    fn pools_are_read_and_bad_ones_refused() {
+        let init = |pools: &[&str], size: u32, port: u32| {
+            read_init(wire::InitBody {
+                default_addr_pool: pools.iter().map(ToString::to_string).collect(),
+                subnet_size: size,
+                data_path_port: port,
+                ..wire::InitBody::default()
+            })
+        };
+        let spec = init(&["10.20.0.0/16", "fd00:5::/48"], 26, 5000).unwrap().spec;
+        assert_eq!(spec.address_pools.len(), 2);
+        assert_eq!((spec.subnet_prefix_len, spec.data_path_port), (26, 5000));
+        assert_eq!(init(&[], 0, 0).unwrap().spec, ClusterSpec::default());
+        for (pools, size, port) in [
+            (&["10.20.0.0"][..], 24, 0),
+            (&["x/8"], 24, 0),
+            (&["10.20.0.0/26"], 24, 0),
+            (&["10.0.0.0/8", "10.20.0.0/16"], 24, 0),
+            (&[], 30, 0),
+            (&[], 0, 80),
+        ] {
+            let refused = init(pools, size, port).unwrap_err();
+            assert_eq!(refused.status, 400, "{pools:?} {size} {port}");
+        }
     }
 
     #[test]

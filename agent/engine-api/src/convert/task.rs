@@ -1,6 +1,6 @@
 //! Tasks in answers.
 
-use super::{container::time, service};
+use super::{container::time, overlay, service};
 use crate::backend::TaskView;
 use crate::wire::ObjectVersion;
 use crate::wire::task::Task;
@@ -32,6 +32,7 @@ pub(crate) fn write(view: &TaskView) -> Task {
         node_id: task.node.map(|node| node.to_string()).unwrap_or_default(),
         status: status(view),
         desired_state: task.desired.name(),
+        networks_attachments: view.places.iter().map(overlay::attachment).collect(),
     }
 }
 

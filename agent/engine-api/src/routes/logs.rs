@@ -28,7 +28,7 @@ pub(super) async fn container(call: Call) -> Reply {
 
 /// `GET /services/{id}/logs`.
 pub(super) async fn service(call: Call) -> Reply {
-    let service = call.cluster().service_inspect(call.reference()).await?;
+    let service = call.cluster().service_inspect(call.reference()).await?.service;
     let tty = service.spec.template.container.tty;
     cluster_logs(&call, tty, selection(Some(service.id), None)).await
 }

@@ -1,12 +1,15 @@
-//! Networks.
+//! Networks: those of this node, and on controllers those of the cluster, in one space of names and ids.
 
-use crate::backend::{Candidate, ContainerFilterHint, resolve};
+use crate::backend::{BackendError, Candidate, ContainerFilterHint, ErrorKind, resolve};
 use crate::convert;
 use crate::convert::network::{is_on, scope};
 use crate::http::{Call, Failure, Filters, Object, Reply, json_created, json_gated, status_only};
 use crate::wire::network::{ConnectBody, CreateBody, Created, DisconnectBody};
 use hyper::StatusCode;
+use muster_types::NetworkId;
 use muster_types::network::NetworkInfo;
+use muster_types::overlay::OVERLAY_DRIVER;
+use std::collections::BTreeSet;
 
 const FILTERS: &[&str] = &["dangling", "driver", "id", "label", "name", "scope", "type"];
 const BUILT_IN: &[&str] = &["bridge", "host", "none"];
@@ -14,6 +17,46 @@ const BUILT_IN: &[&str] = &["bridge", "host", "none"];
 /// Whether it exists by itself.
 pub(super) fn is_built_in(network: &NetworkInfo) -> bool {
     BUILT_IN.contains(&network.spec.name.as_str())
+}
+
+/// The networks of this node and those of the cluster. A worker knows only the ones that it has a part in, and so does
+/// a controller while there is no leader.
+async fn all(call: &Call) -> Result<Vec<NetworkInfo>, Failure> {
+    let mut networks = of_cluster(call).await?;
+    let known: BTreeSet<String> = networks.iter().map(|network| network.id.clone()).collect();
+    let local = call.engine().network_list().await?;
+    networks.extend(local.into_iter().filter(|network| !known.contains(&network.id)));
+    Ok(networks)
+}
+
+/// The networks of the cluster, where this node can ask for them.
+pub(super) async fn of_cluster(call: &Call) -> Result<Vec<NetworkInfo>, Failure> {
+    if !call.cluster().local().controller {
+        return Ok(Vec::new());
+    }
+    match call.cluster().network_list().await {
+        Ok(networks) => Ok(networks
+            .iter()
+            .map(|network| convert::overlay::info(network))
+            .collect()),
+        Err(error) if error.kind == ErrorKind::Unavailable => Ok(Vec::new()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn find(mut networks: Vec<NetworkInfo>, reference: &str) -> Result<NetworkInfo, Failure> {
+    let candidates = networks.iter().map(|network| Candidate {
+        id: &network.id,
+        name: &network.spec.name,
+    });
+    let found = resolve("network", reference, candidates)?;
+    Ok(networks.swap_remove(found))
+}
+
+/// The id of a network of the cluster.
+pub(super) fn cluster_id(network: &NetworkInfo) -> Result<NetworkId, Failure> {
+    let missing = || BackendError::not_found(format!("network {} not found", network.id));
+    network.id.parse().map_err(|_| missing().into())
 }
 
 /// `GET /networks`.
@@ -30,7 +73,7 @@ pub(super) async fn list(call: Call) -> Reply {
         .engine()
         .container_list(ContainerFilterHint::default())
         .await?;
-    let networks = call.engine().network_list().await?;
+    let networks = all(&call).await?;
     let networks: Vec<_> = networks
         .iter()
         .filter(|network| matches(network, &filters))
@@ -56,23 +99,11 @@ fn matches(network: &NetworkInfo, filters: &Filters) -> bool {
 
 /// `GET /networks/{id}`.
 pub(super) async fn inspect(call: Call) -> Reply {
-    let networks = call.engine().network_list().await?;
-    let wanted_scope = call.query.get("scope");
-    let networks: Vec<&NetworkInfo> = networks
-        .iter()
-        .filter(|network| wanted_scope.is_none_or(|wanted| wanted == scope(network)))
-        .collect();
-    let candidates = networks.iter().map(|network| Candidate {
-        id: &network.id,
-        name: &network.spec.name,
-    });
-    let found = resolve("network", call.reference(), candidates)?;
-    let network = networks.get(found).ok_or_else(|| {
-        Failure::new(
-            StatusCode::NOT_FOUND,
-            format!("network {} not found", call.reference()),
-        )
-    })?;
+    let mut networks = all(&call).await?;
+    if let Some(wanted) = call.query.get("scope").filter(|wanted| !wanted.is_empty()) {
+        networks.retain(|network| wanted == scope(network));
+    }
+    let network = find(networks, call.reference())?;
     let containers = call
         .engine()
         .container_list(ContainerFilterHint::default())
@@ -80,7 +111,7 @@ pub(super) async fn inspect(call: Call) -> Reply {
     json_gated(
         Object::Network,
         call.version,
-        &convert::network::network(network, &containers),
+        &convert::network::network(&network, &containers),
     )
 }
 
@@ -88,7 +119,17 @@ pub(super) async fn inspect(call: Call) -> Reply {
 pub(super) async fn create(mut call: Call) -> Reply {
     let body: CreateBody = call.body_of(Object::NetworkCreate).await?;
     let spec = convert::network::read(body)?;
-    let id = call.engine().network_create(spec).await?;
+    // One name means one network, wherever it lies: else neither could be removed by its name.
+    let same = |network: &NetworkInfo| network.spec.name == spec.name && !is_built_in(network);
+    if all(&call).await?.iter().any(same) {
+        let text = format!("network with name {} already exists", spec.name);
+        return Err(BackendError::conflict(text).into());
+    }
+    let id = if spec.driver == OVERLAY_DRIVER {
+        call.cluster().network_create(spec).await?.to_string()
+    } else {
+        call.engine().network_create(spec).await?
+    };
     json_created(&Created {
         id,
         warning: String::new(),
@@ -97,7 +138,12 @@ pub(super) async fn create(mut call: Call) -> Reply {
 
 /// `DELETE /networks/{id}`.
 pub(super) async fn remove(call: Call) -> Reply {
-    call.engine().network_remove(call.reference()).await?;
+    let network = find(all(&call).await?, call.reference())?;
+    if network.cluster_scope {
+        call.cluster().network_remove(cluster_id(&network)?).await?;
+    } else {
+        call.engine().network_remove(&network.id).await?;
+    }
     Ok(status_only(StatusCode::NO_CONTENT))
 }
 

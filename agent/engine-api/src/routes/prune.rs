@@ -105,7 +105,7 @@ pub(super) async fn volumes(call: Call) -> Reply {
     json(&value!({"VolumesDeleted": deleted, "SpaceReclaimed": reclaimed}))
 }
 
-/// `POST /networks/prune`: removes networks that no running container is on.
+/// `POST /networks/prune`: removes networks that no running container is on, and those of the cluster that nothing uses.
 pub(super) async fn networks(call: Call) -> Reply {
     let selection = Selection::of(&call, FILTERS)?;
     let containers = call
@@ -123,6 +123,16 @@ pub(super) async fn networks(call: Call) -> Reply {
         }
         // One that got a container or went away meanwhile is simply not pruned.
         if call.engine().network_remove(&network.id).await.is_ok() {
+            deleted.push(network.spec.name);
+        }
+    }
+    // The network that carries published ports is removed only by name, as in Docker.
+    let of_cluster = super::networks::of_cluster(&call).await?;
+    for network in of_cluster.into_iter().filter(|network| !network.spec.ingress) {
+        let selected = selection.has(network.created, &network.spec.labels);
+        let id = super::networks::cluster_id(&network)?;
+        // One that is in use is simply not pruned.
+        if selected && call.cluster().network_remove(id).await.is_ok() {
             deleted.push(network.spec.name);
         }
     }

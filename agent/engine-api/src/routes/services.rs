@@ -54,11 +54,7 @@ pub(super) async fn create(mut call: Call) -> Reply {
 
 /// `GET /services/{id}`.
 pub(super) async fn inspect(call: Call) -> Reply {
-    let service = call.cluster().service_inspect(call.reference()).await?;
-    let view = ServiceView {
-        service,
-        counts: None,
-    };
+    let view = call.cluster().service_inspect(call.reference()).await?;
     json_gated(Object::Service, call.version, &convert::service::write(&view))
 }
 
@@ -76,7 +72,7 @@ pub(super) async fn update(mut call: Call) -> Reply {
         Some(change) => change,
         None => ServiceChange::Spec(Box::new(convert::service::read_spec(body)?)),
     };
-    let service = call.cluster().service_inspect(call.reference()).await?;
+    let service = call.cluster().service_inspect(call.reference()).await?.service;
     let change = match change {
         ServiceChange::Spec(mut spec) => {
             spec.template.container.registry_auth = updated_auth(&call, &service)?;
@@ -110,7 +106,7 @@ fn updated_auth(call: &Call, service: &Service) -> Result<RegistryAuth, Failure>
 
 /// `DELETE /services/{id}`.
 pub(super) async fn remove(call: Call) -> Reply {
-    let service = call.cluster().service_inspect(call.reference()).await?.id;
+    let service = call.cluster().service_inspect(call.reference()).await?.service.id;
     call.cluster().service_remove(service).await?;
     Ok(status_only(StatusCode::OK))
 }

@@ -46,7 +46,7 @@ async fn selection(call: &Call, filters: &Filters) -> Result<Option<TaskSelectio
     let mut selection = TaskSelection::default();
     for reference in filters.values("service") {
         match call.cluster().service_inspect(reference).await {
-            Ok(service) => selection.services.push(service.id),
+            Ok(view) => selection.services.push(view.service.id),
             Err(error) if error.kind == ErrorKind::NotFound => {}
             Err(error) => return Err(error.into()),
         }

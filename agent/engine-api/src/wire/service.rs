@@ -225,6 +225,17 @@ pub(crate) struct Endpoint {
     pub spec: EndpointSpec,
     #[serde(skip_serializing_if = "is_default")]
     pub ports: Vec<PortConfig>,
+    #[serde(rename = "VirtualIPs", skip_serializing_if = "is_default")]
+    pub virtual_ips: Vec<VirtualIp>,
+}
+
+/// A virtual address of a service.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(crate) struct VirtualIp {
+    #[serde(rename = "NetworkID")]
+    pub network_id: String,
+    #[serde(rename = "Addr")]
+    pub address: String,
 }
 
 /// Progress of an update.

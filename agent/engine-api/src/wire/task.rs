@@ -25,4 +25,6 @@ pub(crate) struct Task {
     pub node_id: String,
     pub status: Value,
     pub desired_state: &'static str,
+    #[serde(skip_serializing_if = "super::is_default")]
+    pub networks_attachments: Vec<Value>,
 }

@@ -5,6 +5,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::{StreamExt, stream};
 use muster_engine_api::backend::*;
+use muster_types::network::NetworkSpec;
+use muster_types::overlay::OverlaySubnet;
 use muster_types::service::{UpdateState, UpdateStatus};
 use muster_types::task::{DesiredState, Slot, Task, TaskState, TaskStatus};
 use muster_types::*;
@@ -18,6 +20,7 @@ struct State {
     nodes: Vec<Node>,
     services: Vec<Service>,
     tasks: Vec<(Task, Arc<TaskTemplate>)>,
+    networks: Vec<Arc<ClusterNetwork>>,
     index: u64,
 }
 
@@ -108,6 +111,7 @@ impl State {
                 .map(|service| service.spec.name.clone())
                 .unwrap_or_default(),
             up_to_date: service.is_some_and(|service| service.template_version == task.template_version),
+            places: Vec::new(),
         }
     }
 }
@@ -205,6 +209,7 @@ impl ClusterBackend for FakeCluster {
             }],
             services: Vec::new(),
             tasks: Vec::new(),
+            networks: Vec::new(),
             index: 10,
         };
         *self.0.lock().unwrap() = Some(state);
@@ -334,13 +339,63 @@ impl ClusterBackend for FakeCluster {
             let views = state.services.iter().map(|service| ServiceView {
                 service: service.clone(),
                 counts: count(service),
+                vips: Vec::new(),
             });
             Ok(views.collect())
         })
     }
 
-    async fn service_inspect(&self, reference: &str) -> Result<Service> {
-        self.with(|state| state.service(reference).cloned())
+    async fn service_inspect(&self, reference: &str) -> Result<ServiceView> {
+        self.with(|state| {
+            Ok(ServiceView {
+                service: state.service(reference)?.clone(),
+                counts: None,
+                vips: Vec::new(),
+            })
+        })
+    }
+
+    async fn network_list(&self) -> Result<Vec<Arc<ClusterNetwork>>> {
+        self.with(|state| Ok(state.networks.clone()))
+    }
+
+    async fn network_create(&self, spec: NetworkSpec) -> Result<NetworkId> {
+        self.with(|state| {
+            let meta = state.meta();
+            let id = NetworkId::from_u128(6 << 100 | u128::from(meta.spec_version));
+            let number = state.networks.len() as u8;
+            state.networks.push(Arc::new(ClusterNetwork {
+                id,
+                meta,
+                spec: Arc::new(spec),
+                vni: 4097 + u32::from(number),
+                subnets: vec![OverlaySubnet {
+                    subnet: format!("10.0.{number}.0/24").parse().unwrap(),
+                    gateway: [10, 0, number, 1].into(),
+                    range: None,
+                    reserved: Vec::new(),
+                }],
+                removing: false,
+            }));
+            Ok(id)
+        })
+    }
+
+    async fn network_remove(&self, id: NetworkId) -> Result<()> {
+        self.with(|state| {
+            let user = state.services.iter().find(|service| {
+                let mut networks = service.spec.template.networks.iter();
+                networks.any(|network| network.target == id.to_string())
+            });
+            if let Some(user) = user {
+                return Err(BackendError::invalid(format!(
+                    "network {id} is in use by service {}",
+                    user.id
+                )));
+            }
+            state.networks.retain(|network| network.id != id);
+            Ok(())
+        })
     }
 
     async fn service_update(

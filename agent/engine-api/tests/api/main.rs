@@ -6,6 +6,7 @@ mod cli;
 mod client;
 mod cluster;
 mod engine;
+mod overlay_cli;
 mod registry;
 mod requests;
 mod swarm_cli;

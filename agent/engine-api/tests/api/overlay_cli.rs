@@ -1,0 +1,140 @@
+//! The real docker CLI against networks of the cluster.
+
+use crate::client::Running;
+
+async fn in_swarm() -> Running {
+    let server = Running::start().await;
+    server.docker(&["swarm", "init"]).await;
+    server
+}
+
+#[tokio::test]
+async fn a_node_outside_of_any_cluster_has_no_overlay_networks() {
+    let server = Running::start().await;
+    let refused = server
+        .docker_fails(&["network", "create", "-d", "overlay", "net"])
+        .await;
+    assert!(refused.contains("This node is not a swarm manager"), "{refused}");
+    let listed = server
+        .docker(&["network", "ls", "--format", "{{.Name}} {{.Scope}}"])
+        .await;
+    assert_eq!(listed, "bridge local\nhost local\nnone local");
+}
+
+#[tokio::test]
+async fn networks_of_the_cluster_stand_beside_those_of_the_node() {
+    let server = in_swarm().await;
+    let id = server
+        .docker(&[
+            "network",
+            "create",
+            "-d",
+            "overlay",
+            "--attachable",
+            "--label",
+            "a=b",
+            "net",
+        ])
+        .await;
+    let listed = server
+        .docker(&[
+            "network",
+            "ls",
+            "--filter",
+            "driver=overlay",
+            "--no-trunc",
+            "--format",
+            "{{.ID}} {{.Name}} {{.Scope}}",
+        ])
+        .await;
+    assert_eq!(listed, format!("{id} net swarm"));
+    let local = server
+        .docker(&[
+            "network",
+            "ls",
+            "--filter",
+            "scope=local",
+            "--format",
+            "{{.Name}}",
+        ])
+        .await;
+    assert_eq!(local, "bridge\nhost\nnone");
+    for reference in ["net", &id, &id[..8]] {
+        let shown = server
+            .docker(&[
+                "network",
+                "inspect",
+                "--format",
+                "{{.Name}} {{.Attachable}} {{.Ingress}} {{(index .IPAM.Config 0).Subnet}} {{(index .IPAM.Config 0).Gateway}} \
+                 {{index .Options \"com.docker.network.driver.overlay.vxlanid_list\"}} {{index .Labels \"a\"}}",
+                reference,
+            ])
+            .await;
+        assert_eq!(shown, "net true false 10.0.0.0/24 10.0.0.1 4097 b", "{reference}");
+    }
+    for (scope, status) in [("local", 404), ("swarm", 200), ("", 200)] {
+        let path = format!("/networks/net?scope={scope}");
+        assert_eq!(server.request("GET", &path, None).await.0, status, "{scope}");
+    }
+    let twice = server
+        .docker_fails(&["network", "create", "-d", "overlay", "net"])
+        .await;
+    assert!(twice.contains("network with name net already exists"), "{twice}");
+    let local_twice = server.docker_fails(&["network", "create", "net"]).await;
+    assert!(
+        local_twice.contains("network with name net already exists"),
+        "{local_twice}"
+    );
+    assert_eq!(server.docker(&["network", "rm", "net"]).await, "net");
+    let gone = server.docker_fails(&["network", "inspect", "net"]).await;
+    assert!(gone.contains("network net not found"), "{gone}");
+}
+
+#[tokio::test]
+async fn a_network_that_a_service_names_is_not_removed() {
+    let server = in_swarm().await;
+    let id = server
+        .docker(&["network", "create", "-d", "overlay", "net"])
+        .await;
+    server
+        .docker(&["network", "create", "-d", "overlay", "spare"])
+        .await;
+    let service = server
+        .docker(&[
+            "service",
+            "create",
+            "--detach",
+            "--name",
+            "web",
+            "--network",
+            "net",
+            "image",
+        ])
+        .await;
+    let refused = server.docker_fails(&["network", "rm", "net"]).await;
+    assert!(
+        refused.contains(&format!("network {id} is in use by service {service}")),
+        "{refused}"
+    );
+    let pruned = server.docker(&["network", "prune", "--force"]).await;
+    assert!(pruned.contains("spare") && !pruned.contains("net\n"), "{pruned}");
+    server.docker(&["service", "rm", "web"]).await;
+    server.docker(&["network", "rm", "net"]).await;
+}
+
+#[tokio::test]
+async fn what_makes_no_sense_is_refused() {
+    let server = in_swarm().await;
+    let overlay_local = server
+        .docker_fails(&["network", "create", "-d", "overlay", "--scope", "local", "net"])
+        .await;
+    assert!(overlay_local.contains("has the scope"), "{overlay_local}");
+    let ingress = server
+        .docker_fails(&["network", "create", "-d", "bridge", "--ingress", "net"])
+        .await;
+    assert!(ingress.contains("needs the driver"), "{ingress}");
+    let bridge = server
+        .docker_fails(&["network", "create", "-d", "bridge", "--scope", "swarm", "net"])
+        .await;
+    assert!(bridge.contains("not implemented"), "{bridge}");
+}

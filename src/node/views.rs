@@ -1,0 +1,79 @@
+//! Records of the state as the Engine API shows them.
+
+use muster_controller::core::io::ReadView;
+use muster_engine_api::backend::{
+    ControllerReach, ControllerView, NodeView, Place, ServiceView, TaskCounts, TaskView,
+};
+use muster_state::ClusterState;
+use muster_types::overlay::NetworkAddresses;
+use muster_types::{Node, NodeState, Service, ServiceMode, Task, TaskState};
+use std::sync::Arc;
+
+/// A node as the API shows it.
+pub(super) fn node_view(view: &ReadView, node: &Arc<Node>) -> NodeView {
+    let controller = node.controller.as_ref().map(|member| ControllerView {
+        leader: view.leader == Some(member.raft_id),
+        reach: match &view.reachable {
+            Some(reachable) if reachable.contains(&member.raft_id) => ControllerReach::Reachable,
+            Some(_) => ControllerReach::Unreachable,
+            // A follower knows only by leases who is heard of.
+            None if node.status.state == NodeState::Ready => ControllerReach::Reachable,
+            None => ControllerReach::Unreachable,
+        },
+        address: member.address.clone(),
+    });
+    NodeView {
+        node: (**node).clone(),
+        controller,
+    }
+}
+
+/// A service as the API shows it, with the number of its tasks if that is asked for.
+pub(super) fn service_view(state: &ClusterState, service: &Arc<Service>, counts: bool) -> ServiceView {
+    let counts = counts.then(|| {
+        let (mut running, mut wanted) = (0, 0);
+        for task in state
+            .tasks_of_service(service.id)
+            .filter(|task| task.wants_to_run())
+        {
+            wanted += 1;
+            running += u64::from(task.status.state == TaskState::Running);
+        }
+        let desired = match service.spec.mode {
+            ServiceMode::Replicated { replicas } => replicas,
+            // One task on every node that fits: those are the tasks that exist.
+            ServiceMode::Global => wanted,
+        };
+        TaskCounts { running, desired }
+    });
+    ServiceView {
+        service: (**service).clone(),
+        counts,
+        vips: places(state, &service.vips),
+    }
+}
+
+/// A task as the API shows it; `None` when its template is gone.
+pub(super) fn task_view(state: &ClusterState, task: &Arc<Task>) -> Option<TaskView> {
+    let revision = state.template(task.service, task.template_version)?;
+    let service = state.service(task.service);
+    Some(TaskView {
+        task: (**task).clone(),
+        template: revision.template.clone(),
+        service_name: service
+            .map(|service| service.spec.name.clone())
+            .unwrap_or_default(),
+        up_to_date: service.is_some_and(|service| service.template_version == task.template_version),
+        places: places(state, &task.addresses),
+    })
+}
+
+fn places(state: &ClusterState, places: &[NetworkAddresses]) -> Vec<Place> {
+    let place = |place: &NetworkAddresses| {
+        Some(Place {
+            network: state.network(place.network)?.clone(),
+            addresses: place.addresses.clone(),
+        })
+    };
+    places.iter().filter_map(place).collect()
+}
