@@ -38,4 +38,4 @@ pub use oci::{OCI_SUBCOMMAND, PROTECTED_SUBCOMMAND, oci_main};
 pub use plan::SUBPATH_OPTION;
 pub use start::{LogConfig, StartRequest, Started};
 pub use user::{ResolvedUser, resolve_group_name, resolve_user};
-pub use user_namespace::{Beside, MappedRange, UserNamespace, map_mount, network_of};
+pub use user_namespace::{Beside, MappedRange, UserNamespace, map_mount};

@@ -39,23 +39,33 @@ impl UserNamespace {
 
 /// As [`UserNamespace::make`].
 pub(crate) fn make(ids: &IdMaps, beside: Beside) -> Result<UserNamespace> {
+    make_with(beside, |pid| write_maps(pid, ids)).and_then(|made| made)
+}
+
+/// As [`make`]; `give_ids` gives the namespace of a process its users and groups.
+pub(crate) fn make_with<E>(
+    beside: Beside,
+    give_ids: impl FnOnce(i32) -> std::result::Result<(), E>,
+) -> Result<std::result::Result<UserNamespace, E>> {
     let network = match beside {
         Beside::Nothing => 0,
         Beside::Network => libc::CLONE_NEWNET,
     };
     let holder = Holder::fork((libc::CLONE_NEWUSER | network) as u64, None)?;
-    write_maps(holder.pid, ids)?;
-    Ok(UserNamespace {
+    if let Err(error) = give_ids(holder.pid) {
+        return Ok(Err(error));
+    }
+    Ok(Ok(UserNamespace {
         users: holder.namespace("user")?,
         network: match beside {
             Beside::Nothing => None,
             Beside::Network => Some(holder.namespace("net")?),
         },
-    })
+    }))
 }
 
 /// Makes a network namespace that belongs to a user namespace that exists. Blocks for as long as a fork takes.
-pub fn network_of(users: BorrowedFd<'_>) -> Result<OwnedFd> {
+pub(crate) fn network_of(users: BorrowedFd<'_>) -> Result<OwnedFd> {
     let (told, tells) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)
         .map_err(|error| RuntimeError::io("make a pipe", error))?;
     let job = Job {

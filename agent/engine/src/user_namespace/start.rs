@@ -7,7 +7,7 @@ use crate::network;
 use crate::record::Record;
 use crate::user_namespace::{Remap, check, ranges};
 use crate::volume_mounts::has_own_file_system;
-use muster_runtime::{Beside, UserNamespace, network_of};
+use muster_runtime::{Beside, UserNamespace};
 use muster_types::container::{HostConfig, MountKind, MountPoint};
 use muster_types::id_map::{IdMaps, IdTranslation, translation};
 use std::collections::BTreeMap;
@@ -44,11 +44,11 @@ impl Inner {
         };
         let others = joined.hold_users(&remap.maps)?;
         let maps = remap.maps.clone();
-        let make = move |_: &Self| match others {
-            Some(users) => Ok((None, made_in(users, beside)?)),
+        let make = move |inner: &Self| match others {
+            Some(users) => Ok((None, inner.made_in(users, beside)?)),
             None => {
                 let (users, groups) = ranges(&maps);
-                let made = UserNamespace::make(&users, &groups, beside)?;
+                let made = inner.launcher.user_namespace(&users, &groups, beside)?;
                 Ok((Some(made.users), made.network))
             }
         };
@@ -77,12 +77,12 @@ impl Inner {
         });
         shown.collect()
     }
-}
 
-fn made_in(users: File, beside: Beside) -> Result<Option<OwnedFd>> {
-    match beside {
-        Beside::Nothing => Ok(None),
-        Beside::Network => Ok(Some(network_of(users.as_fd())?)),
+    fn made_in(&self, users: File, beside: Beside) -> Result<Option<OwnedFd>> {
+        match beside {
+            Beside::Nothing => Ok(None),
+            Beside::Network => Ok(Some(self.launcher.network_of(users.as_fd())?)),
+        }
     }
 }
 

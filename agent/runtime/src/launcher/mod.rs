@@ -4,12 +4,14 @@
 //! daemon. It holds no keys and decodes nothing: a start request's plan is read by the monitor.
 
 mod executable;
+mod namespaces;
 mod process;
 mod request;
 mod start_lock;
 
+use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -140,29 +142,28 @@ impl Launcher {
         let (reply, monitor_reply) =
             UnixStream::pair().map_err(|error| RuntimeError::io("make a socket for the start", error))?;
         let encoded = request::encode_plan(&plan)?;
-        let sent = request::Request {
+        let sent = request::Start {
             plan: encoded.as_fd(),
             reply: monitor_reply.as_fd(),
             root: rootfs.as_ref().map(AsFd::as_fd),
             netns: netns.as_ref().map(AsFd::as_fd),
         };
-        self.send(&sent)?;
+        self.send(|socket| sent.send(socket))?;
         reply
             .set_nonblocking(true)
             .map_err(|error| RuntimeError::io("use the start's socket", error))?;
         Ok(reply)
     }
 
-    fn send(&self, request: &request::Request<'_>) -> Result<()> {
+    /// Sends a request, to another launcher where this one died.
+    fn send(&self, request: impl Fn(BorrowedFd<'_>) -> std::result::Result<(), Errno>) -> Result<()> {
         let mut process = self.process.lock().unwrap_or_else(PoisonError::into_inner);
-        if request.send(process.socket.as_fd()).is_ok() {
+        if request(process.socket.as_fd()).is_ok() {
             return Ok(());
         }
         // The launcher died: the kernel refuses what nobody can receive.
         *process = LauncherProcess::spawn(&self.config, &self.starts)?;
-        request
-            .send(process.socket.as_fd())
-            .map_err(|error| RuntimeError::io("reach the launcher", error))
+        request(process.socket.as_fd()).map_err(|error| RuntimeError::io("reach the launcher", error))
     }
 }
 

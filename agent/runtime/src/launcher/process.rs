@@ -6,7 +6,8 @@ use rustix::io::Errno;
 use std::ffi::OsString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use super::request;
+use super::namespaces;
+use super::request::{self, Request};
 use crate::init::sync::{self, Failure, Message, Stage, fail};
 use crate::memory;
 use crate::monitor::process as monitor;
@@ -59,8 +60,8 @@ fn take_descriptors() -> Result<(OwnedFd, OwnedFd), Errno> {
 
 fn serve(socket: BorrowedFd<'_>, starts: OwnedFd) -> ! {
     loop {
-        let input = match memory::wait_readable(socket).and_then(|()| request::receive(socket)) {
-            Ok(Some(input)) => input,
+        let request = match memory::wait_readable(socket).and_then(|()| request::receive(socket)) {
+            Ok(Some(request)) => request,
             Ok(None) => sys::exit_now(0),
             // A malformed request: its reply socket was closed, which tells the daemon.
             Err(Errno::PROTO) => continue,
@@ -72,11 +73,31 @@ fn serve(socket: BorrowedFd<'_>, starts: OwnedFd) -> ! {
                 // SAFETY: this is the child's copy of the socket, which nothing else in it uses.
                 unsafe { close_inherited(socket) };
                 sys::reset_signals();
-                monitor::run(input, starts)
+                carry_out(request, starts)
             }
             Ok(ForkResult::Parent { .. }) => {}
-            Err(error) => monitor::refuse(input, Errno::from_raw_os_error(error as i32)),
+            Err(error) => refuse(request, Errno::from_raw_os_error(error as i32)),
         }
+    }
+}
+
+/// What a process that was forked for a request does; never returns.
+fn carry_out(request: Request, starts: OwnedFd) -> ! {
+    match request {
+        Request::Start(input) => monitor::run(input, starts),
+        Request::Namespaces(request) => {
+            drop(starts);
+            namespaces::answer(request);
+            sys::exit_now(0)
+        }
+    }
+}
+
+/// Says that there is no process for a request.
+fn refuse(request: Request, error: Errno) {
+    match request {
+        Request::Start(input) => monitor::refuse(input, error),
+        Request::Namespaces(request) => namespaces::refuse(&request, error),
     }
 }
 

@@ -1,4 +1,5 @@
-//! Start requests on the socket between daemon and launcher: a byte that says which descriptors follow, and these.
+//! Requests on the socket between daemon and launcher: a byte that says what is wanted and which descriptors follow, and
+//! these.
 
 use rustix::fs::MemfdFlags;
 use rustix::io::Errno;
@@ -10,7 +11,9 @@ use std::fs::File;
 use std::io::{IoSlice, IoSliceMut, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 
+use super::namespaces::{self, Wanted};
 use crate::error::{Result, RuntimeError};
 use crate::launch::PlanDescriptors;
 use crate::monitor::process::MonitorInput;
@@ -18,12 +21,23 @@ use crate::plan::ContainerPlan;
 
 const HAS_ROOT: u8 = 1;
 const HAS_NETNS: u8 = 2;
+/// Namespaces are wanted, and no start: a user namespace of these maps, a network namespace beside it, one in a user
+/// namespace that exists.
+const NAMESPACES: u8 = 4;
+const WITH_NETWORK: u8 = 8;
+const OF_USERS: u8 = 16;
 
 /// Plan, reply, root file system, network namespace.
 const DESCRIPTORS_MAX: usize = 4;
 
-/// A request to send.
-pub(super) struct Request<'a> {
+/// What the daemon wants.
+pub(super) enum Request {
+    Start(MonitorInput),
+    Namespaces(namespaces::Request),
+}
+
+/// A start to send.
+pub(super) struct Start<'a> {
     pub plan: BorrowedFd<'a>,
     pub reply: BorrowedFd<'a>,
     pub root: Option<BorrowedFd<'a>>,
@@ -42,7 +56,41 @@ pub(super) fn encode_plan(plan: &ContainerPlan) -> Result<OwnedFd> {
     write().map_err(|error| RuntimeError::io("hand over the plan", error))
 }
 
-impl Request<'_> {
+/// Asks for namespaces; the answer comes on `reply`.
+pub(super) fn send_namespaces(
+    socket: BorrowedFd<'_>,
+    reply: BorrowedFd<'_>,
+    wanted: &Wanted<BorrowedFd<'_>>,
+) -> Result<(), Errno> {
+    match wanted {
+        Wanted::Users { maps, network } => {
+            let flags = if *network {
+                NAMESPACES | WITH_NETWORK
+            } else {
+                NAMESPACES
+            };
+            send(socket, flags, &[&[reply], &maps[..]].concat())
+        }
+        Wanted::NetworkOf(users) => send(socket, NAMESPACES | OF_USERS, &[reply, *users]),
+    }
+}
+
+fn send(socket: BorrowedFd<'_>, flags: u8, descriptors: &[BorrowedFd<'_>]) -> Result<(), Errno> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    if !ancillary.push(SendAncillaryMessage::ScmRights(descriptors)) {
+        return Err(Errno::TOOBIG);
+    }
+    rustix::net::sendmsg(
+        socket,
+        &[IoSlice::new(&[flags])],
+        &mut ancillary,
+        SendFlags::NOSIGNAL,
+    )
+    .map(drop)
+}
+
+impl Start<'_> {
     pub(super) fn send(&self, socket: BorrowedFd<'_>) -> Result<(), Errno> {
         let flags = self.root.map_or(0, |_| HAS_ROOT) | self.netns.map_or(0, |_| HAS_NETNS);
         let descriptors: Vec<_> = [self.plan, self.reply]
@@ -50,23 +98,12 @@ impl Request<'_> {
             .chain(self.root)
             .chain(self.netns)
             .collect();
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
-        let mut ancillary = SendAncillaryBuffer::new(&mut space);
-        if !ancillary.push(SendAncillaryMessage::ScmRights(&descriptors)) {
-            return Err(Errno::TOOBIG);
-        }
-        rustix::net::sendmsg(
-            socket,
-            &[IoSlice::new(&[flags])],
-            &mut ancillary,
-            SendFlags::NOSIGNAL,
-        )
-        .map(drop)
+        send(socket, flags, &descriptors)
     }
 }
 
 /// Waits for a request; `None` at the end of the connection. A malformed one is an error, and its descriptors are closed.
-pub(super) fn receive(socket: BorrowedFd<'_>) -> Result<Option<MonitorInput>, Errno> {
+pub(super) fn receive(socket: BorrowedFd<'_>) -> Result<Option<Request>, Errno> {
     let mut flags = [0];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
@@ -85,20 +122,32 @@ pub(super) fn receive(socket: BorrowedFd<'_>) -> Result<Option<MonitorInput>, Er
         _ => None,
     });
     let mut files = files.next().into_iter().flatten();
-    let plan = files.next().ok_or(Errno::PROTO)?;
-    let reply = files.next().ok_or(Errno::PROTO)?.into();
     let [flags] = flags;
+    let mut next = || files.next().ok_or(Errno::PROTO);
+    if flags & NAMESPACES != 0 {
+        let reply = next()?;
+        let wanted = match flags & OF_USERS != 0 {
+            true => Wanted::NetworkOf(next()?),
+            false => Wanted::Users {
+                maps: [next()?, next()?],
+                network: flags & WITH_NETWORK != 0,
+            },
+        };
+        return Ok(Some(Request::Namespaces(namespaces::Request { reply, wanted })));
+    }
+    let plan = next()?;
+    let reply = UnixStream::from(next()?);
     let root = if flags & HAS_ROOT != 0 {
-        Some(files.next().ok_or(Errno::PROTO)?)
+        Some(next()?)
     } else {
         None
     };
     let netns = if flags & HAS_NETNS != 0 {
-        Some(files.next().ok_or(Errno::PROTO)?)
+        Some(next()?)
     } else {
         None
     };
-    Ok(Some(MonitorInput {
+    Ok(Some(Request::Start(MonitorInput {
         plan,
         reply,
         descriptors: PlanDescriptors {
@@ -106,5 +155,5 @@ pub(super) fn receive(socket: BorrowedFd<'_>) -> Result<Option<MonitorInput>, Er
             netns,
             listener: None,
         },
-    }))
+    })))
 }

@@ -1,7 +1,7 @@
 //! Namespaces of a container's own, of another one, and of the host.
 
-use crate::support::{MAPPED_FIRST, Node, map_users, namespaces, process, set_namespace, within};
-use muster_runtime::{ExecRequest, RuntimeError};
+use crate::support::{MAPPED_FIRST, Node, give, map_users, namespaces, process, set_namespace, within};
+use muster_runtime::{Beside, ExecRequest, RuntimeError};
 use serde_json::json;
 use std::os::unix::fs::MetadataExt;
 
@@ -117,6 +117,57 @@ async fn user_namespace_of_another_container_can_be_joined() {
     within(started.monitor.signal(libc::SIGKILL, false))
         .await
         .expect("it runs");
+}
+
+/// The launcher makes namespaces for the daemon, also one that takes the place of another.
+#[tokio::test]
+async fn namespaces_that_the_launcher_makes_can_be_lived_in() {
+    use std::os::fd::{AsFd, AsRawFd};
+    let node = Node::new();
+    let ids = [(0, MAPPED_FIRST, 65536)];
+    let make = || node.launcher.user_namespace(&ids, &ids, Beside::Network);
+    let first = make().expect("it is made");
+    let launcher = nix::unistd::Pid::from_raw(node.launcher.pid().expect("it runs"));
+    nix::sys::signal::kill(launcher, nix::sys::signal::Signal::SIGKILL).expect("it runs");
+    crate::support::until("the launcher's end", || node.launcher.pid().is_none()).await;
+    let second = make().expect("it is made");
+    let beside = node
+        .launcher
+        .network_of(second.users.as_fd())
+        .expect("it is made");
+    let networks = [first.network, second.network, Some(beside)].map(|network| {
+        let file = std::fs::File::from(network.expect("it was asked for"));
+        file.metadata().expect("it is open").ino()
+    });
+    assert!(
+        networks[0] != networks[1] && networks[1] != networks[2],
+        "{networks:?}"
+    );
+
+    let mut container = node.shell("cat /proc/self/uid_map; id -u; echo $$");
+    give(&node.rootfs());
+    let own = std::process::id();
+    let path = format!("/proc/{own}/fd/{}", second.users.as_raw_fd());
+    set_namespace(&mut container, "user", Some(path));
+    let (status, out) = node.run(&container).await;
+    assert_eq!(status.code, 0, "{}", container.logged("stderr"));
+    let words: Vec<&str> = out.split_whitespace().collect();
+    assert_eq!(words, ["0", &MAPPED_FIRST.to_string(), "65536", "0", "1"]);
+
+    for (users, groups, what) in [
+        (&[(0, 0, 0)][..], &ids[..], "users"),
+        (&ids[..], &[(0, 0, 0)][..], "groups"),
+    ] {
+        let error = node
+            .launcher
+            .user_namespace(users, groups, Beside::Nothing)
+            .expect_err("it is empty");
+        let message = muster_runtime::describe(&error);
+        assert!(
+            message.contains(&format!("give the user namespace its {what}: Invalid argument")),
+            "{message}"
+        );
+    }
 }
 
 #[tokio::test]

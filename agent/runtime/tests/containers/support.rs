@@ -415,7 +415,7 @@ pub fn map_users(node: &Node, container: &mut Container) {
     give(&node.rootfs());
 }
 
-fn give(path: &Path) {
+pub fn give(path: &Path) {
     chown(path, Some(MAPPED_FIRST), Some(MAPPED_FIRST)).expect("root may give files away");
     for entry in std::fs::read_dir(path).expect("a directory").flatten() {
         if entry.file_type().expect("it exists").is_dir() {
