@@ -3,6 +3,7 @@
 //! Nothing here allocates: the functions run between clone3 and exec too.
 
 mod attributes;
+mod filter;
 mod namespaces;
 
 use rustix::io::Errno;
@@ -12,6 +13,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 pub(crate) use attributes::{
     limits_of, set_affinity, set_io_priority, set_limit, set_personality, set_scheduler,
 };
+pub(crate) use filter::install_filter;
 pub(crate) use namespaces::{join_namespaces, map_mount, namespace_kind, unshare};
 
 /// A system call's result.
@@ -336,29 +338,6 @@ pub(crate) fn join_new_session_keyring() -> SysResult<()> {
     // SAFETY: a null name asks for an anonymous keyring.
     let result = unsafe { libc::syscall(libc::SYS_keyctl, libc::KEYCTL_JOIN_SESSION_KEYRING, 0, 0, 0, 0) };
     check(result).map(drop)
-}
-
-/// Installs a system call filter for this process and its descendants.
-pub(crate) fn install_filter(filter: &[libc::sock_filter], flags: u32) -> SysResult<()> {
-    let length = u16::try_from(filter.len()).map_err(|_| Errno::INVAL)?;
-    let program = libc::sock_fprog {
-        len: length,
-        filter: filter.as_ptr().cast_mut(),
-    };
-    // SAFETY: the program points to `length` live instructions, which the kernel only reads.
-    let result = unsafe {
-        libc::syscall(
-            libc::SYS_seccomp,
-            libc::SECCOMP_SET_MODE_FILTER,
-            flags,
-            &raw const program,
-        )
-    };
-    match check(result)? {
-        0 => Ok(()),
-        // With the thread synchronisation flag the result is a thread that could not be filtered.
-        _ => Err(Errno::SRCH),
-    }
 }
 
 /// Makes a terminal the controlling one of this session.

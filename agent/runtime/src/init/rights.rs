@@ -4,7 +4,7 @@ use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 use rustix::net::SocketFlags;
 use std::ffi::CStr;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use super::sync::{self, Failure, Message, Stage, fail};
 use super::{Hold, LastFiles, Prepared, find_program};
@@ -72,7 +72,7 @@ pub(super) fn enter_directory(plan: &ProcessPlan) -> Result<(), Failure> {
 /// - the bounding set can only be dropped with CAP_SETPCAP, so before the user changes;
 /// - changing the user clears the death signal, so that is set after it;
 /// - without no-new-privileges a filter needs CAP_SYS_ADMIN, so it comes before the final capabilities;
-/// - after the filter only capset, prctl and execve follow (fork too, below an init).
+/// - after the filter only capset, prctl and execve follow (fork too, below an init; write and read where somebody listens).
 pub(super) fn drop_rights(process: &Prepared<'_>, files: &mut LastFiles) -> Result<(), Failure> {
     let plan = process.plan;
     if !process.extras.keeps_keyring {
@@ -117,12 +117,24 @@ pub(super) fn drop_rights(process: &Prepared<'_>, files: &mut LastFiles) -> Resu
             ..held
         };
         fail(Stage::Capabilities, sys::set_capabilities(admin))?;
-        fail(Stage::Filter, sys::install_filter(&process.filter, filter.flags))?;
+        let listener = fail(Stage::Filter, sys::install_filter(&process.filter, filter.flags))?;
+        if let Some(listener) = listener {
+            offer(files.sync, listener)?;
+        }
     }
     fail(
         Stage::Capabilities,
         set_capabilities(plan.capabilities, held.permitted),
     )
+}
+
+/// Has the parent take a listener. Closing it is left to exec: a call less that the filter may ask about.
+fn offer(sync: BorrowedFd<'_>, listener: OwnedFd) -> Result<(), Failure> {
+    let listener = sys::keep_open(listener);
+    match fail(Stage::Listener, sync::offer_listener(sync, listener.as_raw_fd()))? {
+        true => Ok(()),
+        false => sys::exit_now(1),
+    }
 }
 
 /// Scheduling, and which kind of program the kernel pretends to run it for.

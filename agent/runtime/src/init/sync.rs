@@ -7,7 +7,7 @@ use rustix::net::{
 };
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
 
 /// Most descriptors in one message: v1 has at most 14 hierarchies.
 pub(crate) const DESCRIPTORS_MAX: usize = 16;
@@ -55,10 +55,11 @@ pub(crate) enum Stage {
     Scheduling,
     Personality,
     NetworkNamespace,
+    Listener,
 }
 
 /// All stages, in the order of their numbers.
-const STAGES: [Stage; 36] = [
+const STAGES: [Stage; 37] = [
     Stage::Session,
     Stage::Streams,
     Stage::Proc,
@@ -95,6 +96,7 @@ const STAGES: [Stage; 36] = [
     Stage::Scheduling,
     Stage::Personality,
     Stage::NetworkNamespace,
+    Stage::Listener,
 ];
 
 /// Why a process could not be started.
@@ -146,6 +148,9 @@ pub(crate) enum Message {
     Go,
     /// The control group exists; these are the files to join it by (none on v2).
     Group([Option<OwnedFd>; DESCRIPTORS_MAX]),
+    /// The filter is installed; this descriptor of the process leads to its listener, which the parent takes before it
+    /// says [`Message::Go`].
+    Listener(RawFd),
     /// The other side ended: after a message of readiness that means that the program runs.
     End,
 }
@@ -180,6 +185,20 @@ pub(crate) fn send_go(socket: BorrowedFd<'_>) -> Result<(), Errno> {
 
 pub(crate) fn send_group(socket: BorrowedFd<'_>, files: &[BorrowedFd<'_>]) -> Result<(), Errno> {
     send(socket, [b'C', 0, 0, 0, 0, 0, 0, 0], files)
+}
+
+/// Offers the listener of the filter that this process is under, and waits until it was taken; false when the parent is
+/// gone. Nothing but write and read is needed, which the filter has to allow or ask about.
+pub(crate) fn offer_listener(socket: BorrowedFd<'_>, listener: RawFd) -> Result<bool, Errno> {
+    let [a, b, c, d] = listener.to_ne_bytes();
+    let mut message = [b'L', 0, 0, 0, a, b, c, d];
+    rustix::io::write(socket, &message)?;
+    loop {
+        match rustix::io::read(socket, &mut message) {
+            Err(Errno::INTR) => {}
+            result => return Ok(result? == MESSAGE_BYTES && message[0] == b'G'),
+        }
+    }
 }
 
 fn send(
@@ -244,6 +263,7 @@ fn parse(
             }))
         }
         b'P' => Ok(Message::Pid(value)),
+        b'L' => Ok(Message::Listener(value)),
         b'B' => Ok(Message::Built),
         b'R' => Ok(Message::Ready),
         b'G' => Ok(Message::Go),

@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use rustix::process::{Pid, PidfdFlags};
 
 use super::failure::process_error;
-use super::{Launched, Launching, StreamSource, Streams, outside, sync_sockets};
+use super::{Launched, Launching, Observer, StreamSource, Streams, outside, sync_sockets};
 use crate::cgroup::Cgroup;
 use crate::error::{Result, RuntimeError};
 use crate::init::sync::{self, Message};
@@ -52,11 +52,16 @@ pub(crate) fn exec(plan: &ExecPlan, target: &ExecTarget<'_>) -> Result<Launched>
         stdin: plan.stdin_open,
         output: plan.output,
     };
-    exec_with(plan, target, source)
+    exec_with(plan, target, source, None)
 }
 
 /// Starts a process in a container.
-pub(crate) fn exec_with(plan: &ExecPlan, target: &ExecTarget<'_>, source: StreamSource) -> Result<Launched> {
+pub(crate) fn exec_with(
+    plan: &ExecPlan,
+    target: &ExecTarget<'_>,
+    source: StreamSource,
+    observer: Option<&mut dyn Observer>,
+) -> Result<Launched> {
     let namespaces = namespaces_of(target.init_pid)?;
     let Streams { parent, child } = Streams::open((!plan.process.terminal).then_some(source))?;
     let (sync, child_sync) = sync_sockets()?;
@@ -108,7 +113,7 @@ pub(crate) fn exec_with(plan: &ExecPlan, target: &ExecTarget<'_>, source: Stream
         ready: false,
     };
     let describe = |failure| process_error(&plan.process, None, failure);
-    match launching.finish(false, None, None, describe) {
+    match launching.finish(false, None, observer, describe) {
         Ok(_) => {
             let Launching { pidfd, streams, .. } = launching;
             Ok(Launched {

@@ -135,6 +135,7 @@ fn describe(process: &ProcessPlan, sandbox: Option<&SandboxPlan>, failure: Failu
         Stage::Scheduling => "set the scheduling".to_owned(),
         Stage::Personality => "set the personality".to_owned(),
         Stage::NetworkNamespace => "make a network namespace".to_owned(),
+        Stage::Listener => "hand over the listener of the system call filter".to_owned(),
     }
 }
 

@@ -7,7 +7,7 @@ mod prerequisites;
 mod streams;
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::time::Duration;
 
 use crate::cgroup::{Cgroup, CgroupVersion};
@@ -61,6 +61,12 @@ pub(crate) trait Observer {
 
     /// The file system is built but not entered. Called only where the plan waits for hooks.
     fn built(&mut self, process: &ExecTarget<'_>) -> Result<()>;
+
+    /// The process is under its filter, whose listener this descriptor of it is. Called only where the filter asks
+    /// somebody.
+    fn listening(&mut self, _process: &ExecTarget<'_>, _listener: RawFd) -> Result<()> {
+        Err(out_of_turn())
+    }
 }
 
 /// Starts a container. After an error nothing of it is left.
@@ -259,6 +265,16 @@ impl Launching {
                     // A process that is gone says so itself.
                     let _ = sync::send_go(self.sync.as_fd());
                 }
+                Message::Listener(listener) => {
+                    let target = ExecTarget {
+                        init: self.pidfd.as_fd(),
+                        init_pid: self.pid,
+                        cgroup: group,
+                    };
+                    let observer = observer.as_mut().ok_or_else(out_of_turn)?;
+                    observer.listening(&target, listener)?;
+                    let _ = sync::send_go(self.sync.as_fd());
+                }
                 Message::Ready if hold => return Ok(true),
                 Message::Ready => self.ready = true,
                 Message::Terminal(terminal) => self.streams.take_terminal(terminal)?,
@@ -266,9 +282,7 @@ impl Launching {
                 Message::End if self.ready => return Ok(false),
                 Message::End => return Err(died_early()),
                 Message::Pid(_) | Message::Go | Message::Group(_) => {
-                    return Err(RuntimeError::protocol(
-                        "the container's process sent a message out of turn",
-                    ));
+                    return Err(out_of_turn());
                 }
             }
         }
@@ -279,6 +293,10 @@ impl Launching {
         let _ = sys::pidfd_signal(self.pidfd.as_fd(), libc::SIGKILL);
         let _ = sys::reap(self.pid, true);
     }
+}
+
+fn out_of_turn() -> RuntimeError {
+    RuntimeError::protocol("the container's process sent a message out of turn")
 }
 
 fn died_early() -> RuntimeError {
@@ -296,9 +314,21 @@ pub(crate) enum Released {
     Failed(RuntimeError),
 }
 
-/// Reads what a released process says.
-pub(crate) fn read_released(sync: BorrowedFd<'_>, describe: impl Fn(Failure) -> RuntimeError) -> Released {
-    match sync::receive(sync) {
+/// Reads what a released process says. `listening` takes the listener of its filter.
+pub(crate) fn read_released(
+    sync: BorrowedFd<'_>,
+    describe: impl Fn(Failure) -> RuntimeError,
+    mut listening: impl FnMut(RawFd) -> Result<()>,
+) -> Released {
+    let mut received = sync::receive(sync);
+    if let Ok(Message::Listener(listener)) = received {
+        if let Err(error) = listening(listener) {
+            return Released::Failed(error);
+        }
+        let _ = sync::send_go(sync);
+        received = sync::receive(sync);
+    }
+    match received {
         Ok(Message::End) => Released::Running,
         Ok(Message::Failed(failure)) => Released::Failed(describe(failure)),
         Ok(_) => Released::Failed(died_early()),

@@ -3,10 +3,11 @@
 use rustix::fs::OFlags;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 use rustix::termios::{self, OptionalActions, Termios};
-use std::io::IoSlice;
+use std::io::{IoSlice, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 
 use super::error::{OciError, Result};
 use crate::sys;
@@ -16,15 +17,27 @@ const NAME: &[u8] = b"/dev/ptmx";
 
 /// Sends a descriptor to somebody who listens on a socket.
 pub(super) fn send(path: &str, descriptor: BorrowedFd<'_>, what: &str) -> Result<()> {
-    let describe = || format!("send {what} to {path}");
-    let socket = UnixStream::connect(path).map_err(|error| OciError::io(describe(), error))?;
+    send_with(Path::new(path), descriptor, what, NAME)
+}
+
+/// As [`send`], with these bytes.
+pub(super) fn send_with(path: &Path, descriptor: BorrowedFd<'_>, what: &str, bytes: &[u8]) -> Result<()> {
+    let describe = || format!("send {what} to {}", path.display());
+    let mut socket = UnixStream::connect(path).map_err(|error| OciError::io(describe(), error))?;
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut ancillary = SendAncillaryBuffer::new(&mut space);
     let descriptors = [descriptor];
     ancillary.push(SendAncillaryMessage::ScmRights(&descriptors));
-    let name = [IoSlice::new(NAME)];
-    rustix::net::sendmsg(socket, &name, &mut ancillary, SendFlags::NOSIGNAL)
-        .map(drop)
+    let sent = rustix::net::sendmsg(
+        &socket,
+        &[IoSlice::new(bytes)],
+        &mut ancillary,
+        SendFlags::NOSIGNAL,
+    );
+    let sent = sent.map_err(|error| OciError::io(describe(), error))?;
+    let rest = bytes.get(sent..).unwrap_or_default();
+    socket
+        .write_all(rest)
         .map_err(|error| OciError::io(describe(), error))
 }
 

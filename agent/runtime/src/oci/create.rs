@@ -3,7 +3,7 @@
 use oci_spec::runtime::{LinuxResources, Spec};
 use rustix::fs::AtFlags;
 use std::io::Write;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 
 use super::arguments::Flags;
@@ -13,7 +13,7 @@ use super::hooks::{self, Place, Point};
 use super::journal::timestamp_now;
 use super::record::{ContainerDirectory, Record, mount_number, process_start};
 use super::systemd::{Scope, Systemd};
-use super::{Context, capabilities, console, group, lifecycle, state_json};
+use super::{Context, capabilities, console, group, lifecycle, listener, state_json};
 use crate::cgroup::CgroupRoot;
 use crate::error::RuntimeError;
 use crate::init::sync;
@@ -187,7 +187,9 @@ impl Creation<'_> {
         let state = state_json(&self.record, "created");
         let hooks = self.record.spec.hooks().as_ref();
         hooks::run(Point::StartContainer, hooks, &state, Place::Container(&target))?;
-        release(held, |failure| launch::start_error(plan, failure))
+        release(held, &self.record, &target, |failure| {
+            launch::start_error(plan, failure)
+        })
     }
 
     fn wait(&self, launched: Launched, signals: &Signals, keep: bool) -> Result<i32> {
@@ -244,13 +246,24 @@ impl Observer for Creation<'_> {
         hooks::run(Point::CreateContainer, hooks, &state, Place::Container(process))?;
         Ok(())
     }
+
+    fn listening(&mut self, process: &ExecTarget<'_>, listener: RawFd) -> crate::error::Result<()> {
+        listener::hand_over(&self.record, "creating", process, listener).map_err(RuntimeError::from)
+    }
 }
 
 /// Lets a held process become its program, and hears whether it could.
-pub(super) fn release(held: OwnedFd, describe: impl Fn(sync::Failure) -> RuntimeError) -> Result<()> {
+pub(super) fn release(
+    held: OwnedFd,
+    record: &Record,
+    process: &ExecTarget<'_>,
+    describe: impl Fn(sync::Failure) -> RuntimeError,
+) -> Result<()> {
     // One that is gone shows below.
     let _ = sync::send_go(held.as_fd());
-    match launch::read_released(held.as_fd(), describe) {
+    let listening =
+        |listener| listener::hand_over(record, "created", process, listener).map_err(RuntimeError::from);
+    match launch::read_released(held.as_fd(), describe, listening) {
         Released::Running => Ok(()),
         Released::Failed(error) => Err(error.into()),
     }

@@ -7,6 +7,7 @@ use super::arguments::Flags;
 use super::create::{exit_code, extras_of, write_pid_file};
 use super::error::{OciError, Result};
 use super::foreground::{self, Signals};
+use super::listener::Executing;
 use super::record::{ContainerDirectory, Status};
 use super::{Context, capabilities, console};
 use crate::error::RuntimeError;
@@ -54,7 +55,12 @@ pub(super) fn exec(context: &Context, flags: &Flags, operands: &[String]) -> Res
         init_pid: record.pid,
         cgroup: Some(&group),
     };
-    let launched = exec_with(&plan, &target, StreamSource::Inherited)?;
+    let launched = exec_with(
+        &plan,
+        &target,
+        StreamSource::Inherited,
+        Some(&mut Executing(&record)),
+    )?;
     if let Err(error) = hand_over(flags, &launched) {
         // Nobody would hear of this process.
         let _ = sys::pidfd_signal(launched.pidfd.as_fd(), libc::SIGKILL);

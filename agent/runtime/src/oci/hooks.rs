@@ -219,7 +219,7 @@ fn start_in_container(hook: &Hook, target: &ExecTarget<'_>) -> std::result::Resu
             stdin: true,
             output: true,
         };
-        exec_with(&plan, target, source)
+        exec_with(&plan, target, source, None)
     };
     let launched = start().map_err(|error| crate::error::chain(&error))?;
     let outputs = [launched.streams.stdout, launched.streams.stderr];

@@ -58,14 +58,16 @@ pub(super) fn start(context: &Context, id: &str) -> Result<()> {
 
 fn start_created(directory: &ContainerDirectory, record: &Record) -> Result<()> {
     let hooks = record.spec.hooks().as_ref();
+    let process = record.process()?;
+    let mut target = ExecTarget {
+        init: process.as_fd(),
+        init_pid: record.pid,
+        cgroup: None,
+    };
+    let group;
     if !Point::StartContainer.of(hooks).is_empty() {
-        let process = record.process()?;
-        let group = record.group()?;
-        let target = ExecTarget {
-            init: process.as_fd(),
-            init_pid: record.pid,
-            cgroup: Some(&group),
-        };
+        group = record.group()?;
+        target.cgroup = Some(&group);
         let state = state_json(record, "created");
         hooks::run(Point::StartContainer, hooks, &state, Place::Container(&target))?;
     }
@@ -78,7 +80,7 @@ fn start_created(directory: &ContainerDirectory, record: &Record) -> Result<()> 
         .as_ref()
         .map(|process| ProcessPlan::new(process, None));
     let plan = plan.transpose()?;
-    release(held, |failure| match &plan {
+    release(held, record, &target, |failure| match &plan {
         Some(plan) => launch::process_error(plan, None, failure),
         None => RuntimeError::spec("there is no process"),
     })

@@ -20,6 +20,7 @@ mod group;
 mod hooks;
 mod journal;
 mod lifecycle;
+mod listener;
 mod listing;
 mod protection;
 mod record;

@@ -140,7 +140,9 @@ fn refuse_unsupported(spec: &Spec, linux: &Linux, runs_hooks: bool) -> Result<()
             "intelRdt is specified in config, but Intel RDT is not supported or enabled"
         }
         () if linux.memory_policy().is_some() => "a NUMA memory policy is not supported",
-        () if listens => "a listener for system calls (seccomp.listenerPath) is not supported",
+        () if listens && !runs_hooks => {
+            "a listener for system calls (seccomp.listenerPath) is for the OCI runtime, muster oci, only"
+        }
         () if devices => "moving network devices into a container is not supported",
         () => return Ok(()),
     };

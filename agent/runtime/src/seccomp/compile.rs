@@ -42,7 +42,7 @@ pub fn compile_with(
     host: &HostSupport,
     unlisted: UnlistedCalls,
 ) -> Result<BpfProgram> {
-    let flags = host.flag_bits(profile.flags().as_deref())?;
+    let flags = host.flag_bits(profile.flags().as_deref(), notifies(profile)?)?;
     let default = host.return_value(profile.default_action(), profile.default_errno_ret(), &|| {
         "the default action".to_owned()
     })?;
@@ -73,6 +73,36 @@ pub fn compile_with(
         assemble::program(&sections, KILL_PROCESS)?,
         flags,
     ))
+}
+
+/// Whether somebody else decides about calls. What a process does between the filter and its program cannot be among
+/// them.
+fn notifies(profile: &LinuxSeccomp) -> Result<bool> {
+    const NOTIFY: LinuxSeccompAction = LinuxSeccompAction::ScmpActNotify;
+    let refused = |reason| {
+        Err(SeccompError::UnsupportedAction {
+            action: NOTIFY,
+            reason,
+        })
+    };
+    if profile.default_action() == NOTIFY {
+        return refused("it cannot be the default action");
+    }
+    let rules = profile.syscalls().iter().flatten();
+    let mut notified = rules.filter(|rule| rule.action() == NOTIFY).peekable();
+    let notifies = notified.peek().is_some();
+    if notified.any(|rule| rule.names().iter().any(|name| name == "write")) {
+        return refused("it cannot be used for the write system call");
+    }
+    if notifies && profile.listener_path().is_none() {
+        return refused("listenerPath does not say who is asked");
+    }
+    if profile.listener_metadata().is_some() && profile.listener_path().is_none() {
+        return Err(SeccompError::Contradiction(
+            "it has listenerMetadata and no listenerPath",
+        ));
+    }
+    Ok(notifies)
 }
 
 /// The ABIs that the profile lets programs use: the machine's own always.

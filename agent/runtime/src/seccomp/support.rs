@@ -11,6 +11,11 @@ const ERRNO_MAX: u32 = 4095;
 const FLAG_TSYNC: u32 = 1;
 const FLAG_LOG: u32 = 2;
 const FLAG_SPEC_ALLOW: u32 = 4;
+pub(super) const FLAG_NEW_LISTENER: u32 = 8;
+const FLAG_WAIT_KILLABLE_RECV: u32 = 32;
+
+/// What a filter returns for a call that somebody else decides about.
+const RETURN_NOTIFY: u32 = 0x7fc0_0000;
 
 /// What a host's seccomp can do. Plain data, so that profiles can be compiled for other hosts in tests.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,10 +26,14 @@ pub struct HostSupport {
     pub action_log: bool,
     /// The kernel has the action that ends the whole process.
     pub action_kill_process: bool,
+    /// The kernel has the action that asks somebody else.
+    pub action_notify: bool,
     /// The kernel can log refusals.
     pub flag_log: bool,
     /// The kernel can leave the slow speculation guard off.
     pub flag_spec_allow: bool,
+    /// Calls that somebody else decides about can only be interrupted by a fatal signal once he knows of them.
+    pub flag_wait_killable: bool,
 }
 
 impl HostSupport {
@@ -37,8 +46,10 @@ impl HostSupport {
             machine: Machine::current(),
             action_log: has("log"),
             action_kill_process: has("kill_process"),
+            action_notify: has("user_notif"),
             flag_log: install::knows_flag(FLAG_LOG),
             flag_spec_allow: install::knows_flag(FLAG_SPEC_ALLOW),
+            flag_wait_killable: install::knows_flag(FLAG_NEW_LISTENER | FLAG_WAIT_KILLABLE_RECV),
         })
     }
 
@@ -48,8 +59,10 @@ impl HostSupport {
             machine,
             action_log: true,
             action_kill_process: true,
+            action_notify: true,
             flag_log: true,
             flag_spec_allow: true,
+            flag_wait_killable: true,
         }
     }
 
@@ -69,9 +82,10 @@ impl HostSupport {
                 }
                 Ok(action.as_u32(Some(errno & 0xffff)))
             }
-            LinuxSeccompAction::ScmpActNotify => {
-                unsupported("no agent answers for containers here; allow or refuse the call")
+            LinuxSeccompAction::ScmpActNotify if !self.action_notify => {
+                unsupported("the kernel is older than 5.0; allow or refuse the call")
             }
+            LinuxSeccompAction::ScmpActNotify => Ok(RETURN_NOTIFY),
             LinuxSeccompAction::ScmpActLog if !self.action_log => {
                 unsupported("the kernel is older than 4.14; allow or refuse the call")
             }
@@ -89,24 +103,32 @@ impl HostSupport {
 
     /// The flags to install a filter with. Where the profile lists none, speculation stays as fast as without a
     /// filter, as in runc.
-    pub(super) fn flag_bits(&self, flags: Option<&[LinuxSeccompFilterFlag]>) -> Result<u32> {
+    pub(super) fn flag_bits(&self, flags: Option<&[LinuxSeccompFilterFlag]>, notifies: bool) -> Result<u32> {
+        let listener = if notifies { FLAG_NEW_LISTENER } else { 0 };
         let Some(flags) = flags else {
-            return Ok(if self.flag_spec_allow { FLAG_SPEC_ALLOW } else { 0 });
+            return Ok(listener | if self.flag_spec_allow { FLAG_SPEC_ALLOW } else { 0 });
         };
-        flags.iter().try_fold(0, |bits, flag| {
+        flags.iter().try_fold(listener, |bits, flag| {
             let unsupported = |reason| Err(SeccompError::UnsupportedFlag { flag: *flag, reason });
             match flag {
+                // The kernel has one result for both a listener and a thread that cannot follow; whoever installs the
+                // filter has one thread.
+                LinuxSeccompFilterFlag::SeccompFilterFlagTsync if notifies => Ok(bits),
                 LinuxSeccompFilterFlag::SeccompFilterFlagTsync => Ok(bits | FLAG_TSYNC),
                 LinuxSeccompFilterFlag::SeccompFilterFlagLog if self.flag_log => Ok(bits | FLAG_LOG),
                 LinuxSeccompFilterFlag::SeccompFilterFlagSpecAllow if self.flag_spec_allow => {
                     Ok(bits | FLAG_SPEC_ALLOW)
                 }
-                LinuxSeccompFilterFlag::SeccompFilterFlagLog
-                | LinuxSeccompFilterFlag::SeccompFilterFlagSpecAllow => {
-                    unsupported("the kernel does not know it; leave it out")
+                LinuxSeccompFilterFlag::SeccompFilterFlagWaitKillableRecv if !notifies => {
+                    unsupported("it is for SCMP_ACT_NOTIFY, which no rule has; leave it out")
                 }
-                LinuxSeccompFilterFlag::SeccompFilterFlagWaitKillableRecv => {
-                    unsupported("it is for SCMP_ACT_NOTIFY, which is not supported; leave it out")
+                LinuxSeccompFilterFlag::SeccompFilterFlagWaitKillableRecv if self.flag_wait_killable => {
+                    Ok(bits | FLAG_WAIT_KILLABLE_RECV)
+                }
+                LinuxSeccompFilterFlag::SeccompFilterFlagLog
+                | LinuxSeccompFilterFlag::SeccompFilterFlagSpecAllow
+                | LinuxSeccompFilterFlag::SeccompFilterFlagWaitKillableRecv => {
+                    unsupported("the kernel does not know it; leave it out")
                 }
             }
         })

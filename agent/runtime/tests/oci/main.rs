@@ -4,6 +4,7 @@ mod containerd;
 mod escapes;
 mod hooks;
 mod lifecycle;
+mod listener;
 mod podman;
 mod resources;
 mod support;

@@ -410,7 +410,12 @@ fn what_cannot_be_done_is_refused_clearly() {
     let rule = |fields: &str| {
         format!(r#"{{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{{"name": "mount", {fields}}}]}}"#)
     };
-    assert!(message(&rule(r#""action": "SCMP_ACT_NOTIFY""#), &host).contains("no agent answers"));
+    let notify = r#""action": "SCMP_ACT_NOTIFY""#;
+    assert!(message(&rule(notify), &host).contains("listenerPath does not say"));
+    assert!(message(&rule(notify).replace("mount", "write"), &host).contains("the write system call"));
+    assert!(message(r#"{"defaultAction": "SCMP_ACT_NOTIFY"}"#, &host).contains("the default action"));
+    let flag = r#"{"defaultAction": "SCMP_ACT_ALLOW", "flags": ["SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV"]}"#;
+    assert!(message(flag, &host).contains("which no rule has"));
     assert!(
         message(&rule(r#""action": "SCMP_ACT_ERRNO", "errnoRet": 5000"#), &host)
             .contains("mount is above 4095")

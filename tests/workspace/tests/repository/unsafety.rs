@@ -3,7 +3,7 @@
 use muster_workspace_tests::{Repository, SourceFile};
 
 /// Places with unsafe code, and why safe code will not do.
-const PLACES: [(&str, &str); 8] = [
+const PLACES: [(&str, &str); 9] = [
     (
         "agent/runtime/src/",
         "clone3, fork and what runs between them and exec",
@@ -15,6 +15,10 @@ const PLACES: [(&str, &str); 8] = [
     (
         "agent/runtime/tests/cgroup/",
         "a test joins a group between fork and exec",
+    ),
+    (
+        "agent/runtime/tests/oci/listener.rs",
+        "a test answers calls that a filter asks about; no safe binding does that",
     ),
     (
         "agent/runtime/tests/seccomp/",

@@ -34,7 +34,11 @@ impl Server {
     pub(super) fn hear_released(&mut self) {
         let Some(held) = self.held.take() else { return };
         let plan = &self.plan;
-        let answer = launch::read_released(held.as_fd(), |failure| launch::start_error(plan, failure));
+        let answer = launch::read_released(
+            held.as_fd(),
+            |failure| launch::start_error(plan, failure),
+            |_| Err(RuntimeError::protocol("nobody listens to the container's filter")),
+        );
         let frame = match answer {
             Released::Running => frame::encode_bytes(Kind::Done, &[]),
             Released::Failed(error) => self.note_failure(&error),
