@@ -219,3 +219,65 @@ fn tags_come_in_order_and_in_pages() {
     assert_eq!(page("aa", 1), ["b"]);
     assert!(page("z", 5).is_empty() && page("~", 5).is_empty());
 }
+
+#[test]
+fn lists_are_whole_however_much_there_is_and_was() {
+    let (_place, store) = store();
+    let names = ["a", "a-b", "a.b", "a/b", "a_b", "ab", "b", "z9"];
+    let tag = |number: usize| EntryKey::Tag(format!("{number:04}"));
+    let led_to = || Some(Entered::Tag(Digest::of(b"manifest").into()));
+    for name in names {
+        let entries = (0..300).map(|number| (tag(number), led_to())).collect();
+        store.enter(name, entries, &[], 1).unwrap();
+    }
+    assert_eq!(store.repositories().unwrap(), names);
+    assert_eq!(tags(&store, "a").len(), 100);
+    let all = store.repository_tags("a", "", usize::MAX).unwrap();
+    assert!(all.len() == 300 && all.is_sorted());
+    // All but the last are deleted.
+    let deleted = (0..299).map(|number| (tag(number), None)).collect();
+    store.enter("a/b", deleted, &[], 2).unwrap();
+    assert_eq!(tags(&store, "a/b"), ["0299"]);
+    assert_eq!(store.repositories().unwrap(), names);
+    store.enter("a/b", vec![(tag(299), None)], &[], 3).unwrap();
+    assert!(!store.has_repository("a/b").unwrap() && store.has_repository("a").unwrap());
+    let left: Vec<&str> = names.into_iter().filter(|name| *name != "a/b").collect();
+    assert_eq!(store.repositories().unwrap(), left);
+}
+
+#[test]
+fn referrers_come_in_pages_and_only_those_of_the_subject() {
+    let (_place, store) = store();
+    let (subject, other) = (Digest::of(b"subject"), Digest::of(b"other"));
+    let mut referring = Vec::new();
+    for number in 0..200u32 {
+        let digest = Digest::of(&number.to_be_bytes());
+        let of = if number % 2 == 0 { subject } else { other };
+        let manifest = ManifestEntry {
+            media_type: "application/example".to_owned(),
+            content: StoredContent { digest, bytes: 4 },
+            subject: Some(of.into()),
+            references: Vec::new(),
+        };
+        let key = EntryKey::Manifest(digest.into());
+        store
+            .enter("app", vec![(key, Some(Entered::Manifest(manifest)))], &[], 1)
+            .unwrap();
+        if of == subject {
+            referring.push(ContentDigest::from(digest));
+        }
+    }
+    referring.sort();
+    let mut listed: Vec<ContentDigest> = Vec::new();
+    loop {
+        let page = store
+            .repository_referrers("app", &subject.into(), listed.last(), 30)
+            .unwrap();
+        assert!(page.len() <= 30);
+        if page.is_empty() {
+            break;
+        }
+        listed.extend(page.into_iter().map(|(digest, _)| digest));
+    }
+    assert_eq!(listed, referring);
+}

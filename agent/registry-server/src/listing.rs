@@ -9,7 +9,7 @@ use crate::route::Page;
 use form_urlencoded::Serializer;
 use hyper::header::{CONTENT_TYPE, HeaderName, LINK};
 use hyper::{Response, StatusCode};
-use muster_images::repository::{ContentDigest, ManifestEntry};
+use muster_images::repository::ContentDigest;
 use serde_json::json;
 
 /// Most names in one answer.
@@ -101,12 +101,7 @@ pub(crate) async fn referrers(
     let (images, repository, subject) = (repositories.images.clone(), name.to_owned(), digest.clone());
     let after: Option<ContentDigest> = call.query.get("last").and_then(|last| last.parse().ok());
     let found = blocking("list manifests", move || {
-        let manifests = images.repository_manifests(&repository)?.into_iter();
-        let refers = |manifest: &ManifestEntry| manifest.subject.as_ref() == Some(&subject);
-        Ok(manifests
-            .filter(|(own, manifest)| refers(manifest) && after.as_ref().is_none_or(|after| own > after))
-            .take(REFERRERS_MAX + 1)
-            .collect::<Vec<_>>())
+        images.repository_referrers(&repository, &subject, after.as_ref(), REFERRERS_MAX + 1)
     });
     let mut found = found.await?;
     let mut last = cut(&mut found, REFERRERS_MAX).map(|(last, _)| last);

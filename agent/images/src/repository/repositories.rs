@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
+use std::ops::ControlFlow;
 
 use serde::{Deserialize, Serialize};
 
@@ -17,6 +18,11 @@ use crate::store::ImageStore;
 const CLOCK_KEY: &str = "repository-clock";
 /// Most rows of one read of changes; more come with the next.
 const CHANGES_MAX: usize = 1000;
+/// Entries that are read at once, each of a third of a megabyte at most: many clients may ask for lists at once, of
+/// repositories of any size.
+const ROWS_MAX: usize = 64;
+/// Behind all keys: names of repositories begin with digits and lower-case letters.
+const KEYS_END: &str = "{";
 
 /// How far another node has followed this store's changes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -67,6 +73,42 @@ fn sequence_key(sequence: u64) -> String {
 /// The keys of one kind in a repository: the character after the colon ends them.
 fn keys_of(repository: &str, kind: &str) -> (String, String) {
     (format!("{repository}:{kind}:"), format!("{repository}:{kind};"))
+}
+
+/// Behind all keys of a repository: the character after the colon ends them.
+fn behind(repository: &str) -> String {
+    format!("{repository};")
+}
+
+/// Shows the entries of this range that are not deleted, in order, until one is enough; returns whether one was.
+fn walk(
+    view: &impl Lookup,
+    from: String,
+    to: &str,
+    mut visit: impl FnMut(&str, Entered) -> ControlFlow<()>,
+) -> Result<bool> {
+    let mut from = from;
+    while *from < *to {
+        let rows = view.rows(REPOSITORY_ENTRIES, from.as_str()..to, ROWS_MAX)?;
+        for (key, bytes) in &rows {
+            if let Some(entered) = records::parse::<Entry>(key, bytes)?.entered
+                && visit(key, entered).is_break()
+            {
+                return Ok(true);
+            }
+        }
+        match rows.last() {
+            Some((last, _)) if rows.len() == ROWS_MAX => from = format!("{last}\0"),
+            _ => break,
+        }
+    }
+    Ok(false)
+}
+
+fn holds_anything(view: &impl Lookup, repository: &str) -> Result<bool> {
+    walk(view, format!("{repository}:"), &behind(repository), |_, _| {
+        ControlFlow::Break(())
+    })
 }
 
 fn write(
@@ -211,17 +253,7 @@ impl ImageStore {
 
     /// Whether anything is in a repository.
     pub fn has_repository(&self, repository: &str) -> Result<bool> {
-        let view = self.inner.records.view()?;
-        for kind in ["t", "m", "b"] {
-            let (from, to) = keys_of(repository, kind);
-            let rows = view.rows(REPOSITORY_ENTRIES, &from..&to, usize::MAX)?;
-            for (key, bytes) in rows {
-                if records::parse::<Entry>(&key, &bytes)?.entered.is_some() {
-                    return Ok(true);
-                }
-            }
-        }
-        Ok(false)
+        holds_anything(&self.inner.records.view()?, repository)
     }
 
     /// The tags of a repository after one, in order, with the manifests that they lead to.
@@ -237,34 +269,45 @@ impl ImageStore {
             "" => prefix.clone(),
             after => format!("{prefix}{after}\0"),
         };
-        let view = self.inner.records.view()?;
         let mut tags = Vec::new();
-        if from >= to {
-            return Ok(tags);
-        }
-        for (key, bytes) in view.rows(REPOSITORY_ENTRIES, &from..&to, usize::MAX)? {
+        walk(&self.inner.records.view()?, from, &to, |key, entered| {
             if tags.len() == tags_max {
-                break;
+                return ControlFlow::Break(());
             }
-            if let Some(Entered::Tag(digest)) = records::parse::<Entry>(&key, &bytes)?.entered {
+            if let Entered::Tag(digest) = entered {
                 tags.push((key[prefix.len()..].to_owned(), digest));
             }
-        }
+            ControlFlow::Continue(())
+        })?;
         Ok(tags)
     }
 
-    /// The manifests of a repository, in order of their digests.
-    pub fn repository_manifests(&self, repository: &str) -> Result<Vec<(ContentDigest, ManifestEntry)>> {
-        let (from, to) = keys_of(repository, "m");
-        let view = self.inner.records.view()?;
+    /// The manifests of a repository that refer to one, after one of them, in order of their digests.
+    pub fn repository_referrers(
+        &self,
+        repository: &str,
+        subject: &ContentDigest,
+        after: Option<&ContentDigest>,
+        manifests_max: usize,
+    ) -> Result<Vec<(ContentDigest, ManifestEntry)>> {
+        let (prefix, to) = keys_of(repository, "m");
+        let from = match after {
+            None => prefix.clone(),
+            Some(after) => format!("{prefix}{after}\0"),
+        };
         let mut manifests = Vec::new();
-        for (key, bytes) in view.rows(REPOSITORY_ENTRIES, &from..&to, usize::MAX)? {
-            if let Some(Entered::Manifest(manifest)) = records::parse::<Entry>(&key, &bytes)?.entered
-                && let Some((_, EntryKey::Manifest(digest))) = EntryKey::parse(&key)
+        walk(&self.inner.records.view()?, from, &to, |key, entered| {
+            if manifests.len() == manifests_max {
+                return ControlFlow::Break(());
+            }
+            if let Entered::Manifest(manifest) = entered
+                && manifest.subject.as_ref() == Some(subject)
+                && let Ok(digest) = key[prefix.len()..].parse()
             {
                 manifests.push((digest, manifest));
             }
-        }
+            ControlFlow::Continue(())
+        })?;
         Ok(manifests)
     }
 
@@ -272,13 +315,13 @@ impl ImageStore {
     pub fn repositories(&self) -> Result<Vec<String>> {
         let view = self.inner.records.view()?;
         let mut names = BTreeSet::new();
-        for (key, entry) in view.all::<Entry>(REPOSITORY_ENTRIES)? {
-            if entry.entered.is_some()
-                && let Some((name, _)) = key.split_once(':')
-                && !names.contains(name)
-            {
+        let mut from = String::new();
+        while let Some((key, _)) = view.rows(REPOSITORY_ENTRIES, from.as_str()..KEYS_END, 1)?.pop() {
+            let name = key.split(':').next().unwrap_or(&key);
+            if holds_anything(&view, name)? {
                 names.insert(name.to_owned());
             }
+            from = behind(name);
         }
         Ok(names.into_iter().collect())
     }
