@@ -54,6 +54,10 @@ const REGRESSIONS: &[(u64, &str)] = &[
         7735,
         "a power loss took the addresses of all controllers but the node's own",
     ),
+    (
+        793,
+        "what a controller read back after a failed sync was lost with the power",
+    ),
 ];
 /// Seeds of an ordinary run of the tests; `MUSTER_SIMULATION_SEEDS` asks for another number.
 const SEEDS: u64 = 1000;

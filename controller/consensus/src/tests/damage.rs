@@ -87,6 +87,28 @@ fn a_failed_sync_ends_the_node_for_good() {
 }
 
 #[test]
+fn what_is_read_back_after_a_failed_sync_survives_a_power_loss() {
+    for seed in 0..50 {
+        let disk = SimDisk::new(seed);
+        let mut node = leading(&disk);
+        write(&mut node, 3);
+        disk.fail_syncs(true);
+        node.propose("x".into()).expect("propose");
+        node.ready().expect_err("the sync failed");
+        // The first daemon that comes back cannot sync either, the next one finds nothing to cut.
+        open(&disk, KeyRing::new(KEY), 2).err().expect("the sync failed");
+        disk.fail_syncs(false);
+        let read_back = open(&disk, KeyRing::new(KEY), 3)
+            .expect("open")
+            .status()
+            .last_index;
+        disk.crash();
+        let node = open(&disk, KeyRing::new(KEY), 4).expect("open");
+        assert!(node.status().last_index >= read_back, "seed {seed}");
+    }
+}
+
+#[test]
 fn a_full_disk_is_named_and_the_log_stays_whole() {
     let disk = SimDisk::new(1);
     let mut node = leading(&disk);
