@@ -182,8 +182,8 @@ impl Network {
     }
 
     /// Makes the overlays of this node those that are given, as they are given, and removes all others. An overlay that
-    /// fails does not keep the others from being made; the first failure is returned. Idempotent; costs little where
-    /// nothing changed.
+    /// fails does not keep the others from being made; the first failure is returned. None is made while it cannot be
+    /// ensured that only nodes send into them. Idempotent; costs little where nothing changed.
     pub async fn set_overlays(&self, wanted: Vec<OverlaySpec>) -> Result<(), NetworkError> {
         self.run(move |inner| inner.set_overlays(&wanted)).await
     }
