@@ -9,6 +9,7 @@ use crate::error::{Error, Result};
 use redb::{Database, Durability, ReadableDatabase, ReadableTable, TableDefinition};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -99,20 +100,28 @@ fn failed<E: Into<redb::Error>>(operation: &'static str) -> impl FnOnce(E) -> Er
     }
 }
 
+fn make(path: &Path) -> Result<Database> {
+    let database = Database::builder()
+        .set_cache_size(CACHE_BYTES)
+        .create(path)
+        .map_err(failed("open"))?;
+    let transaction = database.begin_write().map_err(failed("open"))?;
+    for table in Table::ALL {
+        transaction
+            .open_table(table.definition())
+            .map_err(failed("open"))?;
+    }
+    transaction.commit().map_err(failed("open"))?;
+    Ok(database)
+}
+
 impl Store {
     /// Opens or makes the metadata at `path`. Blocks.
     pub fn open(path: &Path) -> Result<Self> {
-        let database = Database::builder()
-            .set_cache_size(CACHE_BYTES)
-            .create(path)
-            .map_err(failed("open"))?;
-        let transaction = database.begin_write().map_err(failed("open"))?;
-        for table in Table::ALL {
-            transaction
-                .open_table(table.definition())
-                .map_err(failed("open"))?;
-        }
-        transaction.commit().map_err(failed("open"))?;
+        // The library meets much of what can be damaged with a panic; nothing of it is used then.
+        let database = catch_unwind(AssertUnwindSafe(|| make(path)));
+        let panicked = || redb::Error::Corrupted("reading it ended in a panic".to_owned());
+        let database = database.unwrap_or_else(|_| Err(failed("open")(panicked())))?;
         let database = Arc::new(database);
         let (changes, waiting) = mpsc::channel();
         let owned = Arc::clone(&database);
@@ -331,6 +340,32 @@ fn commit(database: &Database, batch: &[Change], synced: bool) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn damaged_metadata_are_told_of() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("engine.redb");
+        let store = Store::open(&path).unwrap();
+        store.put(Table::Volumes, "a", &"first").await.unwrap();
+        store.close();
+        drop(store);
+        let good = std::fs::read(&path).unwrap();
+        let mut refused = 0;
+        for page in (0..good.len()).step_by(4096) {
+            let mut damaged = good.clone();
+            damaged[page..][..4096].fill(0xff);
+            std::fs::write(&path, damaged).unwrap();
+            match Store::open(&path) {
+                Ok(_) => {}
+                Err(Error::Store { operation, .. }) => {
+                    refused += 1;
+                    assert_eq!(operation, "open");
+                }
+                Err(error) => panic!("{error}"),
+            }
+        }
+        assert!(refused > 0);
+    }
 
     #[tokio::test]
     async fn rows_survive_reopening() {
