@@ -178,6 +178,34 @@ fn an_image_reaches_all_nodes_from_the_one_that_has_it() {
 }
 
 #[test]
+fn a_node_that_dies_while_it_gives_an_image_on_holds_nobody_up() {
+    let lab = Lab::up("e2erolki", NODES.len(), 1);
+    load_large(&lab, "node-1", "large:1");
+    slow_links(&lab);
+    let docker = lab.docker("node-1");
+    docker.run(&[
+        "service", "create", "-d", "-q", "--mode", "global", "--name", "web", "large:1",
+    ]);
+    let image = CONTENT_BYTES as u64;
+    let giver = eventually("a node gives on what it takes", LONG, || {
+        let is_amid = |node: &&&str| {
+            let (_, fetched, served) = traffic(&lab, &[node]);
+            served > 1 << 20 && fetched < image / 2
+        };
+        NODES[1..].iter().find(is_amid).copied().ok_or("nobody does")
+    });
+    lab.kill(giver);
+    lab.await_running("node-1", "web", NODES.len() - 1, |_| true);
+    for node in NODES[1..].iter().filter(|node| **node != giver) {
+        let (_, fetched, _) = traffic(&lab, &[node]);
+        assert!(
+            fetched >= image && fetched < image * 3 / 2,
+            "{node} took {fetched} bytes for an image of {image}: it began anew"
+        );
+    }
+}
+
+#[test]
 fn the_image_of_another_platform_comes_from_a_node_while_its_registry_is_out_of_reach() {
     let lab = Lab::with_image("e2erolpl", 2, 1);
     let (one, two) = (lab.docker("node-1"), lab.docker("node-2"));
