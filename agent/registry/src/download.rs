@@ -189,7 +189,7 @@ impl Transfer<'_> {
             _ => self.done,
         };
         let mut body = response.into_body();
-        let mut stall = Stall::begin();
+        let mut stall = Stall::within(repository.session.patience());
         let mut watch = Watch::new();
         loop {
             let next = next_piece(&url, &mut body, &mut stall);

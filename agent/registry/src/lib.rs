@@ -41,5 +41,5 @@ pub use progress::Progress;
 pub use pull::{ProgressStream, PullRequest};
 pub use push::PushRequest;
 pub use registries::{Registries, RemoteDescription};
-pub use settings::{Insecure, KnownNodes, Mirror, NodeAuthority, RegistrySettings, SettingError};
+pub use settings::{Insecure, KnownNodes, Mirror, NodeAuthority, Patience, RegistrySettings, SettingError};
 pub use stall::Stall;

@@ -80,7 +80,13 @@ impl Repository<'_> {
             .unwrap_or_default()
             .trim()
             .to_owned();
-        let bytes = read_document(&url, response.into_body(), DOCUMENT_BYTES_MAX).await?;
+        let bytes = read_document(
+            &url,
+            response.into_body(),
+            DOCUMENT_BYTES_MAX,
+            self.session.patience(),
+        )
+        .await?;
         let digest = Digest::of(&bytes);
         for expected in reference.parse::<Digest>().ok().into_iter().chain(announced) {
             if expected != digest {
@@ -122,7 +128,7 @@ impl Repository<'_> {
     /// A small blob, whole; its digest is checked.
     pub async fn small_blob(&self, digest: &Digest, bytes_max: u64) -> Result<Bytes> {
         let (url, response) = self.blob(digest, 0).await?;
-        let bytes = read_document(&url, response.into_body(), bytes_max).await?;
+        let bytes = read_document(&url, response.into_body(), bytes_max, self.session.patience()).await?;
         let actual = Digest::of(&bytes);
         match actual == *digest {
             true => Ok(bytes),
@@ -144,7 +150,13 @@ impl Repository<'_> {
                 .await?;
             let url = answered.url();
             let next = header(&response, &LINK).and_then(next_page).map(str::to_owned);
-            let bytes = read_document(&url, response.into_body(), DOCUMENT_BYTES_MAX).await?;
+            let bytes = read_document(
+                &url,
+                response.into_body(),
+                DOCUMENT_BYTES_MAX,
+                self.session.patience(),
+            )
+            .await?;
             let list: TagList = serde_json::from_slice(&bytes)
                 .map_err(|error| Error::protocol(&url, format!("it is no list of tags: {error}")))?;
             tags.extend(list.tags.unwrap_or_default());

@@ -17,7 +17,7 @@ use hyper::header::{
 use hyper::{Method, Request, Response, StatusCode};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Most redirects of one request: a registry, a front end and a store of blobs.
 const REDIRECTS_MAX: usize = 5;
@@ -75,6 +75,11 @@ impl Ask {
 }
 
 impl Session {
+    /// How long the registry may take for a document, or a little of a blob.
+    pub fn patience(&self) -> Duration {
+        self.settings.patience.0
+    }
+
     /// A session with this endpoint. Mirrors learn nothing of who asks.
     pub fn new(
         endpoint: Endpoint,
@@ -202,7 +207,7 @@ impl Session {
                 granted: false,
             };
         }
-        let body = read_document(&url, response.into_body(), ANSWER_BYTES_MAX).await;
+        let body = read_document(&url, response.into_body(), ANSWER_BYTES_MAX, self.patience()).await;
         match Error::answered(&url, status, &body.unwrap_or_default()) {
             Error::Unauthorized { url, detail, .. } => Error::Unauthorized {
                 url,
@@ -360,7 +365,7 @@ impl Session {
         };
         let response = self.once(&mut ask, basic).await?;
         let (url, status) = (ask.target.url(), response.status());
-        let body = read_document(&url, response.into_body(), ANSWER_BYTES_MAX).await?;
+        let body = read_document(&url, response.into_body(), ANSWER_BYTES_MAX, self.patience()).await?;
         match status {
             StatusCode::UNAUTHORIZED => Err(Error::Unauthorized {
                 url: shown(&url),

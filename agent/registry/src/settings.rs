@@ -4,6 +4,7 @@ use crate::address::{Address, Scheme};
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 /// Settings of the client.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -16,6 +17,18 @@ pub struct RegistrySettings {
     pub certificates: Vec<PathBuf>,
     /// Nodes whose registries show the certificates of a cluster.
     pub nodes: KnownNodes,
+    /// How long a registry may take.
+    pub patience: Patience,
+}
+
+/// In this time a registry has to send a document whole, or a little of a blob; else it is asked again, or given up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Patience(pub Duration);
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self(Duration::from_secs(30))
+    }
 }
 
 /// What the certificate of a node must come from, and name.

@@ -11,6 +11,7 @@ pub(crate) const PROGRESS_BYTES_MIN: u64 = 16 << 10;
 /// Watches that enough of a blob comes.
 #[derive(Debug)]
 pub struct Stall {
+    within: Duration,
     until: Instant,
     bytes: u64,
 }
@@ -18,8 +19,14 @@ pub struct Stall {
 impl Stall {
     /// Watches from now on.
     pub fn begin() -> Self {
+        Self::within(STALL_TIMEOUT)
+    }
+
+    /// As [`Stall::begin`], of a source that may take so long for a little.
+    pub fn within(within: Duration) -> Self {
         Self {
-            until: Instant::now() + STALL_TIMEOUT,
+            within,
+            until: Instant::now() + within,
             bytes: 0,
         }
     }
@@ -33,7 +40,7 @@ impl Stall {
     pub fn took(&mut self, bytes: usize) {
         self.bytes += bytes as u64;
         if self.bytes >= PROGRESS_BYTES_MIN {
-            *self = Self::begin();
+            *self = Self::within(self.within);
         }
     }
 }

@@ -27,8 +27,6 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 /// Time for the answer to a body that was sent: registries copy and verify what they took before they give it.
 const COMMIT_TIMEOUT: Duration = Duration::from_secs(10 * 60);
-/// Time for the whole of a small body.
-const DOCUMENT_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a connection is kept for the next request.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -155,7 +153,12 @@ fn explain(error: &(dyn std::error::Error + 'static)) -> (String, bool) {
 }
 
 /// Reads a small body whole. An endless, slow or too large one is refused.
-pub(crate) async fn read_document(url: &str, body: Incoming, bytes_max: u64) -> Result<Bytes> {
+pub(crate) async fn read_document(
+    url: &str,
+    body: Incoming,
+    bytes_max: u64,
+    within: Duration,
+) -> Result<Bytes> {
     let reading = async {
         let mut body = body;
         let mut bytes = BytesMut::new();
@@ -172,12 +175,12 @@ pub(crate) async fn read_document(url: &str, body: Incoming, bytes_max: u64) -> 
         }
         Ok(bytes.freeze())
     };
-    match tokio::time::timeout(DOCUMENT_TIMEOUT, reading).await {
+    match tokio::time::timeout(within, reading).await {
         Ok(read) => read,
         Err(_) => Err(Error::Unreachable {
             what: "GET".to_owned(),
             url: shown(url),
-            why: "the answer did not end within 30 s".to_owned(),
+            why: format!("the answer did not end within {} s", within.as_secs_f64()),
             timed_out: true,
         }),
     }

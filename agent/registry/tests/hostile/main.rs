@@ -3,6 +3,7 @@
 mod content;
 mod peers;
 mod server;
+mod slow;
 
 use content::{Content, INDEX, MANIFEST, Place};
 use futures::StreamExt;

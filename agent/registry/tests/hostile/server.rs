@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 /// A request as it came.
 #[derive(Debug, Clone, Default)]
@@ -24,6 +25,8 @@ pub struct Answer {
     pub cut_after: Option<usize>,
     /// After so many bytes of the body nothing more comes, until the client goes away.
     pub paused_after: Option<usize>,
+    /// The body comes byte by byte, one now and then.
+    pub trickles: bool,
     /// The body never ends.
     pub endless: bool,
     /// The body comes whole, but the connection is closed before it says that it is.
@@ -168,6 +171,13 @@ fn write_answer(stream: &mut TcpStream, request: &Asked, answer: &Answer) -> Opt
     head.push_str(&format!("Content-Length: {}\r\n\r\n", answer.body.len()));
     stream.write_all(head.as_bytes()).ok()?;
     if request.method == "HEAD" {
+        return Some(());
+    }
+    if answer.trickles {
+        for byte in &answer.body {
+            stream.write_all(&[*byte]).ok()?;
+            std::thread::park_timeout(Duration::from_millis(5));
+        }
         return Some(());
     }
     if let Some(bytes) = answer.paused_after {
