@@ -49,7 +49,11 @@ fn free_at(draft: &Draft<'_>, index: TaskIndex) -> Option<Timestamp> {
 
 /// Another task of the slot shall run, and they may not overlap.
 fn is_slot_taken(draft: &Draft<'_>, index: TaskIndex) -> bool {
-    let spec = &draft.service.spec;
+    // A rollback that this plan begins counts already.
+    let rolled_back = draft.service.previous_spec.as_ref();
+    let spec = rolled_back
+        .filter(|_| draft.rollback.is_some())
+        .unwrap_or(&draft.service.spec);
     let overlap = [spec.update.order, spec.rollback.order].contains(&UpdateOrder::StartFirst);
     !overlap
         && draft
