@@ -1,6 +1,6 @@
 //! The cluster's networks on this node: what the agent was assigned, made so by the engine.
 
-use muster_engine::{Engine, SharedNetwork};
+use muster_engine::{Engine, SharedMesh, SharedNetwork};
 use muster_node_plan::network_plan;
 use muster_types::container::EndpointSpec;
 use muster_types::network::{AddressRange, NetworkSpec};
@@ -172,5 +172,10 @@ fn shared_network(network: &AssignedNetwork, node: NodeId, address: IpAddr) -> S
         in_use: plan.in_use,
         names: plan.names,
         addresses: plan.addresses,
+        mesh: plan.mesh.map(|mesh| SharedMesh {
+            own: mesh.own,
+            nodes: mesh.nodes,
+            ports: mesh.ports,
+        }),
     }
 }

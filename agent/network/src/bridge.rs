@@ -36,6 +36,7 @@ impl Inner {
             internal: spec.internal,
             between_containers: spec.icc,
             unprotected,
+            mesh: false,
         };
         let failed = || NetworkError::firewall("add a bridge");
         lock(&self.firewall)

@@ -10,6 +10,7 @@ use crate::bridge::Bridges;
 use crate::error::NetworkError;
 use crate::firewall::Firewalls;
 use crate::links::{InterfaceStats, Links};
+use crate::mesh::{Mesh, MeshEntries, MeshSpec};
 use crate::namespace::{self, Namespaces};
 use crate::overlay::{OverlaySpec, Overlays};
 use crate::ports::Reservations;
@@ -31,6 +32,7 @@ pub struct Network {
 pub(crate) struct Inner {
     pub(crate) pins: PathBuf,
     pub(crate) overlay_pins: PathBuf,
+    pub(crate) mesh: Mutex<Mesh>,
     pub(crate) overlays: Mutex<Overlays>,
     pub(crate) balancers: Mutex<Balancers>,
     pub(crate) bridges: Mutex<Bridges>,
@@ -46,6 +48,8 @@ pub(crate) struct Inner {
     pub(crate) service_table: String,
     /// Name of the table that admits the tunnels of other nodes.
     pub(crate) tunnel_table: String,
+    /// Name of the tables of the routing mesh, on the host and in containers.
+    pub(crate) mesh_table: String,
 }
 
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -200,6 +204,22 @@ impl Network {
         self.run(move |inner| inner.set_services(&id, &wanted)).await
     }
 
+    /// Makes the ports that lead to containers of any node those that are given, over an overlay that stands; takes them
+    /// and the host's place in the overlay away where there are none. Idempotent; costs what changed.
+    pub async fn set_mesh(&self, wanted: Option<MeshSpec>) -> Result<(), NetworkError> {
+        self.run(move |inner| inner.set_mesh(wanted.as_ref())).await
+    }
+
+    /// Makes what a container answers over the mesh go back by the node that the connection came in by. Idempotent.
+    pub async fn set_mesh_entries(
+        &self,
+        container_id: &str,
+        entries: MeshEntries,
+    ) -> Result<(), NetworkError> {
+        let id = container_id.to_owned();
+        self.run(move |inner| inner.set_mesh_entries(&id, &entries)).await
+    }
+
     /// Opens ports of the host that lead into a container, all or none, in place of those it had. Returns them with
     /// the host ports that were chosen. Idempotent: a port that the container has already is kept, also where any
     /// port will do.
@@ -268,6 +288,7 @@ impl Inner {
         let inner = Self {
             pins,
             overlay_pins,
+            mesh: Mutex::default(),
             overlays: Mutex::default(),
             balancers: Mutex::default(),
             bridges: Mutex::default(),
@@ -279,6 +300,7 @@ impl Inner {
             resolver_table: format!("{}-resolver", config.table_prefix),
             service_table: format!("{}-services", config.table_prefix),
             tunnel_table: format!("{}-tunnels", config.table_prefix),
+            mesh_table: format!("{}-mesh", config.table_prefix),
         };
         inner.remove_stale_pins()?;
         Ok(inner)

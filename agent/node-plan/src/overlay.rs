@@ -2,9 +2,10 @@
 //! for what. Nothing here is kept between calls.
 
 use muster_types::overlay::{EndpointOwner, OverlayService};
+use muster_types::service::Protocol;
 use muster_types::{AssignedNetwork, NodeId};
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 /// The wanted state of a network on one node.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -21,6 +22,19 @@ pub struct NetworkPlan {
     pub names: BTreeMap<String, Vec<IpAddr>>,
     /// The name of an address.
     pub addresses: BTreeMap<IpAddr, String>,
+    /// The ports that every node publishes, where this network carries them.
+    pub mesh: Option<MeshPlan>,
+}
+
+/// The routing mesh on one node.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct MeshPlan {
+    /// This node's own addresses in the network.
+    pub own: Vec<IpAddr>,
+    /// The own addresses of every node, by which containers know where a connection came in.
+    pub nodes: Vec<Vec<IpAddr>>,
+    /// Where published ports lead.
+    pub ports: BTreeMap<(Protocol, u16), BTreeSet<SocketAddr>>,
 }
 
 /// The plan of the node `own` for a network.
@@ -33,12 +47,20 @@ pub fn network_plan(network: &AssignedNetwork, own: NodeId) -> NetworkPlan {
         } else if let Some(node) = endpoint.data_path.filter(|_| !endpoint.addresses.is_empty()) {
             plan.stations.push((endpoint.addresses.clone(), node));
         }
+        if network.facts.ingress {
+            continue;
+        }
         if matches!(endpoint.owner, EndpointOwner::Attachment(_)) {
             for name in &endpoint.names {
                 add_name(&mut plan.names, name, &endpoint.addresses);
                 add_address(&mut plan.addresses, &endpoint.addresses, name);
             }
         }
+    }
+    if network.facts.ingress {
+        // It carries published ports: nobody finds anybody by name there.
+        plan.mesh = mesh_plan(network, own);
+        return plan;
     }
     for service in &network.services {
         plan_service(&mut plan, service);
@@ -48,6 +70,33 @@ pub fn network_plan(network: &AssignedNetwork, own: NodeId) -> NetworkPlan {
         addresses.dedup();
     }
     plan
+}
+
+/// Nothing before this node has a place of its own.
+fn mesh_plan(network: &AssignedNetwork, own: NodeId) -> Option<MeshPlan> {
+    let places = network
+        .endpoints
+        .iter()
+        .filter_map(|endpoint| match endpoint.owner {
+            EndpointOwner::Node(node) if !endpoint.addresses.is_empty() => Some((node, &endpoint.addresses)),
+            EndpointOwner::Node(_) | EndpointOwner::Task(_) | EndpointOwner::Attachment(_) => None,
+        });
+    let mut mesh = MeshPlan::default();
+    for (node, addresses) in places {
+        if node == own {
+            mesh.own.clone_from(addresses);
+        }
+        mesh.nodes.push(addresses.clone());
+    }
+    for service in &network.services {
+        for port in &service.ports {
+            let endpoints = service.endpoints.iter().flat_map(|endpoint| &endpoint.addresses);
+            let endpoints = endpoints.map(|address| SocketAddr::new(*address, port.target_port));
+            let key = (port.protocol, port.published_port);
+            mesh.ports.entry(key).or_default().extend(endpoints);
+        }
+    }
+    (!mesh.own.is_empty()).then_some(mesh)
 }
 
 fn plan_service(plan: &mut NetworkPlan, service: &OverlayService) {
@@ -214,6 +263,34 @@ mod tests {
         let idle = network_plan(&network(Vec::new(), vec![service("web", &[9], &[])]), node(1).0);
         assert!(idle.names["tasks.web"].is_empty());
         assert_eq!(idle.virtuals[&ip(9)], BTreeSet::new());
+    }
+
+    #[test]
+    fn published_ports_lead_to_endpoints_and_nobody_is_found_by_name_on_the_way() {
+        use muster_types::service::{PublishMode, PublishedPort};
+        let mut web = service("web", &[9], &[(1, 4, 1), (2, 5, 2)]);
+        web.ports = vec![PublishedPort {
+            name: String::new(),
+            protocol: Protocol::Udp,
+            target_port: 80,
+            published_port: 8080,
+            mode: PublishMode::Ingress,
+        }];
+        let place = |on: u8, last: u8| endpoint(EndpointOwner::Node(node(on).0), last, on);
+        let mut ingress = network(vec![place(1, 2), place(2, 3), endpoint(task(1), 4, 1)], vec![web]);
+        ingress.facts.ingress = true;
+        let plan = network_plan(&ingress, node(1).0);
+        let mesh = plan.mesh.unwrap();
+        assert_eq!(
+            (mesh.own, mesh.nodes),
+            (vec![ip(2)], vec![vec![ip(2)], vec![ip(3)]])
+        );
+        let expected = [4, 5].map(|last| SocketAddr::new(ip(last), 80)).into();
+        assert_eq!(mesh.ports, BTreeMap::from([((Protocol::Udp, 8080), expected)]));
+        assert!(plan.names.is_empty() && plan.virtuals.is_empty());
+        assert_eq!(plan.stations, [(vec![ip(3)], node(2).1)]);
+        // A node without a place leads nowhere.
+        assert_eq!(network_plan(&ingress, node(7).0).mesh, None);
     }
 
     #[test]

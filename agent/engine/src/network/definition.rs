@@ -49,7 +49,7 @@ impl NetworkRecord {
 
     /// Whether containers find each other by name in it.
     pub fn resolves_names(&self) -> bool {
-        !self.is_built_in() && self.spec.name != WAY_OUT
+        !self.is_built_in() && self.spec.name != WAY_OUT && !self.spec.ingress
     }
 
     /// As clients see it.

@@ -27,7 +27,7 @@ pub(crate) use hosts::{HostsEntries, own_addresses};
 pub use ipam::SubnetPool;
 pub(crate) use legacy_links::Linked;
 pub(crate) use place::{Kind, Places, Wanted, check_mode, kind, own_network};
-pub use shared::SharedNetwork;
+pub use shared::{SharedMesh, SharedNetwork};
 
 use crate::error::{Error, Result};
 use crate::record::Record;

@@ -5,18 +5,22 @@
 
 use super::definition::NetworkRecord;
 use super::place::Places;
+use super::ports;
 use super::{NetworkError, Networking};
 use crate::clock;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::record::Record;
 use crate::store::Table;
-use muster_network::{IpNet, MacAddress, OverlaySpec, Services, Station, VirtualService};
+use muster_network::{
+    IpNet, MacAddress, MeshEntries, MeshSpec, OverlaySpec, Services, Station, VirtualService,
+};
 use muster_types::ContainerId;
 use muster_types::container::NetworkEndpoint;
 use muster_types::network::NetworkSpec;
+use muster_types::service::Protocol;
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -51,6 +55,19 @@ pub struct SharedNetwork {
     pub names: BTreeMap<String, Vec<IpAddr>>,
     /// The names of addresses.
     pub addresses: BTreeMap<IpAddr, String>,
+    /// The ports that every node publishes, where this network carries them.
+    pub mesh: Option<SharedMesh>,
+}
+
+/// Ports of every node that lead to containers of any node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SharedMesh {
+    /// This node's own addresses in the network.
+    pub own: Vec<IpAddr>,
+    /// The own addresses of every node.
+    pub nodes: Vec<Vec<IpAddr>>,
+    /// Where the ports lead.
+    pub ports: BTreeMap<(Protocol, u16), BTreeSet<SocketAddr>>,
 }
 
 impl SharedNetwork {
@@ -77,6 +94,35 @@ impl SharedNetwork {
         }
     }
 
+    fn subnets(&self) -> impl Iterator<Item = IpNet> {
+        let subnets = self.spec.ranges.iter();
+        subnets.filter_map(|range| range.subnet.parse().ok())
+    }
+
+    fn mesh_on_host(&self) -> Option<MeshSpec> {
+        let mesh = self.mesh.as_ref()?;
+        let own = |address: &IpAddr| {
+            let subnet = self.subnets().find(|subnet| subnet.contains(*address))?;
+            subnet.with_address(*address)
+        };
+        let published = mesh.ports.iter();
+        Some(MeshSpec {
+            overlay: self.id.clone(),
+            addresses: mesh.own.iter().filter_map(own).collect(),
+            ports: published
+                .map(|((protocol, port), endpoints)| ((ports::protocol(*protocol), *port), endpoints.clone()))
+                .collect(),
+        })
+    }
+
+    fn mesh_entries(&self) -> Option<MeshEntries> {
+        let mesh = self.mesh.as_ref()?;
+        Some(MeshEntries {
+            subnets: self.subnets().collect(),
+            nodes: Arc::new(mesh.nodes.clone()),
+        })
+    }
+
     fn services(&self) -> Services {
         let virtuals = self.virtuals.iter().map(|(vip, endpoints)| VirtualService {
             vip: *vip,
@@ -94,6 +140,7 @@ impl SharedNetwork {
 pub(crate) struct Standing {
     network: SharedNetwork,
     services: Services,
+    entries: Option<MeshEntries>,
     /// It is not only there because containers are still on it.
     wanted: bool,
 }
@@ -182,6 +229,8 @@ impl Networking {
     ) -> Result<()> {
         let overlays = next.values().map(|(network, _)| network.overlay()).collect();
         let made = self.network.set_overlays(overlays).await;
+        let mesh = next.values().find_map(|(network, _)| network.mesh_on_host());
+        let led_in = self.network.set_mesh(mesh).await;
         self.enter_shared(&next).await?;
         let differs = |id: &String, network: &SharedNetwork| {
             shared.get(id).is_none_or(|standing| standing.network != *network)
@@ -194,10 +243,10 @@ impl Networking {
         *shared = next
             .into_iter()
             .map(|(id, (network, wanted))| {
-                let services = network.services();
                 let standing = Standing {
+                    services: network.services(),
+                    entries: network.mesh_entries(),
                     network,
-                    services,
                     wanted,
                 };
                 (id, standing)
@@ -206,6 +255,7 @@ impl Networking {
         self.shared.tried.send_replace(shared.keys().cloned().collect());
         let led = self.lead_members(shared, &changed).await;
         made?;
+        led_in?;
         led
     }
 
@@ -283,7 +333,14 @@ impl Networking {
                 Arc::make_mut(&mut all.in_use).extend(&*services.in_use);
             }
         }
-        self.network.set_services(id.as_str(), all).await
+        self.network.set_services(id.as_str(), all).await?;
+        match networks
+            .iter()
+            .find_map(|network| shared.get(network)?.entries.clone())
+        {
+            Some(entries) => self.network.set_mesh_entries(id.as_str(), entries).await,
+            None => Ok(()),
+        }
     }
 
     /// Leads a container that goes from some places to others to the services of those.

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::model::{BridgePolicy, Model, PortKey, Target};
-use super::ruleset::{BRIDGES, INTERNAL, MASQUERADED, PUBLISHED, PUBLISHED_ANY, SAME_BRIDGE, UNPROTECTED};
+use super::ruleset::{
+    BRIDGES, INTERNAL, MASQUERADED, MESH, PUBLISHED, PUBLISHED_ANY, SAME_BRIDGE, UNPROTECTED,
+};
 use crate::addresses::{address_of, with_octets};
 use crate::nft::{Change, Element, ElementData, Family, Verdict};
 use crate::spec::Protocol;
@@ -63,6 +65,7 @@ pub(super) fn read_model<E>(
     let masqueraded = elements(MASQUERADED)?;
     let internal = elements(INTERNAL)?;
     let unprotected = elements(UNPROTECTED)?;
+    let mesh = elements(MESH)?;
     let same = elements(SAME_BRIDGE)?;
     for bridge in elements(BRIDGES)? {
         let Some(name) = name_of(&bridge.key) else {
@@ -75,6 +78,7 @@ pub(super) fn read_model<E>(
                 .iter()
                 .any(|element| element.key.starts_with(&bridge.key) && element.data == Some(ACCEPT)),
             unprotected: unprotected.iter().any(|element| element.key == bridge.key),
+            mesh: mesh.iter().any(|element| element.key == bridge.key),
         };
         model.bridges.insert(name, policy);
     }
@@ -116,10 +120,14 @@ fn bridge_elements(name: &str, policy: BridgePolicy) -> impl Iterator<Item = (&'
     if policy.unprotected {
         elements.push((UNPROTECTED, member(&key)));
     }
+    if policy.mesh {
+        elements.push((MESH, member(&key)));
+    }
     elements.into_iter()
 }
 
-fn interface_key(name: &str) -> [u8; 16] {
+/// A name of an interface as keys have it.
+pub(crate) fn interface_key(name: &str) -> [u8; 16] {
     let mut key = [0; 16];
     for (to, from) in key.iter_mut().take(15).zip(name.bytes()) {
         *to = from;

@@ -23,6 +23,8 @@ pub(crate) struct BridgePolicy {
     pub between_containers: bool,
     /// Be reached by everybody who knows a way to them, at every port.
     pub unprotected: bool,
+    /// Are on any node: it is no bridge but the host's place in the network of the mesh.
+    pub mesh: bool,
 }
 
 /// A port of the host. The key is ordered with the unspecified address first.

@@ -11,6 +11,7 @@
 //!                                                        the bridge, with bridge-nf-call-iptables)
 //!                  from @masq_bridges to no bridge: masquerade
 //!                  from the loopback to a bridge: masquerade
+//!                  from a bridge to @mesh_links: masquerade   (the address means nothing on other nodes)
 //! forward          established: accept; within one bridge: as its element says; from @internal_bridges: drop;
 //!                  to a bridge: accept after dnat, and from no bridge to @unprotected_bridges; else drop
 //! ```
@@ -26,6 +27,7 @@ pub(super) const BRIDGES: &str = "bridges";
 pub(super) const MASQUERADED: &str = "masq_bridges";
 pub(super) const INTERNAL: &str = "internal_bridges";
 pub(super) const UNPROTECTED: &str = "unprotected_bridges";
+pub(super) const MESH: &str = "mesh_links";
 pub(super) const SAME_BRIDGE: &str = "same_bridge";
 pub(super) const PUBLISHED: &str = "published";
 pub(super) const PUBLISHED_ANY: &str = "published_any";
@@ -132,6 +134,11 @@ fn sets(layout: &Layout) -> impl Iterator<Item = SetSpec> + use<> {
         },
         SetSpec {
             name: UNPROTECTED.into(),
+            key: vec![InterfaceName],
+            data: None,
+        },
+        SetSpec {
+            name: MESH.into(),
             key: vec![InterfaceName],
             data: None,
         },
@@ -245,6 +252,10 @@ fn rules(layout: &Layout) -> impl Iterator<Item = Change> + use<> {
                 to_bridge(Membership::Inside),
                 vec![masquerade()],
             ],
+        ),
+        rule(
+            "postrouting",
+            vec![from_any(BRIDGES), to_any(MESH), vec![masquerade()]],
         ),
         rule("forward", vec![established(), verdict(Verdict::Accept)]),
         rule("forward", vec![interfaces(), vec![obey(SAME_BRIDGE)]]),

@@ -76,12 +76,14 @@ const OPEN: BridgePolicy = BridgePolicy {
     internal: false,
     between_containers: true,
     unprotected: true,
+    mesh: false,
 };
 const CLOSED: BridgePolicy = BridgePolicy {
     masquerade: false,
     internal: true,
     between_containers: false,
     unprotected: false,
+    mesh: false,
 };
 
 fn port(address: [u8; 4], protocol: Protocol, port: u16) -> (PortKey, Target) {

@@ -83,7 +83,7 @@ pub(crate) enum Change {
 /// Where a base chain is called from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Hook {
-    /// `filter` or `nat`.
+    /// `filter`, `nat` or `route`.
     pub kind: &'static str,
     pub point: HookPoint,
     pub priority: i32,
@@ -127,6 +127,8 @@ pub(crate) enum ValueType {
     Protocol,
     Port,
     InterfaceName,
+    /// Hardware address.
+    LinkAddress,
     /// Four bytes in the machine's order; nft calls it a mark.
     Number,
     /// Only as a map's data, and alone.
@@ -142,6 +144,7 @@ impl ValueType {
             Self::Ipv6Address => 8,
             Self::Protocol => 12,
             Self::Port => 13,
+            Self::LinkAddress => 9,
             Self::InterfaceName => 41,
             Self::Verdict => super::wire::NFT_DATA_VERDICT,
         }
@@ -151,6 +154,7 @@ impl ValueType {
     fn bytes(self) -> u32 {
         match self {
             Self::Ipv4Address | Self::Protocol | Self::Port | Self::Number => 4,
+            Self::LinkAddress => 8,
             Self::InterfaceName | Self::Ipv6Address => 16,
             Self::Verdict => 0,
         }
@@ -171,6 +175,7 @@ impl ValueType {
         match types {
             [Self::Port] => 2,
             [Self::Protocol] => 1,
+            [Self::LinkAddress] => 6,
             _ => types.iter().map(|part| part.bytes()).sum(),
         }
     }

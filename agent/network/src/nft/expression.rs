@@ -30,11 +30,13 @@ pub(crate) enum MetaKey {
 pub(crate) enum ConntrackKey {
     State,
     Status,
+    Mark,
 }
 
 /// Which header an offset counts from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Header {
+    Link,
     Network,
     Transport,
 }
@@ -96,6 +98,14 @@ pub(crate) enum Expression {
     Conntrack {
         key: ConntrackKey,
         to: Register,
+    },
+    /// Marks the packet's connection with a four-byte register.
+    MarkConnection {
+        from: Register,
+    },
+    /// Marks the packet with a four-byte register; routes may depend on it.
+    MarkPacket {
+        from: Register,
     },
     /// Loads the kind of the destination address: 2 is one of this host's own.
     DestinationKind {
@@ -161,6 +171,14 @@ impl Expression {
             Self::Conntrack { key, to } => step(body, "ct", |data| {
                 data.be32(NFTA_CT_KEY, conntrack_number(*key));
                 data.be32(NFTA_CT_DREG, to.number());
+            }),
+            Self::MarkConnection { from } => step(body, "ct", |data| {
+                data.be32(NFTA_CT_KEY, conntrack_number(ConntrackKey::Mark));
+                data.be32(NFTA_CT_SREG, from.number());
+            }),
+            Self::MarkPacket { from } => step(body, "meta", |data| {
+                data.be32(NFTA_META_KEY, NFT_META_MARK);
+                data.be32(NFTA_META_SREG, from.number());
             }),
             Self::DestinationKind { to } => write_address_kind(body, *to, NFTA_FIB_F_DADDR),
             Self::SourceKind { to } => write_address_kind(body, *to, NFTA_FIB_F_SADDR),
@@ -244,11 +262,13 @@ fn conntrack_number(key: ConntrackKey) -> u32 {
     match key {
         ConntrackKey::State => 0,
         ConntrackKey::Status => 2,
+        ConntrackKey::Mark => 3,
     }
 }
 
 fn header_number(header: Header) -> u32 {
     match header {
+        Header::Link => 0,
         Header::Network => 1,
         Header::Transport => 2,
     }

@@ -232,6 +232,17 @@ impl Inner {
         settled.map_err(NetworkError::link("set up the port on overlay", id))
     }
 
+    /// Whether the link with this index is on the overlay's bridge.
+    pub(crate) fn has_overlay_port(&self, id: &str, port: u32) -> Result<bool, NetworkError> {
+        let mut overlays = lock(&self.overlays);
+        let overlay = require(&mut overlays, id)?;
+        let listed = overlay.links.list(Detail::Identity);
+        let listed = listed.map_err(NetworkError::link("list the links of overlay", id))?;
+        Ok(listed
+            .iter()
+            .any(|link| link.index == port && link.kind.as_deref() == Some("veth")))
+    }
+
     /// Opens the namespace that an earlier run made, or makes one.
     fn open_overlay(&self, id: &str) -> Result<Overlay, NetworkError> {
         let path = self.overlay_path(id);

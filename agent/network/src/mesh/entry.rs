@@ -1,0 +1,370 @@
+//! A container's part in the routing mesh: answers go back to the node that a connection came in by.
+//!
+//! What comes from a node's own place in the network has that node's hardware address. The connection is marked with the
+//! node's number, and packets of such a connection are routed by that mark, ahead of every other route: the client may
+//! have any address. What comes from elsewhere on this network is dropped: it carries published ports and nothing else.
+//!
+//! A server of UDP that does not say from which of its addresses it answers gets the one that the way to the client would
+//! have without a mark. Datagrams are led to that address, so that connection tracking knows the answer as one.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr};
+
+use rustix::io::Errno;
+
+use crate::address::MacAddress;
+use crate::addresses::{AF_INET, AF_INET6, address_of, family, with_octets};
+use crate::ip_net::bits_of;
+use crate::links::{Links, ignoring};
+use crate::netlink::{Framing, NetlinkError, Requests, find, flag};
+use crate::nft::{
+    Change, ConntrackKey, Element, ElementData, Expression, Family, Header, Hook, HookPoint, MetaKey,
+    Register, SetSpec, Translation, ValueType, Verdict,
+};
+use crate::spec::Protocol;
+
+const RTM_NEWROUTE: u16 = 24;
+const RTM_DELROUTE: u16 = 25;
+const RTM_GETROUTE: u16 = 26;
+const RTM_NEWRULE: u16 = 32;
+const RTM_DELRULE: u16 = 33;
+const RTM_GETRULE: u16 = 34;
+
+const FRA_PRIORITY: u16 = 6;
+const FRA_FWMARK: u16 = 10;
+const FRA_TABLE: u16 = 15;
+const FR_ACT_TO_TBL: u8 = 1;
+const RTA_DST: u16 = 1;
+const RTA_PREFSRC: u16 = 7;
+const RTA_OIF: u16 = 4;
+const RTA_GATEWAY: u16 = 5;
+const RTA_TABLE: u16 = 15;
+const RTPROT_STATIC: u8 = 4;
+const RTN_UNICAST: u8 = 1;
+
+/// Of our rules: before the main table, whose rule has 32766, and behind the local one, which has 0.
+const RULE_PRIORITY: u32 = 100;
+/// Before anything that could ask for the mark, behind connection tracking.
+const PRIORITY_MANGLE: i32 = -150;
+/// Behind the marks.
+const PRIORITY_DESTINATION_NAT: i32 = -100;
+/// Bits of a connection's state (nf_conntrack_common.h). Questions about neighbours are neither.
+const STATE_NEW: u32 = 0b1000;
+const STATE_NEW_OR_INVALID: u32 = 0b1001;
+/// An address outside of every network of a container (a documentation network's).
+const ABROAD: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
+const ENTRIES: &str = "entries";
+/// Bytes of an Ethernet header before the sender's address, and of that.
+const SENDER: (u32, u32) = (6, 6);
+const FIRST: Register = Register(0);
+
+/// The parameters of a container that make answers follow marks: also those that the kernel gives by itself.
+pub(super) const SYSCTLS: [(&str, &str); 3] = [
+    ("net.ipv4.conf.all.src_valid_mark", "1"),
+    ("net.ipv4.tcp_fwmark_accept", "1"),
+    ("net.ipv4.fwmark_reflect", "1"),
+];
+
+/// A node by which connections come in, by its place in the network: at most one address of each family.
+pub(super) struct Entry<'a>(pub &'a [IpAddr]);
+
+impl Entry<'_> {
+    fn mac(&self) -> Option<MacAddress> {
+        self.0.first().copied().map(MacAddress::for_address)
+    }
+
+    /// The number of a node: its address, or the end of it. It is also the number of the table of routes to it.
+    fn mark(&self) -> Option<u32> {
+        let mark = bits_of(*self.0.first()?) as u32;
+        // Small numbers are the kernel's own tables.
+        (mark > 255).then_some(mark)
+    }
+
+    fn gateway(&self, of_ipv4: bool) -> Option<IpAddr> {
+        self.0
+            .iter()
+            .find(|address| address.is_ipv4() == of_ipv4)
+            .copied()
+    }
+}
+
+/// Makes the table that marks connections by where they came in, or replaces it. `answers_from` is the address that
+/// servers of UDP answer with.
+pub(super) fn whole(interface: &str, entries: &[Entry<'_>], answers_from: Option<Ipv4Addr>) -> Vec<Change> {
+    let chain = |name: &'static str, kind, point, priority| Change::AddChain {
+        name: name.into(),
+        hook: Some(Hook {
+            kind,
+            point,
+            priority,
+        }),
+    };
+    let rule = |chain: &'static str, parts: Vec<Vec<Expression>>| Change::AddRule {
+        chain: chain.into(),
+        expressions: parts.concat(),
+    };
+    let elements = entries.iter().filter_map(|entry| {
+        Some(Element {
+            key: entry.mac()?.0.to_vec(),
+            data: Some(ElementData::Value(entry.mark()?.to_ne_bytes().to_vec())),
+            comment: None,
+        })
+    });
+    let mut changes = vec![
+        Change::AddTable,
+        Change::DeleteTable,
+        Change::AddTable,
+        Change::AddSet(SetSpec {
+            name: ENTRIES.into(),
+            key: vec![ValueType::LinkAddress],
+            data: Some(vec![ValueType::Number]),
+        }),
+        Change::AddElements {
+            set: ENTRIES.into(),
+            elements: elements.collect(),
+        },
+        chain("prerouting", "filter", HookPoint::Prerouting, PRIORITY_MANGLE),
+        chain("output", "route", HookPoint::Output, PRIORITY_MANGLE),
+        rule(
+            "prerouting",
+            vec![from(interface), state(STATE_NEW), mark_by_sender()],
+        ),
+        rule(
+            "prerouting",
+            vec![
+                from(interface),
+                state(STATE_NEW_OR_INVALID),
+                mark(),
+                vec![
+                    Expression::Equal {
+                        from: FIRST,
+                        value: vec![0; 4],
+                    },
+                    Expression::Verdict(Verdict::Drop),
+                ],
+            ],
+        ),
+        rule("prerouting", vec![from(interface), mark(), vec![follow()]]),
+        rule(
+            "output",
+            vec![
+                mark(),
+                vec![Expression::AnyBit {
+                    from: FIRST,
+                    bits: u32::MAX,
+                }],
+                mark(),
+                vec![follow()],
+            ],
+        ),
+    ];
+    if let Some(address) = answers_from {
+        changes.push(chain(
+            "datagrams",
+            "nat",
+            HookPoint::Prerouting,
+            PRIORITY_DESTINATION_NAT,
+        ));
+        changes.push(rule(
+            "datagrams",
+            vec![from(interface), is_udp(), lead_to(address)],
+        ));
+    }
+    changes.retain(|change| !matches!(change, Change::AddElements { elements, .. } if elements.is_empty()));
+    changes
+}
+
+fn from(interface: &str) -> Vec<Expression> {
+    vec![
+        Expression::Meta {
+            key: MetaKey::InputInterfaceName,
+            to: FIRST,
+        },
+        Expression::Equal {
+            from: FIRST,
+            value: super::interface_key(interface).to_vec(),
+        },
+    ]
+}
+
+fn state(bits: u32) -> Vec<Expression> {
+    vec![
+        Expression::Conntrack {
+            key: ConntrackKey::State,
+            to: FIRST,
+        },
+        Expression::AnyBit { from: FIRST, bits },
+    ]
+}
+
+fn is_udp() -> Vec<Expression> {
+    vec![
+        Expression::Meta {
+            key: MetaKey::TransportProtocol,
+            to: FIRST,
+        },
+        Expression::Equal {
+            from: FIRST,
+            value: vec![Protocol::Udp.number()],
+        },
+    ]
+}
+
+fn lead_to(address: Ipv4Addr) -> Vec<Expression> {
+    vec![
+        Expression::Immediate {
+            to: FIRST,
+            value: address.octets().to_vec(),
+        },
+        Expression::Translate(Translation::Destination {
+            family: Family::Ipv4,
+            address: FIRST,
+            port: None,
+        }),
+    ]
+}
+
+fn mark_by_sender() -> Vec<Expression> {
+    let (offset, length) = SENDER;
+    vec![
+        Expression::Payload {
+            header: Header::Link,
+            offset,
+            length,
+            to: FIRST,
+        },
+        Expression::Map {
+            map: ENTRIES.into(),
+            from: FIRST,
+            to: Some(FIRST),
+        },
+        Expression::MarkConnection { from: FIRST },
+    ]
+}
+
+fn mark() -> Vec<Expression> {
+    vec![Expression::Conntrack {
+        key: ConntrackKey::Mark,
+        to: FIRST,
+    }]
+}
+
+fn follow() -> Expression {
+    Expression::MarkPacket { from: FIRST }
+}
+
+impl Links {
+    /// Makes packets with the mark of an entry go to its node over this link, and none with other marks.
+    pub(super) fn follow_marks(&mut self, index: u32, entries: &[Entry<'_>]) -> Result<(), NetlinkError> {
+        for is_ipv4 in [true, false] {
+            let wanted: BTreeMap<u32, IpAddr> = entries
+                .iter()
+                .filter_map(|entry| Some((entry.mark()?, entry.gateway(is_ipv4)?)))
+                .collect();
+            let present = match self.marks(is_ipv4) {
+                Ok(present) => present,
+                // A kernel without the family has no rules of it.
+                Err(error) if wanted.is_empty() && error.errno().is_some() => continue,
+                Err(error) => return Err(error),
+            };
+            let mut requests = Requests::default();
+            for (mark, gateway) in &wanted {
+                push_route(&mut requests, *mark, *gateway, index);
+            }
+            for mark in wanted.keys().filter(|mark| !present.contains(mark)) {
+                let flags = flag::ACK | flag::CREATE | flag::EXCLUSIVE;
+                push_rule(&mut requests, RTM_NEWRULE, flags, *mark, is_ipv4);
+            }
+            for mark in present.iter().filter(|mark| !wanted.contains_key(*mark)) {
+                push_rule(&mut requests, RTM_DELRULE, flag::ACK, *mark, is_ipv4);
+            }
+            if requests.len() > 0 {
+                self.socket.transact(requests, Framing::Separate)?;
+            }
+            for mark in present.iter().filter(|mark| !wanted.contains_key(*mark)) {
+                self.forget_route(*mark, is_ipv4)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The address with which this namespace talks to the outside by itself; none without a way there.
+    pub(super) fn address_abroad(&mut self) -> Result<Option<Ipv4Addr>, NetlinkError> {
+        let request = Requests::one(RTM_GETROUTE, flag::ACK, |body| {
+            let mut header = [0; 12];
+            (header[0], header[1]) = (AF_INET, 32);
+            body.raw(&header);
+            body.bytes(RTA_DST, &ABROAD.octets());
+        });
+        let replies = match self.socket.query(request) {
+            Err(error) if matches!(error.errno(), Some(Errno::NETUNREACH | Errno::HOSTUNREACH)) => {
+                return Ok(None);
+            }
+            other => other?,
+        };
+        let source = replies
+            .iter()
+            .find_map(|reply| address_of(find(reply.body.get(12..)?, RTA_PREFSRC)?.value));
+        Ok(match source {
+            Some(IpAddr::V4(address)) => Some(address),
+            Some(IpAddr::V6(_)) | None => None,
+        })
+    }
+
+    fn forget_route(&mut self, mark: u32, is_ipv4: bool) -> Result<(), NetlinkError> {
+        let removed = self.acknowledged(RTM_DELROUTE, flag::ACK, |body| {
+            body.raw(&route_header(is_ipv4));
+            body.u32(RTA_TABLE, mark);
+        });
+        ignoring(removed, Errno::SRCH)
+    }
+
+    /// The marks that rules of ours are for.
+    fn marks(&mut self, is_ipv4: bool) -> Result<BTreeSet<u32>, NetlinkError> {
+        let dump = Requests::one(RTM_GETRULE, flag::DUMP, |body| body.raw(&rule_header(is_ipv4)));
+        let marks = self.socket.query(dump)?.into_iter().filter_map(|reply| {
+            let parts = reply.body.get(12..)?;
+            let priority = find(parts, FRA_PRIORITY)?.u32()?;
+            (priority == RULE_PRIORITY).then_some(())?;
+            find(parts, FRA_FWMARK)?.u32()
+        });
+        Ok(marks.collect())
+    }
+}
+
+fn family_of(is_ipv4: bool) -> u8 {
+    if is_ipv4 { AF_INET } else { AF_INET6 }
+}
+
+fn rule_header(is_ipv4: bool) -> [u8; 12] {
+    let mut header = [0; 12];
+    header[0] = family_of(is_ipv4);
+    header[7] = FR_ACT_TO_TBL;
+    header
+}
+
+fn route_header(is_ipv4: bool) -> [u8; 12] {
+    let mut header = [0; 12];
+    header[0] = family_of(is_ipv4);
+    header[5] = RTPROT_STATIC;
+    header[7] = RTN_UNICAST;
+    header
+}
+
+fn push_rule(requests: &mut Requests, kind: u16, flags: u16, mark: u32, is_ipv4: bool) {
+    requests.push(kind, flags, |body| {
+        body.raw(&rule_header(is_ipv4));
+        body.u32(FRA_PRIORITY, RULE_PRIORITY);
+        body.u32(FRA_FWMARK, mark);
+        body.u32(FRA_TABLE, mark);
+    });
+}
+
+fn push_route(requests: &mut Requests, mark: u32, gateway: IpAddr, index: u32) {
+    requests.push(RTM_NEWROUTE, flag::ACK | flag::CREATE | flag::REPLACE, |body| {
+        body.raw(&route_header(family(gateway) == AF_INET));
+        with_octets(gateway, |octets| body.bytes(RTA_GATEWAY, octets));
+        body.u32(RTA_OIF, index);
+        body.u32(RTA_TABLE, mark);
+    });
+}
