@@ -2,10 +2,9 @@
 
 pub use registry::RegistryConfig;
 
-use anyhow::Context;
 use logs::LogOptions;
 use muster_engine::SubnetPool;
-use muster_network::IpNet;
+use muster_network::{IpNet, Ipv4Net};
 use muster_registry::RegistrySettings;
 use muster_types::Problems;
 use muster_types::id_map::IdMaps;
@@ -185,7 +184,7 @@ pub struct DaemonConfig {
     /// Parent of the containers' cgroups, from the root of the hierarchy; else the runtime chooses.
     pub cgroup_parent: Option<String>,
     /// Subnet of the default bridge.
-    pub bridge_subnet: Option<String>,
+    pub bridge_subnet: Option<Ipv4Net>,
     /// Where networks without a subnet of their own get one.
     pub default_address_pools: Vec<SubnetPool>,
     /// Whose users those of containers are; the host's where `None`.
@@ -227,24 +226,22 @@ pub enum LogFormat {
 
 /// Reads the file, lays the flags over it and checks everything; the error lists every problem.
 pub fn load(flags: DaemonFlags) -> anyhow::Result<DaemonConfig> {
-    let file = match &flags.config {
-        Some(path) => read_file(path)?,
-        None if Path::new(CONFIG_FILE).exists() => read_file(Path::new(CONFIG_FILE))?,
-        None => ConfigFile::default(),
+    let (file, mut problems) = match &flags.config {
+        Some(path) => file::read(path)?,
+        None if Path::new(CONFIG_FILE).exists() => file::read(Path::new(CONFIG_FILE))?,
+        None => Default::default(),
     };
-    check(merge(flags, file)).map_err(|problems| {
-        let lines: Vec<String> = problems
-            .0
-            .iter()
-            .map(|p| format!("  {}: {}", p.field, p.message))
-            .collect();
-        anyhow::anyhow!("the settings cannot be used:\n{}", lines.join("\n"))
-    })
-}
-
-fn read_file(path: &Path) -> anyhow::Result<ConfigFile> {
-    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-    toml::from_str(&text).with_context(|| format!("{} is not a settings file", path.display()))
+    match check(merge(flags, file)) {
+        Ok(config) if problems.0.is_empty() => return Ok(config),
+        Ok(_) => {}
+        Err(more) => problems.0.extend(more.0),
+    }
+    let lines: Vec<String> = problems
+        .0
+        .iter()
+        .map(|p| format!("  {}: {}", p.field, p.message))
+        .collect();
+    anyhow::bail!("the settings cannot be used:\n{}", lines.join("\n"))
 }
 
 fn merge(flags: DaemonFlags, file: ConfigFile) -> ConfigFile {
@@ -346,6 +343,16 @@ fn check(raw: ConfigFile) -> Result<DaemonConfig, Problems> {
     {
         problems.add("node-name", "use 1 to 255 characters");
     }
+    let bridge_subnet = raw.bridge_subnet.as_deref().and_then(|text| {
+        let read = text.parse().ok();
+        if read.is_none() {
+            problems.add(
+                "bridge-subnet",
+                format!("{text:?} is not an IPv4 subnet such as 172.17.0.0/16"),
+            );
+        }
+        read
+    });
     let default_address_pools = address_pools(&raw.default_address_pools, &mut problems);
     let user_namespace = user_namespace(raw.userns_remap.as_deref(), &mut problems);
     let (mirrors, insecure) = (&raw.registry_mirrors, &raw.insecure_registries);
@@ -367,7 +374,7 @@ fn check(raw: ConfigFile) -> Result<DaemonConfig, Problems> {
         log_format,
         log_driver,
         cgroup_parent,
-        bridge_subnet: raw.bridge_subnet,
+        bridge_subnet,
         default_address_pools,
         user_namespace,
         registries,
@@ -463,6 +470,7 @@ fn pairs(field: &str, given: &[String], problems: &mut Problems) -> BTreeMap<Str
 }
 
 mod api;
+mod file;
 mod logs;
 mod registries;
 mod registry;

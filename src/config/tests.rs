@@ -20,6 +20,7 @@ fn every_problem_is_printed_at_once() {
         log_level: Some("loud".into()),
         advertise_addr: Some("example.org".into()),
         log_driver: Some("gelf".into()),
+        bridge_subnet: Some("172.17.0.0".into()),
         userns_remap: Some("nosuchuser:nosuchgroup".into()),
         ..Default::default()
     };
@@ -35,9 +36,52 @@ fn every_problem_is_printed_at_once() {
             "label",
             "log-level",
             "log-driver",
+            "bridge-subnet",
             "userns-remap",
             "userns-remap"
         ]
+    );
+}
+
+#[test]
+fn mistakes_of_the_file_are_told_with_those_of_the_flags() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("muster.toml");
+    let text = "tlsverify = \"yes\"\ncolour = \"red\"\nnode-name = \"\"\nlabels = [\"x=1\"]\nhosts = 7\n";
+    std::fs::write(&path, text).unwrap();
+    let flags = DaemonFlags {
+        config: Some(path.clone()),
+        metrics_addr: Some("nowhere".into()),
+        ..Default::default()
+    };
+    let told = load(flags.clone()).unwrap_err().to_string();
+    let told: Vec<&str> = told
+        .lines()
+        .skip(1)
+        .filter_map(|line| line.trim().split_once(": "))
+        .map(|(field, _)| field)
+        .collect();
+    assert_eq!(
+        told,
+        ["colour", "hosts", "tlsverify", "metrics-addr", "node-name"]
+    );
+    std::fs::write(&path, "colour = \"red\"").unwrap();
+    let flags = DaemonFlags {
+        metrics_addr: None,
+        ..flags
+    };
+    assert!(
+        load(flags.clone())
+            .unwrap_err()
+            .to_string()
+            .contains("colour: unknown field")
+    );
+    std::fs::write(&path, "= 1").unwrap();
+    assert!(
+        load(flags)
+            .unwrap_err()
+            .to_string()
+            .contains("is not a settings file")
     );
 }
 

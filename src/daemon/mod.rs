@@ -80,10 +80,8 @@ async fn serve(config: DaemonConfig, launcher: Launcher, cgroup: CgroupRoot) -> 
     if let Some(name) = &config.node_name {
         engine_config.node_name.clone_from(name);
     }
-    if let Some(subnet) = &config.bridge_subnet {
-        engine_config.bridge.subnet = subnet
-            .parse()
-            .map_err(|_| anyhow::anyhow!("{subnet:?} is not a subnet in CIDR form"))?;
+    if let Some(subnet) = config.bridge_subnet {
+        engine_config.bridge.subnet = subnet;
     }
     engine_config
         .bridge
