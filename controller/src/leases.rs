@@ -50,6 +50,11 @@ impl Leases {
         }
     }
 
+    /// How many nodes have one.
+    pub fn count(&self) -> usize {
+        self.leases.len()
+    }
+
     /// How often agents renew.
     pub fn period(&self) -> Duration {
         self.period

@@ -54,11 +54,21 @@ async fn render(registry: Registry) -> Response {
     }
 }
 
-/// Has the bytes of images that come and go counted.
-pub fn register_images(registry: &Registry, traffic: Arc<Traffic>, spread: Spread) -> prometheus::Result<()> {
+/// Has the bytes of images that are here, come and go counted.
+pub fn register_images(
+    registry: &Registry,
+    images: ImageStore,
+    traffic: Arc<Traffic>,
+    spread: Spread,
+) -> prometheus::Result<()> {
     registry.register(Box::new(ImageMetrics {
+        images,
         traffic,
         spread,
+        bytes: IntGauge::with_opts(Opts::new(
+            "muster_image_bytes",
+            "Bytes of all files in the layers of this node's images",
+        ))?,
         fetched: IntCounterVec::new(
             Opts::new(
                 "muster_image_fetched_bytes_total",
@@ -75,6 +85,8 @@ pub fn register_images(registry: &Registry, traffic: Arc<Traffic>, spread: Sprea
 
 /// Reads what was counted at each scrape.
 struct ImageMetrics {
+    images: ImageStore,
+    bytes: IntGauge,
     traffic: Arc<Traffic>,
     spread: Spread,
     fetched: IntCounterVec,
@@ -87,6 +99,7 @@ impl Collector for ImageMetrics {
             .desc()
             .into_iter()
             .chain(self.served.desc())
+            .chain(self.bytes.desc())
             .collect()
     }
 
@@ -98,10 +111,18 @@ impl Collector for ImageMetrics {
             raise(&self.fetched.with_label_values(&[from]), bytes);
         }
         raise(&self.served, self.spread.served());
+        match self.images.layer_bytes() {
+            Ok(bytes) => self.bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX)),
+            Err(error) => tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "cannot count the images' bytes"
+            ),
+        }
         self.fetched
             .collect()
             .into_iter()
             .chain(self.served.collect())
+            .chain(self.bytes.collect())
             .collect()
     }
 }

@@ -96,7 +96,12 @@ async fn serve(config: DaemonConfig, launcher: Launcher, cgroup: CgroupRoot) -> 
     let spread = Spread::new(images.clone());
     let registries = Registries::new(config.registries.clone()).with_peers(Arc::new(spread.clone()));
     let local: Arc<dyn LocalEngine> = Arc::new(EngineBackend::new(engine.clone(), registries.clone()));
-    metrics::register_images(&registry, registries.traffic().clone(), spread.clone())?;
+    metrics::register_images(
+        &registry,
+        images.clone(),
+        registries.traffic().clone(),
+        spread.clone(),
+    )?;
     let registry_traffic = Arc::default();
     if !config.registry.listen.is_empty() {
         metrics::register_own_registry(&registry, Arc::clone(&registry_traffic), images.clone())?;

@@ -75,6 +75,14 @@ pub(crate) struct Draft<'a> {
     pub(crate) unplaced: Option<(usize, String)>,
 }
 
+impl TaskDraft {
+    /// This draft gave it its node.
+    pub(crate) fn is_placed(&self) -> bool {
+        let had_node = self.stored.as_ref().is_some_and(|stored| stored.node.is_some());
+        self.row.node.is_some() && !had_node
+    }
+}
+
 /// A task as it is stored and as it shall be.
 pub(crate) struct TaskDraft {
     /// `None`: made by this draft.

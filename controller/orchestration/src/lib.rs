@@ -17,5 +17,6 @@ mod due;
 mod pass;
 
 pub use dirty::Dirty;
+pub use pass::PLACEMENT;
 pub use plan::{CHANGES_MAX, Pending, Plan};
-pub use reconcile::{Limits, reconcile, reconcile_within};
+pub use reconcile::{Limits, reconcile, reconcile_observed, reconcile_within};

@@ -18,6 +18,8 @@ pub struct Plan {
     pub wake_at: Option<Timestamp>,
     /// Services with tasks that no node takes.
     pub pending: Vec<Pending>,
+    /// How many tasks got a node.
+    pub placed: usize,
 }
 
 impl Plan {

@@ -38,6 +38,18 @@ pub fn reconcile(state: &ClusterState, dirty: &Dirty, now: Timestamp, ids: &mut 
     reconcile_within(Limits::default(), state, dirty, now, ids)
 }
 
+/// [`reconcile`], which tells the name of each pass when it has run over a service, so that a caller with a clock can
+/// measure them.
+pub fn reconcile_observed(
+    state: &ClusterState,
+    dirty: &Dirty,
+    now: Timestamp,
+    ids: &mut dyn IdSource,
+    pass_ended: &mut dyn FnMut(&'static str),
+) -> Plan {
+    call(Limits::default(), state, dirty, now, ids, pass_ended)
+}
+
 /// [`reconcile`] with other limits.
 pub fn reconcile_within(
     limits: Limits,
@@ -46,6 +58,17 @@ pub fn reconcile_within(
     now: Timestamp,
     ids: &mut dyn IdSource,
 ) -> Plan {
+    call(limits, state, dirty, now, ids, &mut |_| {})
+}
+
+fn call(
+    limits: Limits,
+    state: &ClusterState,
+    dirty: &Dirty,
+    now: Timestamp,
+    ids: &mut dyn IdSource,
+    pass_ended: &mut dyn FnMut(&'static str),
+) -> Plan {
     let now = now.max(state.time());
     let mut looks = dirty.looks(state, now);
     let order = dirty.in_turn(&looks);
@@ -53,6 +76,7 @@ pub fn reconcile_within(
         working: state.clone(),
         now,
         ids,
+        pass_ended,
         plan: Plan {
             leftover: Dirty {
                 due: dirty.due.clone(),
@@ -99,6 +123,7 @@ struct Call<'a> {
     behind: bool,
     now: Timestamp,
     ids: &'a mut dyn IdSource,
+    pass_ended: &'a mut dyn FnMut(&'static str),
     plan: Plan,
     /// What still fits.
     left: Limits,
@@ -121,7 +146,8 @@ impl Call<'_> {
             leftover.due.remove_service(id);
             return false;
         };
-        pass::run(&mut draft);
+        pass::run(&mut draft, self.pass_ended);
+        self.plan.placed += draft.drafts().filter(|task| task.is_placed()).count();
         self.plan.pending.extend(draft.pending());
         self.left.slots = self.left.slots.saturating_sub(looked.len());
         for slot in &looked {

@@ -3,15 +3,16 @@
 
 use super::dispatch::{Dispatch, node_view};
 use super::io::{Now, Output};
+use super::observed::{Reconciled, note};
 use super::proposals::Origin;
 use super::reads::Reader;
-use super::{Controller, OBSERVED_MAX, requests, upgrade};
+use super::{Controller, requests, upgrade};
 use crate::leases::Leases;
 use crate::membership::{Member, Step, next_step};
 use crate::pace::Pace;
 use muster_consensus::MembershipChange;
 use muster_orchestration::networks::address_nodes;
-use muster_orchestration::{Dirty, reconcile};
+use muster_orchestration::{Dirty, PLACEMENT, reconcile_observed};
 use muster_state::{Change, Changeset, ClusterState, Touched};
 use muster_types::node::ControllerMember;
 use muster_types::{Node, NodeId, NodeRole, NodeSpec, NodeState, RaftId, Reason, SessionId, Timestamp};
@@ -372,12 +373,22 @@ impl Controller {
             return;
         }
         let dirty = std::mem::take(&mut leader.dirty);
-        let plan = reconcile(&self.state, &dirty, time, self.ids.as_mut());
+        let stopwatch = &self.stopwatch;
+        let (begun, mut lap, mut scheduling) = (stopwatch.read(), Duration::ZERO, Duration::ZERO);
+        let plan = reconcile_observed(&self.state, &dirty, time, self.ids.as_mut(), &mut |pass| {
+            if pass == PLACEMENT {
+                scheduling += stopwatch.since(lap);
+            }
+            lap = stopwatch.read();
+        });
+        let reconciled = Reconciled {
+            changes: plan.change_count(),
+            placed: plan.placed,
+            time: stopwatch.since(begun),
+            scheduling,
+        };
+        note(&mut self.observed.reconciles, reconciled);
         leader.dirty = plan.leftover;
-        if self.observed.reconciles.len() < OBSERVED_MAX {
-            let changes = plan.changesets.iter().map(|changeset| changeset.changes.len());
-            self.observed.reconciles.push(changes.sum());
-        }
         for changeset in plan.changesets {
             if let Err(error) = self.propose(changeset, Origin::Reconcile, now) {
                 tracing::debug!(error = %error, "a reconcile changeset was not proposed");

@@ -11,6 +11,7 @@ pub mod io;
 mod leader;
 mod network_requests;
 pub mod network_rows;
+pub mod observed;
 pub mod proposals;
 pub mod reads;
 pub mod requests;
@@ -30,6 +31,7 @@ use muster_consensus::{
 };
 use muster_state::{Changeset, ClusterState, Entry, EntryError, Outcome, SnapshotError as StateError};
 use muster_types::{IdSource, NodeId, RaftId, RequestId};
+use observed::{Observed, Stopwatch, note};
 use proposals::{Fate, Origin, Proposals};
 use reads::{Reader, Reads};
 use std::collections::BTreeMap;
@@ -68,22 +70,6 @@ pub enum ControllerError {
 
 /// Most controllers remembered that the state does not name yet.
 const MET_MAX: usize = 64;
-/// Most observations kept until somebody takes them.
-const OBSERVED_MAX: usize = 4096;
-
-/// What happened since it was last taken, for metrics.
-#[derive(Debug, Clone, Default)]
-pub struct Observed {
-    /// Time from proposal to commit, of each proposal of this controller.
-    pub commits: Vec<Duration>,
-    /// Number of changes that each reconcile proposed.
-    pub reconciles: Vec<usize>,
-    /// Changesets that apply rejected.
-    pub rejections: u64,
-    /// Leaderships begun here.
-    pub leaderships: u64,
-}
-
 /// One controller.
 pub struct Controller {
     node: NodeId,
@@ -107,6 +93,7 @@ pub struct Controller {
     events_from: Option<ClusterState>,
     was_member: bool,
     observed: Observed,
+    stopwatch: Stopwatch,
     fatal: Option<FatalError>,
     witness: Option<Box<dyn Witness>>,
 }
@@ -134,6 +121,7 @@ impl Controller {
             events_from: None,
             was_member: false,
             observed: Observed::default(),
+            stopwatch: Stopwatch::default(),
             fatal: None,
             witness: None,
         }
@@ -142,6 +130,11 @@ impl Controller {
     /// Shows every entry to a checker from now on.
     pub fn set_witness(&mut self, witness: Box<dyn Witness>) {
         self.witness = Some(witness);
+    }
+
+    /// Measures with this clock from now on: the time since some moment.
+    pub fn set_stopwatch(&mut self, read: Box<dyn Fn() -> Duration + Send>) {
+        self.stopwatch = Stopwatch(Some(read));
     }
 
     /// The state as far as it is applied here.
@@ -169,6 +162,11 @@ impl Controller {
         self.leader
             .as_ref()
             .map_or(0, |leader| leader.leases.sessions().count())
+    }
+
+    /// Leases of nodes; none unless this controller leads.
+    pub fn leases(&self) -> usize {
+        self.leader.as_ref().map_or(0, |leader| leader.leases.count())
     }
 
     /// Takes one input in. Nothing is answered before the next [`Controller::flush`].
@@ -477,7 +475,9 @@ impl Controller {
                 if self.events_from.is_none() {
                     self.events_from = Some(self.state.clone());
                 }
+                let begun = self.stopwatch.read();
                 let application = self.state.apply(index, &entry);
+                note(&mut self.observed.applies, self.stopwatch.since(begun));
                 shown = before.is_some().then_some(entry);
                 if let Some(leader) = &mut self.leader {
                     leader.touched(&self.state, application.touched);
@@ -512,9 +512,7 @@ impl Controller {
         self.raft.applied(index)?;
         match self.proposals.committed(index, term) {
             Some(Fate::Committed(origin, since)) => {
-                if self.observed.commits.len() < OBSERVED_MAX {
-                    self.observed.commits.push(now.elapsed.saturating_sub(since));
-                }
+                note(&mut self.observed.commits, now.elapsed.saturating_sub(since));
                 self.answer_committed(origin, outcome, now);
             }
             Some(Fate::Lost(origin)) => self.answer_lost(origin),

@@ -80,7 +80,9 @@ pub fn start(config: ControllerConfig) -> Result<Running, ControllerError> {
         raft.bootstrap(&[own.0], &data)
             .map_err(|error| OpenError::Configuration(error.to_string()))?;
     }
-    let controller = Controller::new(config.node, raft, config.known, Box::new(SystemIds));
+    let mut controller = Controller::new(config.node, raft, config.known, Box::new(SystemIds));
+    let origin = Instant::now();
+    controller.set_stopwatch(Box::new(move || origin.elapsed()));
     let (inputs, receiver) = mpsc::channel(INPUT_QUEUE);
     let (members_sender, members) = watch::channel(Members::default());
     let (removed_sender, removed) = watch::channel(false);
@@ -108,7 +110,7 @@ pub fn start(config: ControllerConfig) -> Result<Running, ControllerError> {
         members: members_sender,
         removed: removed_sender,
         metrics: config.metrics,
-        origin: Instant::now(),
+        origin,
     };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -176,8 +178,9 @@ impl Core {
             self.metrics
                 .observe(self.controller.take_observed(), count, round);
             if ticked {
+                let (sessions, leases) = (self.controller.sessions(), self.controller.leases());
                 self.metrics
-                    .show(&self.controller.raft().status(), self.controller.sessions());
+                    .show(&self.controller.raft().status(), sessions, leases);
             }
             match outputs {
                 Ok(outputs) => outputs.into_iter().for_each(|output| self.deliver(output)),

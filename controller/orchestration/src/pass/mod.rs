@@ -17,6 +17,9 @@ use crate::draft::Draft;
 /// One rule: looks at the draft and changes it.
 type Pass = fn(&mut Draft<'_>);
 
+/// Name of the pass that asks the scheduler.
+pub const PLACEMENT: &str = "placement";
+
 /// Every pass, in the order in which they run. Earlier passes say which tasks are no longer wanted, the middle ones
 /// which are missing, the last ones where they go and which records nobody needs.
 pub(crate) const PASSES: &[(&str, Pass)] = &[
@@ -29,13 +32,14 @@ pub(crate) const PASSES: &[(&str, Pass)] = &[
     ("start", start::let_tasks_run),
     ("ports", ports::allocate_ports),
     ("addresses", addresses::allocate_virtual_addresses),
-    ("placement", placement::place_tasks),
+    (PLACEMENT, placement::place_tasks),
     ("reaping", reaping::forget_records),
 ];
 
 /// Runs every pass over the draft.
-pub(crate) fn run(draft: &mut Draft<'_>) {
-    for (_, pass) in PASSES {
+pub(crate) fn run(draft: &mut Draft<'_>, ended: &mut dyn FnMut(&'static str)) {
+    for (name, pass) in PASSES {
         pass(draft);
+        ended(name);
     }
 }
