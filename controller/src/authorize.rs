@@ -249,6 +249,39 @@ mod tests {
     }
 
     #[test]
+    fn nodes_of_other_clusters_and_removed_ones_have_no_rights() {
+        let mut state = state();
+        let worker = caller(3, NodeRole::Worker);
+        let foreign = Identity {
+            cluster: muster_types::ClusterId::from_u128(99),
+            ..worker
+        };
+        assert!(authorize(worker, &state, Authority::Node).is_ok());
+        assert_eq!(
+            authorize(worker, &state, Authority::Controller),
+            Err(Denied::OnlyControllers)
+        );
+        assert_eq!(
+            authorize(foreign, &state, Authority::Node),
+            Err(Denied::OtherCluster)
+        );
+        assert!(authorize_heartbeat(worker, node(3), &state).is_ok());
+        assert_eq!(
+            authorize_heartbeat(worker, node(1), &state),
+            Err(Denied::OtherNode)
+        );
+        applied(&mut state, vec![Change::NodeRemove { node: node(3) }]);
+        assert_eq!(
+            authorize(worker, &state, Authority::Node),
+            Err(Denied::NoNode(node(3)))
+        );
+        assert_eq!(
+            authorize_heartbeat(worker, node(3), &state),
+            Err(Denied::NoNode(node(3)))
+        );
+    }
+
+    #[test]
     fn a_controller_that_lags_hears_a_leader_that_it_knows_as_a_worker() {
         let mut lagging = state();
         let promoted = Identity {
