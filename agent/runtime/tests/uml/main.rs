@@ -56,7 +56,16 @@ fn run_in_guest(modules: &[&str], settings: &[(&str, &str)]) {
 
 #[test]
 fn control_groups_v2_work_in_user_mode_linux() {
-    run_in_guest(&["groups::", "execs::", "namespaces::", "runtime::limits"], &[]);
+    run_in_guest(
+        &[
+            "groups::",
+            "execs::",
+            "namespaces::",
+            "runtime::limits",
+            "runtime::disk",
+        ],
+        &[],
+    );
 }
 
 #[test]

@@ -66,6 +66,29 @@ fn limits_of_v2_are_set_changed_and_counted() {
 
 #[test]
 #[ignore = "runs in user-mode Linux"]
+fn disk_nodes_of_v2_are_useless_in_a_container() {
+    let runtime = Runtime::new();
+    let script = "busybox mknod /disk b 98 0 && busybox dd if=/disk of=/dev/null count=1; \
+                  busybox dd if=/dev/zero of=/dev/null count=1 2>/dev/null && echo zero works";
+    let mut config = runtime.config("one", script);
+    for set in ["bounding", "effective", "permitted"] {
+        let set = config["process"]["capabilities"][set].as_array_mut().unwrap();
+        set.push(json!("CAP_MKNOD"));
+    }
+    config["linux"]["resources"] = json!({ "devices": [
+        { "allow": false, "access": "rwm" },
+        { "allow": true, "type": "b", "access": "m" },
+        { "allow": true, "type": "c", "major": 1, "minor": 3, "access": "rwm" },
+        { "allow": true, "type": "c", "major": 1, "minor": 5, "access": "rwm" },
+    ] });
+    let called = runtime.run("one", &config);
+    let refused = "can't open '/disk': Operation not permitted";
+    assert!(called.err.contains(refused), "{}", called.err);
+    assert_eq!(called.out(), "zero works\n");
+}
+
+#[test]
+#[ignore = "runs in user-mode Linux"]
 fn profiles_confine_what_is_run_and_what_is_executed() {
     assert_eq!(apparmor::load_default().unwrap(), DefaultProfile::Loaded);
     let runtime = Runtime::new();
