@@ -117,23 +117,14 @@ impl Lab {
             .iter()
             .filter(|node| self.standing(node) == NodeStanding::Running)
             .collect();
-        let asked = on
-            .iter()
-            .find(|node| node.controller)
-            .context("no controller is on")?;
-        let listed = self.client(&asked.name).get("/nodes").await?;
-        for node in on {
-            let entry = listed
-                .as_array()
-                .and_then(|list| list.iter().find(|entry| is_named(entry, &node.name)));
-            let Some(entry) = entry else {
-                return Ok(Some(format!("{} is not listed", node.name)));
-            };
-            if entry["Status"]["State"] != "ready" {
-                return Ok(Some(format!("{} is {}", node.name, entry["Status"]["State"])));
-            }
-            if node.controller && entry["ManagerStatus"]["Reachability"] != "reachable" {
-                return Ok(Some(format!("controller {} is not reachable", node.name)));
+        let mut asked = on.iter().filter(|node| node.controller).peekable();
+        asked.peek().context("no controller is on")?;
+        // Every controller answers as of now, which it can only once it has caught up.
+        for controller in asked {
+            let listed = self.client(&controller.name).get("/nodes").await?;
+            let listed: Vec<&Value> = listed.as_array().into_iter().flatten().collect();
+            if let Some(why) = on.iter().find_map(|node| unready_in(&listed, node)) {
+                return Ok(Some(format!("{why}, says {}", controller.name)));
             }
         }
         Ok(None)
@@ -262,6 +253,21 @@ impl Lab {
     }
 }
 
-fn is_named(entry: &Value, name: &str) -> bool {
-    entry["Description"]["Hostname"] == name
+/// What a node lacks in a controller's list of nodes.
+fn unready_in(listed: &[&Value], node: &LabNode) -> Option<String> {
+    let name = &node.name;
+    let Some(entry) = listed
+        .iter()
+        .find(|entry| entry["Description"]["Hostname"] == *name)
+    else {
+        return Some(format!("{name} is not listed"));
+    };
+    let (state, reach) = (&entry["Status"]["State"], &entry["ManagerStatus"]["Reachability"]);
+    if state != "ready" {
+        Some(format!("{name} is {state}"))
+    } else if node.controller && reach != "reachable" {
+        Some(format!("controller {name} is {reach}"))
+    } else {
+        None
+    }
 }

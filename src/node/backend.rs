@@ -87,7 +87,8 @@ impl NodeBackend {
         let nodes = self.node_list().await.unwrap_or_default();
         let reaches = nodes
             .iter()
-            .filter_map(|view| Some(view.controller.as_ref()?.reach));
+            .filter_map(|view| Some(view.controller.as_ref()?.reach))
+            .filter(|reach| *reach != ControllerReach::Unknown);
         let (reachable, unreachable): (Vec<_>, Vec<_>) =
             reaches.partition(|reach| *reach == ControllerReach::Reachable);
         let lost = match (reachable.len(), unreachable.len()) {

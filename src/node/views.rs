@@ -14,6 +14,8 @@ pub(super) fn node_view(view: &ReadView, node: &Arc<Node>) -> NodeView {
     let controller = node.controller.as_ref().map(|member| ControllerView {
         leader: view.leader == Some(member.raft_id),
         reach: match &view.reachable {
+            // It follows, but does not vote yet: nothing depends on it.
+            _ if !member.voter => ControllerReach::Unknown,
             Some(reachable) if reachable.contains(&member.raft_id) => ControllerReach::Reachable,
             Some(_) => ControllerReach::Unreachable,
             // A follower knows only by leases who is heard of.
