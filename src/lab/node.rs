@@ -2,6 +2,7 @@
 
 use super::process;
 use anyhow::{Context, bail};
+use muster_runtime::cgroup::{Cgroup, CgroupRoot};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::wait::{WaitPidFlag, waitpid};
@@ -14,6 +15,8 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 
 /// A settings file in a node's directory is that of its daemon.
 const SETTINGS: &str = "muster.toml";
+/// Control group of a node's own processes, below that of its containers.
+const OWN_GROUP: &str = "node";
 
 /// How to start a node.
 #[derive(Debug, Clone)]
@@ -140,8 +143,9 @@ fn prepare(name: &str, directory: &Path, cgroup: &str) -> anyhow::Result<()> {
     start_daemon(directory, cgroup, address.trim())
 }
 
-/// Starts the daemon as a child of this process.
+/// Starts the daemon as a child of this process, which joins the node's control group first.
 fn start_daemon(directory: &Path, cgroup: &str, address: &str) -> anyhow::Result<()> {
+    join_group(cgroup).context("cannot join the node's control group")?;
     let log = File::options()
         .create(true)
         .append(true)
@@ -159,8 +163,6 @@ fn start_daemon(directory: &Path, cgroup: &str, address: &str) -> anyhow::Result
             "--cgroup-parent",
             cgroup,
         ])
-        .arg("--host")
-        .arg(format!("unix://{}", directory.join("docker.sock").display()))
         .args(["--metrics-addr", "0.0.0.0:9323"])
         .env("RUST_BACKTRACE", "1")
         .stdin(Stdio::null())
@@ -168,10 +170,34 @@ fn start_daemon(directory: &Path, cgroup: &str, address: &str) -> anyhow::Result
         .stderr(log);
     let settings = directory.join(SETTINGS);
     if settings.exists() {
-        command.arg("--config").arg(settings);
+        command.arg("--config").arg(&settings);
+    }
+    if !names_hosts(&settings) {
+        command.arg("--host");
+        command.arg(format!("unix://{}", directory.join("docker.sock").display()));
     }
     command.spawn().context("cannot start the daemon")?;
     Ok(())
+}
+
+/// A group beside those of the containers: what the daemon takes is counted apart from what the host's others take.
+fn join_group(parent: &str) -> anyhow::Result<()> {
+    let root = CgroupRoot::at_parent(parent)?;
+    root.prepare()?;
+    let path = root.path_of(OWN_GROUP);
+    let group = if Cgroup::is_whole(&root, &path) {
+        Cgroup::open(&root, &path)?
+    } else {
+        Cgroup::create(&root, &path, &Default::default())?
+    };
+    Ok(group.add_process(getpid().as_raw())?)
+}
+
+/// Whether a settings file says where the daemon listens. What is wrong with it the daemon says itself.
+fn names_hosts(settings: &Path) -> bool {
+    let text = std::fs::read_to_string(settings).unwrap_or_default();
+    text.parse::<toml::Table>()
+        .is_ok_and(|table| table.contains_key("hosts"))
 }
 
 /// The life of the first process: it reaps whatever ends, and ends itself only by a signal from outside.

@@ -141,6 +141,16 @@ fn a_node_leaves_and_is_removed() {
     assert_eq!(state, "inactive");
 
     let token = docker.run(&["swarm", "join-token", "-q", "worker"]);
+    // Whoever joins compares the root's digest in the token with the root that it is shown.
+    let digit = if &token[9..10] == "0" { "1" } else { "0" };
+    let other_root = format!("{}{digit}{}", &token[..9], &token[10..]);
+    let refused = lab
+        .docker("node-3")
+        .refuse(&["swarm", "join", "--token", &other_root, "10.77.0.2:2377"]);
+    assert!(
+        refused.contains("remote CA does not match fingerprint"),
+        "{refused}"
+    );
     let wrong = format!("{token}x");
     let refused = lab
         .docker("node-3")

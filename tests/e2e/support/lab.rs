@@ -47,6 +47,29 @@ impl Lab {
         lab.make(1, 1).load_image()
     }
 
+    /// A lab whose making is killed once its first node has a daemon.
+    #[track_caller]
+    pub fn cut_short(name: &'static str) -> Self {
+        let directory = own_directory();
+        let place = directory.path().to_owned();
+        let lab = Self {
+            name,
+            nodes: place,
+            directory,
+        };
+        let mut making = lab
+            .process(&["up", "--nodes", "3"])
+            .spawn()
+            .expect("the binary under test can be run");
+        eventually("the first node's log", LONG, || {
+            std::fs::metadata(lab.node_directory("node-1").join("daemon.log"))
+        });
+        making.kill().expect("it is ours");
+        let ended = making.wait().expect("it is ours");
+        assert!(!ended.success(), "the lab was made before it could be cut short");
+        lab
+    }
+
     #[track_caller]
     fn make(self, nodes: usize, controllers: usize) -> Self {
         let (nodes, controllers) = (nodes.to_string(), controllers.to_string());
@@ -274,12 +297,20 @@ impl Lab {
         self.nodes.join(self.name)
     }
 
-    fn try_command(&self, args: &[&str]) -> Output {
-        let output = Command::new(env!("CARGO_BIN_EXE_muster"))
+    fn process(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_muster"));
+        command
             .args(["lab", "--name", self.name])
             .args(args)
             .env("MUSTER_LAB_DIR", &self.nodes)
-            .stdin(Stdio::null())
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// Runs `muster lab ARGS…` and returns whatever it answers.
+    pub fn try_command(&self, args: &[&str]) -> Output {
+        let output = self
+            .process(args)
             .output()
             .expect("the binary under test can be run");
         Output {

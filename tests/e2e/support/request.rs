@@ -55,23 +55,31 @@ pub fn json_request(socket: &Path, line: &str, body: &str) -> (String, String) {
 
 /// Fetches a page from inside a network namespace.
 pub fn fetch_inside(namespace: &Path, address: &str, path: &str) -> Result<String, String> {
+    let answer = send_inside(
+        namespace,
+        address,
+        format!("GET /{path} HTTP/1.0\r\nHost: {address}\r\n\r\n"),
+    )?;
+    match answer.split_once("\r\n\r\n") {
+        Some((head, body)) if head.contains(" 200 ") => Ok(body.trim().to_owned()),
+        _ => Err(answer),
+    }
+}
+
+/// Sends a request from inside a network namespace and returns all that comes back.
+pub fn send_inside(namespace: &Path, address: &str, request: String) -> Result<String, String> {
     let namespace = File::open(namespace).map_err(|error| format!("network namespace: {error}"))?;
     let target: SocketAddr = address.parse().map_err(|error| format!("{address}: {error}"))?;
-    let request = format!("GET /{path} HTTP/1.0\r\nHost: {address}\r\n\r\n");
     // Only the thread that enters it is in the namespace, and it ends here.
     let thread = std::thread::spawn(move || -> std::io::Result<String> {
         setns(&namespace, CloneFlags::CLONE_NEWNET)?;
         let mut stream = TcpStream::connect_timeout(&target, FETCH_WITHIN)?;
         stream.set_read_timeout(Some(FETCH_WITHIN))?;
         stream.write_all(request.as_bytes())?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer)?;
-        Ok(answer)
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer)?;
+        Ok(String::from_utf8_lossy(&answer).into_owned())
     });
     let answer = thread.join().map_err(|_| "the request panicked")?;
-    let answer = answer.map_err(|error| format!("{address}: {error}"))?;
-    match answer.split_once("\r\n\r\n") {
-        Some((head, body)) if head.contains(" 200 ") => Ok(body.trim().to_owned()),
-        _ => Err(answer),
-    }
+    answer.map_err(|error| format!("{address}: {error}"))
 }
