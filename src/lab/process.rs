@@ -10,12 +10,13 @@ use std::time::{Duration, Instant};
 /// Wait between two looks at a process that should be gone.
 const POLL: Duration = Duration::from_millis(10);
 
-/// Start time of a process in clock ticks since boot (proc_pid_stat(5), field 22).
+/// Start time of a process in clock ticks since boot (proc_pid_stat(5), field 22); `None` once all of its threads are
+/// gone. Where only the first one is, the others still hold the process's files, and so its locks.
 pub fn start_time(pid: i32) -> Option<u64> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The name in parentheses may hold anything; the fields after it may not.
     let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
-    if *fields.first()? == "Z" {
+    if *fields.first()? == "Z" && *fields.get(17)? == "1" {
         return None;
     }
     fields.get(19)?.parse().ok()
