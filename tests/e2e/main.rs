@@ -21,6 +21,7 @@ mod labs;
 mod leaving;
 mod log_drivers;
 mod malformed_requests;
+mod mesh;
 mod networks;
 mod node;
 mod old_cli;

@@ -12,5 +12,5 @@ pub use docker::{Docker, Output};
 pub use image::{IMAGE, SERVER, WAITER, busybox, rootfs};
 pub use lab::Lab;
 pub use registry::{PASSWORD, Registry, Setup, USER};
-pub use request::{Ending, json_request, raw_request, send_inside};
+pub use request::{Ending, fetch_inside, json_request, raw_request, send_inside};
 pub use wait::{LONG, eventually};
