@@ -21,7 +21,6 @@ use muster_engine_api::backend::{
     resolve,
 };
 use muster_types::network::NetworkSpec;
-use muster_types::service::PublishMode;
 use muster_types::{
     Cluster, ClusterNetwork, ClusterSpec, NetworkId, Node, NodeId, NodeSpec, RequestId, Service, ServiceId,
     ServiceSpec, Task, Timestamp,
@@ -173,29 +172,6 @@ fn from_fetch(error: anyhow::Error) -> BackendError {
 
 fn failed(error: anyhow::Error) -> BackendError {
     BackendError::unavailable(format!("{error:#}"))
-}
-
-/// What the node's network cannot do yet is refused, never ignored.
-fn check_supported(spec: &ServiceSpec) -> Result<()> {
-    if let Some(port) = spec.ports.iter().find(|port| port.mode == PublishMode::Ingress) {
-        return Err(BackendError::not_implemented(format!(
-            "port {} cannot be published on every node: ingress mode is not implemented yet; publish it with mode=host",
-            port.target_port
-        )));
-    }
-    let own = ["bridge", "host", "none"];
-    if let Some(network) = spec
-        .template
-        .networks
-        .iter()
-        .find(|network| !own.contains(&network.target.as_str()))
-    {
-        return Err(BackendError::not_implemented(format!(
-            "network {} cannot be attached: services can use the networks bridge, host and none for now",
-            network.target
-        )));
-    }
-    Ok(())
 }
 
 #[async_trait]
@@ -361,7 +337,6 @@ impl ClusterBackend for NodeBackend {
     }
 
     async fn service_create(&self, spec: ServiceSpec) -> Result<ServiceCreated> {
-        check_supported(&spec)?;
         match self
             .write(ControlRequest::CreateService { spec: Box::new(spec) })
             .await?
@@ -405,10 +380,7 @@ impl ClusterBackend for NodeBackend {
         change: ServiceChange,
     ) -> Result<Vec<String>> {
         let change = match change {
-            ServiceChange::Spec(spec) => {
-                check_supported(&spec)?;
-                Change::Spec(spec)
-            }
+            ServiceChange::Spec(spec) => Change::Spec(spec),
             ServiceChange::RollBack => Change::RollBack,
         };
         self.write(ControlRequest::UpdateService { id, version, change })

@@ -276,7 +276,15 @@ fn containers_that_fill_the_disk_leave_the_node_usable() {
         let free = disk.free();
         if free > 16 << 20 { Ok(()) } else { Err(free) }
     });
-    let last = || docker.run(&["logs", "--tail", "1", "chatty"]).parse::<u64>();
+    // It writes while it is read, so that more than one line may come.
+    let last = || {
+        let lines = docker.lines(&["logs", "--tail", "1", "chatty"]);
+        lines
+            .last()
+            .map(String::as_str)
+            .unwrap_or_default()
+            .parse::<u64>()
+    };
     let before = last();
     eventually("its log to go on", LONG, || match (&before, last()) {
         (Ok(before), Ok(now)) if now > *before => Ok(()),

@@ -25,6 +25,7 @@ mod mesh;
 mod networks;
 mod node;
 mod old_cli;
+mod overlay;
 mod own_registry;
 mod partitions;
 mod registry;

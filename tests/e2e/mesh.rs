@@ -7,7 +7,7 @@ const NODES: [&str; 3] = ["node-1", "node-2", "node-3"];
 /// Serves who asks: the client's address and the server's name.
 const WHO: &str = "trap 'exit 0' TERM; mkdir -p /www/cgi-bin; \
     echo '#!/bin/sh' > /www/cgi-bin/who; \
-    echo 'echo; echo $REMOTE_ADDR $(hostname)' >> /www/cgi-bin/who; \
+    echo 'printf \"\\r\\n\"; echo $REMOTE_ADDR $(hostname)' >> /www/cgi-bin/who; \
     /bin/busybox chmod 755 /www/cgi-bin/who; httpd -f -p 80 -h /www & wait";
 
 /// Who answers which client, with how often, to a few requests.
@@ -123,7 +123,7 @@ fn a_published_port_is_served_by_every_node_with_the_clients_address() {
 
 #[test]
 fn containers_keep_serving_while_daemons_are_killed_and_start_again() {
-    let lab = Lab::with_image("e2emeshkill", 2, 1);
+    let lab = Lab::with_image("e2emshk", 2, 1);
     let docker = lab.docker("node-1");
     let create = ["service", "create", "-d", "--name", "web", "--replicas", "2"];
     let what = ["--publish", "8080:80", IMAGE, "sh", "-c", WHO];

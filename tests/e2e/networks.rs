@@ -533,7 +533,10 @@ fn restart(lab: &Lab, docker: &Docker) {
     lab.start("node-1");
     lab.await_daemon("node-1");
     let listed = docker.lines(&["network", "ls", "--format", "{{.Name}}"]);
-    assert_eq!(listed, ["bridge", "host", "lan", "none"]);
+    assert_eq!(
+        listed,
+        ["bridge", "docker_gwbridge", "host", "ingress", "lan", "none"]
+    );
     docker.run(&["start", "web"]);
     docker.run(&["start", "client"]);
     gets(docker, "client", "web", "web");

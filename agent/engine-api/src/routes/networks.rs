@@ -13,6 +13,8 @@ use std::collections::BTreeSet;
 
 const FILTERS: &[&str] = &["dangling", "driver", "id", "label", "name", "scope", "type"];
 const BUILT_IN: &[&str] = &["bridge", "host", "none"];
+/// The bridge by which containers on cluster networks reach the outside.
+const WAY_OUT: &str = "docker_gwbridge";
 
 /// Whether it exists by itself.
 pub(super) fn is_built_in(network: &NetworkInfo) -> bool {
@@ -79,7 +81,9 @@ pub(super) async fn list(call: Call) -> Reply {
         .filter(|network| matches(network, &filters))
         .filter(|network| {
             let used = containers.iter().any(|container| is_on(container, network));
-            dangling.is_none_or(|wanted| wanted == (!used && !is_built_in(network)))
+            // As in Docker, the ingress network and the way out of cluster networks are in use by the node itself.
+            let own = is_built_in(network) || network.spec.ingress || network.spec.name == WAY_OUT;
+            dangling.is_none_or(|wanted| wanted == (!used && !own))
         })
         // Lists name no containers, as in Docker.
         .map(|network| convert::network::network(network, &[]))
