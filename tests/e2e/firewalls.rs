@@ -227,7 +227,7 @@ fn dockerd_on_the_same_host_is_lived_with() {
         env!("CARGO_BIN_EXE_muster"),
         &["system", "firewall", "remove"],
     );
-    assert_eq!(removed.trim(), "removed 2 rules and interfaces");
+    assert_eq!(removed.trim(), "removed 6 rules and interfaces");
     assert_eq!((rules_of_ours(&lab), rules_of_others(&lab)), (0, before));
     theirs.run(&["rm", "-f", "theirs", "theirs-2"]);
     dockerd.end();

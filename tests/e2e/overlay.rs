@@ -65,6 +65,11 @@ fn services_reach_each_other_over_nodes_by_name_and_by_virtual_address() {
     let reached = ask(&lab, "node-3", &container("node-3", "web"), &address);
     assert_ne!(reached.code, 0, "{address}: {reached:?}");
 
+    let standalone = docker.refuse(&["run", "--rm", "--network", "blue", IMAGE, "true"]);
+    assert!(
+        standalone.contains("network blue is one of the cluster"),
+        "{standalone}"
+    );
     let used = docker.refuse(&["network", "rm", "blue"]);
     assert!(used.contains("is in use"), "{used}");
     docker.run(&["service", "rm", "web", "other"]);
