@@ -156,6 +156,8 @@ fn spec(name: &str, want: &Want) -> ServiceSpec {
 }
 
 fn happen(world: &mut World, event: &Event) {
+    // As on a leader, whose clock goes on between two decisions: what an update makes is told by its time.
+    world.now = world.now.after(Duration::from_nanos(1));
     let exists = |world: &World, service: usize| world.state.service_by_name(SERVICES[service]).is_some();
     match event {
         Event::Create(service, want) => {
