@@ -11,6 +11,8 @@ use raft::eraftpb::{Message, MessageType};
 
 /// No cluster holds so many elections; beyond it arithmetic on terms could overflow.
 const TERM_MAX: u64 = 1 << 62;
+/// No log is so long; beyond it arithmetic on indexes could overflow.
+const INDEX_MAX: u64 = 1 << 62;
 
 impl RaftNode {
     /// Takes a message that came over an authenticated connection of controller `from`.
@@ -100,6 +102,7 @@ impl RaftNode {
                     message.request_snapshot != 0,
                     "snapshots are not asked for this way",
                 )?;
+                refuse_if(message.reject_hint > INDEX_MAX, "its hint is beyond any log")?;
                 refuse_if(
                     ahead && message.term == raft.term && raft.state == StateRole::Leader,
                     "it acknowledges what was never sent",

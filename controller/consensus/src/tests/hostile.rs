@@ -169,6 +169,10 @@ fn a_leader_counts_no_acknowledgement_of_what_it_never_sent() {
     let mut answer = message(MessageType::MsgAppendResponse, 3);
     answer.index = 1_000;
     assert_refused(&mut node, answer, "never sent");
+    let mut rejection = message(MessageType::MsgAppendResponse, 3);
+    (rejection.reject, rejection.reject_hint) = (true, u64::MAX);
+    rejection.index = node.status().last_index;
+    assert_refused(&mut node, rejection, "beyond any log");
     let mut stranger = message(MessageType::MsgHeartbeatResponse, 3);
     stranger.from = 8;
     let error = node
