@@ -4,8 +4,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// Processes of a killed node need a moment to be gone from their cgroups, a longer one on a busy machine.
-const REMOVE_WITHIN: Duration = Duration::from_secs(30);
+/// Processes of a killed node need a moment to be gone from their cgroups.
+const REMOVE_WITHIN: Duration = Duration::from_secs(5);
 const RETRY_AFTER: Duration = Duration::from_millis(20);
 
 /// Removes the cgroup and everything below it, wherever it is.
