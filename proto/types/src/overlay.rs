@@ -14,6 +14,8 @@ pub const INGRESS_VNI: u32 = 4096;
 pub const VNI_MAX: u32 = (1 << 24) - 1;
 /// Name of the network that carries connections to ports published on every node.
 pub const INGRESS_NETWORK: &str = "ingress";
+/// Bridge of a node by which containers on the cluster's networks reach the outside.
+pub const GATEWAY_BRIDGE: &str = "docker_gwbridge";
 /// Driver of the cluster's networks.
 pub const OVERLAY_DRIVER: &str = "overlay";
 /// Option that has a network's traffic between nodes encrypted.

@@ -8,13 +8,11 @@ use crate::wire::network::{ConnectBody, CreateBody, Created, DisconnectBody};
 use hyper::StatusCode;
 use muster_types::NetworkId;
 use muster_types::network::NetworkInfo;
-use muster_types::overlay::OVERLAY_DRIVER;
+use muster_types::overlay::{GATEWAY_BRIDGE, OVERLAY_DRIVER};
 use std::collections::BTreeSet;
 
 const FILTERS: &[&str] = &["dangling", "driver", "id", "label", "name", "scope", "type"];
 const BUILT_IN: &[&str] = &["bridge", "host", "none"];
-/// The bridge by which containers on cluster networks reach the outside.
-const WAY_OUT: &str = "docker_gwbridge";
 
 /// Whether it exists by itself.
 pub(super) fn is_built_in(network: &NetworkInfo) -> bool {
@@ -101,7 +99,7 @@ pub(super) async fn list(call: Call) -> Reply {
         .filter(|network| {
             let used = containers.iter().any(|container| is_on(container, network));
             // As in Docker, the ingress network and the way out of cluster networks are in use by the node itself.
-            let own = is_built_in(network) || network.spec.ingress || network.spec.name == WAY_OUT;
+            let own = is_built_in(network) || network.spec.ingress || network.spec.name == GATEWAY_BRIDGE;
             dangling.is_none_or(|wanted| wanted == (!used && !own))
         })
         // Lists name no containers, as in Docker.

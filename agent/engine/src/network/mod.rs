@@ -52,7 +52,7 @@ use tokio_util::task::TaskTracker;
 /// Name of the default network.
 const DEFAULT_NETWORK: &str = "bridge";
 /// The bridge by which containers of shared networks reach the outside; Docker's name.
-pub(crate) const WAY_OUT: &str = "docker_gwbridge";
+pub(crate) const WAY_OUT: &str = muster_types::overlay::GATEWAY_BRIDGE;
 
 /// The node's networks.
 pub(crate) struct Networking {
