@@ -237,7 +237,11 @@ impl Lane {
             Some(reader) => reader,
             None => {
                 let position = Position::read(&self.noted);
-                let opened = LogReader::open_at(&self.log, LogQuery::default(), position.as_ref())?;
+                let all = LogQuery {
+                    follow: true,
+                    ..LogQuery::default()
+                };
+                let opened = LogReader::open_at(&self.log, all, position.as_ref())?;
                 self.reader.insert(opened)
             }
         };

@@ -21,6 +21,8 @@ pub(super) struct LogFile {
     inode: u64,
     /// Bytes of the log that were read.
     at: u64,
+    /// Where a plain file ends for us, although more may be written.
+    end: Option<u64>,
 }
 
 #[derive(Debug)]
@@ -87,6 +89,7 @@ impl LogFile {
             content: Content::plain(&file, 0),
             file,
             at: 0,
+            end: None,
         }))
     }
 
@@ -105,6 +108,7 @@ impl LogFile {
             content,
             file,
             at: 0,
+            end: None,
         }))
     }
 
@@ -131,9 +135,27 @@ impl LogFile {
         }
     }
 
+    /// Leaves alone what is written from now on.
+    pub fn end_here(&mut self) -> io::Result<()> {
+        if !self.is_packed() {
+            self.end = Some(self.file.metadata()?.len());
+        }
+        Ok(())
+    }
+
+    /// Bytes of a plain file, up to its end for us.
+    pub fn length(&self) -> io::Result<u64> {
+        match self.end {
+            Some(end) => Ok(end),
+            None => Ok(self.file.metadata()?.len()),
+        }
+    }
+
     /// Reads on.
     pub fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let read = self.content.read(buffer)?;
+        let left = self.end.map_or(u64::MAX, |end| end.saturating_sub(self.at));
+        let most = buffer.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+        let read = self.content.read(&mut buffer[..most])?;
         self.at += read as u64;
         Ok(read)
     }

@@ -24,7 +24,7 @@ pub struct LogQuery {
     pub stdout: bool,
     /// Standard error.
     pub stderr: bool,
-    /// Stay connected until the container ends.
+    /// Also what is written from now on, until the container ends; else what is there now.
     pub follow: bool,
     /// Not before this time.
     pub since: Option<Timestamp>,

@@ -27,6 +27,9 @@ impl LogReader {
     /// Opens the log at `path` where the query wants it to begin. A log that does not exist yet is empty.
     pub fn open(path: &Path, query: LogQuery) -> io::Result<Self> {
         let mut files = files::open_all(path)?;
+        if let Some(newest) = files.last_mut().filter(|_| !query.follow) {
+            newest.end_here()?;
+        }
         if let Some(lines) = query.tail
             && !files.is_empty()
         {
@@ -126,7 +129,7 @@ impl LogReader {
     /// Goes to the next file; false when there is none.
     fn advance(&mut self) -> io::Result<bool> {
         if self.waiting.is_empty() {
-            if !self.is_rotated() {
+            if !self.query.follow || !self.is_rotated() {
                 return Ok(false);
             }
             // What was written between the last read and the rotation is still to be read.
@@ -235,6 +238,13 @@ mod tests {
         }
     }
 
+    fn following() -> LogQuery {
+        LogQuery {
+            follow: true,
+            ..LogQuery::default()
+        }
+    }
+
     fn rest(reader: &mut LogReader) -> Vec<u32> {
         let mut read = Vec::new();
         loop {
@@ -303,7 +313,7 @@ mod tests {
     #[test]
     fn following_survives_rotations() {
         let mut log = Log::new();
-        let mut reader = log.reader(LogQuery::default());
+        let mut reader = log.reader(following());
         assert_eq!(rest(&mut reader), [] as [u32; 0]);
         log.write(2);
         assert_eq!(rest(&mut reader), [0, 1]);
@@ -322,16 +332,14 @@ mod tests {
     fn another_reader_goes_on_where_the_last_one_was() {
         let mut log = Log::new();
         log.write(2);
-        let mut first = log.reader(LogQuery::default());
+        let mut first = log.reader(following());
         assert_eq!(first.position().unwrap(), None);
         assert_eq!(rest(&mut first), [0, 1]);
         let position = first.position().unwrap().unwrap();
         log.write(1);
         log.rotate(3);
         log.write(1);
-        let at = |position: &Position| {
-            LogReader::open_at(&log.path(), LogQuery::default(), Some(position)).unwrap()
-        };
+        let at = |position: &Position| LogReader::open_at(&log.path(), following(), Some(position)).unwrap();
         assert_eq!(rest(&mut at(&position)), [2, 3]);
         // The file is gone, and its number was given out again.
         let other = Position {
@@ -342,10 +350,25 @@ mod tests {
     }
 
     #[test]
+    fn what_is_written_after_the_question_is_no_part_of_the_answer() {
+        let mut log = Log::new();
+        log.write(5);
+        let last_two = LogQuery {
+            tail: Some(2),
+            ..LogQuery::default()
+        };
+        let mut readers = [log.reader(LogQuery::default()), log.reader(last_two)];
+        log.write(3);
+        log.rotate(2);
+        log.write(1);
+        assert_eq!(readers.each_mut().map(rest), [vec![0, 1, 2, 3, 4], vec![3, 4]]);
+    }
+
+    #[test]
     fn a_line_that_is_taken_back_is_not_read() {
         let mut log = Log::new();
         log.write(2);
-        let mut reader = log.reader(LogQuery::default());
+        let mut reader = log.reader(following());
         assert_eq!(rest(&mut reader), [0, 1]);
         let file = fs::OpenOptions::new().append(true).open(log.path()).unwrap();
         let length = file.metadata().unwrap().len();
@@ -376,7 +399,7 @@ mod tests {
         log.write(1);
         let mut file = fs::OpenOptions::new().append(true).open(log.path()).unwrap();
         file.write_all(b"garbage\n{\"log\":\"7\\n\",").unwrap();
-        let mut reader = log.reader(LogQuery::default());
+        let mut reader = log.reader(following());
         assert_eq!(rest(&mut reader), [0]);
         file.write_all(b"\"stream\":\"stdout\",\"time\":\"2026-01-01T00:00:00Z\"}\n")
             .unwrap();

@@ -14,7 +14,7 @@ pub(super) fn start_of_last(files: &[LogFile], lines: u64) -> io::Result<(usize,
     for (position, file) in files.iter().enumerate().rev() {
         let begin = match file.plain() {
             Some(plain) => {
-                let length = plain.metadata()?.len();
+                let length = file.length()?;
                 if wanted == 0 {
                     return Ok((position, length));
                 }

@@ -58,6 +58,7 @@ impl Log {
     fn reader(&self, tail: Option<u64>) -> LogReader {
         let query = LogQuery {
             tail,
+            follow: true,
             ..LogQuery::default()
         };
         LogReader::open(&self.path(), query).unwrap()
