@@ -8,6 +8,7 @@ use super::ruleset::{
     BRIDGES, INTERNAL, MASQUERADED, MESH, PUBLISHED, PUBLISHED_ANY, SAME_BRIDGE, UNPROTECTED,
 };
 use crate::addresses::{address_of, with_octets};
+use crate::nft::terms::{interface_key, padded};
 use crate::nft::{Change, Element, ElementData, Family, Verdict};
 use crate::spec::Protocol;
 
@@ -126,15 +127,6 @@ fn bridge_elements(name: &str, policy: BridgePolicy) -> impl Iterator<Item = (&'
     elements.into_iter()
 }
 
-/// A name of an interface as keys have it.
-pub(crate) fn interface_key(name: &str) -> [u8; 16] {
-    let mut key = [0; 16];
-    for (to, from) in key.iter_mut().take(15).zip(name.bytes()) {
-        *to = from;
-    }
-    key
-}
-
 fn name_of(key: &[u8]) -> Option<String> {
     let end = key.iter().position(|byte| *byte == 0).unwrap_or(key.len());
     String::from_utf8(key[..end].to_vec()).ok()
@@ -196,11 +188,6 @@ fn published_port(family: Family, element: &Element) -> Option<(PortKey, Target)
             container_id,
         },
     ))
-}
-
-fn padded(port: u16) -> [u8; 4] {
-    let [high, low] = port.to_be_bytes();
-    [high, low, 0, 0]
 }
 
 fn port(bytes: &[u8]) -> Option<u16> {

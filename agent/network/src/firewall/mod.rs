@@ -11,7 +11,6 @@ mod model;
 mod pair;
 mod ruleset;
 
-pub(crate) use elements::interface_key;
 pub(crate) use kernel::{NetlinkTables, Tables};
 pub(crate) use model::{BridgePolicy, Model, PortKey, Target};
 pub(crate) use pair::Firewalls;

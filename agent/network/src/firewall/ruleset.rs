@@ -18,9 +18,10 @@
 
 use super::elements::{with_bridge, with_ports};
 use super::model::Model;
+use crate::nft::terms::{in_state, to_this_host, with_status};
 use crate::nft::{
-    Change, ConntrackKey, Expression, Family, Header, Hook, HookPoint, MetaKey, Register, SetSpec,
-    Translation, ValueType, Verdict,
+    Change, Expression, Family, Header, Hook, HookPoint, MetaKey, Register, SetSpec, Translation, ValueType,
+    Verdict,
 };
 
 pub(super) const BRIDGES: &str = "bridges";
@@ -42,8 +43,6 @@ const PRIORITY_SOURCE_NAT: i32 = 100;
 /// Bits of a connection's state and status (nf_conntrack_common.h).
 const ESTABLISHED_OR_RELATED: u32 = 0b110;
 const STATUS_DESTINATION_TRANSLATED: u32 = 0x20;
-/// Kind of an address that is one of this host's own (RTN_LOCAL).
-const KIND_LOCAL: u32 = 2;
 
 /// Kind of an address that is a neighbour's or further away (RTN_UNICAST).
 const KIND_UNICAST: u32 = 1;
@@ -441,38 +440,10 @@ fn to_published(layout: &Layout, map: &'static str, next: Register) -> Vec<Expre
     ]
 }
 
-fn to_this_host() -> Vec<Expression> {
-    vec![
-        Expression::DestinationKind { to: FIRST },
-        Expression::Equal {
-            from: FIRST,
-            value: KIND_LOCAL.to_ne_bytes().to_vec(),
-        },
-    ]
-}
-
 fn translated() -> Vec<Expression> {
-    vec![
-        Expression::Conntrack {
-            key: ConntrackKey::Status,
-            to: FIRST,
-        },
-        Expression::AnyBit {
-            from: FIRST,
-            bits: STATUS_DESTINATION_TRANSLATED,
-        },
-    ]
+    with_status(STATUS_DESTINATION_TRANSLATED)
 }
 
 fn established() -> Vec<Expression> {
-    vec![
-        Expression::Conntrack {
-            key: ConntrackKey::State,
-            to: FIRST,
-        },
-        Expression::AnyBit {
-            from: FIRST,
-            bits: ESTABLISHED_OR_RELATED,
-        },
-    ]
+    in_state(ESTABLISHED_OR_RELATED)
 }

@@ -17,9 +17,10 @@ use crate::addresses::{AF_INET, AF_INET6, address_of, family, with_octets};
 use crate::ip_net::bits_of;
 use crate::links::{Links, ignoring};
 use crate::netlink::{Framing, NetlinkError, Requests, find, flag};
+use crate::nft::terms::{STATE_NEW, STATE_NEW_OR_INVALID, from_interface, in_state, of_protocol};
 use crate::nft::{
-    Change, ConntrackKey, Element, ElementData, Expression, Family, Header, Hook, HookPoint, MetaKey,
-    Register, SetSpec, Translation, ValueType, Verdict,
+    Change, ConntrackKey, Element, ElementData, Expression, Family, Header, Hook, HookPoint, Register,
+    SetSpec, Translation, ValueType, Verdict,
 };
 use crate::spec::Protocol;
 
@@ -48,9 +49,6 @@ const RULE_PRIORITY: u32 = 100;
 const PRIORITY_MANGLE: i32 = -150;
 /// Behind the marks.
 const PRIORITY_DESTINATION_NAT: i32 = -100;
-/// Bits of a connection's state (nf_conntrack_common.h). Questions about neighbours are neither.
-const STATE_NEW: u32 = 0b1000;
-const STATE_NEW_OR_INVALID: u32 = 0b1001;
 /// An address outside of every network of a container (a documentation network's).
 const ABROAD: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
 const ENTRIES: &str = "entries";
@@ -127,13 +125,13 @@ pub(super) fn whole(interface: &str, entries: &[Entry<'_>], answers_from: Option
         chain("output", "route", HookPoint::Output, PRIORITY_MANGLE),
         rule(
             "prerouting",
-            vec![from(interface), state(STATE_NEW), mark_by_sender()],
+            vec![from_interface(interface), in_state(STATE_NEW), mark_by_sender()],
         ),
         rule(
             "prerouting",
             vec![
-                from(interface),
-                state(STATE_NEW_OR_INVALID),
+                from_interface(interface),
+                in_state(STATE_NEW_OR_INVALID),
                 mark(),
                 vec![
                     Expression::Equal {
@@ -144,7 +142,10 @@ pub(super) fn whole(interface: &str, entries: &[Entry<'_>], answers_from: Option
                 ],
             ],
         ),
-        rule("prerouting", vec![from(interface), mark(), vec![follow()]]),
+        rule(
+            "prerouting",
+            vec![from_interface(interface), mark(), vec![follow()]],
+        ),
         rule(
             "output",
             vec![
@@ -167,47 +168,15 @@ pub(super) fn whole(interface: &str, entries: &[Entry<'_>], answers_from: Option
         ));
         changes.push(rule(
             "datagrams",
-            vec![from(interface), is_udp(), lead_to(address)],
+            vec![
+                from_interface(interface),
+                of_protocol(Protocol::Udp),
+                lead_to(address),
+            ],
         ));
     }
     changes.retain(|change| !matches!(change, Change::AddElements { elements, .. } if elements.is_empty()));
     changes
-}
-
-fn from(interface: &str) -> Vec<Expression> {
-    vec![
-        Expression::Meta {
-            key: MetaKey::InputInterfaceName,
-            to: FIRST,
-        },
-        Expression::Equal {
-            from: FIRST,
-            value: super::interface_key(interface).to_vec(),
-        },
-    ]
-}
-
-fn state(bits: u32) -> Vec<Expression> {
-    vec![
-        Expression::Conntrack {
-            key: ConntrackKey::State,
-            to: FIRST,
-        },
-        Expression::AnyBit { from: FIRST, bits },
-    ]
-}
-
-fn is_udp() -> Vec<Expression> {
-    vec![
-        Expression::Meta {
-            key: MetaKey::TransportProtocol,
-            to: FIRST,
-        },
-        Expression::Equal {
-            from: FIRST,
-            value: vec![Protocol::Udp.number()],
-        },
-    ]
 }
 
 fn lead_to(address: Ipv4Addr) -> Vec<Expression> {

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use crate::address::MacAddress;
 use crate::conntrack::{self, Flow};
 use crate::error::NetworkError;
-use crate::firewall::{BridgePolicy, NetlinkTables, PortKey, Tables, interface_key};
+use crate::firewall::{BridgePolicy, NetlinkTables, PortKey, Tables};
 use crate::ip_net::IpNet;
 use crate::links::Detail;
 use crate::network::{Inner, lock};

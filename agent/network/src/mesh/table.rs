@@ -15,9 +15,10 @@ use std::net::SocketAddr;
 
 use super::LINK;
 use crate::addresses::with_octets;
+use crate::nft::terms::{STATE_NEW_OR_INVALID, address_type, from_interface, in_state, padded, to_this_host};
 use crate::nft::{
-    Change, ConntrackKey, Element, ElementData, Expression, Family, Header, Hook, HookPoint, MetaKey, Name,
-    Register, SetSpec, Translation, ValueType, Verdict,
+    Change, Element, ElementData, Expression, Family, Header, Hook, HookPoint, MetaKey, Name, Register,
+    SetSpec, Translation, ValueType, Verdict,
 };
 use crate::spec::Protocol;
 
@@ -25,10 +26,6 @@ const PORTS: &str = "ports";
 const PUBLISH: &str = "publish";
 const PRIORITY_DESTINATION_NAT: i32 = -100;
 const PRIORITY_FILTER: i32 = 0;
-/// Kind of an address that is one of this host's own (RTN_LOCAL).
-const KIND_LOCAL: u32 = 2;
-/// Bits of a connection's state (nf_conntrack_common.h). Questions about neighbours are neither.
-const STATE_NEW_OR_INVALID: u32 = 0b1001;
 const FIRST: Register = Register(0);
 
 /// The endpoints of one family, by the port that leads to them.
@@ -93,7 +90,11 @@ pub(crate) fn whole(family: Family, stands: bool, ports: &Ports) -> Vec<Change> 
         rule(PUBLISH, vec![by_port()]),
         rule(
             "input",
-            vec![from_mesh(), begins(), vec![Expression::Verdict(Verdict::Drop)]],
+            vec![
+                from_interface(LINK),
+                in_state(STATE_NEW_OR_INVALID),
+                vec![Expression::Verdict(Verdict::Drop)],
+            ],
         ),
     ]);
     for (port, endpoints) in ports {
@@ -203,19 +204,6 @@ fn entry((protocol, port): (Protocol, u16)) -> Element {
     }
 }
 
-/// Each part of a key or of data fills four bytes, in network order from the left.
-fn padded(port: u16) -> [u8; 4] {
-    let [high, low] = port.to_be_bytes();
-    [high, low, 0, 0]
-}
-
-fn address_type(family: Family) -> ValueType {
-    match family {
-        Family::Ipv6 => ValueType::Ipv6Address,
-        Family::Ipv4 | Family::Inet | Family::Bridge => ValueType::Ipv4Address,
-    }
-}
-
 fn address_bytes(family: Family) -> u32 {
     match family {
         Family::Ipv6 => 16,
@@ -239,16 +227,6 @@ fn to_loopback(family: Family) -> Vec<Expression> {
     ]
 }
 
-fn to_this_host() -> Vec<Expression> {
-    vec![
-        Expression::DestinationKind { to: FIRST },
-        Expression::Equal {
-            from: FIRST,
-            value: KIND_LOCAL.to_ne_bytes().to_vec(),
-        },
-    ]
-}
-
 fn by_port() -> Vec<Expression> {
     vec![
         Expression::Meta {
@@ -265,32 +243,6 @@ fn by_port() -> Vec<Expression> {
             map: PORTS.into(),
             from: FIRST,
             to: None,
-        },
-    ]
-}
-
-fn begins() -> Vec<Expression> {
-    vec![
-        Expression::Conntrack {
-            key: ConntrackKey::State,
-            to: FIRST,
-        },
-        Expression::AnyBit {
-            from: FIRST,
-            bits: STATE_NEW_OR_INVALID,
-        },
-    ]
-}
-
-fn from_mesh() -> Vec<Expression> {
-    vec![
-        Expression::Meta {
-            key: MetaKey::InputInterfaceName,
-            to: FIRST,
-        },
-        Expression::Equal {
-            from: FIRST,
-            value: super::interface_key(LINK).to_vec(),
         },
     ]
 }

@@ -7,6 +7,7 @@ mod decode;
 mod encode;
 mod expression;
 pub(crate) mod others;
+pub(crate) mod terms;
 mod wire;
 
 pub(crate) use change::{

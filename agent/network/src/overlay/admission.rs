@@ -14,9 +14,10 @@ use std::net::IpAddr;
 use crate::addresses::with_octets;
 use crate::firewall::Tables;
 use crate::netlink::NetlinkError;
+use crate::nft::terms::{of_protocol, padded, with_status};
 use crate::nft::{
-    Batch, Change, ConntrackKey, Element, Expression, Family, Header, Hook, HookPoint, MetaKey, Register,
-    SetSpec, ValueType, Verdict,
+    Batch, Change, Element, Expression, Family, Header, Hook, HookPoint, Register, SetSpec, ValueType,
+    Verdict,
 };
 use crate::spec::Protocol;
 
@@ -116,10 +117,6 @@ fn table_of(family: Family, wanted: &Admitted) -> Vec<Change> {
         data: None,
         comment: None,
     };
-    let padded = |port: u16| {
-        let [high, low] = port.to_be_bytes();
-        [high, low, 0, 0]
-    };
     let ends = || wanted.iter().filter(|(end, _)| end.is_of(family));
     let nodes = ends().flat_map(|(end, nodes)| {
         let key = |node: &IpAddr| with_octets(*node, |octets| [&padded(end.port), octets].concat());
@@ -203,30 +200,16 @@ fn pretenders(layout: &Layout) -> Vec<Expression> {
     steps.extend([
         address(layout.destination, layout),
         member(NODES, Membership::Inside),
-        Expression::Conntrack {
-            key: ConntrackKey::Status,
-            to: FIRST,
-        },
-        Expression::AnyBit {
-            from: FIRST,
-            bits: STATUS_SOURCE_TRANSLATED,
-        },
-        Expression::Verdict(Verdict::Drop),
     ]);
+    steps.extend(with_status(STATUS_SOURCE_TRANSLATED));
+    steps.push(Expression::Verdict(Verdict::Drop));
     steps
 }
 
 /// Leaves the port in the first register.
 fn to_port_of_tunnels() -> Vec<Expression> {
-    vec![
-        Expression::Meta {
-            key: MetaKey::TransportProtocol,
-            to: FIRST,
-        },
-        Expression::Equal {
-            from: FIRST,
-            value: vec![Protocol::Udp.number()],
-        },
+    let mut steps = of_protocol(Protocol::Udp);
+    steps.extend([
         Expression::Payload {
             header: Header::Transport,
             offset: 2,
@@ -234,7 +217,8 @@ fn to_port_of_tunnels() -> Vec<Expression> {
             to: FIRST,
         },
         member(PORTS, Membership::Inside),
-    ]
+    ]);
+    steps
 }
 
 /// Puts an address behind the port.

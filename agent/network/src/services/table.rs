@@ -13,6 +13,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::IpAddr;
 
 use crate::addresses::with_octets;
+use crate::nft::terms::address_type;
 use crate::nft::{
     Change, Element, ElementData, Expression, Family, Header, Hook, HookPoint, Name, Register, SetSpec,
     Translation, ValueType, Verdict,
@@ -260,13 +261,6 @@ fn rule(family: Family, name: &Name, endpoints: &[IpAddr]) -> Option<Change> {
         chain: name.clone(),
         expressions,
     })
-}
-
-fn address_type(family: Family) -> ValueType {
-    match family {
-        Family::Ipv6 => ValueType::Ipv6Address,
-        Family::Ipv4 | Family::Inet | Family::Bridge => ValueType::Ipv4Address,
-    }
 }
 
 fn destination(family: Family) -> Expression {
