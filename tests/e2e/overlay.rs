@@ -74,6 +74,7 @@ fn services_reach_each_other_over_nodes_by_name_and_by_virtual_address() {
     assert!(used.contains("is in use"), "{used}");
     docker.run(&["service", "rm", "web", "other"]);
     docker.run(&["network", "rm", "blue", "green"]);
+    docker.run(&["network", "prune", "-f"]);
     for node in NODES {
         eventually("the networks are gone", LONG, || {
             let left = lab

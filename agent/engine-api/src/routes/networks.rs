@@ -15,8 +15,14 @@ const FILTERS: &[&str] = &["dangling", "driver", "id", "label", "name", "scope",
 const BUILT_IN: &[&str] = &["bridge", "host", "none"];
 
 /// Whether it exists by itself.
-pub(super) fn is_built_in(network: &NetworkInfo) -> bool {
+fn is_built_in(network: &NetworkInfo) -> bool {
     BUILT_IN.contains(&network.spec.name.as_str())
+}
+
+/// Whether the node itself uses it, so that it is never without a use: as in Docker, also the one that carries published
+/// ports, and the bridge by which containers on networks of the cluster reach the outside.
+pub(super) fn is_of_node(network: &NetworkInfo) -> bool {
+    is_built_in(network) || network.spec.ingress || network.spec.name == GATEWAY_BRIDGE
 }
 
 /// The networks of this node and those of the cluster. A worker knows only the ones that it has a part in, and so does
@@ -98,9 +104,7 @@ pub(super) async fn list(call: Call) -> Reply {
         .filter(|network| matches(network, &filters))
         .filter(|network| {
             let used = containers.iter().any(|container| is_on(container, network));
-            // As in Docker, the ingress network and the way out of cluster networks are in use by the node itself.
-            let own = is_built_in(network) || network.spec.ingress || network.spec.name == GATEWAY_BRIDGE;
-            dangling.is_none_or(|wanted| wanted == (!used && !own))
+            dangling.is_none_or(|wanted| wanted == (!used && !is_of_node(network)))
         })
         // Lists name no containers, as in Docker.
         .map(|network| convert::network::network(network, &[]))

@@ -117,7 +117,7 @@ pub(super) async fn networks(call: Call) -> Reply {
         let used = containers
             .iter()
             .any(|container| convert::network::is_on(container, &network));
-        let kept = used || network.cluster_scope || super::networks::is_built_in(&network);
+        let kept = used || network.cluster_scope || super::networks::is_of_node(&network);
         if kept || !selection.has(network.created, &network.spec.labels) {
             continue;
         }
