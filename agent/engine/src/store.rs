@@ -6,10 +6,10 @@
 //! sync only when nothing else has caused one within [`SYNC_AFTER`].
 
 use crate::error::{Error, Result};
-use redb::{Database, Durability, ReadableDatabase, ReadableTable, TableDefinition};
+use muster_images::lasting::LastingDatabase;
+use redb::{Database, Durability, ReadableTable, TableDefinition};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -55,11 +55,16 @@ impl Table {
     }
 }
 
-struct Change {
+#[derive(Debug, Clone)]
+struct Row {
     table: Table,
     key: String,
     /// `None` removes the row.
     value: Option<Vec<u8>>,
+}
+
+struct Change {
+    row: Row,
     done: Option<oneshot::Sender<Result<()>>>,
     /// Its place among those that wait.
     _place: OwnedSemaphorePermit,
@@ -73,7 +78,7 @@ pub struct Store {
 
 #[derive(Debug)]
 struct Inner {
-    database: Arc<Database>,
+    database: Arc<LastingDatabase>,
     writer: Mutex<Option<Writer>>,
     places: Arc<Semaphore>,
 }
@@ -87,8 +92,8 @@ struct Writer {
 impl std::fmt::Debug for Change {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Change")
-            .field("table", &self.table)
-            .field("key", &self.key)
+            .field("table", &self.row.table)
+            .field("key", &self.row.key)
             .finish_non_exhaustive()
     }
 }
@@ -100,34 +105,27 @@ fn failed<E: Into<redb::Error>>(operation: &'static str) -> impl FnOnce(E) -> Er
     }
 }
 
-fn make(path: &Path) -> Result<Database> {
-    let database = Database::builder()
-        .set_cache_size(CACHE_BYTES)
-        .create(path)
-        .map_err(failed("open"))?;
-    let transaction = database.begin_write().map_err(failed("open"))?;
+fn make(path: &Path) -> std::result::Result<Database, redb::Error> {
+    let database = Database::builder().set_cache_size(CACHE_BYTES).create(path)?;
+    let transaction = database.begin_write()?;
     for table in Table::ALL {
-        transaction
-            .open_table(table.definition())
-            .map_err(failed("open"))?;
+        transaction.open_table(table.definition())?;
     }
-    transaction.commit().map_err(failed("open"))?;
+    transaction.commit()?;
     Ok(database)
 }
 
 impl Store {
     /// Opens or makes the metadata at `path`. Blocks.
     pub fn open(path: &Path) -> Result<Self> {
-        // The library meets much of what can be damaged with a panic; nothing of it is used then.
-        let database = catch_unwind(AssertUnwindSafe(|| make(path)));
-        let panicked = || redb::Error::Corrupted("reading it ended in a panic".to_owned());
-        let database = database.unwrap_or_else(|_| Err(failed("open")(panicked())))?;
+        let path = path.to_owned();
+        let database = LastingDatabase::open(move || make(&path)).map_err(failed("open"))?;
         let database = Arc::new(database);
         let (changes, waiting) = mpsc::channel();
         let owned = Arc::clone(&database);
         let thread = std::thread::Builder::new()
             .name("engine-store".to_owned())
-            .spawn(move || write_behind(&owned, &waiting))
+            .spawn(move || write_behind(&mut Writing::new(owned), &waiting))
             .map_err(|source| Error::io("start the metadata writer", source))?;
         let inner = Inner {
             database,
@@ -225,9 +223,11 @@ impl Store {
         let places = Arc::clone(&self.inner.places);
         let place = places.acquire_owned().await.map_err(|_| Error::ShuttingDown)?;
         let change = Change {
-            table,
-            key: key.to_owned(),
-            value,
+            row: Row {
+                table,
+                key: key.to_owned(),
+                value,
+            },
             done,
             _place: place,
         };
@@ -246,20 +246,29 @@ fn encode<T: Serialize>(key: &str, row: &T) -> Result<Vec<u8>> {
     })
 }
 
-fn write_behind(database: &Database, waiting: &mpsc::Receiver<Change>) {
+/// What the writer keeps between two transactions.
+struct Writing {
+    database: Arc<LastingDatabase>,
+    /// When what was written without a sync gets one.
+    sync_at: Option<Instant>,
+    /// What was written without a sync: a database that was opened again has lost it.
+    unsynced: Vec<Row>,
+    /// Which opening of the database has `unsynced`.
+    opening: u64,
+}
+
+fn write_behind(writing: &mut Writing, waiting: &mpsc::Receiver<Change>) {
     let mut batch = Vec::with_capacity(BATCH_MAX);
-    // When what was written without a sync gets one.
-    let mut sync_at: Option<Instant> = None;
     loop {
-        let next = match sync_at {
+        let next = match writing.sync_at {
             Some(at) => waiting.recv_timeout(at.saturating_duration_since(Instant::now())),
             None => waiting.recv().map_err(RecvTimeoutError::from),
         };
         match next {
             Ok(first) => batch.push(first),
-            Err(RecvTimeoutError::Disconnected) if sync_at.is_none() => return,
+            Err(RecvTimeoutError::Disconnected) if writing.sync_at.is_none() => return,
             Err(_) => {
-                if let Err(error) = write(database, &[], &mut sync_at) {
+                if let Err(error) = writing.write(&[]) {
                     tracing::error!(error = error.chain(), "engine metadata was not synced");
                 }
                 match next {
@@ -269,12 +278,12 @@ fn write_behind(database: &Database, waiting: &mpsc::Receiver<Change>) {
             }
         }
         batch.extend(waiting.try_iter().take(BATCH_MAX - batch.len()));
-        match write(database, &batch, &mut sync_at) {
+        match writing.write(&batch) {
             Ok(()) => answer(&mut batch, || Ok(())),
             Err(_) if batch.len() > 1 => {
                 // One bad change must not take the others with it.
                 for change in batch.drain(..) {
-                    let outcome = write(database, std::slice::from_ref(&change), &mut sync_at);
+                    let outcome = writing.write(std::slice::from_ref(&change));
                     answer(&mut vec![change], || outcome);
                 }
             }
@@ -283,20 +292,66 @@ fn write_behind(database: &Database, waiting: &mpsc::Receiver<Change>) {
     }
 }
 
-/// Commits changes, with a sync of all that was committed before when somebody waits, `sync_at` has come or there are
-/// none.
-fn write(database: &Database, batch: &[Change], sync_at: &mut Option<Instant>) -> Result<()> {
-    let now = Instant::now();
-    let somebody_waits = batch.iter().any(|change| change.done.is_some());
-    let synced = batch.is_empty() || somebody_waits || sync_at.is_some_and(|at| at <= now);
-    let outcome = commit(database, batch, synced);
-    match &outcome {
-        Ok(()) if synced => *sync_at = None,
-        Ok(()) => *sync_at = sync_at.or(Some(now + SYNC_AFTER)),
-        Err(_) if batch.is_empty() => *sync_at = Some(now + SYNC_AGAIN_AFTER),
-        Err(_) => {}
+impl Writing {
+    fn new(database: Arc<LastingDatabase>) -> Self {
+        Self {
+            opening: database.openings(),
+            database,
+            sync_at: None,
+            unsynced: Vec::new(),
+        }
     }
-    outcome
+
+    /// Commits changes, with a sync of all that was committed before when somebody waits, `sync_at` has come or there
+    /// are none.
+    fn write(&mut self, batch: &[Change]) -> Result<()> {
+        let now = Instant::now();
+        let somebody_waits = batch.iter().any(|change| change.done.is_some());
+        let synced = batch.is_empty() || somebody_waits || self.sync_at.is_some_and(|at| at <= now);
+        let outcome = self.commit(batch, synced);
+        match &outcome {
+            Ok(()) if synced => {
+                self.sync_at = None;
+                self.unsynced.clear();
+            }
+            Ok(()) => {
+                self.sync_at = self.sync_at.or(Some(now + SYNC_AFTER));
+                self.unsynced
+                    .extend(batch.iter().map(|change| change.row.clone()));
+            }
+            Err(_) if batch.is_empty() => self.sync_at = Some(now + SYNC_AGAIN_AFTER),
+            Err(_) => {}
+        }
+        outcome
+    }
+
+    fn commit(&mut self, batch: &[Change], synced: bool) -> Result<()> {
+        let mut transaction = self.database.begin_write().map_err(failed("write"))?;
+        // It is not opened again while this transaction lives.
+        let opening = self.database.openings();
+        if !synced {
+            let unsynced = transaction.set_durability(Durability::None);
+            unsynced.map_err(failed("write"))?;
+        }
+        let lost = if opening == self.opening {
+            &[]
+        } else {
+            &self.unsynced[..]
+        };
+        for row in lost.iter().chain(batch.iter().map(|change| &change.row)) {
+            let mut table = transaction
+                .open_table(row.table.definition())
+                .map_err(failed("write"))?;
+            let key = row.key.as_str();
+            match &row.value {
+                Some(value) => drop(table.insert(key, value.as_slice()).map_err(failed("write"))?),
+                None => drop(table.remove(key).map_err(failed("write"))?),
+            }
+        }
+        transaction.commit().map_err(failed("commit"))?;
+        self.opening = opening;
+        Ok(())
+    }
 }
 
 fn answer(batch: &mut Vec<Change>, outcome: impl FnOnce() -> Result<()>) {
@@ -308,7 +363,7 @@ fn answer(batch: &mut Vec<Change>, outcome: impl FnOnce() -> Result<()>) {
             (Some(done), result) => drop(done.send(result)),
             (None, Err(error)) => {
                 tracing::error!(
-                    key = change.key,
+                    key = change.row.key,
                     error = error.chain(),
                     "engine metadata was not written"
                 );
@@ -318,141 +373,5 @@ fn answer(batch: &mut Vec<Change>, outcome: impl FnOnce() -> Result<()>) {
     }
 }
 
-fn commit(database: &Database, batch: &[Change], synced: bool) -> Result<()> {
-    let mut transaction = database.begin_write().map_err(failed("write"))?;
-    if !synced {
-        let unsynced = transaction.set_durability(Durability::None);
-        unsynced.map_err(failed("write"))?;
-    }
-    for change in batch {
-        let mut table = transaction
-            .open_table(change.table.definition())
-            .map_err(failed("write"))?;
-        let key = change.key.as_str();
-        match &change.value {
-            Some(value) => drop(table.insert(key, value.as_slice()).map_err(failed("write"))?),
-            None => drop(table.remove(key).map_err(failed("write"))?),
-        }
-    }
-    transaction.commit().map_err(failed("commit"))
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn damaged_metadata_are_told_of() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("engine.redb");
-        let store = Store::open(&path).unwrap();
-        store.put(Table::Volumes, "a", &"first").await.unwrap();
-        store.close();
-        drop(store);
-        let good = std::fs::read(&path).unwrap();
-        let mut refused = 0;
-        for page in (0..good.len()).step_by(4096) {
-            let mut damaged = good.clone();
-            damaged[page..][..4096].fill(0xff);
-            std::fs::write(&path, damaged).unwrap();
-            match Store::open(&path) {
-                Ok(_) => {}
-                Err(Error::Store { operation, .. }) => {
-                    refused += 1;
-                    assert_eq!(operation, "open");
-                }
-                Err(error) => panic!("{error}"),
-            }
-        }
-        assert!(refused > 0);
-    }
-
-    #[tokio::test]
-    async fn rows_survive_reopening() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("engine.redb");
-        let store = Store::open(&path).unwrap();
-        store.put(Table::Volumes, "a", &"first").await.unwrap();
-        for n in 0..600 {
-            store
-                .put_behind(Table::Containers, &format!("{n:03}"), &n)
-                .await
-                .unwrap();
-        }
-        store.remove_behind(Table::Containers, "000").await.unwrap();
-        store.close();
-        assert!(matches!(
-            store.put(Table::Volumes, "b", &"late").await,
-            Err(Error::ShuttingDown)
-        ));
-        drop(store);
-        let store = Store::open(&path).unwrap();
-        assert_eq!(
-            store.all::<u32>(Table::Containers).unwrap(),
-            (1..600).collect::<Vec<_>>()
-        );
-        assert_eq!(
-            store.get::<String>(Table::Volumes, "a").unwrap().as_deref(),
-            Some("first")
-        );
-        assert_eq!(store.get::<String>(Table::Volumes, "b").unwrap(), None);
-        store.close();
-    }
-
-    #[tokio::test]
-    async fn steady_changes_are_synced_too() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("engine.redb");
-        let store = Store::open(&path).unwrap();
-        let writing = tokio::spawn({
-            let store = store.clone();
-            async move {
-                let mut pace = tokio::time::interval(SYNC_AFTER / 10);
-                loop {
-                    store.put_behind(Table::Containers, "a", &1).await.unwrap();
-                    pace.tick().await;
-                }
-            }
-        });
-        // What a copy of the file has is what a crash leaves.
-        let copy = directory.path().join("copy.redb");
-        let after_crash = move || {
-            std::fs::copy(&path, &copy).unwrap();
-            // It may be torn by a commit that is under way.
-            let copy = Database::open(&copy).ok()?;
-            let rows = copy.begin_read().ok()?;
-            let rows = rows.open_table(Table::Containers.definition()).ok()?;
-            rows.get("a").ok()?.map(drop)
-        };
-        let synced = async {
-            while tokio::task::spawn_blocking(after_crash.clone())
-                .await
-                .unwrap()
-                .is_none()
-            {}
-        };
-        tokio::time::timeout(Duration::from_secs(20), synced)
-            .await
-            .unwrap();
-        writing.abort();
-        assert!(writing.await.unwrap_err().is_cancelled());
-        store.close();
-    }
-
-    #[test]
-    fn end_of_the_runtime_does_not_end_the_writer() {
-        let directory = tempfile::tempdir().unwrap();
-        let runtime = || {
-            let mut builder = tokio::runtime::Builder::new_current_thread();
-            builder.enable_all().build().unwrap()
-        };
-        let store = runtime().block_on(async {
-            let store = Store::open(&directory.path().join("engine.redb")).unwrap();
-            store.put_behind(Table::Volumes, "a", &1).await.unwrap();
-            store
-        });
-        runtime().block_on(store.put(Table::Volumes, "b", &2)).unwrap();
-        assert_eq!(store.all::<u32>(Table::Volumes).unwrap(), [1, 2]);
-        store.close();
-    }
-}
+mod tests;

@@ -36,6 +36,7 @@ mod file_tree;
 mod history;
 mod image;
 mod import;
+pub mod lasting;
 mod layer_check;
 #[cfg(test)]
 mod layer_fuzz;

@@ -3,14 +3,13 @@
 use std::ops::Range;
 use std::path::Path;
 
-use redb::{
-    Database, Durability, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction,
-};
+use redb::{Database, Durability, ReadTransaction, ReadableTable, TableDefinition, WriteTransaction};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::digest::{Digest, ImageId};
 use crate::error::{Error, Result};
+use crate::lasting::LastingDatabase;
 use crate::limits::MANIFESTS_PER_IMAGE_MAX;
 use crate::repository::Entry;
 
@@ -128,7 +127,7 @@ impl ImageRecord {
 
 /// The database.
 pub(crate) struct Records {
-    database: Database,
+    database: LastingDatabase,
 }
 
 /// Whether a change must survive a power loss that follows it at once.
@@ -141,15 +140,17 @@ pub(crate) enum Persist {
 
 impl Records {
     pub(crate) fn open(path: &Path) -> Result<Records> {
-        let database = Database::builder()
-            .set_cache_size(CACHE_BYTES)
-            .create(path)
-            .map_err(|error| match error {
-                redb::DatabaseError::DatabaseAlreadyOpen => Error::StoreInUse {
-                    path: path.to_path_buf(),
-                },
-                error => Error::database("open the database", error),
-            })?;
+        let file = path.to_owned();
+        let opener = move || {
+            let mut builder = Database::builder();
+            Ok(builder.set_cache_size(CACHE_BYTES).create(&file)?)
+        };
+        let database = LastingDatabase::open(opener).map_err(|error| match error {
+            redb::Error::DatabaseAlreadyOpen => Error::StoreInUse {
+                path: path.to_path_buf(),
+            },
+            error => Error::database("open the database", error),
+        })?;
         let records = Records { database };
         records.change(Persist::Now, |changes| {
             for table in [
@@ -178,7 +179,11 @@ impl Records {
 
     /// Compares everything with its checksums; an error when that cannot be put right.
     pub(crate) fn check(&mut self) -> Result<()> {
-        match self.database.check_integrity() {
+        let database = self
+            .database
+            .get_mut()
+            .ok_or_else(|| Error::database("check the database", redb::Error::PreviousIo))?;
+        match database.check_integrity() {
             Ok(true) => Ok(()),
             Ok(false) => {
                 tracing::warn!("the database of the image store was repaired");
