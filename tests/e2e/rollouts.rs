@@ -43,12 +43,8 @@ fn slow_links(lab: &Lab) {
             assert!(output.status.success(), "{output:?}");
             String::from_utf8(output.stdout).unwrap()
         };
-        let routes = within(&["ip", "-o", "route", "show", "scope", "link"]);
-        let device = routes
-            .split_whitespace()
-            .skip_while(|word| *word != "dev")
-            .nth(1)
-            .unwrap();
+        let addresses = within(&["ip", "-o", "addr", "show", "to", &lab.address(node)]);
+        let device = addresses.split_whitespace().nth(1).unwrap();
         within(&[
             "tc", "qdisc", "add", "dev", device, "root", "tbf", "rate", "100mbit", "burst", "256k",
             "latency", "50ms",
