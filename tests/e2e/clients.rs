@@ -1,6 +1,6 @@
 //! Clients of Docker other than its CLI, unmodified, with tests of their own where they have some.
 
-use crate::support::{Lab, rootfs};
+use crate::support::{LONG, Lab, eventually, rootfs};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::process::Command;
@@ -49,6 +49,13 @@ fn load(lab: &Lab, name: &str, command: &[&str]) {
 fn compose(lab: &Lab, version: &str) {
     let docker = lab.docker("node-1");
     let networks = ["network", "ls", "-q"];
+    // The node makes it once the cluster told it of its networks.
+    eventually("the bridge of networks of the cluster", LONG, || {
+        match docker.lines(&["network", "ls", "-q", "--filter", "name=docker_gwbridge"]) {
+            found if found.len() == 1 => Ok(()),
+            found => Err(found),
+        }
+    });
     let before = docker.lines(&networks);
     client("images", lab, &["postgres", "redis", "python"]);
     client("compose", lab, &[version]);
