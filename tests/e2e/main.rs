@@ -28,6 +28,7 @@ mod old_cli;
 mod overlay;
 mod own_registry;
 mod partitions;
+mod published;
 mod registry;
 mod remote;
 mod rollouts;

@@ -25,6 +25,7 @@ mod nft;
 mod overlay;
 mod ports;
 mod publish;
+mod relay;
 mod resolver;
 mod sandbox;
 mod services;

@@ -283,7 +283,7 @@ impl Inner {
         let mut reservations = Reservations::default();
         firewall
             .published()
-            .for_each(|(key, _)| reservations.restore(*key));
+            .for_each(|(key, target)| reservations.restore(*key, target));
         let links = Links::open().map_err(NetworkError::link("open a socket for", "links"))?;
         let inner = Self {
             pins,

@@ -1,5 +1,6 @@
 //! Host ports held by published ports: a bound socket each, so that no other process can take the port and a port
-//! that another process has is noticed. The sockets never listen; the packet filter redirects before they are asked.
+//! that another process has is noticed. The packet filter redirects before they are asked, but for what it cannot
+//! redirect: that is passed on by a [`Relay`].
 
 use std::collections::HashMap;
 use std::io;
@@ -10,7 +11,8 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, ipproto, socket_with, sockopt};
 
 use crate::error::NetworkError;
-use crate::firewall::PortKey;
+use crate::firewall::{PortKey, Target};
+use crate::relay::{Clients, Relay};
 use crate::spec::Protocol;
 
 /// Where the kernel keeps the range of ports that it gives out by itself.
@@ -34,20 +36,26 @@ enum Held {
     Socket {
         _socket: OwnedFd,
     },
+    /// The socket is served.
+    Relay {
+        relay: Relay,
+        target: Target,
+    },
     /// The kernel has no sockets of this protocol, or somebody took the port while no daemon was running.
     NameOnly,
 }
 
 impl Reservations {
-    /// Reserves a port; 0 takes any free one. Returns the key with the port.
-    pub fn reserve(&mut self, wanted: PortKey) -> Result<PortKey, NetworkError> {
+    /// Reserves a port; 0 takes any free one. Returns the key with the port. What the packet filter cannot redirect is
+    /// passed on to the target.
+    pub fn reserve(&mut self, wanted: PortKey, target: Option<&Target>) -> Result<PortKey, NetworkError> {
         if wanted.port != 0 {
-            return self.reserve_exactly(wanted).map(|()| wanted);
+            return self.reserve_exactly(wanted, target).map(|()| wanted);
         }
         let (first, last) = local_range();
         for _ in first..=last {
             let port = self.next_port(first, last);
-            match self.reserve_exactly(PortKey { port, ..wanted }) {
+            match self.reserve_exactly(PortKey { port, ..wanted }, target) {
                 Err(NetworkError::PortInUse { .. }) => {}
                 other => return other.map(|()| PortKey { port, ..wanted }),
             }
@@ -61,8 +69,8 @@ impl Reservations {
     }
 
     /// Takes a port that the packet filter redirects already, even if its socket cannot be had.
-    pub fn restore(&mut self, key: PortKey) {
-        if let Err(error) = self.reserve_exactly(key) {
+    pub fn restore(&mut self, key: PortKey, target: &Target) {
+        if let Err(error) = self.reserve_exactly(key, Some(target)) {
             tracing::warn!(
                 error = &error as &dyn std::error::Error,
                 "a published port is not reserved any more"
@@ -71,14 +79,26 @@ impl Reservations {
         }
     }
 
-    /// Gives ports back.
+    /// Gives ports back. Blocks, within a runtime, until they are free.
     pub fn release(&mut self, keys: &[PortKey]) {
         for key in keys {
-            self.held.remove(key);
+            if let Some(Held::Relay { relay, .. }) = self.held.remove(key) {
+                relay.stop();
+            }
         }
     }
 
-    fn reserve_exactly(&mut self, key: PortKey) -> Result<(), NetworkError> {
+    /// The ports that the packet filter knows nothing of.
+    pub fn relayed(&self) -> impl Iterator<Item = (&PortKey, &Target)> {
+        self.held.iter().filter_map(|(key, held)| match held {
+            Held::Relay { target, .. } => {
+                (Clients::of(key, target) == Clients::Everybody).then_some((key, target))
+            }
+            Held::Socket { .. } | Held::NameOnly => None,
+        })
+    }
+
+    fn reserve_exactly(&mut self, key: PortKey, target: Option<&Target>) -> Result<(), NetworkError> {
         let PortKey {
             address,
             protocol,
@@ -91,8 +111,11 @@ impl Reservations {
                 protocol,
             });
         }
-        let held = match reserve_socket(key) {
-            Ok(socket) => Held::Socket { _socket: socket },
+        let served = target.map(|target| (target, Clients::of(&key, target)));
+        let served = served.filter(|(_, clients)| *clients != Clients::Nobody);
+        let socket = reserve_socket(key, served.is_some());
+        let held = match socket.and_then(|socket| hold(socket, key.protocol, served)) {
+            Ok(held) => held,
             Err(Errno::PROTONOSUPPORT | Errno::NOPROTOOPT) if protocol == Protocol::Sctp => Held::NameOnly,
             Err(Errno::ADDRINUSE) => {
                 return Err(NetworkError::PortInUse {
@@ -132,7 +155,18 @@ fn overlap(one: &PortKey, other: &PortKey) -> bool {
     one.port == other.port && one.protocol == other.protocol && same_family && same_address
 }
 
-fn reserve_socket(key: PortKey) -> Result<OwnedFd, Errno> {
+fn hold(socket: OwnedFd, protocol: Protocol, served: Option<(&Target, Clients)>) -> Result<Held, Errno> {
+    let Some((target, clients)) = served else {
+        return Ok(Held::Socket { _socket: socket });
+    };
+    let relay = Relay::start(socket, protocol, target, clients);
+    Ok(Held::Relay {
+        relay: relay.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::INVAL))?,
+        target: target.clone(),
+    })
+}
+
+fn reserve_socket(key: PortKey, is_served: bool) -> Result<OwnedFd, Errno> {
     let (kind, protocol) = match key.protocol {
         Protocol::Tcp => (SocketType::STREAM, ipproto::TCP),
         Protocol::Udp => (SocketType::DGRAM, ipproto::UDP),
@@ -149,16 +183,16 @@ fn reserve_socket(key: PortKey) -> Result<OwnedFd, Errno> {
         sockopt::set_ipv6_v6only(&socket, true)?;
     }
     let address = SocketAddr::new(key.address, key.port);
-    if key.protocol == Protocol::Udp {
+    if key.protocol == Protocol::Udp && !is_served {
         sockopt::set_socket_recv_buffer_size(&socket, RECEIVE_BUFFER_BYTES)?;
     }
     match bind(&socket, &address) {
         // Connections that wait out their last minutes do not make a port taken: as servers do, allow for them, but
-        // only while binding, so that nobody else can share the port later.
+        // only while binding, so that nobody else can share the port later; nobody can share one that is listened on.
         Err(Errno::ADDRINUSE) if key.protocol == Protocol::Tcp => {
             sockopt::set_socket_reuseaddr(&socket, true)?;
             bind(&socket, &address)?;
-            sockopt::set_socket_reuseaddr(&socket, false)?;
+            sockopt::set_socket_reuseaddr(&socket, is_served)?;
         }
         other => other?,
     }

@@ -1,4 +1,4 @@
-//! Published ports: reserved first, then redirected by the packet filter.
+//! Published ports: reserved first, then redirected by the packet filter, where it can.
 
 use crate::conntrack;
 use crate::error::NetworkError;
@@ -6,6 +6,7 @@ use crate::firewall::{PortKey, Target};
 use crate::ip_net::IpNet;
 use crate::network::{Inner, lock};
 use crate::ports::Reservations;
+use crate::relay::Clients;
 use crate::spec::{PortMapping, Protocol, check_container_id};
 
 type Port = (PortKey, Target);
@@ -29,7 +30,7 @@ impl Inner {
             })
             .collect::<Result<Vec<_>, NetworkError>>()?;
         let mut reservations = lock(&self.reservations);
-        let mut previous = self.ports_of(container_id);
+        let mut previous = self.ports_of(&reservations, container_id);
         let mut ports = Vec::with_capacity(mappings.len());
         let mut reserved = Vec::new();
         for (mapping, key) in mappings.iter().zip(wanted) {
@@ -49,7 +50,8 @@ impl Inner {
                 }
             }
         }
-        if let Err(error) = lock(&self.firewall).publish(&ports) {
+        let redirected: Vec<_> = ports.iter().filter(|port| is_redirected(port)).cloned().collect();
+        if let Err(error) = lock(&self.firewall).publish(&redirected) {
             reservations.release(&keys(&reserved));
             return Err(error);
         }
@@ -61,15 +63,15 @@ impl Inner {
     pub(crate) fn unpublish(&self, container_id: &str) -> Result<(), NetworkError> {
         check_container_id(container_id)?;
         let mut reservations = lock(&self.reservations);
-        let ports = self.ports_of(container_id);
+        let ports = self.ports_of(&reservations, container_id);
         self.close(&mut reservations, &ports)
     }
 
     pub(crate) fn published(&self) -> Vec<(String, PortMapping)> {
-        let firewall = lock(&self.firewall);
-        firewall
-            .published()
-            .map(|(key, target)| (target.container_id.clone(), mapping_of(&(*key, target.clone()))))
+        let ports = self.ports(&lock(&self.reservations));
+        ports
+            .iter()
+            .map(|port| (port.1.container_id.clone(), mapping_of(port)))
             .collect()
     }
 
@@ -102,11 +104,17 @@ impl Inner {
         }
     }
 
-    fn ports_of(&self, container_id: &str) -> Vec<Port> {
+    fn ports_of(&self, reservations: &Reservations, container_id: &str) -> Vec<Port> {
+        let mut ports = self.ports(reservations);
+        ports.retain(|(_, target)| target.container_id == container_id);
+        ports
+    }
+
+    fn ports(&self, reservations: &Reservations) -> Vec<Port> {
         let firewall = lock(&self.firewall);
         firewall
             .published()
-            .filter(|(_, target)| target.container_id == container_id)
+            .chain(reservations.relayed())
             .map(|(key, target)| (*key, target.clone()))
             .collect()
     }
@@ -131,9 +139,11 @@ fn reserve(
                 port: twin.port,
                 ..key
             };
-            reservations.reserve(same).or_else(|_| reservations.reserve(key))
+            reservations
+                .reserve(same, Some(target))
+                .or_else(|_| reservations.reserve(key, Some(target)))
         }
-        _ => reservations.reserve(key),
+        _ => reservations.reserve(key, Some(target)),
     }
 }
 
@@ -144,6 +154,10 @@ fn take_matching(previous: &mut Vec<Port>, wanted: PortKey, target: &Target) -> 
         had == target && same_port && wanted.address == key.address && wanted.protocol == key.protocol
     })?;
     Some(previous.swap_remove(position))
+}
+
+fn is_redirected((key, target): &Port) -> bool {
+    Clients::of(key, target) != Clients::Everybody
 }
 
 fn keys(ports: &[Port]) -> Vec<PortKey> {

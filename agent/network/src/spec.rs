@@ -176,7 +176,7 @@ pub struct PortMapping {
     pub host_port: u16,
     /// The protocol.
     pub protocol: Protocol,
-    /// The container's address, of the same family.
+    /// The container's address, of the same family; behind an address of IPv6 also one of IPv4.
     pub container_ip: IpAddr,
     /// The container's port.
     pub container_port: u16,
@@ -220,6 +220,10 @@ pub enum InvalidSpec {
     ContainerPort,
     #[error("a port on {host} cannot lead to {container}, which is of another family")]
     MixedFamilies { host: IpAddr, container: IpAddr },
+    #[error("{host} is an address of one link only; publish the port on another address of the host")]
+    LinkLocal { host: IpAddr },
+    #[error("SCTP cannot be passed on from {host} to {container}; publish the port on another address")]
+    Relayed { host: IpAddr, container: IpAddr },
 }
 
 impl BridgeSpec {
@@ -305,13 +309,18 @@ impl PortMapping {
         if self.container_port == 0 {
             return Err(InvalidSpec::ContainerPort);
         }
-        if self.host_ip.is_ipv4() != self.container_ip.is_ipv4() {
-            return Err(InvalidSpec::MixedFamilies {
-                host: self.host_ip,
-                container: self.container_ip,
-            });
+        let (host, container) = (self.host_ip, self.container_ip);
+        if host.is_ipv4() && !container.is_ipv4() {
+            return Err(InvalidSpec::MixedFamilies { host, container });
         }
-        Ok(self.host_ip)
+        let is_relayed = !host.is_ipv4() && (container.is_ipv4() || host.is_loopback());
+        if is_relayed && self.protocol == Protocol::Sctp {
+            return Err(InvalidSpec::Relayed { host, container });
+        }
+        match host {
+            IpAddr::V6(own) if own.is_unicast_link_local() => Err(InvalidSpec::LinkLocal { host }),
+            IpAddr::V4(_) | IpAddr::V6(_) => Ok(host),
+        }
     }
 }
 

@@ -306,7 +306,7 @@ fn a_port_that_is_taken_is_refused_and_nothing_is_kept() {
             "held against other processes"
         );
         let mixed = PortMapping {
-            host_ip: IpAddr::from([0; 16]),
+            container_ip: IpAddr::from([1; 16]),
             ..tcp("0.0.0.0", 92, 2, 1)
         };
         assert!(matches!(

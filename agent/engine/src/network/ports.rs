@@ -114,11 +114,11 @@ fn mappings_of(binding: &PortBinding, targets: &Targets) -> Result<Vec<PortMappi
             v6.map(|to| mapping(Ipv6Addr::UNSPECIFIED.into(), to)),
         ],
         Some(IpAddr::V4(host)) => [v4.map(|to| mapping(host.into(), to)), None],
-        // Where a container has no IPv6, the unspecified address stands for every address that can lead to it.
+        // Where a container has no IPv6, the unspecified address stands for every one of IPv4.
         Some(IpAddr::V6(host)) if host.is_unspecified() && v6.is_none() => {
             [v4.map(|to| mapping(any_v4, to)), None]
         }
-        Some(IpAddr::V6(host)) => [None, v6.map(|to| mapping(host.into(), to))],
+        Some(IpAddr::V6(host)) => [None, v6.or(v4).map(|to| mapping(host.into(), to))],
     };
     let pairs: Vec<_> = pairs.into_iter().flatten().collect();
     match (pairs.is_empty(), binding.host_ip) {
@@ -218,7 +218,9 @@ mod tests {
         assert_eq!(hosts(&[on(Some("::"))], &BOTH), ["::"]);
         assert_eq!(hosts(&[on(Some("0.0.0.0")), on(Some("::"))], &V4), ["0.0.0.0"]);
         assert_eq!(hosts(&[on(Some("fd00::9"))], &BOTH), ["fd00::9"]);
-        assert!(mappings(&[on(Some("fd00::9"))], &V4).is_err());
+        assert_eq!(hosts(&[on(Some("fd00::9"))], &V4), ["fd00::9"]);
+        let only_v6 = Targets { v4: None, ..BOTH };
+        assert!(mappings(&[on(Some("10.0.0.9"))], &only_v6).is_err());
         let bound = Targets {
             host_binding: "127.0.0.1".parse().ok(),
             ..BOTH

@@ -4,7 +4,8 @@
 //! raw_prerouting   from a bridge to 127.0.0.0/8 or ::1: drop   (route_localnet lets published ports reach the
 //!                                                        loopback's users, and must not let containers reach it)
 //! prerouting       to this host, not its loopback: publish
-//! output           to this host: publish
+//! output           to ::1: return   (IPv6 leads nothing from its loopback to another link; a relay's socket takes it)
+//!                  to this host: publish
 //! publish          address.protocol.port in @published: dnat; protocol.port in @published_any: dnat
 //! postrouting      between ports of one bridge after dnat: masquerade   (else the answer would bypass the host)
 //!                  from no interface, not this host's own, to a bridge after dnat: masquerade   (turned round inside
@@ -98,6 +99,7 @@ pub(super) fn whole(family: Family, model: &Model) -> Vec<Change> {
     let mut changes = vec![Change::AddTable, Change::DeleteTable, Change::AddTable];
     changes.extend(sets(layout).map(Change::AddSet));
     changes.extend(chains());
+    changes.extend(loopback_of_ipv6(layout));
     changes.extend(rules(layout));
     for (name, policy) in &model.bridges {
         changes.extend(with_bridge(name, *policy));
@@ -186,6 +188,14 @@ fn chains() -> impl Iterator<Item = Change> {
         hooked("forward", "filter", HookPoint::Forward, PRIORITY_FILTER),
     ]
     .into_iter()
+}
+
+fn loopback_of_ipv6(layout: &Layout) -> Option<Change> {
+    let rule = || Change::AddRule {
+        chain: "output".into(),
+        expressions: [loopback(layout, layout.destination), verdict(Verdict::Return)].concat(),
+    };
+    (layout.family == Family::Ipv6).then(rule)
 }
 
 fn rules(layout: &Layout) -> impl Iterator<Item = Change> + use<> {

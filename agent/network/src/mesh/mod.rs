@@ -196,7 +196,7 @@ impl Inner {
         mesh.reserved.retain(|key| wanted.contains(key));
         let fresh: Vec<PortKey> = wanted.difference(&mesh.reserved).copied().collect();
         for key in fresh {
-            match reservations.reserve(key) {
+            match reservations.reserve(key, None) {
                 Ok(key) => drop(mesh.reserved.insert(key)),
                 Err(error) => tracing::warn!(
                     error = &error as &dyn std::error::Error,

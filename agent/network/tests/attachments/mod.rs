@@ -75,6 +75,92 @@ fn containers_talk_and_publish_over_ipv6() {
 }
 
 #[test]
+fn what_the_packet_filter_cannot_redirect_is_passed_on() {
+    isolated(|run_dir| async move {
+        run("ip", &["-6", "addr", "add", "fd00:9::9/128", "dev", "lo"]);
+        let network = open(&run_dir).await;
+        let br0 = bridge("br0", BOTH);
+        network.ensure_bridge(&br0).await.unwrap();
+        let a = network.create_sandbox(&sandbox("a", &br0, 2)).await.unwrap();
+        serve(&a.netns, 80, "a");
+        let echo = inside(&a.netns, || UdpSocket::bind("[::]:80").unwrap());
+        std::thread::spawn(move || {
+            let mut datagram = [0; 2000];
+            while let Ok((length, from)) = echo.recv_from(&mut datagram) {
+                drop(echo.send_to(&datagram[..length], from));
+            }
+        });
+        let udp = |mapping: PortMapping| PortMapping {
+            protocol: Protocol::Udp,
+            ..mapping
+        };
+        let ports = [
+            tcp_v6("::1", 81, "fd00:1::2"),
+            tcp_v6("::1", 82, "10.1.0.2"),
+            tcp_v6("fd00:9::9", 83, "10.1.0.2"),
+            tcp_v6("::", 84, "fd00:1::2"),
+            udp(tcp_v6("::1", 81, "fd00:1::2")),
+            udp(tcp_v6("fd00:9::9", 83, "10.1.0.2")),
+        ];
+        let passed_on = [
+            ("[::1]:81", "a fd00:1::1"),
+            ("[::1]:82", "a 10.1.0.1"),
+            ("[fd00:9::9]:83", "a 10.1.0.1"),
+            ("[::1]:84", "a fd00:1::1"),
+        ];
+        let asked = async |address: &'static str| {
+            let asking = tokio::task::spawn_blocking(move || ask(address.parse().unwrap(), DEADLINE));
+            asking.await.unwrap()
+        };
+        let echoed = async |address: &str| {
+            let client = tokio::net::UdpSocket::bind("[::]:0").await.unwrap();
+            client.connect(address).await.unwrap();
+            client.send(&[7; 1400]).await.unwrap();
+            let mut answer = [0; 2000];
+            tokio::time::timeout(DEADLINE, client.recv(&mut answer))
+                .await
+                .unwrap()
+                .unwrap()
+        };
+        let published = network.publish("a", &ports).await.unwrap();
+        assert_eq!(network.publish("a", &ports).await.unwrap(), published, "it stays");
+        assert_eq!(network.published().await.unwrap().len(), ports.len());
+        for _ in 0..2 {
+            for (address, answer) in passed_on {
+                assert_eq!(asked(address).await.as_deref(), Some(answer), "{address}");
+            }
+            assert_eq!(
+                (echoed("[::1]:81").await, echoed("[fd00:9::9]:83").await),
+                (1400, 1400)
+            );
+        }
+        let taken = network.publish("b", &[tcp_v6("::1", 82, "10.1.0.3")]).await;
+        assert!(matches!(taken, Err(NetworkError::PortInUse { .. })), "{taken:?}");
+        // A later daemon opens them again at once, whatever became of the connections of the earlier one.
+        drop(network);
+        tokio::task::yield_now().await;
+        let later = open(&run_dir).await;
+        assert_eq!(asked("[::1]:84").await.as_deref(), Some("a fd00:1::1"));
+        later.publish("a", &ports).await.unwrap();
+        for (address, answer) in passed_on {
+            assert_eq!(asked(address).await.as_deref(), Some(answer), "{address}, later");
+        }
+        later.unpublish("a").await.unwrap();
+        for (address, _) in passed_on {
+            assert_eq!(asked(address).await, None, "{address} is closed");
+        }
+        for (host, protocol) in [("fe80::1", Protocol::Tcp), ("::1", Protocol::Sctp)] {
+            let mapping = PortMapping {
+                protocol,
+                ..tcp_v6(host, 85, "fd00:1::3")
+            };
+            let refused = later.publish("b", &[mapping]).await;
+            assert!(matches!(refused, Err(NetworkError::Invalid(_))), "{refused:?}");
+        }
+    });
+}
+
+#[test]
 fn default_routes_move_and_go() {
     isolated(|run_dir| async move {
         let network = open(&run_dir).await;
