@@ -8,6 +8,7 @@ mod lock;
 mod metrics;
 pub(crate) mod registry;
 mod registry_server;
+mod reserve;
 mod tls;
 
 use crate::config::{self, ApiHost, DaemonConfig, DaemonFlags, LogFormat};
@@ -31,6 +32,7 @@ use muster_runtime::cgroup::CgroupRoot;
 use muster_runtime::{Launcher, LauncherConfig};
 use muster_types::service::Platform;
 use muster_types::{NodeDescription, Resources};
+use reserve::Reserve;
 use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -49,6 +51,7 @@ pub fn run(flags: DaemonFlags) -> anyhow::Result<()> {
     std::fs::create_dir_all(&config.data_dir)
         .with_context(|| format!("cannot make {}", config.data_dir.display()))?;
     let _lock = lock::take(&config.data_dir)?;
+    let reserve = Reserve::give_out_if_needed(&config.data_dir)?;
     let cgroup = match &config.cgroup_parent {
         Some(parent) => CgroupRoot::at_parent(parent),
         None => CgroupRoot::detect(),
@@ -67,10 +70,15 @@ pub fn run(flags: DaemonFlags) -> anyhow::Result<()> {
         .worker_threads(threads)
         .enable_all()
         .build()?;
-    runtime.block_on(serve(config, launcher, cgroup))
+    runtime.block_on(serve(config, launcher, cgroup, reserve))
 }
 
-async fn serve(config: DaemonConfig, launcher: Launcher, cgroup: CgroupRoot) -> anyhow::Result<()> {
+async fn serve(
+    config: DaemonConfig,
+    launcher: Launcher,
+    cgroup: CgroupRoot,
+    reserve: Reserve,
+) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let registry = prometheus::Registry::new();
@@ -111,6 +119,7 @@ async fn serve(config: DaemonConfig, launcher: Launcher, cgroup: CgroupRoot) -> 
     controller_metrics.register(&registry)?;
     let networks = ClusterNetworks::new(engine.clone());
     let following = tokio::spawn(networks.clone().follow());
+    let reserving = tokio::spawn(reserve.keep());
     let host = NodeHost::new(MemberContext {
         files: NodeFiles::new(&config.data_dir),
         tasks: Arc::new(EngineTasks::new(
@@ -161,6 +170,7 @@ async fn serve(config: DaemonConfig, launcher: Launcher, cgroup: CgroupRoot) -> 
         tracing::error!("the metrics server panicked");
     }
     following.abort();
+    reserving.abort();
     engine.shutdown().await;
     Ok(())
 }

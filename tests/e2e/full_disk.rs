@@ -39,7 +39,11 @@ impl Disk {
 
     /// Writes until nothing more fits.
     fn fill(&self) -> PathBuf {
-        let path = self.place.join("filling");
+        self.fill_with("filling")
+    }
+
+    fn fill_with(&self, name: &str) -> PathBuf {
+        let path = self.place.join(name);
         let mut file = std::fs::File::create(&path).unwrap();
         for size in [1 << 20, 4096, 1] {
             let block = vec![0x5a; size];
@@ -287,6 +291,51 @@ fn containers_that_fill_the_disk_leave_the_node_usable() {
     docker.run(&["start", "late"]);
     docker.run(&["rm", "-f", "late"]);
     assert_eq!(docker.run(&["run", "--rm", IMAGE, "echo", "alive"]), "alive");
+    drop(lab);
+    drop(disk);
+}
+
+#[test]
+fn a_daemon_starts_on_a_disk_without_any_room() {
+    let disk = Disk::mount(128);
+    let lab = Lab::with_image_in("e2efulls", &disk.place);
+    let docker = lab.docker("node-1");
+    docker.run(&["run", "-d", "--name", "quiet", IMAGE, "sleep", "1000"]);
+    docker.run(&["create", "--name", "late", IMAGE, "sleep", "1000"]);
+    let before = lab.containers("node-1");
+    let set_aside = lab.node_directory("node-1").join("data/reserve");
+    for _ in 0..2 {
+        eventually("room for the next start", LONG, || match set_aside.exists() {
+            true => Ok(()),
+            false => Err(disk.free()),
+        });
+        let filling = disk.fill();
+        lab.kill_daemon("node-1");
+        // What the daemon leaves is filled too.
+        let rest = disk.fill_with("rest");
+        lab.start("node-1");
+        lab.await_daemon("node-1");
+        let reserve = disk.fill_with("reserve");
+        assert_eq!(lab.containers("node-1"), before);
+        assert_eq!(docker.run(&["exec", "quiet", "echo", "alive"]), "alive");
+        assert_eq!(
+            docker.run(&["inspect", "--format", "{{.State.Status}}", "late"]),
+            "created"
+        );
+        for refused in [&["run", "-d", "--name", "more", IMAGE][..], &["start", "late"]] {
+            let complaint = docker.refuse(refused).to_lowercase();
+            assert!(
+                complaint.contains("no space left on device"),
+                "{refused:?}: {complaint}"
+            );
+        }
+        for file in [filling, rest, reserve] {
+            std::fs::remove_file(file).unwrap();
+        }
+        assert_eq!(docker.run(&["run", "--rm", IMAGE, "echo", "alive"]), "alive");
+    }
+    docker.run(&["start", "late"]);
+    docker.run(&["rm", "-f", "late", "quiet"]);
     drop(lab);
     drop(disk);
 }
