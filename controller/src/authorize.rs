@@ -174,20 +174,18 @@ mod tests {
             [
                 ControlRequest::Attach {
                     node,
-                    container: container.clone(),
+                    container,
                     network,
                     names,
                     addresses,
                 },
-                ControlRequest::Detach {
+                ControlRequest::Release {
                     node,
-                    container,
-                    network,
+                    attachments: Vec::new(),
                 },
-                ControlRequest::KeepAttachments {
+                ControlRequest::FindNetwork {
                     node,
-                    held: Vec::new(),
-                    as_of: 0,
+                    reference: "net".to_owned(),
                 },
             ]
         };

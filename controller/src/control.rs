@@ -1,10 +1,10 @@
 //! Writes that users and nodes ask the cluster for, and their answers. They travel between controllers as MessagePack.
 
 use muster_types::network::NetworkSpec;
-use muster_types::overlay::NetworkAddresses;
+use muster_types::overlay::{NetworkAddresses, NetworkFacts};
 use muster_types::{
-    Availability, ClusterSpec, ContainerId, NetworkId, NodeId, NodeRole, NodeSpec, RaftId, ServiceId,
-    ServiceSpec,
+    AttachmentId, Availability, ClusterSpec, ContainerId, NetworkId, NodeId, NodeRole, NodeSpec, RaftId,
+    ServiceId, ServiceSpec,
 };
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
@@ -87,7 +87,8 @@ pub enum ControlRequest {
         /// Which.
         id: NetworkId,
     },
-    /// Give a standalone container a place in an attachable network, or say which one it has.
+    /// Give a standalone container a place in an attachable network. One that has a place there already keeps its
+    /// addresses, in a new place. The place's id is the request's.
     Attach {
         /// The node that the container is on.
         node: NodeId,
@@ -100,24 +101,20 @@ pub enum ControlRequest {
         /// The addresses that it asks for; others are chosen.
         addresses: Vec<IpAddr>,
     },
-    /// Give back a container's place in a network; nothing when it has none.
-    Detach {
-        /// The node that the container was on.
+    /// Give back places of the node's standalone containers; nothing for those that it does not have (any more). Places
+    /// are named by themselves and not by their containers, so that a request which comes late frees no newer place.
+    Release {
+        /// The node that the containers were on.
         node: NodeId,
-        /// The container.
-        container: ContainerId,
-        /// The network.
-        network: NetworkId,
+        /// The places.
+        attachments: Vec<AttachmentId>,
     },
-    /// Give back every place that the node holds beside these, and that it got no later than it knows of: a request that
-    /// comes late takes nothing that was given meanwhile.
-    KeepAttachments {
-        /// The node.
+    /// Say what a network is; nothing is written.
+    FindNetwork {
+        /// The node that asks.
         node: NodeId,
-        /// Containers with their networks.
-        held: Vec<(ContainerId, NetworkId)>,
-        /// The applied index of the newest assignments that the node knew when it said so.
-        as_of: u64,
+        /// Its name or its id.
+        reference: String,
     },
 }
 
@@ -125,7 +122,7 @@ impl ControlRequest {
     /// The node that this request is about and may make itself, whatever its role.
     pub fn of_node(&self) -> Option<NodeId> {
         match self {
-            Self::Attach { node, .. } | Self::Detach { node, .. } | Self::KeepAttachments { node, .. } => {
+            Self::Attach { node, .. } | Self::Release { node, .. } | Self::FindNetwork { node, .. } => {
                 Some(*node)
             }
             Self::CreateService { .. }
@@ -183,6 +180,11 @@ pub enum ControlReply {
     Attached {
         /// The place.
         place: NetworkAddresses,
+    },
+    /// The network that was asked for.
+    NetworkFound {
+        /// What it is.
+        facts: Box<NetworkFacts>,
     },
 }
 

@@ -13,6 +13,7 @@ mod tls;
 
 use crate::config::{self, ApiHost, DaemonConfig, DaemonFlags, LogFormat};
 use crate::node::NodeHost;
+use crate::node::attach::Attachments;
 use crate::node::backend::NodeBackend;
 use crate::node::files::NodeFiles;
 use crate::node::member::MemberContext;
@@ -97,6 +98,8 @@ async fn serve(
         .clone_from(&config.default_address_pools);
     engine_config.log.clone_from(&config.log_driver);
     engine_config.user_namespace.clone_from(&config.user_namespace);
+    let attachments = Arc::new(Attachments::default());
+    engine_config.shared_places = Some(attachments.clone());
     let engine = Engine::open(engine_config)
         .await
         .context("cannot open the container engine")?;
@@ -143,6 +146,7 @@ async fn serve(
     registry_server::accept_nodes(&config.registries.nodes, &host);
     let own_registry = registry_server::bind(&config.registry, &host, registry_traffic).await?;
     host.resume().await;
+    let leasing = tokio::spawn(attachments.follow(networks, engine.clone(), host.clone()));
     let own_registry = own_registry.map(|server| {
         let others = OtherNodes::of(host.clone());
         tokio::spawn(server.run(images, others, until(stopped.clone())))
@@ -169,6 +173,7 @@ async fn serve(
     {
         tracing::error!("the metrics server panicked");
     }
+    leasing.abort();
     following.abort();
     reserving.abort();
     engine.shutdown().await;

@@ -2,6 +2,7 @@
 //! controller). Decisions about services and nodes are elsewhere; here they are only wired together.
 
 pub mod address;
+pub mod attach;
 pub mod backend;
 pub mod events;
 pub mod fetch;
@@ -10,6 +11,7 @@ pub mod host;
 mod join;
 pub mod member;
 pub mod networks;
+mod own_writes;
 pub mod registry;
 mod roles;
 mod routes;

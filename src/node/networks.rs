@@ -54,6 +54,11 @@ impl ClusterNetworks {
         self.wanted.send_replace(Some(networks));
     }
 
+    /// The networks that the node was assigned; `None` until it is known whether the node is in a cluster.
+    pub fn subscribe(&self) -> watch::Receiver<Option<Vec<AssignedNetwork>>> {
+        self.wanted.subscribe()
+    }
+
     /// Makes what is wanted, whenever that changes, until it is dropped.
     pub async fn follow(self: Arc<Self>) {
         let (mut wanted, mut own) = (self.wanted.subscribe(), self.own.subscribe());

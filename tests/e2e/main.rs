@@ -1,6 +1,7 @@
 //! End-to-end tests: real daemons in a lab, real containers, driven by the real docker CLI. They need root and `docker`
 //! in the path; each test makes a lab of its own and checks that nothing of it is left.
 
+mod attachable;
 mod build;
 mod clients;
 mod cluster;

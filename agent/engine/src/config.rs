@@ -1,6 +1,6 @@
 //! Settings of the engine.
 
-use crate::network::SubnetPool;
+use crate::network::{SharedPlaces, SubnetPool};
 use muster_network::Ipv4Net;
 use muster_runtime::Launcher;
 use muster_runtime::cgroup::CgroupRoot;
@@ -8,6 +8,7 @@ use muster_types::id_map::IdMaps;
 use muster_types::service::{DnsSpec, Labels, LogDriver};
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// Settings of the engine. Start from [`EngineConfig::new`].
 #[derive(Debug)]
@@ -32,6 +33,9 @@ pub struct EngineConfig {
     pub log: LogDriver,
     /// Whose users those of containers are (`userns-remap`); the host's where `None`.
     pub user_namespace: Option<IdMaps>,
+    /// Who gives users' containers places in networks that nodes share. Without it, such a container has the addresses
+    /// that its configuration names.
+    pub shared_places: Option<Arc<dyn SharedPlaces>>,
     /// Where metrics are registered.
     pub registry: prometheus::Registry,
 }
@@ -73,6 +77,7 @@ impl EngineConfig {
                 options: Labels::new(),
             },
             user_namespace: None,
+            shared_places: None,
             registry: prometheus::Registry::new(),
         }
     }

@@ -46,7 +46,7 @@ impl Inner {
             .await?;
         apply_image(&mut config, &image);
         let id = random_id();
-        let wanted = self.networking.wanted(&config)?;
+        let wanted = self.networking.wanted(&config).await?;
         self.check_links(&config)?;
         let mut record = record(&id, config, image_id, &image)?;
         record.networks = Some(wanted);

@@ -122,6 +122,12 @@ pub enum Error {
         /// Docker's sentence.
         message: String,
     },
+    /// Who decides is not in reach.
+    #[error("{message}")]
+    Unavailable {
+        /// Docker's sentence.
+        message: String,
+    },
     /// A container's ports could not be published.
     #[error("driver failed programming external connectivity on endpoint {name} ({id})")]
     Endpoint {
@@ -286,7 +292,7 @@ impl Error {
             Self::NotModified { .. } => ErrorKind::NotModified,
             Self::StartFailed { invalid: true, .. } => ErrorKind::Invalid,
             Self::Image(error) => image_kind(error),
-            Self::ShuttingDown => ErrorKind::Unavailable,
+            Self::ShuttingDown | Self::Unavailable { .. } => ErrorKind::Unavailable,
             Self::NotSupported { .. } | Self::LogsUnreadable => ErrorKind::NotImplemented,
             Self::StartFailed { .. }
             | Self::NotConnected { .. }
@@ -301,6 +307,14 @@ impl Error {
             | Self::DamagedRow { .. }
             | Self::Io { .. } => ErrorKind::Internal,
         }
+    }
+
+    /// Users' containers may not join a network of the cluster, in Swarm's words.
+    pub fn not_attachable(network: &str) -> Self {
+        Self::forbidden(format!(
+            "Could not attach to network {network}: rpc error: code = PermissionDenied desc = network {network} not \
+             manually attachable"
+        ))
     }
 
     /// The message with every cause behind it, on one line.

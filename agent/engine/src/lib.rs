@@ -84,7 +84,7 @@ pub use muster_images::{
     BuildStep, ChangeKind, FileChange, HistoryEntry, LoadedImage, RemovedEvent, StepPruning,
 };
 pub use muster_runtime::AttachRequest;
-pub use network::{SharedMesh, SharedNetwork, SubnetPool};
+pub use network::{PlaceWish, SharedMesh, SharedNetwork, SharedPlace, SharedPlaces, SubnetPool};
 pub use observe::{ContainerStats, EngineFacts};
 pub use path_stat::PathStat;
 pub use top::ProcessTable;

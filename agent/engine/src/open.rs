@@ -80,6 +80,7 @@ pub(crate) async fn open(config: EngineConfig) -> Result<Arc<Inner>> {
         &config.bridge,
         &id,
         layout.run_dir(),
+        config.shared_places,
         store.clone(),
         tasks.clone(),
         stopping.clone(),

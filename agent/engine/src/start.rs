@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use crate::files;
 use crate::layout::{self, make_directory, write_file};
 use crate::mount_sources::relabel_sources;
-use crate::network::{self, HostsEntries, Linked, Networking, Places};
+use crate::network::{self, HostsEntries, Leases, Linked, Networking, Places};
 use crate::phase::{Phase, Step};
 use crate::record::Record;
 use crate::spec::{self, JoinedNamespaces, SpecInput};
@@ -105,10 +105,7 @@ impl Inner {
         container
             .step(Step::Start)
             .map_err(|error| Error::wrong_state(error.to_string()))?;
-        let Ok(_permit) = self.starts.acquire().await else {
-            return Err(Error::ShuttingDown);
-        };
-        match self.launch(container).await {
+        match self.lease_and_launch(container).await {
             Ok((run, started_at_ns)) => {
                 self.began(container, run, started_at_ns).await;
                 Ok(())
@@ -187,6 +184,7 @@ impl Inner {
             | Error::NoSuchContainer { .. }
             | Error::NoSuchNetwork { .. }
             | Error::Forbidden { .. }
+            | Error::Unavailable { .. }
             | Error::InvalidConfig { .. } => error,
             error => Error::StartFailed {
                 code,
@@ -196,10 +194,22 @@ impl Inner {
         }
     }
 
-    async fn launch(self: &Arc<Self>, container: &Arc<Container>) -> Result<(Run, i128)> {
+    async fn lease_and_launch(self: &Arc<Self>, container: &Arc<Container>) -> Result<(Run, i128)> {
         let record = container.record();
-        self.networking.await_shared(&record).await?;
-        let places = self.networking.join(&record)?;
+        // Before the permit, because it may take seconds, in which containers that need none are started.
+        let leases = self.networking.lease(&record).await?;
+        self.networking.await_shared(&record, &leases).await?;
+        let Ok(_permit) = self.starts.acquire().await else {
+            return Err(Error::ShuttingDown);
+        };
+        // The largest part of all operations.
+        Box::pin(self.launch(container, leases)).await
+    }
+
+    async fn launch(self: &Arc<Self>, container: &Arc<Container>, leases: Leases) -> Result<(Run, i128)> {
+        let record = container.record();
+        let places = self.networking.join(&record, &leases)?;
+        leases.keep();
         let launched = self.launch_at(container, &record, places.clone()).await;
         let for_images = record.clone();
         // Only a shutdown takes the thread away; the next opening detaches them then.

@@ -285,6 +285,7 @@ impl Inner {
         });
         if let Some(run) = container.run() {
             let places = self.networking.rename(&record, &run.places);
+            self.networking.rename_shared(&record, &places).await;
             container.with(|cell| {
                 if let Some(run) = &mut cell.run {
                     run.places = places;

@@ -10,7 +10,7 @@ pub mod report;
 pub mod task_record;
 
 pub use agent_core::{Action, AgentCore, Observation, Restored, Taken};
-pub use overlay::{MeshPlan, NetworkPlan, network_plan};
+pub use overlay::{MeshPlan, NetworkPlan, network_plan, places_to_release};
 pub use task_record::{Phase, TaskRecord};
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 
 use muster_types::overlay::{EndpointOwner, OverlayService};
 use muster_types::service::Protocol;
-use muster_types::{AssignedNetwork, NodeId};
+use muster_types::{AssignedNetwork, AttachmentId, NetworkId, NodeId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
@@ -70,6 +70,26 @@ pub fn network_plan(network: &AssignedNetwork, own: NodeId) -> NetworkPlan {
         addresses.dedup();
     }
     plan
+}
+
+/// The places that the cluster holds for standalone containers of the node `own` which nobody there has: what is to be
+/// given back. It follows from what is, so that nothing leaks whatever was forgotten or came late.
+pub fn places_to_release<'a>(
+    networks: impl IntoIterator<Item = &'a AssignedNetwork>,
+    own: NodeId,
+    is_held: impl Fn(AttachmentId, NetworkId, &[IpAddr]) -> bool,
+) -> Vec<AttachmentId> {
+    let mut found = Vec::new();
+    for network in networks {
+        for endpoint in network.endpoints.iter().filter(|endpoint| endpoint.node == own) {
+            if let EndpointOwner::Attachment(id) = endpoint.owner
+                && !is_held(id, network.facts.id, &endpoint.addresses)
+            {
+                found.push(id);
+            }
+        }
+    }
+    found
 }
 
 /// Nothing before this node has a place of its own.
@@ -150,7 +170,7 @@ mod tests {
     use super::*;
     use muster_types::overlay::{NetworkFacts, OverlayEndpoint, ServiceEndpoint};
     use muster_types::service::Labels;
-    use muster_types::{NetworkId, ServiceId, Slot, TaskId};
+    use muster_types::{ServiceId, Slot, TaskId};
 
     fn ip(last: u8) -> IpAddr {
         IpAddr::from([10, 0, 1, last])
@@ -294,8 +314,30 @@ mod tests {
     }
 
     #[test]
+    fn places_that_nobody_here_has_are_given_back() {
+        let place = |id: u128, last, on| {
+            let owner = EndpointOwner::Attachment(AttachmentId::from_u128(id));
+            endpoint(owner, last, on)
+        };
+        let rows = vec![
+            endpoint(task(1), 2, 1),
+            place(5, 3, 1),
+            place(6, 4, 1),
+            place(7, 5, 1),
+            place(8, 6, 2),
+        ];
+        let networks = [network(rows, Vec::new())];
+        let is_held = |id: AttachmentId, on: NetworkId, addresses: &[IpAddr]| {
+            assert_eq!(on, networks[0].facts.id);
+            id == AttachmentId::from_u128(5) || addresses == [ip(4)]
+        };
+        let released = places_to_release(&networks, node(1).0, is_held);
+        assert_eq!(released, [AttachmentId::from_u128(7)]);
+    }
+
+    #[test]
     fn standalone_containers_are_found_by_their_names() {
-        let owner = EndpointOwner::Attachment(muster_types::id::AttachmentId::from_u128(5));
+        let owner = EndpointOwner::Attachment(AttachmentId::from_u128(5));
         let named = OverlayEndpoint {
             names: vec!["box".to_owned(), "Alias".to_owned()],
             ..endpoint(owner, 7, 2)

@@ -1,5 +1,6 @@
 //! Writes that concern networks: from the request to the changeset.
 
+use super::network_rows::facts;
 use super::requests::Decision;
 use crate::control::{ControlError, ControlReply, RefusalKind};
 use muster_orchestration::networks::{NetworkProblem, Surroundings, plan_attachment};
@@ -10,6 +11,7 @@ use muster_types::service::EndpointMode;
 use muster_types::{
     AttachmentId, ClusterNetwork, ContainerId, NetworkId, NodeId, Reason, RequestId, ServiceSpec,
 };
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -17,6 +19,8 @@ use std::sync::Arc;
 const NODE_NETWORKS: [&str; 3] = ["bridge", "host", "none"];
 /// Most names of one container in a network.
 const NAMES_MAX: usize = 64;
+/// The longest name; no longer one can be asked for (RFC 1035, 2.3.4).
+const NAME_BYTES_MAX: usize = 253;
 
 pub(super) fn create(
     state: &ClusterState,
@@ -45,8 +49,8 @@ pub(super) fn remove(state: &ClusterState, id: NetworkId) -> Result<Changeset, C
     Ok(Changeset::new(Reason::UserRequest, vec![change]))
 }
 
-/// A container that is attached already keeps its place: a node asks again when it does not know what became of its
-/// request.
+/// A container that is attached already keeps its addresses. Its place is a new one all the same, so that a release of
+/// the old one which is still on its way takes nothing from it.
 pub(super) fn attach(
     state: &ClusterState,
     id: RequestId,
@@ -55,62 +59,65 @@ pub(super) fn attach(
     names: &[String],
     addresses: &[IpAddr],
 ) -> Result<Decision, ControlError> {
-    if let Some(row) = state.attachment_of(node, container, network) {
+    check_names(names)?;
+    let id = AttachmentId::from_u128(id.as_u128());
+    let before = state.attachment_of(node, container, network);
+    if let Some(row) = before.filter(|row| row.id == id) {
         return Ok(Decision::Answer(ControlReply::Attached {
             place: row.place.clone(),
         }));
     }
-    if names.len() > NAMES_MAX {
-        return Err(ControlError::refused(
-            RefusalKind::Invalid,
-            format!("a container has at most {NAMES_MAX} names in a network"),
-        ));
-    }
-    let id = AttachmentId::from_u128(id.as_u128());
-    let row = plan_attachment(state, id, (node, container), network, names, addresses).map_err(refused)?;
-    let change = Change::AttachmentCreate(Box::new(row));
+    let kept = before.filter(|row| {
+        addresses
+            .iter()
+            .all(|address| row.place.addresses.contains(address))
+    });
+    let row = match kept {
+        Some(row) => Attachment {
+            id,
+            names: names.to_vec(),
+            ..Attachment::clone(row)
+        },
+        None => plan_attachment(state, id, (node, container), network, names, addresses).map_err(refused)?,
+    };
+    let gone = before.map(|row| Change::AttachmentRemove { attachment: row.id });
+    let changes = gone.into_iter().chain([Change::AttachmentCreate(Box::new(row))]);
     Ok(Decision::Propose(Box::new(Changeset::new(
         Reason::AgentReport,
-        vec![change],
+        changes.collect(),
     ))))
 }
 
-/// Gives back one place of a container, or nothing when it has none.
-pub(super) fn detach(
-    state: &ClusterState,
-    node: NodeId,
-    container: &ContainerId,
-    network: NetworkId,
-) -> Decision {
-    give_back(state, node, |row| {
-        row.container == *container && row.place.network == network
-    })
-}
-
-/// Gives back the places of all containers that the node does not name, but for those that were given after `as_of`.
-pub(super) fn keep_only(
-    state: &ClusterState,
-    node: NodeId,
-    held: &[(ContainerId, NetworkId)],
-    as_of: u64,
-) -> Decision {
-    let is_held = |row: &Attachment| {
-        let mut held = held.iter();
-        held.any(|(container, network)| *container == row.container && *network == row.place.network)
+fn check_names(names: &[String]) -> Result<(), ControlError> {
+    let problem = match names.iter().find(|name| name.len() > NAME_BYTES_MAX) {
+        _ if names.len() > NAMES_MAX => format!("a container has at most {NAMES_MAX} names in a network"),
+        Some(name) => format!("the name {name:?} is longer than {NAME_BYTES_MAX} bytes"),
+        None => return Ok(()),
     };
-    give_back(state, node, |row| row.meta.spec_version <= as_of && !is_held(row))
+    Err(ControlError::refused(RefusalKind::Invalid, problem))
 }
 
-fn give_back(state: &ClusterState, node: NodeId, goes: impl Fn(&Attachment) -> bool) -> Decision {
+/// Gives back those of the places that the node has.
+pub(super) fn release(state: &ClusterState, node: NodeId, attachments: &[AttachmentId]) -> Decision {
+    let wanted: BTreeSet<AttachmentId> = attachments.iter().copied().collect();
     let changes: Vec<Change> = state
         .attachments_of_node(node)
-        .filter(|row| goes(row))
+        .filter(|row| wanted.contains(&row.id))
         .map(|row| Change::AttachmentRemove { attachment: row.id })
         .collect();
     match changes.is_empty() {
         true => Decision::Answer(ControlReply::Done),
         false => Decision::Propose(Box::new(Changeset::new(Reason::AgentReport, changes))),
     }
+}
+
+/// What a network is that a node asks for by name or id.
+pub(super) fn found(state: &ClusterState, reference: &str) -> Result<ControlReply, ControlError> {
+    let facts = find(state, reference).and_then(|network| facts(state, network.id));
+    let facts = facts.ok_or_else(|| ControlError::not_found("network", reference))?;
+    Ok(ControlReply::NetworkFound {
+        facts: Box::new(facts),
+    })
 }
 
 pub(super) fn attached(
@@ -147,7 +154,7 @@ pub(super) fn resolved(state: &ClusterState, spec: &ServiceSpec) -> Result<Arc<S
         }
         attachment.target = network.id.to_string();
     }
-    let mut seen = std::collections::BTreeSet::new();
+    let mut seen = BTreeSet::new();
     let mut targets = spec.template.networks.iter().map(|attachment| &attachment.target);
     if let Some(twice) = targets.find(|target| !seen.insert((*target).clone())) {
         return Err(ControlError::refused(

@@ -7,7 +7,9 @@ use crate::sample;
 use muster_types::network::NetworkSpec;
 use muster_types::overlay::{AssignedNetwork, EndpointOwner, NetworkUpdate};
 use muster_types::service::{NetworkAttachment, Protocol, PublishMode, PublishedPort};
-use muster_types::{AssignmentUpdate, ContainerId, NetworkId, ServiceId, ServiceSpec, TaskState};
+use muster_types::{
+    AssignmentUpdate, AttachmentId, ContainerId, NetworkId, ServiceId, ServiceSpec, TaskState,
+};
 use std::collections::BTreeMap;
 
 fn make_network(single: &mut Single, number: u128, change: impl FnOnce(&mut NetworkSpec)) -> NetworkId {
@@ -190,7 +192,7 @@ fn a_network_that_becomes_the_ingress_network_reaches_every_node() {
 }
 
 #[test]
-fn a_container_keeps_its_place_when_its_node_asks_again() {
+fn a_container_keeps_its_addresses_when_its_node_asks_again() {
     let mut single = Single::leading();
     let network = make_network(&mut single, 70, |_| {});
     let first = write(&mut single, 71, attach(WORKER, 1, network)).unwrap();
@@ -198,58 +200,78 @@ fn a_container_keeps_its_place_when_its_node_asks_again() {
     let again = write(&mut single, 72, attach(WORKER, 1, network)).unwrap();
     assert_eq!(again, first);
     assert_eq!(held(&single, WORKER).len(), 1);
-    let detach = || ControlRequest::Detach {
+    let release = |place: u128| ControlRequest::Release {
         node: WORKER,
-        container: container(1),
-        network,
+        attachments: vec![AttachmentId::from_u128(place)],
     };
-    assert_eq!(write(&mut single, 73, detach()).unwrap(), ControlReply::Done);
-    assert_eq!(write(&mut single, 74, detach()).unwrap(), ControlReply::Done);
-    assert_eq!(held(&single, WORKER), []);
-}
-
-#[test]
-fn a_node_gives_back_every_place_but_those_that_it_names() {
-    let mut single = Single::leading();
-    let network = make_network(&mut single, 70, |_| {});
-    let other = make_network(&mut single, 71, |_| {});
-    for (number, request) in [
-        attach(WORKER, 1, network),
-        attach(WORKER, 1, other),
-        attach(WORKER, 2, network),
-        attach(sample::node(1), 3, network),
-    ]
-    .into_iter()
-    .enumerate()
-    {
-        write(&mut single, 80 + number as u128, request).unwrap();
-    }
-    let as_of = single.controller.state().index();
-    let keep = |held| ControlRequest::KeepAttachments {
-        node: WORKER,
-        held,
-        as_of,
-    };
-    write(&mut single, 90, keep(vec![(container(1), other)])).unwrap();
-    assert_eq!(held(&single, WORKER), [(container(1), other)]);
+    assert_eq!(write(&mut single, 73, release(71)).unwrap(), ControlReply::Done);
     assert_eq!(
-        held(&single, sample::node(1)).len(),
+        held(&single, WORKER).len(),
         1,
-        "another node's place is not its to give back"
+        "a late release frees no newer place"
     );
+    assert_eq!(write(&mut single, 74, release(72)).unwrap(), ControlReply::Done);
+    assert_eq!(held(&single, WORKER), []);
     let before = single.controller.state().index();
-    let nothing = write(&mut single, 91, keep(vec![(container(1), other)])).unwrap();
-    assert_eq!(nothing, ControlReply::Done);
+    assert_eq!(write(&mut single, 75, release(72)).unwrap(), ControlReply::Done);
     assert_eq!(
         single.controller.state().index(),
         before,
         "and nothing is written for nothing"
     );
-    write(&mut single, 92, keep(Vec::new())).unwrap();
-    assert_eq!(held(&single, WORKER), []);
-    write(&mut single, 93, attach(WORKER, 4, network)).unwrap();
-    write(&mut single, 94, keep(Vec::new())).unwrap();
-    assert_eq!(held(&single, WORKER).len(), 1, "what was given since is kept");
+}
+
+#[test]
+fn a_container_that_asks_for_another_address_gets_it_in_place_of_the_one_that_it_had() {
+    let mut single = Single::leading();
+    let network = make_network(&mut single, 70, |_| {});
+    write(&mut single, 71, attach(WORKER, 1, network)).unwrap();
+    let used = single.controller.state().used_addresses(network).count();
+    let mut other = attach(WORKER, 1, network);
+    let wanted: std::net::IpAddr = [10, 0, 0, 77].into();
+    if let ControlRequest::Attach { addresses, .. } = &mut other {
+        addresses.push(wanted);
+    }
+    let moved = write(&mut single, 72, other).unwrap();
+    assert!(
+        matches!(&moved, ControlReply::Attached { place } if place.addresses == [wanted]),
+        "{moved:?}"
+    );
+    assert_eq!(single.controller.state().used_addresses(network).count(), used);
+}
+
+#[test]
+fn a_node_gives_back_its_own_places_only() {
+    let mut single = Single::leading();
+    let network = make_network(&mut single, 70, |_| {});
+    let other = sample::node(1);
+    write(&mut single, 71, attach(WORKER, 1, network)).unwrap();
+    write(&mut single, 72, attach(other, 2, network)).unwrap();
+    let release = ControlRequest::Release {
+        node: WORKER,
+        attachments: vec![AttachmentId::from_u128(71), AttachmentId::from_u128(72)],
+    };
+    write(&mut single, 73, release).unwrap();
+    assert_eq!((held(&single, WORKER).len(), held(&single, other).len()), (0, 1));
+}
+
+#[test]
+fn a_node_finds_a_network_by_name_and_by_id() {
+    let mut single = Single::leading();
+    let network = make_network(&mut single, 70, |_| {});
+    let find = |reference: String| ControlRequest::FindNetwork {
+        node: WORKER,
+        reference,
+    };
+    for reference in ["net70".to_owned(), network.to_string()] {
+        let found = write(&mut single, 71, find(reference)).unwrap();
+        assert!(
+            matches!(&found, ControlReply::NetworkFound { facts } if facts.id == network && facts.attachable),
+            "{found:?}"
+        );
+    }
+    let none = write(&mut single, 72, find("nope".to_owned())).unwrap_err();
+    assert_eq!(none.to_string(), "network nope not found");
 }
 
 #[test]
@@ -278,12 +300,11 @@ fn a_network_in_use_stays_and_says_by_whom() {
     let removal = || ControlRequest::RemoveNetwork { id: network };
     let refused = write(&mut single, 72, removal()).unwrap_err();
     assert!(refused.to_string().contains(container(1).as_str()), "{refused}");
-    let keep = ControlRequest::KeepAttachments {
+    let release = ControlRequest::Release {
         node: WORKER,
-        held: Vec::new(),
-        as_of: u64::MAX,
+        attachments: vec![AttachmentId::from_u128(71)],
     };
-    write(&mut single, 73, keep).unwrap();
+    write(&mut single, 73, release).unwrap();
     write(&mut single, 74, removal()).unwrap();
     assert!(single.controller.state().network(network).is_none());
     let gone = write(&mut single, 75, removal()).unwrap_err();

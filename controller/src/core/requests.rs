@@ -83,13 +83,13 @@ pub fn decide(
         ControlRequest::CreateNetwork { spec } => network_requests::create(state, id, spec)?,
         ControlRequest::RemoveNetwork { id } => network_requests::remove(state, *id)?,
         ControlRequest::Attach { .. }
-        | ControlRequest::Detach { .. }
-        | ControlRequest::KeepAttachments { .. } => return attachment(state, id, request),
+        | ControlRequest::Release { .. }
+        | ControlRequest::FindNetwork { .. } => return attachment(state, id, request),
     };
     Ok(Decision::Propose(Box::new(changeset.for_request(id))))
 }
 
-/// Decides a write about the places of standalone containers, which may find nothing left to do.
+/// Decides what nodes ask about the places of their standalone containers, which may find nothing left to do.
 fn attachment(
     state: &ClusterState,
     id: RequestId,
@@ -103,13 +103,9 @@ fn attachment(
             names,
             addresses,
         } => network_requests::attach(state, id, (*node, container), *network, names, addresses)?,
-        ControlRequest::Detach {
-            node,
-            container,
-            network,
-        } => network_requests::detach(state, *node, container, *network),
-        ControlRequest::KeepAttachments { node, held, as_of } => {
-            network_requests::keep_only(state, *node, held, *as_of)
+        ControlRequest::Release { node, attachments } => network_requests::release(state, *node, attachments),
+        ControlRequest::FindNetwork { reference, .. } => {
+            Decision::Answer(network_requests::found(state, reference)?)
         }
         other => unreachable!("decide sends only attachments here, not {other:?}"),
     };
@@ -138,9 +134,10 @@ pub fn reply(state: &ClusterState, id: RequestId, request: &ControlRequest) -> C
             network,
             ..
         } => network_requests::attached(state, *node, container, *network),
+        // The latter is answered and never applied.
         ControlRequest::RemoveNetwork { .. }
-        | ControlRequest::Detach { .. }
-        | ControlRequest::KeepAttachments { .. } => ControlReply::Done,
+        | ControlRequest::Release { .. }
+        | ControlRequest::FindNetwork { .. } => ControlReply::Done,
         ControlRequest::UpdateService { .. }
         | ControlRequest::RemoveService { .. }
         | ControlRequest::UpdateNode { .. }

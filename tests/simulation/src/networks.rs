@@ -10,14 +10,17 @@ use crate::world::{Event, SECOND, World};
 use muster_controller::control::{ControlError, ControlReply, ControlRequest, RefusalKind};
 use muster_controller::core::dispatch::assignment_set;
 use muster_controller::core::network_rows::networks_of_node;
+use muster_node_plan::places_to_release;
 use muster_state::{Change, ClusterState};
 use muster_types::network::NetworkSpec;
 use muster_types::overlay::{INGRESS_VNI, NetworkAddresses, OverlaySubnet};
 use muster_types::service::{EndpointMode, NetworkAttachment, Protocol, PublishMode, PublishedPort};
 use muster_types::{
-    ClusterNetwork, ContainerId, IdSource, Meta, NetworkId, NodeId, RequestId, Service, ServiceSpec, Task,
+    AttachmentId, ClusterNetwork, ContainerId, IdSource, Meta, NetworkId, NodeId, RequestId, Service,
+    ServiceSpec, Task,
 };
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 /// A network with room for everybody.
@@ -30,7 +33,16 @@ const CHORE_WITHIN_US: u64 = 5 * SECOND;
 const HELD_MAX: usize = 4;
 
 /// The places that a machine's standalone containers have, as far as it knows.
-pub type Held = BTreeMap<(ContainerId, NetworkId), Option<NetworkAddresses>>;
+pub type Held = BTreeMap<(ContainerId, NetworkId), Lease>;
+
+/// What a machine knows of one place.
+#[derive(Debug, Clone)]
+pub struct Lease {
+    /// The id under which it asked for it last: whose answer it believes.
+    asked: AttachmentId,
+    /// The addresses that it was given.
+    given: Option<NetworkAddresses>,
+}
 
 /// What a machine asked for one of its containers.
 #[derive(Debug, Clone)]
@@ -39,6 +51,8 @@ pub struct Chore {
     node: NodeId,
     /// The container and the network.
     place: (ContainerId, NetworkId),
+    /// The id of the request.
+    asked: AttachmentId,
 }
 
 /// The networks that a cluster begins with here.
@@ -139,15 +153,15 @@ impl World {
                 let bytes = [0; 4].map(|_| self.chore_dice.draw().to_le_bytes()).concat();
                 let id = bytes.try_into().map(ContainerId::from_bytes);
                 let place = (id.expect("four numbers are 32 bytes"), network);
-                self.machines[machine].held.insert(place.clone(), None);
                 self.attach(machine, place);
             }
             0..9 => {
                 if let Some(place) = self.chore_dice.pick(&held).cloned() {
-                    self.detach(machine, place);
+                    self.machines[machine].held.remove(&place);
+                    self.release(machine);
                 }
             }
-            _ => self.keep_held(machine),
+            _ => self.release(machine),
         }
     }
 
@@ -155,6 +169,11 @@ impl World {
         let Some(node) = self.machines[machine].files.node else {
             return;
         };
+        let id = self.chore_dice.next_u128();
+        let asked = AttachmentId::from_u128(id);
+        let lease = Lease { asked, given: None };
+        let known = &mut self.machines[machine].held.entry(place.clone()).or_insert(lease);
+        known.asked = asked;
         let request = ControlRequest::Attach {
             node,
             container: place.0.clone(),
@@ -162,45 +181,35 @@ impl World {
             names: Vec::new(),
             addresses: Vec::new(),
         };
-        self.ask_for_own(machine, request, Some(Chore { node, place }));
+        let chore = Chore { node, place, asked };
+        self.ask_for_own(machine, RequestId::from_u128(id), request, Some(chore));
     }
 
-    fn detach(&mut self, machine: usize, place: (ContainerId, NetworkId)) {
-        let found = &mut self.machines[machine];
-        let Some(node) = found.files.node else { return };
-        found.held.remove(&place);
-        let request = ControlRequest::Detach {
-            node,
-            container: place.0,
-            network: place.1,
-        };
-        self.ask_for_own(machine, request, None);
-    }
-
-    fn keep_held(&mut self, machine: usize) {
+    /// Gives back what the machine was told that it holds, and does not.
+    fn release(&mut self, machine: usize) {
         let found = &self.machines[machine];
         let (Some(node), Some(agent)) = (found.files.node, found.agent()) else {
             return;
         };
-        let request = ControlRequest::KeepAttachments {
-            node,
-            held: found.held.keys().cloned().collect(),
-            as_of: agent.core.assignments().age.index,
+        let is_held = |id: AttachmentId, network: NetworkId, addresses: &[IpAddr]| {
+            let same = |given: &NetworkAddresses| given.network == network && given.addresses == addresses;
+            let mut leases = found.held.values();
+            leases.any(|lease| lease.asked == id || lease.given.as_ref().is_some_and(same))
         };
-        self.ask_for_own(machine, request, None);
+        let attachments = places_to_release(&agent.core.assignments().networks, node, is_held);
+        if attachments.is_empty() || self.planted == Some(PlantedBug::LostReturns) {
+            return;
+        }
+        let id = RequestId::from_u128(self.chore_dice.next_u128());
+        self.ask_for_own(machine, id, ControlRequest::Release { node, attachments }, None);
     }
 
     /// Asks one controller, and only once: whoever asks again does so with another request.
-    fn ask_for_own(&mut self, machine: usize, request: ControlRequest, chore: Option<Chore>) {
-        let returns = !matches!(request, ControlRequest::Attach { .. });
-        if returns && self.planted == Some(PlantedBug::LostReturns) {
-            return;
-        }
+    fn ask_for_own(&mut self, machine: usize, id: RequestId, request: ControlRequest, chore: Option<Chore>) {
         let contacts = match self.leader().filter(|_| self.chore_dice.permille(700)) {
             Some(leader) => vec![leader],
             None => self.machines_with_controllers(),
         };
-        let id = RequestId::from_u128(self.chore_dice.next_u128());
         if let Some(contact) = self.chore_dice.pick(&contacts).copied() {
             let call = Call::Write { id, request };
             self.call(machine, contact, call, CHORE_WITHIN_US, Purpose::Own(chore));
@@ -209,27 +218,27 @@ impl World {
 
     /// A controller answered a machine about its containers, or did not.
     pub fn own_answered(&mut self, machine: usize, chore: Option<Chore>, answer: &Answer) {
-        let Some(Chore { node, place }) = chore else {
+        let Some(Chore { node, place, asked }) = chore else {
             return;
         };
         let found = &mut self.machines[machine];
         let Some(known) = found
             .held
             .get_mut(&place)
-            .filter(|_| found.files.node == Some(node))
+            .filter(|known| found.files.node == Some(node) && known.asked == asked)
         else {
             return;
         };
         match answer {
             Answer::Write(Ok(ControlReply::Attached { place: given })) => {
-                let before = known.replace(given.clone());
+                let before = known.given.replace(given.clone());
                 if before.as_ref().is_some_and(|before| before != given) {
                     let what = format!("{} had {before:?} and has {given:?}", name(machine));
                     self.violated("a container keeps its addresses while it is attached", what);
                 }
             }
             Answer::Write(Err(ControlError::Refused { kind, .. }))
-                if known.is_none() && *kind != RefusalKind::Internal =>
+                if known.given.is_none() && *kind != RefusalKind::Internal =>
             {
                 found.held.remove(&place);
             }
@@ -247,9 +256,9 @@ impl World {
             if leases_missing(state, node, &found.held).is_none() {
                 continue;
             }
-            let unknown = found.held.iter().filter(|(_, given)| given.is_none());
+            let unknown = found.held.iter().filter(|(_, lease)| lease.given.is_none());
             let unknown: Vec<_> = unknown.map(|(place, _)| place.clone()).collect();
-            self.keep_held(machine);
+            self.release(machine);
             for place in unknown {
                 self.attach(machine, place);
             }
@@ -294,16 +303,15 @@ impl World {
 
 /// How the leases of a node differ from what it holds.
 fn leases_missing(state: &ClusterState, node: NodeId, held: &Held) -> Option<String> {
-    let leases: Held = state
+    let leases: BTreeMap<_, _> = state
         .attachments_of_node(node)
-        .map(|row| {
-            (
-                (row.container.clone(), row.place.network),
-                Some(row.place.clone()),
-            )
-        })
+        .map(|row| ((&row.container, row.place.network), Some(&row.place)))
         .collect();
-    (leases != *held).then(|| format!("holds {held:?}, and has the leases {leases:?}"))
+    let held: BTreeMap<_, _> = held
+        .iter()
+        .map(|((container, network), lease)| ((container, *network), lease.given.as_ref()))
+        .collect();
+    (leases != held).then(|| format!("holds {held:?}, and has the leases {leases:?}"))
 }
 
 /// How the networks that an agent was told of differ from those that its node has a part in.

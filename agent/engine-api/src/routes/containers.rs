@@ -6,7 +6,7 @@ use crate::convert;
 use crate::http::{Call, Failure, Object, Reply, json, json_created, json_gated, status_only};
 use crate::wire::container::{CreateBody, Created, HostConfig, Updated};
 use hyper::StatusCode;
-use muster_types::container::{ContainerInfo, ContainerState, NetworkMode};
+use muster_types::container::{ContainerInfo, ContainerState};
 use serde_json::json as value;
 use std::time::Duration;
 
@@ -60,16 +60,7 @@ pub(super) async fn create(mut call: Call) -> Reply {
         check_name(name)?;
     }
     check_platform(&call, &config.image).await?;
-    let network = config.host.network.clone();
-    let created = match call.engine().container_create(name.as_deref(), config).await {
-        Ok(created) => created,
-        Err(error) => match network {
-            NetworkMode::Named(network) => {
-                return Err(super::networks::explain_missing(&call, &network, error).await);
-            }
-            _ => return Err(error.into()),
-        },
-    };
+    let created = call.engine().container_create(name.as_deref(), config).await?;
     json_created(&Created {
         id: created.id.to_string(),
         warnings: created.warnings,

@@ -50,25 +50,6 @@ pub(super) async fn of_cluster(call: &Call) -> Result<Vec<NetworkInfo>, Failure>
     }
 }
 
-/// Why a container cannot be put on a network that the engine does not know: on those of the cluster only tasks have a
-/// place for now.
-pub(super) async fn explain_missing(call: &Call, reference: &str, error: BackendError) -> Failure {
-    let networks = match error.kind {
-        ErrorKind::NotFound => of_cluster(call).await.unwrap_or_default(),
-        _ => Vec::new(),
-    };
-    let mut names = networks
-        .iter()
-        .map(|network| (network.spec.name.as_str(), network.id.as_str()));
-    match names.find(|(name, id)| *name == reference || *id == reference) {
-        Some((name, _)) => BackendError::not_implemented(format!(
-            "network {name} is one of the cluster: standalone containers cannot be on it yet; run a service on it"
-        ))
-        .into(),
-        None => error.into(),
-    }
-}
-
 fn find(mut networks: Vec<NetworkInfo>, reference: &str) -> Result<NetworkInfo, Failure> {
     let candidates = networks.iter().map(|network| Candidate {
         id: &network.id,
@@ -177,10 +158,8 @@ pub(super) async fn connect(mut call: Call) -> Reply {
     let body: ConnectBody = call.body_of(Object::NetworkConnect).await?;
     let spec = convert::network::read_endpoint(body.endpoint_config)?;
     let (network, container) = (call.reference(), body.container.as_str());
-    match call.engine().network_connect(network, container, spec).await {
-        Ok(()) => Ok(status_only(StatusCode::OK)),
-        Err(error) => Err(explain_missing(&call, network, error).await),
-    }
+    call.engine().network_connect(network, container, spec).await?;
+    Ok(status_only(StatusCode::OK))
 }
 
 /// `POST /networks/{id}/disconnect`.

@@ -138,18 +138,3 @@ async fn what_makes_no_sense_is_refused() {
         .await;
     assert!(bridge.contains("not implemented"), "{bridge}");
 }
-
-#[tokio::test]
-async fn standalone_containers_are_kept_off_networks_of_the_cluster_with_words() {
-    let server = in_swarm().await;
-    let create = ["network", "create", "-d", "overlay", "--attachable", "net"];
-    server.docker(&create).await;
-    let container = server.docker(&["create", "whoami"]).await;
-    let complaint = server
-        .docker_fails(&["network", "connect", "net", &container])
-        .await;
-    assert!(
-        complaint.contains("network net is one of the cluster"),
-        "{complaint}"
-    );
-}

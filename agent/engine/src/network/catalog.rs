@@ -7,6 +7,7 @@ use muster_network::IpNet;
 use muster_types::ContainerId;
 use muster_types::container::{EndpointSpec, NetworkEndpoint};
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 /// Every network.
 #[derive(Debug, Default)]
@@ -97,12 +98,14 @@ impl Catalog {
         (subnets, links)
     }
 
-    /// Puts a container on a network and gives it its addresses there. Takes nothing when it fails.
+    /// Puts a container on a network and gives it its addresses there, or those that others gave it. Takes nothing when it
+    /// fails.
     pub fn join(
         &mut self,
         network_id: &str,
         joining: Joining<'_>,
         spec: &EndpointSpec,
+        given: Option<&[IpAddr]>,
     ) -> Result<NetworkEndpoint> {
         let held = self
             .networks
@@ -110,7 +113,7 @@ impl Catalog {
             .ok_or_else(|| Error::NoSuchNetwork {
                 name: network_id.to_owned(),
             })?;
-        held.join(joining, spec)
+        held.join(joining, spec, given)
     }
 
     /// Puts a container back on a network where it is already, with the addresses that it has.
@@ -126,11 +129,10 @@ impl Catalog {
         held.rejoin(joining, endpoint);
     }
 
-    /// Takes a container off a network. Idempotent.
-    pub fn leave(&mut self, id: &ContainerId, endpoint: &NetworkEndpoint) {
-        if let Some(held) = self.networks.get_mut(&endpoint.network_id) {
-            held.leave(id, endpoint);
-        }
+    /// Takes a container off a network. Tells whether this place was its own there until now.
+    pub fn leave(&mut self, id: &ContainerId, endpoint: &NetworkEndpoint) -> bool {
+        let held = self.networks.get_mut(&endpoint.network_id);
+        held.is_some_and(|held| held.leave(id, endpoint))
     }
 
     /// Notes a container's new name.
@@ -194,13 +196,15 @@ mod tests {
             aliases: vec!["www".to_owned(), "web".to_owned()],
             ..EndpointSpec::default()
         };
-        let endpoint = catalog.join(&id, joining(&web), &spec).unwrap();
+        let endpoint = catalog.join(&id, joining(&web), &spec, None).unwrap();
         assert_eq!(endpoint.address, spec.ipv4);
         assert_eq!(endpoint.ipv6, "fd00::2".parse().ok());
         assert_eq!(endpoint.ipv6_gateway, "fd00::1".parse().ok());
         assert_eq!(endpoint.mac, "02:42:0a:00:00:05");
         assert_eq!(endpoint.dns_names, ["web", "www", web.short(), "front"]);
-        let again = catalog.join(&id, joining(&container(8)), &spec).unwrap_err();
+        let again = catalog
+            .join(&id, joining(&container(8)), &spec, None)
+            .unwrap_err();
         assert_eq!(
             (again.kind(), again.to_string().as_str()),
             (ErrorKind::Forbidden, "Address already in use")
@@ -220,7 +224,7 @@ mod tests {
         assert!(catalog.find("lan").unwrap().check_removable().is_err());
         catalog.leave(&web, &endpoint);
         catalog.find("lan").unwrap().check_removable().unwrap();
-        catalog.join(&id, joining(&web), &spec).unwrap();
+        catalog.join(&id, joining(&web), &spec, None).unwrap();
     }
 
     #[test]
@@ -233,9 +237,11 @@ mod tests {
             ipv6: "fd00::1".parse().ok(),
             ..EndpointSpec::default()
         };
-        catalog.join(&id, joining(&container(1)), &spec).unwrap_err();
+        catalog
+            .join(&id, joining(&container(1)), &spec, None)
+            .unwrap_err();
         let endpoint = catalog
-            .join(&id, joining(&container(1)), &EndpointSpec::default())
+            .join(&id, joining(&container(1)), &EndpointSpec::default(), None)
             .unwrap();
         assert_eq!(endpoint.address, Some(Ipv4Addr::new(10, 0, 0, 2)));
     }

@@ -42,25 +42,25 @@ impl Engine {
 
     /// Puts a container on a network, at once where it runs.
     pub async fn network_connect(&self, reference: &str, container: &str, spec: EndpointSpec) -> Result<()> {
-        let network = self.inner.networking.find(reference)?;
         let container = self.inner.find(container)?;
-        let inner = Arc::clone(&self.inner);
+        let (inner, reference) = (Arc::clone(&self.inner), reference.to_owned());
         self.carry("network_connect", async move {
-            inner.network_connect(&network, &container, spec).await
+            inner.network_connect(&reference, &container, spec).await
         })
         .await
     }
 
     /// Takes a container off a network; with `force` also one that is gone by now.
     pub async fn network_disconnect(&self, reference: &str, container: &str, force: bool) -> Result<()> {
-        let name = match (self.inner.networking.find(reference), force) {
-            (Ok(network), _) => network.spec.name,
-            (Err(_), true) => reference.to_owned(),
-            (Err(error), false) => return Err(error),
-        };
         let container = self.inner.find(container)?;
-        let inner = Arc::clone(&self.inner);
+        let (inner, reference) = (Arc::clone(&self.inner), reference.to_owned());
         self.carry("network_disconnect", async move {
+            let name = inner.networking.name_for(&container.record(), &reference).await;
+            let name = match (name, force) {
+                (Ok(name), _) => name,
+                (Err(_), true) => reference,
+                (Err(error), false) => return Err(error),
+            };
             inner.network_disconnect(&name, &container).await
         })
         .await
@@ -222,14 +222,15 @@ impl Inner {
 
     async fn network_connect(
         self: &Arc<Self>,
-        network: &NetworkInfo,
+        reference: &str,
         container: &Arc<Container>,
         spec: EndpointSpec,
     ) -> Result<()> {
         let _owned = container.operation.lock().await;
         let record = container.record();
+        let name = self.networking.name_for(&record, reference).await?;
+        let name = name.as_str();
         refuse_removed(&record)?;
-        let name = network.spec.name.as_str();
         let mut wanted = record.wanted_networks();
         let run = container.run();
         if run.as_ref().is_some_and(|run| run.places.contains_key(name)) {
@@ -251,7 +252,7 @@ impl Inner {
         }
         wanted.insert(name.to_owned(), spec.clone());
         place::check_together(wanted.keys().map(String::as_str))?;
-        self.networking.catalog().find(name)?.check_endpoint(&spec)?;
+        self.networking.check_place(&record.config, name, &spec)?;
         if let Some(run) = run {
             self.attach_live(container, &record, run, name, &spec).await?;
         }
@@ -267,7 +268,14 @@ impl Inner {
         name: &str,
         spec: &EndpointSpec,
     ) -> Result<()> {
-        let endpoint = self.networking.join_one(record, name, spec, &run.places)?;
+        let wanted = place::Wanted::from([(name.to_owned(), spec.clone())]);
+        let leases = self.networking.lease_for(record, &wanted).await?;
+        self.networking.await_shared(record, &leases).await?;
+        let leased = leases.on(name);
+        let endpoint = self
+            .networking
+            .join_one(record, (name, spec), leased, &run.places)?;
+        leases.keep();
         let mut places = run.places.clone();
         places.insert(name.to_owned(), endpoint.clone());
         let only = Places::from([(name.to_owned(), endpoint)]);

@@ -115,8 +115,14 @@ impl Held {
         }
     }
 
-    /// Puts a container on it, with addresses. Takes nothing when it fails.
-    pub fn join(&mut self, joining: Joining<'_>, spec: &EndpointSpec) -> Result<NetworkEndpoint> {
+    /// Puts a container on it, with addresses; with those that were given to it elsewhere, where there are any. Takes
+    /// nothing when it fails.
+    pub fn join(
+        &mut self,
+        joining: Joining<'_>,
+        spec: &EndpointSpec,
+        given: Option<&[IpAddr]>,
+    ) -> Result<NetworkEndpoint> {
         self.check_endpoint(spec)?;
         let mut endpoint = NetworkEndpoint {
             network_id: self.record.id.clone(),
@@ -125,7 +131,8 @@ impl Held {
             ..NetworkEndpoint::default()
         };
         if self.record.is_shared() {
-            self.place_given(&mut endpoint, spec)?;
+            let asked: Vec<IpAddr> = wanted(spec).into_iter().flatten().collect();
+            self.place_given(&mut endpoint, given.unwrap_or(&asked))?;
         }
         for (is_ipv4, wanted) in [true, false].into_iter().zip(wanted(spec)) {
             if let Err(error) = self.take_address(&mut endpoint, is_ipv4, wanted) {
@@ -157,14 +164,16 @@ impl Held {
         self.enter(joining, &endpoint.endpoint_id);
     }
 
-    /// Takes a container off it. Idempotent.
-    pub fn leave(&mut self, id: &ContainerId, endpoint: &NetworkEndpoint) {
+    /// Takes a container off it. Tells whether the place was its own until now.
+    pub fn leave(&mut self, id: &ContainerId, endpoint: &NetworkEndpoint) -> bool {
         // Another run's addresses are not this one's to give back.
         let own = self.members.get(id);
-        if own.is_some_and(|(own, _)| *own == endpoint.endpoint_id) {
+        let is_own = own.is_some_and(|(own, _)| *own == endpoint.endpoint_id);
+        if is_own {
             self.members.remove(id);
             self.give_back(addresses(endpoint));
         }
+        is_own
     }
 
     /// Notes a container's new name.
@@ -180,11 +189,11 @@ impl Held {
     }
 
     /// Addresses of a shared network are given out elsewhere, so that they come with the endpoint.
-    fn place_given(&self, endpoint: &mut NetworkEndpoint, spec: &EndpointSpec) -> Result<()> {
-        for address in wanted(spec).into_iter().flatten() {
-            let subnet = self.record.subnets().find(|subnet| subnet.contains(address));
+    fn place_given(&self, endpoint: &mut NetworkEndpoint, given: &[IpAddr]) -> Result<()> {
+        for address in given {
+            let subnet = self.record.subnets().find(|subnet| subnet.contains(*address));
             if let Some(subnet) = subnet {
-                place(endpoint, address, subnet.prefix(), None);
+                place(endpoint, *address, subnet.prefix(), None);
             }
         }
         if addresses(endpoint).next().is_none() {

@@ -13,6 +13,7 @@ mod directory;
 mod held;
 mod hosts;
 mod ipam;
+mod lease;
 mod legacy_links;
 mod open;
 mod options;
@@ -25,6 +26,8 @@ mod way_out;
 
 pub(crate) use hosts::{HostsEntries, own_addresses};
 pub use ipam::SubnetPool;
+pub(crate) use lease::Leases;
+pub use lease::{PlaceWish, SharedPlace, SharedPlaces};
 pub(crate) use legacy_links::Linked;
 pub(crate) use place::{Kind, Places, Wanted, check_mode, kind, own_network};
 pub use shared::{SharedMesh, SharedNetwork};
@@ -62,6 +65,8 @@ pub(crate) struct Networking {
     directory: Arc<Directory>,
     resolvers: Mutex<HashMap<ContainerId, Resolver>>,
     shared: shared::Shared,
+    /// Who gives users' containers their places in networks that nodes share.
+    places: Option<Arc<dyn SharedPlaces>>,
     /// Makes and removes networks one at a time: a subnet is chosen before its network exists.
     making: tokio::sync::Mutex<()>,
     store: Store,
@@ -146,22 +151,25 @@ impl Networking {
     }
 
     /// What a configuration wants of which network, by the networks' names; refuses what could never be.
-    pub fn wanted(&self, config: &ContainerConfig) -> Result<Wanted> {
-        let catalog = self.catalog();
-        let name_of = |reference: &str| Ok(catalog.find(reference)?.record.spec.name.clone());
+    pub async fn wanted(&self, config: &ContainerConfig) -> Result<Wanted> {
+        let unknown = self.find_unknown(config).await?;
+        let name_of = |reference: &str| match unknown.get(reference) {
+            Some(name) => Ok(name.clone()),
+            None => Ok(self.catalog().find(reference)?.record.spec.name.clone()),
+        };
         let wanted = place::wanted(config, name_of)?;
         for (name, spec) in &wanted {
-            catalog.find(name)?.check_endpoint(spec)?;
+            self.check_place(config, name, spec)?;
         }
         Ok(wanted)
     }
 
     /// Puts a container on all of its networks; on none of them when that fails.
-    pub fn join(&self, record: &Record) -> Result<Places> {
+    pub fn join(&self, record: &Record, leases: &Leases) -> Result<Places> {
         let wanted = record.wanted_networks();
         let mut places = Places::new();
         for (name, spec) in place::in_order(&wanted, &record.config.host.network) {
-            match self.join_one(record, name, spec, &places) {
+            match self.join_one(record, (name, spec), leases.on(name), &places) {
                 Ok(endpoint) => drop(places.insert(name.clone(), endpoint)),
                 Err(error) => {
                     self.leave(&record.id, &places);
@@ -183,16 +191,17 @@ impl Networking {
     fn join_one(
         &self,
         record: &Record,
-        name: &str,
-        spec: &EndpointSpec,
+        (name, spec): (&str, &EndpointSpec),
+        leased: Option<&SharedPlace>,
         places: &Places,
     ) -> Result<NetworkEndpoint> {
         let mut catalog = self.catalog();
-        let held = catalog.find(name)?;
+        let held = catalog.find(leased.map_or(name, |leased| &leased.network))?;
         let id = held.record.id.clone();
         let has_interface = !held.record.spec.ranges.is_empty();
         let interface = has_interface.then(|| place::interface_name(&held.options.interface_prefix, places));
-        let mut endpoint = catalog.join(&id, joining(record), spec)?;
+        let given = leased.map(|leased| leased.addresses.as_slice());
+        let mut endpoint = catalog.join(&id, joining(record), spec, given)?;
         endpoint.interface = interface.unwrap_or_default();
         Ok(endpoint)
     }
@@ -215,10 +224,11 @@ impl Networking {
 
     /// Takes a container off networks. Idempotent.
     pub fn leave(&self, id: &ContainerId, places: &Places) {
-        let mut catalog = self.catalog();
         for endpoint in places.values() {
             self.directory.leave(&endpoint.network_id, id);
-            catalog.leave(id, endpoint);
+            if self.catalog().leave(id, endpoint) {
+                self.give_back(id, &endpoint.network_id);
+            }
         }
     }
 

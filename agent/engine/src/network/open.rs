@@ -1,7 +1,7 @@
 //! Opening the node's networks: those that exist by themselves, and those that users made before.
 
 use super::definition::{self, BUILT_IN, NetworkRecord};
-use super::{DEFAULT_NETWORK, Networking, ipam};
+use super::{DEFAULT_NETWORK, Networking, SharedPlaces, ipam};
 use crate::clock;
 use crate::config::BridgeSettings;
 use crate::error::{Error, Result};
@@ -28,6 +28,7 @@ impl Networking {
         settings: &BridgeSettings,
         engine_id: &str,
         run_dir: &Path,
+        places: Option<Arc<dyn SharedPlaces>>,
         store: Store,
         tasks: TaskTracker,
         stopping: CancellationToken,
@@ -48,6 +49,7 @@ impl Networking {
             directory: Arc::default(),
             resolvers: Mutex::default(),
             shared: Default::default(),
+            places,
             making: tokio::sync::Mutex::new(()),
             store,
             tasks,

@@ -6,7 +6,7 @@
 use super::definition::NetworkRecord;
 use super::place::Places;
 use super::ports;
-use super::{NetworkError, Networking};
+use super::{Leases, NetworkError, Networking};
 use crate::clock;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
@@ -16,7 +16,6 @@ use muster_network::{
     IpNet, MacAddress, MeshEntries, MeshSpec, OverlaySpec, Services, Station, VirtualService,
 };
 use muster_types::ContainerId;
-use muster_types::container::NetworkEndpoint;
 use muster_types::network::NetworkSpec;
 use muster_types::service::Protocol;
 use std::collections::{BTreeMap, BTreeSet};
@@ -186,8 +185,8 @@ impl Networking {
     }
 
     /// Waits until the engine was told of the shared networks that a container is to join.
-    pub async fn await_shared(&self, record: &Record) -> Result<()> {
-        let wanted: BTreeMap<String, String> = {
+    pub async fn await_shared(&self, record: &Record, leases: &Leases) -> Result<()> {
+        let mut wanted: BTreeMap<String, String> = {
             let catalog = self.catalog();
             let names = record.wanted_networks();
             let held = names.keys().filter_map(|name| catalog.find(name).ok());
@@ -196,9 +195,14 @@ impl Networking {
                 .map(|held| (held.record.id.clone(), held.record.spec.name.clone()))
                 .collect()
         };
+        wanted.extend(leases.networks().map(|(id, name)| (id.clone(), name.clone())));
         let mut tried = self.shared.tried.subscribe();
         let told = tried.wait_for(|tried| wanted.keys().all(|id| tried.contains(id)));
-        match tokio::time::timeout(TOLD_WITHIN, told).await {
+        let told = tokio::select! {
+            told = tokio::time::timeout(TOLD_WITHIN, told) => told,
+            () = self.stopping.cancelled() => return Err(Error::ShuttingDown),
+        };
+        match told {
             Ok(_) => Ok(()),
             Err(_) => Err(Error::wrong_state(format!(
                 "this node does not know yet who is on its networks {:?}: no cluster has told it",
@@ -345,12 +349,11 @@ impl Networking {
 
     /// Leads a container that goes from some places to others to the services of those.
     pub(super) async fn lead_to_services(&self, id: &ContainerId, from: &Places, to: &Places) -> Result<()> {
-        let is_shared = |place: &NetworkEndpoint| {
-            let catalog = self.catalog();
-            let held = catalog.get(&place.network_id);
-            held.is_some_and(|held| held.record.is_shared())
-        };
-        if !from.values().chain(to.values()).any(is_shared) {
+        if !from
+            .values()
+            .chain(to.values())
+            .any(|place| self.is_shared(place))
+        {
             return Ok(());
         }
         let shared = self.shared.standing.lock().await;

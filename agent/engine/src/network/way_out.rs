@@ -21,7 +21,7 @@ impl Networking {
         }
         let endpoint = match taken {
             Some(endpoint) => endpoint,
-            None => self.join_one(record, WAY_OUT, &EndpointSpec::default(), &places)?,
+            None => self.join_one(record, (WAY_OUT, &EndpointSpec::default()), None, &places)?,
         };
         places.insert(WAY_OUT.to_owned(), endpoint);
         Ok(places)
