@@ -91,8 +91,9 @@ fn run_small(program: &OsStr, arguments: &[OsString]) -> Option<ExitCode> {
     let first = arguments.first().and_then(|first| first.to_str());
     match (first, arguments) {
         (Some(muster_runtime::LAUNCHER_SUBCOMMAND), [_, rest @ ..]) => muster_runtime::launcher_main(rest),
-        (Some(muster_runtime::OCI_SUBCOMMAND | muster_runtime::PROTECTED_SUBCOMMAND), [_, rest @ ..]) => {
-            Some(muster_runtime::oci_main(rest))
+        (Some(muster_runtime::OCI_SUBCOMMAND), [_, rest @ ..]) => Some(muster_runtime::oci_main(rest)),
+        (Some(muster_runtime::PROTECTED_SUBCOMMAND), [_, rest @ ..]) => {
+            Some(muster_runtime::oci_protected_main(rest))
         }
         _ if Path::new(program).file_name() == Some(OsStr::new(OCI_PROGRAM)) => {
             Some(muster_runtime::oci_main(arguments))

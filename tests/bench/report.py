@@ -38,7 +38,8 @@ METHOD = """
   launcher and shares its memory, so that with one container half of what both share is counted for the monitor; the
   growth shows what a container really costs.
 - The runtimes run the same bundle (all namespaces, no seccomp, no hooks) in turn, in a mount namespace where
-  `/sys/fs/cgroup/unified` is unmounted, without which Debian's crun refuses to run. The time is from the spawn of the
+  `/sys/fs/cgroup/unified` is unmounted, without which Debian's crun refuses to run, and `/run`, where both keep their
+  records, is a tmpfs, as it is wherever systemd runs. The time is from the spawn of the
   process to its end, control groups removed. `muster oci run` protects the binary from the container, records the
   container and passes signals on, as crun does; `muster runtime run` does none of it. "In process" is
   `muster-runtime measure`, which starts no process but the container's.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::cgroup::CgroupRoot;
 use crate::error::{Result, RuntimeError};
-use crate::launch::{self, ExecTarget, Launched, Observer, PlanDescriptors, StreamSource};
+use crate::launch::{self, ExecTarget, Launched, NetworkBeside, Observer, PlanDescriptors, StreamSource};
 use crate::plan::{ContainerOptions, ProcessExtras, container_plan};
 use crate::sys;
 
@@ -31,6 +31,7 @@ pub fn run_bundle_below(bundle: &Path, id: &str, root: &CgroupRoot) -> Result<i3
 
 /// Runs a specification as [`run_bundle`] does; relative paths in it are below `bundle`.
 pub fn run_spec(bundle: &Path, id: &str, mut spec: Spec, root: &CgroupRoot) -> Result<i32> {
+    let network_beside = NetworkBeside::start(&spec)?;
     let root_path = absolute_root(bundle, &mut spec)?;
     let plan = container_plan(
         &spec,
@@ -57,7 +58,10 @@ pub fn run_spec(bundle: &Path, id: &str, mut spec: Spec, root: &CgroupRoot) -> R
             "a bundle that runs in the foreground has no terminal: set process.terminal to false",
         ));
     }
-    let descriptors = PlanDescriptors::default();
+    let descriptors = PlanDescriptors {
+        network_beside,
+        ..PlanDescriptors::default()
+    };
     let launched = launch::launch(&plan, descriptors, StreamSource::Inherited, &mut Nobody)?;
     wait(launched)
 }

@@ -34,7 +34,7 @@ pub use monitor::{
     AttachInput, AttachOutput, AttachRequest, AttachStream, ExecControl, ExecRequest, ExecSession, Monitor,
     Output, recover_lost,
 };
-pub use oci::{OCI_SUBCOMMAND, PROTECTED_SUBCOMMAND, oci_main};
+pub use oci::{OCI_SUBCOMMAND, PROTECTED_SUBCOMMAND, oci_main, oci_protected_main};
 pub use plan::SUBPATH_OPTION;
 pub use start::{LogConfig, StartRequest, Started};
 pub use user::{ResolvedUser, resolve_group_name, resolve_user};

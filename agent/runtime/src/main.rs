@@ -21,9 +21,8 @@ fn main() -> ExitCode {
     let rest: Vec<OsString> = arguments.collect();
     match (command.to_str(), rest.as_slice()) {
         (Some(muster_runtime::LAUNCHER_SUBCOMMAND), _) => muster_runtime::launcher_main(&rest),
-        (Some(muster_runtime::OCI_SUBCOMMAND | muster_runtime::PROTECTED_SUBCOMMAND), _) => {
-            muster_runtime::oci_main(&rest)
-        }
+        (Some(muster_runtime::OCI_SUBCOMMAND), _) => muster_runtime::oci_main(&rest),
+        (Some(muster_runtime::PROTECTED_SUBCOMMAND), _) => muster_runtime::oci_protected_main(&rest),
         (Some("run"), [flag, bundle, id]) if flag == "--bundle" => run(PathBuf::from(bundle), id),
         (Some("measure"), [flag, bundle, count]) if flag == "--bundle" => {
             measure(PathBuf::from(bundle), count)

@@ -103,6 +103,8 @@ pub(crate) struct InitContext<'a> {
     pub root: BorrowedFd<'a>,
     /// The network namespace to join.
     pub netns: Option<BorrowedFd<'a>>,
+    /// Where the network namespace that the plan wants made is received, when the parent makes it.
+    pub network_beside: Option<BorrowedFd<'a>>,
     /// Other namespaces to join, and their kinds.
     pub joined: &'a [(OwnedFd, u64)],
     /// Detached mounts of the bind sources.

@@ -3,7 +3,7 @@
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{MountPropagationFlags, MoveMountFlags, UnmountFlags};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use super::sync::{self, Failure, Message, Stage, fail};
 use super::{HostFiles, InitContext, mount_steps, rights};
@@ -13,7 +13,7 @@ use crate::sys::{self, MountAttributes};
 /// Joins namespaces and builds the file system below the attached root.
 pub(super) fn build(context: &InitContext<'_>, host: &HostFiles) -> Result<(), Failure> {
     let plan = context.sandbox;
-    if plan.makes_network() {
+    if plan.makes_network() && context.network_beside.is_none() {
         fail(Stage::NetworkNamespace, sys::unshare(libc::CLONE_NEWNET))?;
     }
     if let Some(netns) = context.netns {
@@ -35,15 +35,20 @@ pub(super) fn build(context: &InitContext<'_>, host: &HostFiles) -> Result<(), F
         fail(Stage::Propagation, rustix::mount::mount_change(c"/", private))?;
     }
     fail(Stage::AttachRoot, attach_root(context))?;
-    if plan.makes_network() {
+    if plan.makes_network() && context.network_beside.is_none() {
         fail(Stage::Loopback, sys::bring_loopback_up())?;
     }
+    let mut network = context.network_beside;
     let mut steps = mount_steps::Steps::new(context.root, context.binds);
     for (number, step) in plan.steps.iter().enumerate() {
+        if step.may_need_network() {
+            receive_network(network.take())?;
+        }
         steps
             .run(step)
             .map_err(|error| Failure::numbered(Stage::Step, number, error))?;
     }
+    receive_network(network)?;
     if context.joins_group {
         join_group(context)?;
     }
@@ -60,6 +65,20 @@ pub(super) fn build(context: &InitContext<'_>, host: &HostFiles) -> Result<(), F
         ),
         None => Ok(()),
     }
+}
+
+/// Joins the network namespace that the parent makes meanwhile, with its loopback device up, if it does.
+fn receive_network(beside: Option<BorrowedFd<'_>>) -> Result<(), Failure> {
+    let Some(socket) = beside else { return Ok(()) };
+    let network = match fail(Stage::NetworkNamespace, sync::receive(socket))? {
+        Message::Network(network) => network,
+        // It could not be made, or the parent ended: the parent says why.
+        _ => sys::exit_now(1),
+    };
+    fail(
+        Stage::NetworkNamespace,
+        sys::join_namespaces(network.as_fd(), libc::CLONE_NEWNET),
+    )
 }
 
 /// Makes a namespace of control groups where the plan wants one; what comes back is the one to return to.

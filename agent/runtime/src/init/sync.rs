@@ -148,6 +148,8 @@ pub(crate) enum Message {
     Go,
     /// The control group exists; these are the files to join it by (none on v2).
     Group([Option<OwnedFd>; DESCRIPTORS_MAX]),
+    /// The network namespace to live in.
+    Network(OwnedFd),
     /// The filter is installed; this descriptor of the process leads to its listener, which the parent takes before it
     /// says [`Message::Go`].
     Listener(RawFd),
@@ -181,6 +183,10 @@ pub(crate) fn send_ready(socket: BorrowedFd<'_>) -> Result<(), Errno> {
 
 pub(crate) fn send_go(socket: BorrowedFd<'_>) -> Result<(), Errno> {
     send(socket, [b'G', 0, 0, 0, 0, 0, 0, 0], &[])
+}
+
+pub(crate) fn send_network(socket: BorrowedFd<'_>, namespace: BorrowedFd<'_>) -> Result<(), Errno> {
+    send(socket, [b'N', 0, 0, 0, 0, 0, 0, 0], &[namespace])
 }
 
 pub(crate) fn send_group(socket: BorrowedFd<'_>, files: &[BorrowedFd<'_>]) -> Result<(), Errno> {
@@ -268,12 +274,14 @@ fn parse(
         b'R' => Ok(Message::Ready),
         b'G' => Ok(Message::Go),
         b'C' => Ok(Message::Group(descriptors)),
-        b'T' => {
-            let terminal = descriptors.into_iter().flatten().next();
-            terminal.map(Message::Terminal).ok_or(Errno::PROTO)
-        }
+        b'T' => first(descriptors).map(Message::Terminal),
+        b'N' => first(descriptors).map(Message::Network),
         _ => Err(Errno::PROTO),
     }
+}
+
+fn first(descriptors: [Option<OwnedFd>; DESCRIPTORS_MAX]) -> Result<OwnedFd, Errno> {
+    descriptors.into_iter().flatten().next().ok_or(Errno::PROTO)
 }
 
 #[cfg(test)]

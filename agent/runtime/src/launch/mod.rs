@@ -2,6 +2,7 @@
 
 mod exec;
 mod failure;
+mod network;
 mod outside;
 mod prerequisites;
 mod streams;
@@ -20,6 +21,7 @@ use prerequisites::Prerequisites;
 
 pub(crate) use exec::{ExecTarget, exec, exec_with};
 pub(crate) use failure::{process_error, start_error};
+pub(crate) use network::NetworkBeside;
 pub(crate) use streams::{ParentStreams, Streams};
 
 /// How long the group of a container that could not be started may take to go.
@@ -41,6 +43,8 @@ pub(crate) struct PlanDescriptors {
     pub netns: Option<OwnedFd>,
     /// A socket that the process waits at, just before its program, until somebody connects and releases it.
     pub listener: Option<OwnedFd>,
+    /// The network namespace that the plan wants made, where it is made already.
+    pub network_beside: Option<NetworkBeside>,
 }
 
 /// A process that was started.
@@ -82,6 +86,7 @@ pub(crate) fn launch(
         root,
         netns,
         listener,
+        network_beside,
     } = descriptors;
     let prerequisites = Prerequisites::open(&plan.sandbox, root)?;
     let source = if plan.process.terminal { None } else { Some(source) };
@@ -108,6 +113,7 @@ pub(crate) fn launch(
         sync: child_sync.as_fd(),
         root: prerequisites.root.as_fd(),
         netns: netns.as_ref().map(AsFd::as_fd),
+        network_beside: network_beside.as_ref().map(NetworkBeside::receiver),
         joined: &prerequisites.joined,
         binds: &prerequisites.binds,
         joins_group: group_plan.is_some() && group.is_none(),
@@ -136,6 +142,11 @@ pub(crate) fn launch(
             let describe = |failure| start_error(plan, failure);
             launched.finish(waits, group.as_ref(), Some(observer), describe)
         });
+    let finished = match network_beside.map_or(Ok(()), NetworkBeside::finish) {
+        Ok(()) => finished,
+        // The process only knows that there is none.
+        Err(failure) => Err(start_error(plan, failure)),
+    };
     match finished {
         Ok(held) => Ok(Launched {
             pid,
@@ -281,7 +292,7 @@ impl Launching {
                 Message::Failed(failure) => return Err(describe(failure)),
                 Message::End if self.ready => return Ok(false),
                 Message::End => return Err(died_early()),
-                Message::Pid(_) | Message::Go | Message::Group(_) => {
+                Message::Pid(_) | Message::Go | Message::Group(_) | Message::Network(_) => {
                     return Err(out_of_turn());
                 }
             }

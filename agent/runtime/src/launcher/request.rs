@@ -153,7 +153,7 @@ pub(super) fn receive(socket: BorrowedFd<'_>) -> Result<Option<Request>, Errno> 
         descriptors: PlanDescriptors {
             root,
             netns,
-            listener: None,
+            ..PlanDescriptors::default()
         },
     })))
 }

@@ -1,9 +1,9 @@
 //! `create` and `run`.
 
 use oci_spec::runtime::{LinuxResources, Spec};
-use rustix::fs::AtFlags;
+use rustix::io::{Errno, FdFlags};
 use std::io::Write;
-use std::os::fd::{AsFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 
 use super::arguments::Flags;
@@ -17,7 +17,9 @@ use super::{Context, capabilities, console, group, lifecycle, listener, state_js
 use crate::cgroup::CgroupRoot;
 use crate::error::RuntimeError;
 use crate::init::sync;
-use crate::launch::{self, ExecTarget, Launched, Observer, PlanDescriptors, Released, StreamSource};
+use crate::launch::{
+    self, ExecTarget, Launched, NetworkBeside, Observer, PlanDescriptors, Released, StreamSource,
+};
 use crate::plan::{CgroupPlan, ContainerOptions, ContainerPlan, ProcessExtras, container_plan};
 
 /// Highest number of descriptors that a caller may pass on; systemd's own limit for sockets is far below.
@@ -48,8 +50,14 @@ pub(super) fn create(context: &Context, flags: &Flags, id: &str, mode: Mode) -> 
             instead: "put the root file system on a disk or a tmpfs, or in any mount but the initial ramdisk",
         });
     }
+    // Before there is another thread.
+    let signals = match mode {
+        Mode::Foreground { .. } => Some(Signals::hold()?),
+        Mode::Create | Mode::Detach => None,
+    };
     let bundle = bundle_of(flags)?;
     let mut spec = load_spec(context, &bundle)?;
+    let network = NetworkBeside::start(&spec)?;
     hooks::check(spec.hooks().as_ref())?;
     let terminal = spec
         .process()
@@ -102,9 +110,10 @@ pub(super) fn create(context: &Context, flags: &Flags, id: &str, mode: Mode) -> 
         record,
         scope: place.scope,
         systemd,
+        network,
         resources: plan.cgroup.as_ref().map(CgroupPlan::resources).transpose()?,
     };
-    let result = creation.start(&plan, mode);
+    let result = creation.start(&plan, mode, signals);
     if result.is_err() {
         // The first error says more than one of the removal would.
         let _ = directory.remove();
@@ -120,21 +129,19 @@ struct Creation<'a> {
     record: Record,
     scope: Option<Scope>,
     systemd: Option<Systemd>,
+    network: Option<NetworkBeside>,
     resources: Option<LinuxResources>,
 }
 
 impl Creation<'_> {
-    fn start(&mut self, plan: &ContainerPlan, mode: Mode) -> Result<i32> {
-        let signals = match mode {
-            Mode::Foreground { .. } => Some(Signals::hold()?),
-            Mode::Create | Mode::Detach => None,
-        };
+    fn start(&mut self, plan: &ContainerPlan, mode: Mode, signals: Option<Signals>) -> Result<i32> {
         let listener = match mode {
             Mode::Create => Some(self.directory.listen()?),
             Mode::Detach | Mode::Foreground { .. } => None,
         };
         let descriptors = PlanDescriptors {
             listener,
+            network_beside: self.network.take(),
             ..PlanDescriptors::default()
         };
         let launched = launch::launch(plan, descriptors, StreamSource::Inherited, self);
@@ -193,6 +200,8 @@ impl Creation<'_> {
     }
 
     fn wait(&self, launched: Launched, signals: &Signals, keep: bool) -> Result<i32> {
+        // The container's process has closed its own by now.
+        drop(self.context.place.take());
         let terminal = launched.streams.terminal;
         let status = foreground::wait(launched.pid, &launched.pidfd, signals, terminal)?;
         if !keep {
@@ -338,12 +347,14 @@ pub(super) fn extras_of(flags: &Flags, returns_early: bool) -> Result<ProcessExt
             "--preserve-fds {preserved} is more than {PRESERVED_MAX}"
         )));
     }
-    for number in 3..3 + preserved {
-        let there = rustix::fs::statat(
-            rustix::fs::CWD,
-            format!("/proc/self/fd/{number}"),
-            AtFlags::SYMLINK_NOFOLLOW,
-        );
+    for number in 3..3 + preserved as RawFd {
+        // SAFETY: only looked at, and whether it is open is what is asked.
+        let descriptor = unsafe { BorrowedFd::borrow_raw(number) };
+        // What this process opened itself is none of the caller's.
+        let there = match rustix::io::fcntl_getfd(descriptor) {
+            Ok(flags) if flags.contains(FdFlags::CLOEXEC) => Err(Errno::BADF),
+            there => there,
+        };
         there.map_err(|error| OciError::io(format!("pass descriptor {number} on"), error))?;
     }
     Ok(ProcessExtras {

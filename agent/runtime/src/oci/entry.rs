@@ -10,6 +10,9 @@
 // Registers that outlive system calls: r12 what the loader gave in rdx, r13 the stack as it was, r14 the arguments, rbx
 // how many they are, r15 the first one that is the runtime's own, ebp the mount.
 //
+// The mount stays open across the start: giving it up has to wait for all processors, which the second start does while
+// the container's process is busy.
+//
 // A comparison of eight bytes may read beyond the end of an argument, but not beyond that of the stack, whose last bytes
 // are the program's path and eight zeros.
 std::arch::global_asm!(
@@ -92,6 +95,8 @@ std::arch::global_asm!(
     "test rax, rax",
     "js 99f",
     "mov ebp, eax",
+    "cmp ebp, 9",
+    "ja 98f",
     "mov eax, {mount_setattr}",
     "mov edi, ebp",
     "lea rsi, [rip + 84f]",
@@ -101,7 +106,10 @@ std::arch::global_asm!(
     "syscall",
     "test rax, rax",
     "jnz 98f",
-    // The arguments: a name, the word that stands for a protected start, and the runtime's own with the null pointer.
+    // The arguments: a name, the word that stands for a protected start, the descriptor's digit (behind what statfs
+    // wrote), and the runtime's own with the null pointer.
+    "lea eax, [rbp + '0']",
+    "mov [r13 - 8], eax",
     "lea rax, [rbx*8 + 32]",
     "sub rsp, rax",
     "and rsp, -16",
@@ -109,7 +117,9 @@ std::arch::global_asm!(
     "mov [rsp], rax",
     "lea rax, [rip + 87f]",
     "mov [rsp + 8], rax",
-    "lea rdi, [rsp + 16]",
+    "lea rax, [r13 - 8]",
+    "mov [rsp + 16], rax",
+    "lea rdi, [rsp + 24]",
     "lea rsi, [r14 + r15*8]",
     "mov rcx, rbx",
     "sub rcx, r15",
@@ -161,7 +171,7 @@ std::arch::global_asm!(
     st_rdonly = const libc::ST_RDONLY,
     open_tree = const libc::SYS_open_tree,
     at_fdcwd = const libc::AT_FDCWD,
-    open_tree_flags = const libc::OPEN_TREE_CLONE | libc::OPEN_TREE_CLOEXEC,
+    open_tree_flags = const libc::OPEN_TREE_CLONE,
     mount_setattr = const libc::SYS_mount_setattr,
     at_empty_path = const libc::AT_EMPTY_PATH,
     rdonly = const libc::MOUNT_ATTR_RDONLY,

@@ -27,7 +27,9 @@ mod record;
 mod resources;
 mod systemd;
 
+use std::cell::Cell;
 use std::ffi::OsString;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -53,10 +55,12 @@ struct Context {
     root: PathBuf,
     journal: Journal,
     systemd_cgroup: bool,
+    /// Keeps the place that this process runs from, until there is time to give it up: that waits for all processors.
+    place: Cell<Option<OwnedFd>>,
 }
 
 impl Context {
-    fn new(global: &Flags) -> Result<Context> {
+    fn new(global: &Flags, place: Option<OwnedFd>) -> Result<Context> {
         match global.value("rootless") {
             None | Some("auto" | "false" | "") => {}
             Some(_) => {
@@ -78,6 +82,7 @@ impl Context {
             root,
             journal: Journal::new(global)?,
             systemd_cgroup: global.is_set("systemd-cgroup"),
+            place: Cell::new(place),
         })
     }
 
@@ -103,8 +108,20 @@ impl Context {
 ///
 /// Call it before the process has other threads.
 pub fn oci_main(arguments: &[OsString]) -> ExitCode {
+    begin(arguments, None)
+}
+
+/// As [`oci_main`], after [`PROTECTED_SUBCOMMAND`].
+pub fn oci_protected_main(arguments: &[OsString]) -> ExitCode {
+    match arguments {
+        [place, arguments @ ..] => begin(arguments, protection::take_over(place)),
+        [] => begin(arguments, None),
+    }
+}
+
+fn begin(arguments: &[OsString], place: Option<OwnedFd>) -> ExitCode {
     let code = match arguments::parse(arguments) {
-        Ok(parsed) => run(arguments, &parsed),
+        Ok(parsed) => run(arguments, &parsed, place),
         Err(error) => {
             Journal::default().write(Level::Error, &crate::error::chain(&error));
             CODE_FAILED
@@ -113,11 +130,11 @@ pub fn oci_main(arguments: &[OsString]) -> ExitCode {
     ExitCode::from(u8::try_from(code).unwrap_or(u8::MAX))
 }
 
-fn run(arguments: &[OsString], parsed: &Arguments) -> i32 {
+fn run(arguments: &[OsString], parsed: &Arguments, place: Option<OwnedFd>) -> i32 {
     let Some(command) = parsed.command else {
         return describe::version_or_help(&parsed.global);
     };
-    let context = match Context::new(&parsed.global) {
+    let context = match Context::new(&parsed.global, place) {
         Ok(context) => context,
         Err(error) => {
             let journal = Journal::new(&parsed.global).unwrap_or_default();

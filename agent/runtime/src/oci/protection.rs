@@ -2,7 +2,9 @@
 //! there that is our own could be held open and overwritten. So this process runs from where nothing can be written.
 
 use rustix::fs::StatVfsMountFlags;
-use std::ffi::OsString;
+use rustix::io::{FdFlags, fcntl_setfd};
+use std::ffi::{OsStr, OsString};
+use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
@@ -10,7 +12,8 @@ use std::process::Command;
 use super::error::{OciError, Result};
 use crate::launcher::protected;
 
-/// The word that stands before the arguments when this process has been started again from a protected place.
+/// The word that stands before the arguments when this process has been started again from a protected place. Between the
+/// two stands the number of the descriptor of that place, or nothing.
 pub const PROTECTED_SUBCOMMAND: &str = "oci-protected";
 
 const OWN: &str = "/proc/self/exe";
@@ -32,9 +35,24 @@ pub(super) fn ensure(arguments: &[OsString]) -> Result<()> {
     let error = command
         .arg0("muster")
         .arg(PROTECTED_SUBCOMMAND)
+        .arg("")
         .args(arguments)
         .exec();
     Err(describe(error))
+}
+
+/// Takes over the descriptor of the place that this process runs from; the programs that it starts do not get it.
+pub(super) fn take_over(number: &OsStr) -> Option<OwnedFd> {
+    let number = number
+        .to_str()?
+        .parse::<RawFd>()
+        .ok()
+        .filter(|number| *number > 2)?;
+    // SAFETY: only asked whether it is open, which nothing but this function knows of.
+    let place = unsafe { BorrowedFd::borrow_raw(number) };
+    fcntl_setfd(place, FdFlags::CLOEXEC).ok()?;
+    // SAFETY: it is open, and this process has just begun: the number is the only owner.
+    Some(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
 /// Whether it is on a read-only mount, or a sealed file in memory.

@@ -193,6 +193,23 @@ pub(crate) enum Step {
     Directory { target: Target },
 }
 
+impl Step {
+    /// Whether it may have to happen in the container's network namespace.
+    pub(crate) fn may_need_network(&self) -> bool {
+        const WITHOUT: [&[u8]; 4] = [b"proc", b"tmpfs", b"devpts", b"mqueue"];
+        match self {
+            Step::Mount { kind, .. } => !WITHOUT.contains(&kind.to_bytes()),
+            Step::Bind { .. }
+            | Step::Device { .. }
+            | Step::Link { .. }
+            | Step::Mask { .. }
+            | Step::ReadOnly { .. }
+            | Step::Seal { .. }
+            | Step::Directory { .. } => false,
+        }
+    }
+}
+
 /// A process to start in a running container, as the monitor gets it.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct ExecPlan {

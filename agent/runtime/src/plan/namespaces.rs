@@ -161,8 +161,8 @@ impl SandboxPlan {
             .any(|(_, flag)| *flag == libc::CLONE_NEWNS as u64)
     }
 
-    /// The namespaces that the container's process is born in. That of the network takes the kernel longest to make, so
-    /// the process makes it itself, while its parent makes control groups.
+    /// The namespaces that the container's process is born in. That of the network takes the kernel longest to make: it
+    /// is made beside, or by the process itself while its parent makes control groups.
     pub(crate) fn born_in(&self) -> u64 {
         self.new_namespaces & !(libc::CLONE_NEWNET as u64)
     }

@@ -239,15 +239,44 @@ fn descriptors_are_passed_on_only_where_that_was_asked_for() {
         std::fs::read_to_string(runtime.path("passed")).expect("it is there"),
         "passed\n"
     );
-    let called = runtime.call(&[
-        "run",
-        "--preserve-fds",
-        "7",
-        "-b",
-        bundle.to_str().expect("UTF-8"),
-        "two",
-    ]);
-    assert!(called.err.contains("pass descriptor"), "{}", called.err);
+    // With one, the first that the runtime has opened for itself would be in its place.
+    for missing in ["1", "7"] {
+        let called = runtime.call(&[
+            "run",
+            "--preserve-fds",
+            missing,
+            "-b",
+            bundle.to_str().expect("UTF-8"),
+            "two",
+        ]);
+        assert!(called.err.contains("pass descriptor"), "{}", called.err);
+    }
+}
+
+#[test]
+fn a_container_has_a_network_of_its_own_with_a_loopback_device() {
+    let runtime = Runtime::new();
+    let own = std::fs::read_link("/proc/self/ns/net").expect("procfs is mounted");
+    let script = "readlink /proc/self/ns/net; ls /sys/class/net; cat /sys/class/net/lo/flags";
+    let mut config = runtime.config("one", script);
+    let mounts = config["mounts"].as_array_mut().expect("it is a list");
+    mounts.push(json!({ "destination": "/sys", "type": "sysfs", "source": "sysfs", "options": ["ro"] }));
+    let out = runtime.run("one", &config).out();
+    let lines: Vec<&str> = out.lines().collect();
+    let [namespace, "lo", flags] = lines[..] else {
+        panic!("{out}");
+    };
+    assert_ne!(namespace, own.to_str().expect("UTF-8"));
+    let flags = u32::from_str_radix(flags.trim_start_matches("0x"), 16).expect("it is a number");
+    assert_eq!(flags & libc::IFF_UP as u32, libc::IFF_UP as u32, "{out}");
+
+    let mut config = runtime.config("two", "readlink /proc/self/ns/net");
+    let namespaces = config["linux"]["namespaces"]
+        .as_array_mut()
+        .expect("it is a list");
+    namespaces.retain(|namespace| namespace["type"] != "network");
+    let shared = runtime.run("two", &config).out();
+    assert_eq!(shared.trim(), own.to_str().expect("UTF-8"));
 }
 
 #[test]

@@ -1,0 +1,91 @@
+//! A network namespace that is made beside everything else: it takes the kernel longest of all that a container needs.
+
+use oci_spec::runtime::{LinuxNamespaceType, Spec};
+use rustix::io::Errno;
+use std::fs::File;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::thread::JoinHandle;
+
+use super::sync_sockets;
+use crate::error::{Result, RuntimeError};
+use crate::init::sync::{self, Failure, Stage};
+use crate::sys;
+
+/// Bytes of stack: a few calls of the kernel need no more.
+const STACK_BYTES: usize = 64 << 10;
+
+/// A thread that makes it, brings its loopback device up and sends it to the process that will live in it.
+#[derive(Debug)]
+pub(crate) struct NetworkBeside {
+    thread: Option<JoinHandle<std::result::Result<(), Failure>>>,
+    receiver: OwnedFd,
+}
+
+impl NetworkBeside {
+    /// Begins where the specification wants one that this process can make. The thread costs memory that is given back
+    /// only with this process; it has the calling thread's signal mask.
+    pub(crate) fn start(spec: &Spec) -> Result<Option<NetworkBeside>> {
+        if !is_wanted(spec) {
+            return Ok(None);
+        }
+        let (sender, receiver) = sync_sockets()?;
+        let thread = std::thread::Builder::new()
+            .name("network".to_owned())
+            .stack_size(STACK_BYTES)
+            .spawn(move || make(sender.as_fd()))
+            .map_err(|error| RuntimeError::io("make a network namespace", error))?;
+        Ok(Some(NetworkBeside {
+            thread: Some(thread),
+            receiver,
+        }))
+    }
+
+    /// Where the process receives it; nothing comes when it could not be made.
+    pub(super) fn receiver(&self) -> BorrowedFd<'_> {
+        self.receiver.as_fd()
+    }
+
+    /// Waits until it is made and sent.
+    pub(super) fn finish(mut self) -> std::result::Result<(), Failure> {
+        match self.thread.take().map(JoinHandle::join) {
+            None => Ok(()),
+            Some(Ok(made)) => made,
+            Some(Err(_)) => Err(Failure::new(Stage::NetworkNamespace, Errno::IO)),
+        }
+    }
+}
+
+/// A namespace belongs to the user namespace of the process that makes it, and a process that gives its child a time
+/// namespace has one thread: there the container's process makes it.
+fn is_wanted(spec: &Spec) -> bool {
+    let linux = spec.linux().as_ref();
+    let namespaces = linux.and_then(|linux| linux.namespaces().as_ref());
+    let mut wanted = false;
+    for namespace in namespaces.into_iter().flatten() {
+        match namespace.typ() {
+            LinuxNamespaceType::Network => wanted = namespace.path().is_none(),
+            LinuxNamespaceType::User | LinuxNamespaceType::Time => return false,
+            LinuxNamespaceType::Mount
+            | LinuxNamespaceType::Cgroup
+            | LinuxNamespaceType::Uts
+            | LinuxNamespaceType::Ipc
+            | LinuxNamespaceType::Pid => {}
+        }
+    }
+    wanted
+}
+
+fn make(socket: BorrowedFd<'_>) -> std::result::Result<(), Failure> {
+    // Of this thread alone.
+    sync::fail(Stage::NetworkNamespace, sys::unshare(libc::CLONE_NEWNET))?;
+    sync::fail(Stage::Loopback, sys::bring_loopback_up())?;
+    let namespace = File::open("/proc/thread-self/ns/net").map_err(|error| {
+        let code = error.raw_os_error().unwrap_or(libc::EIO);
+        Failure::new(Stage::NetworkNamespace, Errno::from_raw_os_error(code))
+    })?;
+    match sync::send_network(socket, namespace.as_fd()) {
+        // The process is gone; why, its own message says.
+        Ok(()) | Err(Errno::PIPE) => Ok(()),
+        Err(error) => Err(Failure::new(Stage::NetworkNamespace, error)),
+    }
+}
