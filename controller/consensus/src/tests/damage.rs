@@ -64,6 +64,23 @@ fn log_names(disk: &SimDisk) -> Vec<String> {
 }
 
 #[test]
+fn writes_that_come_together_share_a_sync() {
+    let disk = SimDisk::new(1);
+    let mut node = leading(&disk);
+    let before = disk.syncs();
+    for number in 0..100 {
+        node.propose(format!("entry {number}").into()).expect("propose");
+    }
+    assert_eq!(drain(&mut node).len(), 100);
+    let together = disk.syncs() - before;
+    let before = disk.syncs();
+    write(&mut node, 100);
+    let one_by_one = disk.syncs() - before;
+    assert!((1..=2).contains(&together), "{together}");
+    assert!(one_by_one >= 100, "{one_by_one}");
+}
+
+#[test]
 fn a_failed_sync_ends_the_node_for_good() {
     let disk = SimDisk::new(1);
     let mut node = leading(&disk);
