@@ -207,8 +207,7 @@ def spread(cluster, archives, rounds):
 def slow(node):
     """Bounds what a node sends; its kernel has one link to the others."""
     space = f"--net=/proc/{node.init()}/ns/net"
-    links = run(["nsenter", space, "ip", "-o", "route", "show", "scope", "link"]).split()
-    device = links[links.index("dev") + 1]
+    device = run(["nsenter", space, "ip", "-o", "addr", "show", "to", node.address()]).split()[1]
     run(["nsenter", space, "tc", "qdisc", "add", "dev", device, "root", "tbf", "rate", LINK, "burst", "256k", "latency", "50ms"])
 
 

@@ -253,9 +253,11 @@ impl Place {
     fn empty(&self) {
         self.docker.run(&["system", "prune", "-af"]);
         eventually("the store to be empty", LONG, || {
-            let left = ["blobs/sha256", "layers", "tmp", "trash", "containers"]
-                .map(|place| names(&self.data.join("images").join(place)));
-            if left.iter().all(Vec::is_empty) {
+            let left: Vec<String> = ["blobs/sha256", "layers", "splits", "tmp", "trash", "containers"]
+                .iter()
+                .flat_map(|place| names(&self.data.join("images").join(place)))
+                .collect();
+            if left.is_empty() {
                 Ok(())
             } else {
                 Err(left)

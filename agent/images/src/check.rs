@@ -4,23 +4,21 @@
 //! After the power was lost, content is compared with its digests, too (see `doubt`).
 
 use std::collections::{BTreeSet, HashMap};
-use std::io::BufReader;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError, Weak};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use crate::archived::Archived;
 use crate::blobs;
-use crate::compression::{ByteBudget, decompress};
-use crate::digest::{Digest, HashingReader, ImageId};
-use crate::error::{Error, ErrorKind, Result};
-use crate::layer_check::Outcome;
+use crate::compression::ByteBudget;
+use crate::digest::{Digest, ImageId};
+use crate::error::{Error, Result};
 use crate::limits::{DOCUMENT_BYTES_MAX, LoadLimits};
 use crate::manifest::Document;
 use crate::records::{ImageRecord, Lookup, Persist};
 use crate::reference::Reference;
 use crate::register::{LayerStack, StoredLayers, UnpackBounds};
 use crate::store::{ImageStore, Inner};
-use crate::tar_stream::TarStream;
 use crate::unpack::open_directory;
 
 /// How long what is left of a damaged image is kept, so that a fetch has to bring only what is missing.
@@ -166,14 +164,18 @@ impl ImageStore {
         if stands()? == LayerState::Gone || !doubt.is_in_doubt(chain_id) {
             return stands();
         }
-        let Some(outcome) = self.archived(chain_id)? else {
-            tracing::error!(layer = %chain_id, "a layer may be damaged, and its blob is lost");
-            return Ok(LayerState::Unknown);
-        };
         let place = layout.layer(chain_id);
-        let difference = outcome
-            .first_difference(&open_directory(&place)?)
-            .map_err(|error| Error::io("read", &place, error))?;
+        let difference = match self.archived(chain_id)? {
+            Archived::Nowhere => {
+                tracing::error!(layer = %chain_id, "a layer may be damaged, and nothing is left that would tell");
+                self.note_without_archive(chain_id)?;
+                return Ok(LayerState::Unknown);
+            }
+            Archived::Differs => Some(Vec::new()),
+            Archived::As(outcome, _) => outcome
+                .first_difference(&open_directory(&place)?)
+                .map_err(|error| Error::io("read", &place, error))?,
+        };
         if let Some(path) = &difference {
             let users = self.containers_over(chain_id)?;
             let path = String::from_utf8_lossy(path);
@@ -189,44 +191,6 @@ impl ImageStore {
             None => LayerState::Whole,
             Some(_) => LayerState::Gone,
         })
-    }
-
-    /// What a layer's archive leaves in its directory; nothing where the archive is not here.
-    fn archived(&self, chain_id: &Digest) -> Result<Option<Outcome>> {
-        for image in self.inner.records.view()?.images_and_rests()? {
-            let Some(index) = image.chain_ids.iter().position(|own| own == chain_id) else {
-                continue;
-            };
-            let blobs = image
-                .manifests
-                .iter()
-                .filter_map(|manifest| manifest.layer_blobs.get(index));
-            for blob in blobs {
-                if blobs::size(&self.inner.layout, blob)?.is_none() {
-                    continue;
-                }
-                match self.outcome_of(blob, &image.diff_ids[index]) {
-                    Ok(Some(outcome)) => return Ok(Some(outcome)),
-                    Err(error) if error.kind() != ErrorKind::Invalid => return Err(error),
-                    // Another manifest may have the layer.
-                    Ok(None) | Err(_) => tracing::error!(%blob, "a blob is not the layer that it stands for"),
-                }
-            }
-        }
-        Ok(None)
-    }
-
-    /// What a blob leaves, if it is a form of this layer.
-    fn outcome_of(&self, blob: &Digest, diff_id: &Digest) -> Result<Option<Outcome>> {
-        let limits = LoadLimits::default();
-        let budget = ByteBudget::new("the unpacked size of the layer", limits.unpacked_bytes_max);
-        let reader = blobs::open(&self.inner.layout, blob)?;
-        let (_, stream) = decompress(reader, &budget, &limits)?;
-        let hashing = BufReader::new(HashingReader::new(stream));
-        let mut stream = TarStream::new(hashing, limits.layer_entries_max);
-        let outcome = Outcome::of(&mut stream)?;
-        let (actual, _) = stream.drain()?.into_inner().finish();
-        Ok((actual == *diff_id).then_some(outcome))
     }
 
     /// Unpacks what is missing of an image once more, from the blobs that are here; an image for which they do not
@@ -280,8 +244,7 @@ impl ImageStore {
     }
 
     fn mend(&self, image: &ImageRecord) -> Result<()> {
-        let layout = &self.inner.layout;
-        if !blobs::discard_unless_whole(layout, &image.id)? {
+        if !blobs::discard_unless_whole(&self.inner.layout, &image.id)? {
             return Err(Error::NoSuchBlob { digest: image.id });
         }
         let limits = LoadLimits::default();
@@ -298,8 +261,8 @@ impl ImageStore {
             };
             let mut lease = self.lease(manifest.layer_blobs.iter().copied());
             let feed = StoredLayers {
-                layout,
-                blobs: &manifest.layer_blobs,
+                store: self,
+                layers: stack,
             };
             outcome = self.ensure_layers(stack, &feed, bounds, &mut lease);
             if outcome.is_ok() {
@@ -318,8 +281,13 @@ impl ImageStore {
             let Some(image) = changes.image_or_rest(&image.id)? else {
                 return Ok(());
             };
+            let mut content_bytes = 0;
+            for chain_id in &image.chain_ids {
+                content_bytes += changes.layer(chain_id)?.map_or(0, |layer| layer.content_bytes);
+            }
             changes.put_image(&ImageRecord {
                 damaged_since_unix_s: None,
+                content_bytes,
                 ..image
             })
         })
@@ -375,14 +343,21 @@ impl ImageStore {
         if !is_whole(&image.id)? {
             miss(image.id, true);
         }
+        let mut stands = Vec::new();
         for (index, chain_id) in image.chain_ids.iter().enumerate() {
-            let is_recorded = self.inner.records.view()?.layer(chain_id)?.is_some();
+            let layer = self.inner.records.view()?.layer(chain_id)?;
+            let is_recorded = layer.is_some();
+            let has_archive = layer.is_some_and(|layer| layer.archive_bytes.is_some())
+                && layout.layer(chain_id).is_dir()
+                && layout.split(chain_id).is_file();
+            stands.push(has_archive);
             let mut blobs = image
                 .manifests
                 .iter()
                 .filter_map(|manifest| manifest.layer_blobs.get(index));
             // Nobody can tell whether it is whole.
-            let is_lost = layout.layer_doubt().is_in_doubt(chain_id)
+            let is_lost = !has_archive
+                && layout.layer_doubt().is_in_doubt(chain_id)
                 && blobs.try_fold(true, |none, blob| {
                     Ok::<_, Error>(none && blobs::size_on_disk(layout, blob)?.is_none())
                 })?;
@@ -403,9 +378,9 @@ impl ImageStore {
                     HashMap::new()
                 }
             };
-            for blob in &manifest.layer_blobs {
+            for (index, blob) in manifest.layer_blobs.iter().enumerate() {
                 let stands = match (blobs::size_on_disk(layout, blob)?, sizes.get(blob)) {
-                    (None, _) => false,
+                    (None, _) => stands.get(index) == Some(&true),
                     (Some(actual), Some(expected)) if actual == *expected => true,
                     // Of another size, or of none that is known.
                     (Some(_), _) => is_whole(blob)?,

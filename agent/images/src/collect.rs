@@ -7,7 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use crate::digest::Digest;
 use crate::error::Result;
 use crate::layout::names;
-use crate::records::{Changes, ImageRecord, Lookup, Persist};
+use crate::records::{Changes, Lookup, Persist};
 use crate::repository::held_by_repositories;
 use crate::store::ImageStore;
 
@@ -41,9 +41,10 @@ impl ImageStore {
             let unneeded = |digest: &Digest| !pins.is_pinned(digest);
             let collected = self.inner.records.change(Persist::Now, |changes| {
                 let mut collected = unneeded_layers(changes, &unneeded)?;
-                let images = changes.images_and_rests()?;
-                let mut needed: HashSet<Digest> = images.iter().flat_map(ImageRecord::blobs).collect();
-                needed.extend(held_by_repositories(changes)?);
+                let mut needed = held_by_repositories(changes)?;
+                for image in changes.images_and_rests()? {
+                    needed.extend(self.blob_files_needed(changes, &image)?);
+                }
                 let stored = self.stored_blobs()?.into_iter();
                 collected.blobs = stored
                     .filter(|digest| !needed.contains(digest) && unneeded(digest))
@@ -52,8 +53,12 @@ impl ImageStore {
             })?;
             // The records are gone; directories without one are removed at the next open at the latest.
             let layers = collected.layers.iter().map(|chain_id| layout.layer(chain_id));
+            let splits = collected.layers.iter().map(|chain_id| layout.split(chain_id));
             let blobs = collected.blobs.iter().map(|digest| layout.blob(digest));
-            layers.chain(blobs).try_for_each(|path| layout.discard(&path))?;
+            layers
+                .chain(splits)
+                .chain(blobs)
+                .try_for_each(|path| layout.discard(&path))?;
             collected
         };
         Ok(collected)
@@ -90,11 +95,18 @@ impl ImageStore {
                     changes.remove_snapshot(&container_id)?;
                 }
             }
+            let recorded = |name: &[u8]| {
+                let hex = std::str::from_utf8(name).ok();
+                let chain_id = hex.and_then(|hex| Digest::from_hex(hex).ok());
+                chain_id.map_or(Ok(None), |chain_id| changes.layer(&chain_id))
+            };
+            for name in names(&layout.splits())? {
+                if recorded(&name)?.is_none_or(|layer| layer.archive_bytes.is_none()) {
+                    layout.discard(&layout.splits().join(OsStr::from_bytes(&name)))?;
+                }
+            }
             for name in names(&layout.layers())? {
-                let chain_id = std::str::from_utf8(&name)
-                    .ok()
-                    .and_then(|hex| Digest::from_hex(hex).ok());
-                let recorded = chain_id.map_or(Ok(None), |chain_id| changes.layer(&chain_id))?;
+                let recorded = recorded(&name)?;
                 let place = layout.layers().join(OsStr::from_bytes(&name));
                 match (recorded, layers) {
                     (Some(_), _) => {}
@@ -137,7 +149,8 @@ fn unneeded_layers(changes: &Changes, unneeded: &dyn Fn(&Digest) -> bool) -> Res
         let Ok(chain_id) = key.parse::<Digest>() else {
             continue;
         };
-        if !needed.contains(&chain_id) && unneeded(&chain_id) {
+        // Who reads the content as a blob has a lease on its digest.
+        if !needed.contains(&chain_id) && unneeded(&chain_id) && unneeded(&layer.diff_id) {
             changes.remove_layer(&key)?;
             collected.layer_bytes += layer.content_bytes;
             collected.layers.push(chain_id);

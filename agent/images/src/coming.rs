@@ -62,6 +62,7 @@ pub(crate) type ComingBlobs = Mutex<HashMap<Digest, Weak<Shared>>>;
 #[derive(Debug)]
 pub(crate) struct Shared {
     file: File,
+    bytes: u64,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -87,6 +88,7 @@ impl ImageStore {
         let file = NamedTempFile::new_in(&temporary).map_err(failed)?;
         let shared = Arc::new(Shared {
             file: file.as_file().try_clone().map_err(failed)?,
+            bytes,
             state: Mutex::new(State {
                 written: 0,
                 end: End::Coming,
@@ -204,6 +206,11 @@ impl ComingBlob {
             shared: self.shared.clone(),
             position,
         }
+    }
+
+    /// The size that it was announced with.
+    pub fn size(&self) -> u64 {
+        self.shared.bytes
     }
 
     /// How many bytes of it are here.

@@ -185,7 +185,12 @@ impl ImageStore {
             self.collect_quietly();
             return Err(error);
         }
-        Ok((id, lease))
+        // Of what is kept, the layer stands without its blob.
+        let layers = Digest::chain_ids(&planned.diff_ids);
+        let kept = self.lease(layers.into_iter().chain([id, planned.manifest_digest]));
+        drop(lease);
+        self.discard_unpacked(new_blob.map(|layer| layer.digest).as_slice(), Some(&kept))?;
+        Ok((id, kept))
     }
 }
 

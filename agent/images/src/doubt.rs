@@ -56,6 +56,7 @@ pub(crate) fn is_loss(error: &io::Error) -> bool {
 mod tests {
     use crate::check::LayerState;
     use crate::commit::NewImage;
+    use crate::digest::Digest;
     use crate::limits::LoadLimits;
     use crate::records::{Lookup, Persist};
     use crate::store::ImageStore;
@@ -68,6 +69,8 @@ mod tests {
         let place = tempfile::tempdir().unwrap();
         let store = ImageStore::open(place.path()).unwrap();
         let archive = TarWriter::new(Vec::new()).finish().unwrap();
+        // The layer can be unpacked once more.
+        let _blob = store.lease([Digest::of(&archive)]);
         let new = NewImage {
             reference: Some("app:1".to_owned()),
             ..NewImage::default()

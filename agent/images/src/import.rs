@@ -1,13 +1,12 @@
 //! Exchange of images between nodes: manifests and blobs out by digest, and in again after verification.
 
-use std::fs::File;
 use std::io::Read;
 
 use crate::blobs::{self, Expected, StagedBlob};
 use crate::digest::{Digest, ImageId};
 use crate::error::{ArchiveError, Error, Result};
 use crate::limits::{DOCUMENT_BYTES_MAX, INDEX_DEPTH_MAX, LoadLimits};
-use crate::manifest::{Document, Manifest, choose};
+use crate::manifest::{Descriptor, Document, Manifest, choose, parse_config};
 use crate::records::{ImageRecord, Lookup};
 use crate::reference::Reference;
 use crate::register::PlannedImage;
@@ -37,31 +36,6 @@ pub struct KnownImage {
 }
 
 impl ImageStore {
-    /// Whether the blob is here, whole and verified.
-    pub fn has_blob(&self, digest: &Digest) -> Result<bool> {
-        Ok(blobs::size(&self.inner.layout, digest)?.is_some())
-    }
-
-    /// As [`has_blob`](Self::has_blob); one that is not of the size it is announced with is compared with its digest, and
-    /// taken away if it was damaged.
-    pub fn has_whole_blob(&self, digest: &Digest, bytes: u64) -> Result<bool> {
-        match blobs::size(&self.inner.layout, digest)? {
-            Some(actual) if actual == bytes => Ok(true),
-            Some(_) => blobs::discard_unless_whole(&self.inner.layout, digest),
-            None => Ok(false),
-        }
-    }
-
-    /// The blob's size, `None` where it is not here.
-    pub fn blob_size(&self, digest: &Digest) -> Result<Option<u64>> {
-        blobs::size(&self.inner.layout, digest)
-    }
-
-    /// Opens a blob for reading; it stays readable when it is collected meanwhile.
-    pub fn open_blob(&self, digest: &Digest) -> Result<File> {
-        blobs::open(&self.inner.layout, digest)
-    }
-
     /// Stores what `reader` gives, if it is the blob announced. Hold a [`crate::Lease`] on the digest until
     /// [`ImageStore::import_image`], or a collection may take it. `bytes`, where known, stops a longer stream early.
     pub fn import_blob(&self, digest: &Digest, bytes: Option<u64>, reader: impl Read) -> Result<()> {
@@ -170,10 +144,20 @@ impl ImageStore {
             }
             Err(error) => return Err(error),
         };
+        let contents = match self.has_blob(&manifest.config.digest)? {
+            true => self.contents_of(&manifest)?,
+            false => Vec::new(),
+        };
         let mut missing: Vec<BlobDescriptor> = Vec::new();
-        for needed in std::iter::once(&manifest.config).chain(&manifest.layers) {
+        for (position, needed) in std::iter::once(&manifest.config)
+            .chain(&manifest.layers)
+            .enumerate()
+        {
             let known = missing.iter().any(|blob| blob.digest == needed.digest);
-            if !known && !self.has_whole_blob(&needed.digest, needed.size)? {
+            let content = position.checked_sub(1).and_then(|layer| contents.get(layer));
+            let is_here = self.layer_here(&needed.digest, needed.size)?.is_some()
+                || content.map_or(Ok(false), |content| self.has_blob(content))?;
+            if !known && !is_here {
                 missing.push(BlobDescriptor {
                     digest: needed.digest,
                     bytes: needed.size,
@@ -204,19 +188,12 @@ impl ImageStore {
                 .map(|layer| layer.digest)
                 .chain([manifest.config.digest]),
         );
-        for needed in std::iter::once(&manifest.config).chain(&manifest.layers) {
-            let missing = || Error::NoSuchBlob {
-                digest: needed.digest,
-            };
-            let actual = self.blob_size(&needed.digest)?.ok_or_else(missing)?;
-            if actual != needed.size {
-                let what = format!("blob {}", needed.digest);
-                return Err(ArchiveError::SizeMismatch {
-                    what,
-                    expected: needed.size,
-                    actual,
-                }
-                .into());
+        let contents = self.contents_of(&manifest)?;
+        for (layer, content) in manifest.layers.iter().zip(&contents) {
+            match self.blob_size(&layer.digest)? {
+                Some(actual) => self.check_size(layer, actual)?,
+                None if self.has_blob(content)? => {}
+                None => return Err(Error::NoSuchBlob { digest: layer.digest }),
             }
         }
         let config = self.read_document(&manifest.config.digest)?;
@@ -226,6 +203,8 @@ impl ImageStore {
         image.index = Some(*manifest_digest).filter(|digest| *digest != image.manifest_digest);
         lease.extend([image.manifest_digest]);
         self.register(std::slice::from_ref(&image), limits, &mut lease)?;
+        drop(lease);
+        self.discard_unpacked(&image.layer_blobs, None)?;
         Ok(image.id)
     }
 
@@ -237,10 +216,43 @@ impl ImageStore {
             .any(|manifest| manifest.digest == *digest))
     }
 
+    /// The digests of the uncompressed layers of a stored manifest whose configuration is stored, one for each layer.
+    pub fn layer_contents(&self, manifest: &Digest) -> Result<Vec<Digest>> {
+        self.contents_of(&self.read_manifest(manifest)?.1)
+    }
+
+    /// The digests of the uncompressed layers, which the configuration names, one for each layer.
+    pub(crate) fn contents_of(&self, manifest: &Manifest) -> Result<Vec<Digest>> {
+        let config = self.read_document(&manifest.config.digest)?;
+        let (_, diff_ids) = parse_config(&manifest.config.digest, &config)?;
+        if diff_ids.len() != manifest.layers.len() {
+            let problem = format!("{} diff ids for {} layers", diff_ids.len(), manifest.layers.len());
+            return Err(ArchiveError::Inconsistent {
+                what: format!("configuration {}", manifest.config.digest),
+                problem,
+            }
+            .into());
+        }
+        Ok(diff_ids)
+    }
+
+    /// Refuses a blob of another size than it is announced with.
+    pub(crate) fn check_size(&self, announced: &Descriptor, actual: u64) -> Result<()> {
+        if actual == announced.size {
+            return Ok(());
+        }
+        Err(ArchiveError::SizeMismatch {
+            what: format!("blob {}", announced.digest),
+            expected: announced.size,
+            actual,
+        }
+        .into())
+    }
+
     pub(crate) fn read_document(&self, digest: &Digest) -> Result<Vec<u8>> {
         let path = self.inner.layout.blob(digest);
         blobs::read_document(
-            self.open_blob(digest)?,
+            self.open_blob_file(digest)?,
             &path,
             "the size of a manifest or configuration",
             DOCUMENT_BYTES_MAX,

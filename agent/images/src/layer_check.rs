@@ -72,6 +72,7 @@ pub(crate) struct Outcome {
     paths: BTreeMap<Vec<u8>, Expected>,
     /// Directories that may still be without an entry of their own.
     unnamed_left: u64,
+    content_bytes: u64,
 }
 
 impl Attributes {
@@ -94,6 +95,7 @@ impl Outcome {
         let mut outcome = Outcome {
             paths: BTreeMap::new(),
             unnamed_left: UNNAMED_DIRECTORIES_MAX,
+            content_bytes: 0,
         };
         let mut buffer = vec![0; BUFFER_BYTES];
         while let Some(entry) = stream.next_entry()? {
@@ -147,6 +149,7 @@ impl Outcome {
             }
             EntryKind::File => {
                 let (bytes, checksum) = checksum(content.take(entry.size), buffer)?;
+                self.content_bytes += bytes;
                 Expected::File {
                     bytes,
                     checksum,
@@ -228,6 +231,11 @@ impl Outcome {
         for path in below {
             self.paths.remove(&path);
         }
+    }
+
+    /// Bytes of all files, as they are counted when they are unpacked.
+    pub(crate) fn content_bytes(&self) -> u64 {
+        self.content_bytes
     }
 
     /// The first path of the directory that is not as the archive has it.
@@ -474,6 +482,7 @@ mod tests {
             let mut outcome = Outcome {
                 paths: BTreeMap::new(),
                 unnamed_left: left,
+                content_bytes: 0,
             };
             let mut stream = stream();
             let mut buffer = vec![0; 100];

@@ -7,6 +7,7 @@
 //! | `records-lost` | there while the records are made anew |
 //! | `blobs/sha256/<hex>` | content, named by its digest |
 //! | `layers/<hex>` | unpacked layers, named by chain id |
+//! | `splits/<hex>` | what a layer's archive has beside its files, named by chain id |
 //! | `containers/<id>/{upper,work}` | what a container wrote |
 //! | `tmp/`, `trash/` | unfinished and discarded things; emptied at open |
 //! | `retired/` | layers that were replaced while containers may have used them; emptied after a start of the machine |
@@ -55,6 +56,7 @@ impl Layout {
             "",
             "blobs/sha256",
             "layers",
+            "splits",
             CONTAINERS,
             "tmp",
             "trash",
@@ -112,6 +114,15 @@ impl Layout {
 
     pub(crate) fn layer(&self, chain_id: &Digest) -> PathBuf {
         self.layers().join(chain_id.hex())
+    }
+
+    pub(crate) fn splits(&self) -> PathBuf {
+        self.root.join("splits")
+    }
+
+    /// What the archive of a layer has beside its files.
+    pub(crate) fn split(&self, chain_id: &Digest) -> PathBuf {
+        self.splits().join(chain_id.hex())
     }
 
     pub(crate) fn containers(&self) -> PathBuf {

@@ -41,6 +41,14 @@ impl PinsHeld<'_> {
     pub(crate) fn is_pinned(&self, digest: &Digest) -> bool {
         self.0.contains_key(digest)
     }
+
+    /// Whether others than this lease pin it.
+    pub(crate) fn is_pinned_beside(&self, digest: &Digest, own: Option<&Lease>) -> bool {
+        let own = own.map_or(0, |lease| {
+            lease.digests.iter().filter(|pinned| *pinned == digest).count()
+        });
+        self.0.get(digest).is_some_and(|count| *count > own)
+    }
 }
 
 impl Lease {
@@ -81,6 +89,10 @@ mod tests {
         let second = pins.lease([a]);
         drop(first);
         assert!(pins.hold().is_pinned(&a) && !pins.hold().is_pinned(&b));
+        assert!(!pins.hold().is_pinned_beside(&a, Some(&second)));
+        let third = pins.lease([a]);
+        assert!(pins.hold().is_pinned_beside(&a, Some(&second)));
+        drop(third);
         drop(second);
         assert!(!pins.hold().is_pinned(&a));
     }

@@ -16,9 +16,12 @@
 //!   layer only after its diff id matched the image's configuration and its files were synced.
 //! * **recorded means durable**: what the database names is on disk, synced before the record is committed.
 //! * **pinned or recorded**: deletion takes only what no record reaches and no lease pins.
+//! * **here once**: of a layer that stands unpacked and recorded, whose archive can be made again, no blob is kept but for
+//!   repositories and leases; the blob goes after the record was committed.
 //! * **whole or hidden**: an image that cannot be run as recorded is not shown until a fetch has made it whole.
 
 pub mod archive;
+mod archived;
 mod blobs;
 mod block_groups;
 mod changes;
@@ -27,6 +30,7 @@ mod collect;
 mod coming;
 mod commit;
 mod compression;
+mod content;
 pub mod digest;
 mod docker_archive;
 mod doubt;
@@ -64,6 +68,7 @@ mod snapshot;
 mod staging;
 mod steps;
 pub mod store;
+mod tar_split;
 mod tar_stream;
 mod tar_writer;
 mod trash;
@@ -78,6 +83,7 @@ pub use check::DamagedImage;
 pub use collect::Collected;
 pub use coming::{BlobWriter, ComingBlob};
 pub use commit::{NewImage, SourceContainer};
+pub use content::{BlobReader, LayerHere};
 pub use digest::{Digest, ImageId, digest_of};
 pub use error::{ArchiveError, Error, ErrorKind, Result};
 pub use extract::{ExtractOptions, Owner, OwnerKept, extract, is_archive};

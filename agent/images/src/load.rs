@@ -48,6 +48,12 @@ impl ImageStore {
             StagedBlob::write(layout, image.manifest.as_slice(), DOCUMENT_BYTES_MAX)?.store(layout)?;
         }
         self.register(&images, limits, &mut lease)?;
+        drop(lease);
+        let layers: Vec<_> = images
+            .iter()
+            .flat_map(|image| image.layer_blobs.clone())
+            .collect();
+        self.discard_unpacked(&layers, None)?;
         Ok(images.iter().flat_map(loaded_images).collect())
     }
 }

@@ -11,13 +11,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use flate2::{Compression as Level, GzBuilder};
 
-use crate::blobs::{self, StagedBlob};
+use crate::blobs::StagedBlob;
 use crate::compression::{Compression, recognise};
 use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::lease::Lease;
 use crate::limits::{DOCUMENT_BYTES_MAX, MANIFESTS_PER_IMAGE_MAX};
-use crate::manifest::{Document, LayerBlob, Manifest, layer_descriptor};
+use crate::manifest::{Document, LayerBlob, Manifest, layer_descriptor, synthesise};
 use crate::records::{ImageRecord, Lookup, ManifestRecord, Persist};
 use crate::store::{ImageStore, find};
 
@@ -67,7 +67,33 @@ impl ImageStore {
         // Not by the name, which may be another image's by now.
         let image = find(&self.inner.records.view()?, &manifest.config.digest.to_string())?;
         let packed = self.pack_layers(&image, &unpacked, &mut lease)?;
-        let bytes = manifest.with_layers(&packed);
+        self.remember_packed(&image, manifest.with_layers(&packed), lease)
+    }
+
+    /// A manifest for a registry that lacks layers which are here uncompressed only: all are compressed here.
+    pub fn repacked_manifest(&self, reference: &str) -> Result<PackedManifest> {
+        let image = find(&self.inner.records.view()?, reference)?;
+        let mut lease = self.lease(image.diff_ids.iter().copied().chain([image.id]));
+        let layers = image.diff_ids.iter().enumerate();
+        let unpacked: Vec<Unpacked> = layers
+            .map(|(position, blob)| Unpacked {
+                position,
+                blob: *blob,
+            })
+            .collect();
+        let packed = self.pack_layers(&image, &unpacked, &mut lease)?;
+        let layers: Vec<LayerBlob> = unpacked.iter().map(|layer| packed[&layer.position]).collect();
+        let config_bytes = self.config_bytes(&image.id)?.len() as u64;
+        self.remember_packed(&image, synthesise(image.id, config_bytes, &layers), lease)
+    }
+
+    /// Stores a manifest with compressed layers as one more of the image.
+    fn remember_packed(
+        &self,
+        image: &ImageRecord,
+        bytes: Vec<u8>,
+        mut lease: Lease,
+    ) -> Result<PackedManifest> {
         let digest = Digest::of(&bytes);
         lease.extend([digest]);
         StagedBlob::write(&self.inner.layout, bytes.as_slice(), DOCUMENT_BYTES_MAX)?
@@ -75,7 +101,12 @@ impl ImageStore {
         let layers = Document::parse(&bytes, "the packed manifest")?;
         if let Document::Manifest(layers) = layers {
             let layer_blobs = layers.layers.iter().map(|layer| layer.digest).collect();
-            self.remember_manifest(&image, ManifestRecord { digest, layer_blobs })?;
+            let manifest = ManifestRecord {
+                digest,
+                layer_blobs,
+                is_packed: true,
+            };
+            self.remember_manifest(image, manifest)?;
         }
         Ok(PackedManifest { digest, bytes, lease })
     }
@@ -83,7 +114,8 @@ impl ImageStore {
     fn unpacked_layers(&self, manifest: &Manifest) -> Result<Vec<Unpacked>> {
         let mut unpacked = Vec::new();
         for (position, layer) in manifest.layers.iter().enumerate() {
-            if self.compression_of(&layer.digest)? == Compression::None {
+            // One that was compressed elsewhere may be here no more.
+            if self.has_blob(&layer.digest)? && self.compression_of(&layer.digest)? == Compression::None {
                 unpacked.push(Unpacked {
                     position,
                     blob: layer.digest,
@@ -96,7 +128,7 @@ impl ImageStore {
     fn compression_of(&self, blob: &Digest) -> Result<Compression> {
         use std::io::Read;
         let mut head = Vec::new();
-        blobs::open(&self.inner.layout, blob)?
+        self.open_blob(blob)?
             .take(HEAD_BYTES)
             .read_to_end(&mut head)
             .map_err(|error| Error::io("read blob", &self.inner.layout.blob(blob), error))?;
@@ -192,7 +224,7 @@ impl ImageStore {
     }
 
     fn compress(&self, blob: &Digest) -> Result<StagedBlob> {
-        let mut content = blobs::open(&self.inner.layout, blob)?;
+        let mut content = self.open_blob(blob)?;
         StagedBlob::written(&self.inner.layout, |output| {
             // No name and no time: the same content gives the same bytes.
             let mut encoder = GzBuilder::new().write(output, Level::default());

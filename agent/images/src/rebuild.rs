@@ -6,6 +6,7 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
+use crate::archived::Archived;
 use crate::blobs;
 use crate::check::unix_now;
 use crate::digest::{Digest, ImageId};
@@ -13,9 +14,10 @@ use crate::error::{Error, Result};
 use crate::layout::{Layout, names, sync_directory};
 use crate::limits::DOCUMENT_BYTES_MAX;
 use crate::manifest::{Document, parse_config};
-use crate::records::{ImageRecord, Lookup, ManifestRecord, Persist, Records, SnapshotRecord};
+use crate::records::{ImageRecord, LayerRecord, Lookup, ManifestRecord, Persist, Records, SnapshotRecord};
 use crate::session::Earlier;
 use crate::store::ImageStore;
+use crate::unpack::open_directory;
 
 /// Name of the file that is there from before records are set aside until what is left of them was recorded again:
 /// whoever is killed meanwhile leaves the rest to the next process.
@@ -174,6 +176,42 @@ impl ImageStore {
         sync_directory(self.inner.layout.root())
     }
 
+    /// Records layers of images again whose directories hold what their archives put there.
+    pub(crate) fn readopt_layers(&self) -> Result<()> {
+        let layout = &self.inner.layout;
+        let view = self.inner.records.view()?;
+        for image in view.images_and_rests()? {
+            for (chain_id, diff_id) in image.chain_ids.iter().zip(&image.diff_ids) {
+                let is_recorded = view.layer(chain_id)?.is_some();
+                if is_recorded || !layout.layer(chain_id).is_dir() || !layout.split(chain_id).is_file() {
+                    continue;
+                }
+                let Archived::As(outcome, archive_bytes) = self.archived_in_place(chain_id, diff_id)? else {
+                    continue;
+                };
+                let place = layout.layer(chain_id);
+                let difference = outcome.first_difference(&open_directory(&place)?);
+                if difference
+                    .map_err(|error| Error::io("read", &place, error))?
+                    .is_some()
+                {
+                    continue;
+                }
+                let layer = LayerRecord {
+                    diff_id: *diff_id,
+                    content_bytes: outcome.content_bytes(),
+                    archive_bytes: Some(archive_bytes),
+                };
+                tracing::warn!(layer = %chain_id, "a layer has its record again");
+                self.inner
+                    .records
+                    .change(Persist::Now, |changes| changes.put_layer(chain_id, &layer))?;
+                layout.layer_doubt().settle(chain_id);
+            }
+        }
+        Ok(())
+    }
+
     /// The image whose manifest a blob is.
     fn image_behind(&self, digest: &Digest) -> Result<Option<(ImageId, ManifestRecord, Vec<Digest>)>> {
         let layout = &self.inner.layout;
@@ -192,6 +230,7 @@ impl ImageStore {
         let record = ManifestRecord {
             digest: *digest,
             layer_blobs: manifest.layers.iter().map(|layer| layer.digest).collect(),
+            is_packed: false,
         };
         match parse_config(&id, &config) {
             Ok((_, diff_ids)) if is_whole && diff_ids.len() == record.layer_blobs.len() => {

@@ -63,6 +63,9 @@ pub(crate) struct ManifestRecord {
     pub(crate) digest: Digest,
     /// The layers' blobs, lowest first.
     pub(crate) layer_blobs: Vec<Digest>,
+    /// This store compressed the layers for a registry, and keeps what it made.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub(crate) is_packed: bool,
 }
 
 /// An unpacked layer.
@@ -71,6 +74,9 @@ pub(crate) struct LayerRecord {
     pub(crate) diff_id: Digest,
     /// Bytes of its files.
     pub(crate) content_bytes: u64,
+    /// Bytes of its archive, where that can be made again of its directory and what was written down beside it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) archive_bytes: Option<u64>,
 }
 
 /// A container's root filesystem.
@@ -95,6 +101,10 @@ pub(crate) struct StepRecord {
     pub(crate) uses: u64,
 }
 
+fn is_false(value: &bool) -> bool {
+    !value
+}
+
 impl ImageRecord {
     /// Remembers one more index that leads here, in place of the oldest where there are too many.
     pub(crate) fn note_index(&mut self, index: Option<Digest>) {
@@ -117,11 +127,10 @@ impl ImageRecord {
         manifests.any(|manifest| manifest.layer_blobs.get(layer) == Some(blob))
     }
 
-    /// Every blob that the image needs.
-    pub(crate) fn blobs(&self) -> impl Iterator<Item = Digest> + '_ {
-        let of_manifest = |m: &ManifestRecord| m.layer_blobs.clone().into_iter().chain([m.digest]);
-        let documents = self.indexes.iter().copied().chain([self.id]);
-        self.manifests.iter().flat_map(of_manifest).chain(documents)
+    /// The blobs that are not layers: manifests, indexes and the configuration.
+    pub(crate) fn documents(&self) -> impl Iterator<Item = Digest> + '_ {
+        let manifests = self.manifests.iter().map(|manifest| manifest.digest);
+        manifests.chain(self.indexes.iter().copied()).chain([self.id])
     }
 }
 

@@ -1,10 +1,12 @@
 //! From a plan to an image: unpacks what is missing, verifies it, makes it durable, then records it.
 
+use std::cell::RefCell;
+use std::fs::File;
 use std::io::{self, BufReader, Read};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
-use crate::blobs;
 use crate::check::LayerState;
 use crate::compression::{ByteBudget, Compression, decompress};
 use crate::digest::{Digest, HashingReader, ImageId, digest_of};
@@ -16,11 +18,13 @@ use crate::manifest::parse_config;
 use crate::records::{Changes, ImageRecord, LayerRecord, Lookup, ManifestRecord, Persist};
 use crate::reference::Reference;
 use crate::store::ImageStore;
+use crate::tar_split::{Split, SplitReader, SplitWriter};
 use crate::tar_stream::TarStream;
 use crate::turns::Turn;
 use crate::unpack::{LayerWriter, open_directory};
 
 const BUFFER_BYTES: usize = 256 << 10;
+const SPLIT_EXTENSION: &str = "split";
 
 /// An image whose documents are checked and whose blobs are at hand.
 #[derive(Debug)]
@@ -58,16 +62,23 @@ pub(crate) struct LayerStack<'a> {
     pub(crate) blobs: &'a [Digest],
 }
 
-/// Blobs that are all in the store.
+/// Layers that are all in the store, as the blobs or as their uncompressed content.
 pub(crate) struct StoredLayers<'a> {
-    pub(crate) layout: &'a Layout,
-    pub(crate) blobs: &'a [Digest],
+    pub(crate) store: &'a ImageStore,
+    pub(crate) layers: LayerStack<'a>,
 }
 
 impl LayerFeed for StoredLayers<'_> {
     fn open(&self, layer: usize) -> io::Result<Box<dyn Read>> {
-        let file = blobs::open(self.layout, &self.blobs[layer]).map_err(io::Error::other)?;
-        Ok(Box::new(file))
+        let (blob, content) = (self.layers.blobs[layer], self.layers.diff_ids[layer]);
+        let opened = match self.store.open_blob(&blob) {
+            Err(Error::NoSuchBlob { .. }) => match self.store.open_blob(&content) {
+                Err(Error::NoSuchBlob { .. }) => Err(Error::NoSuchBlob { digest: blob }),
+                opened => opened,
+            },
+            opened => opened,
+        };
+        Ok(Box::new(opened.map_err(io::Error::other)?))
     }
 
     fn await_stored(&self, _: usize) -> io::Result<()> {
@@ -131,10 +142,19 @@ struct UnpackedLayer<'a> {
     record: LayerRecord,
 }
 
+impl UnpackedLayer<'_> {
+    /// What its archive has beside its files, in `tmp` too.
+    fn split(&self) -> PathBuf {
+        self.path.with_extension(SPLIT_EXTENSION)
+    }
+}
+
 impl Drop for UnpackedLayer<'_> {
     fn drop(&mut self) {
-        if let Err(error) = self.layout.discard(&self.path) {
-            tracing::warn!(path = %self.path.display(), error = %error.full_message(), "layer left in tmp");
+        for path in [&self.path, &self.split()] {
+            if let Err(error) = self.layout.discard(path) {
+                tracing::warn!(path = %path.display(), error = %error.full_message(), "layer left in tmp");
+            }
         }
     }
 }
@@ -161,8 +181,8 @@ impl ImageStore {
         };
         for image in images {
             let feed = StoredLayers {
-                layout: &self.inner.layout,
-                blobs: &image.layer_blobs,
+                store: self,
+                layers: image.layers(),
             };
             self.ensure_layers(image.layers(), &feed, bounds, lease)?;
         }
@@ -274,8 +294,15 @@ impl ImageStore {
                 false => layout.discard(&place)?,
             }
             std::fs::rename(&layer.path, &place).map_err(|error| Error::io("store layer", &place, error))?;
+            let split = layout.split(&layer.chain_id);
+            match layer.record.archive_bytes {
+                Some(_) => std::fs::rename(layer.split(), &split)
+                    .map_err(|error| Error::io("store layer", &split, error))?,
+                None => layout.discard(&split)?,
+            }
         }
         sync_directory(&layout.layers())?;
+        sync_directory(&layout.splits())?;
         self.inner.records.change(Persist::Now, |changes| {
             unpacked
                 .iter()
@@ -313,10 +340,16 @@ fn unpack_layer<'a>(
         record: LayerRecord {
             diff_id,
             content_bytes: 0,
+            archive_bytes: None,
         },
     };
-    let unpacked = unpack_blob(source, &layer.path, below, bounds);
-    layer.record.content_bytes = unpacked.map_err(in_layer(diff_id))?;
+    let split = layer.split();
+    let unpacked = unpack_blob(source, &layer.path, &split, below, bounds).map_err(in_layer(diff_id))?;
+    layer.record.content_bytes = unpacked.content_bytes;
+    layer.record.archive_bytes = match unpacked.split {
+        Split::Complete { archive_bytes } => Some(archive_bytes),
+        Split::Incomplete => None,
+    };
     Ok(layer)
 }
 
@@ -331,34 +364,53 @@ fn in_layer(digest: Digest) -> impl FnOnce(Error) -> Error {
     }
 }
 
-/// Decompresses, hashes and unpacks a blob in one pass; returns the bytes of its files.
+/// What came of a blob.
+struct UnpackedBlob {
+    /// Bytes of its files.
+    content_bytes: u64,
+    split: Split,
+}
+
+/// Decompresses, hashes, unpacks and writes down a blob in one pass.
 fn unpack_blob(
     source: LayerSource,
     directory: &Path,
+    split_path: &Path,
     below: &[OwnedFd],
     bounds: UnpackBounds<'_>,
-) -> Result<u64> {
+) -> Result<UnpackedBlob> {
     let LayerSource {
         blob,
         diff_id,
         reader,
     } = source;
     let (compression, stream) = decompress(reader, bounds.budget, bounds.limits)?;
-    let mut writer = LayerWriter::new(directory, below)?;
+    let failed = |error| Error::io("write", split_path, error);
+    let split = File::create(split_path)
+        .and_then(SplitWriter::new)
+        .map_err(failed)?;
+    let split = Rc::new(RefCell::new(split));
+    let mut writer = LayerWriter::new(directory, below)?.with_split(split.clone());
     let entries_max = bounds.limits.layer_entries_max;
     if compression == Compression::None && blob == diff_id {
         // Blobs are verified when they are written, and here the blob is the layer.
-        let mut stream = TarStream::new(BufReader::with_capacity(BUFFER_BYTES, stream), entries_max);
+        let buffered = BufReader::with_capacity(BUFFER_BYTES, stream);
+        let mut stream = TarStream::new(SplitReader::new(buffered, split.clone()), entries_max);
         writer.unpack(&mut stream)?;
         stream.drain()?;
     } else {
         let hashing = BufReader::with_capacity(BUFFER_BYTES, HashingReader::new(stream));
-        let mut stream = TarStream::new(hashing, entries_max);
+        let mut stream = TarStream::new(SplitReader::new(hashing, split.clone()), entries_max);
         writer.unpack(&mut stream)?;
-        let (actual, _) = stream.drain()?.into_inner().finish();
+        let (actual, _) = stream.drain()?.into_inner().into_inner().finish();
         expect_content(&blob, diff_id, actual)?;
     }
-    writer.finish().map(|(_, content_bytes)| content_bytes)
+    let content_bytes = writer.finish()?.1;
+    let split = Rc::into_inner(split).expect("reader and writer of the archive are gone");
+    Ok(UnpackedBlob {
+        content_bytes,
+        split: split.into_inner().finish().map_err(failed)?,
+    })
 }
 
 /// Refuses a blob that is not a form of the layer it stands for.
@@ -399,6 +451,7 @@ fn record_image(changes: &Changes, image: &PlannedImage) -> Result<()> {
         manifests.push(ManifestRecord {
             digest: image.manifest_digest,
             layer_blobs: image.layer_blobs.clone(),
+            is_packed: false,
         });
         // The first stays preferred, the oldest of the others goes.
         if manifests.len() > MANIFESTS_PER_IMAGE_MAX {

@@ -2,7 +2,7 @@
 
 use crate::check::LayerState;
 use crate::digest::{Digest, ImageId};
-use crate::error::{ArchiveError, Error, Result};
+use crate::error::Result;
 use crate::import::BlobDescriptor;
 use crate::limits::LoadLimits;
 use crate::manifest::{Descriptor, Document, choose, choose_for, parse_config};
@@ -202,16 +202,8 @@ impl ImageStore {
         let (bytes, manifest) = self.read_manifest(&image.manifest)?;
         for layer in &manifest.layers {
             // Of those that came before; the others are checked as they come.
-            if let Some(actual) = self.blob_size(&layer.digest)?
-                && actual != layer.size
-            {
-                let what = format!("blob {}", layer.digest);
-                let expected = layer.size;
-                return Err(Error::from(ArchiveError::SizeMismatch {
-                    what,
-                    expected,
-                    actual,
-                }));
+            if let Some(actual) = self.blob_size(&layer.digest)? {
+                self.check_size(layer, actual)?;
             }
         }
         let config = self.read_document(&manifest.config.digest)?;

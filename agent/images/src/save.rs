@@ -1,17 +1,18 @@
 //! `docker save`: images as one archive, at once a docker archive and an OCI image layout.
 //!
-//! The same images give the same bytes: entries come in a fixed order, with a fixed time, and blobs are those of the
-//! store, so that manifest digests survive the way through a file.
+//! The same images give the same bytes: entries come in a fixed order, with a fixed time. Blobs are those of the store, so
+//! that manifest digests survive the way through a file; layers of which only the content is here go uncompressed, under a
+//! manifest that says so.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::io::{self, Write};
+use std::collections::BTreeMap;
+use std::io::{self, Read, Write};
 
 use serde_json::{Value, json};
 
-use crate::blobs;
+use crate::compression::Compression;
 use crate::digest::Digest;
 use crate::error::{Error, Result};
-use crate::manifest::{Document, Manifest};
+use crate::manifest::{Document, LayerBlob, Manifest, synthesise};
 use crate::records::{ImageRecord, Lookup};
 use crate::reference::Reference;
 use crate::store::{ImageStore, find};
@@ -27,6 +28,8 @@ const MANIFEST_TYPE: &str = "application/vnd.oci.image.manifest.v1+json";
 pub struct SavedImage {
     record: ImageRecord,
     references: Vec<Reference>,
+    document: Vec<u8>,
+    manifest: Manifest,
 }
 
 impl ImageStore {
@@ -39,7 +42,15 @@ impl ImageStore {
             for (record, references) in matching(&view, &all, name)? {
                 match images.iter_mut().find(|known| known.record.id == record.id) {
                     Some(known) => known.references.extend(references),
-                    None => images.push(SavedImage { record, references }),
+                    None => {
+                        let (document, manifest) = self.saved_manifest(&record)?;
+                        images.push(SavedImage {
+                            record,
+                            references,
+                            document,
+                            manifest,
+                        });
+                    }
                 }
             }
         }
@@ -47,7 +58,7 @@ impl ImageStore {
             image.references.sort_by_key(Reference::to_string);
             image.references.dedup_by_key(|reference| reference.to_string());
             // Before the first byte is sent, while an error can still be told.
-            for digest in image.digests() {
+            for digest in image.blobs() {
                 if !self.has_blob(&digest)? {
                     return Err(Error::NoSuchBlob { digest });
                 }
@@ -58,10 +69,6 @@ impl ImageStore {
 
     /// Writes the archive. The images may not be removed meanwhile: hold a lease on [`SavedImage::digests`].
     pub fn save(&self, images: &[SavedImage], output: impl Write) -> Result<()> {
-        let manifests: Vec<Manifest> = images
-            .iter()
-            .map(|image| self.saved_manifest(image))
-            .collect::<Result<_>>()?;
         let failed = |error: io::Error| Error::io("save", self.inner.layout.root(), error);
         let mut archive = TarWriter::new(output);
         for directory in ["blobs/", "blobs/sha256/"] {
@@ -70,21 +77,25 @@ impl ImageStore {
                 .map_err(failed)?;
         }
         let mut buffer = vec![0; BUFFER_BYTES];
-        let digests: BTreeSet<Digest> = images.iter().flat_map(SavedImage::digests).collect();
-        for digest in digests {
-            let file = blobs::open(&self.inner.layout, &digest)?;
-            let bytes = file.metadata().map_err(failed)?.len();
-            archive
-                .file(
-                    &entry(&blob_path(&digest), EntryKind::File, bytes),
-                    file,
-                    &mut buffer,
-                )
-                .map_err(failed)?;
+        let mut contents: BTreeMap<Digest, Option<&[u8]>> = BTreeMap::new();
+        for image in images {
+            contents.extend(image.blobs().map(|digest| (digest, None)));
+            contents.insert(image.manifest_digest(), Some(&image.document));
+        }
+        for (digest, document) in contents {
+            let (bytes, content): (u64, Box<dyn Read>) = match document {
+                Some(document) => (document.len() as u64, Box::new(document)),
+                None => {
+                    let blob = self.open_blob(&digest)?;
+                    (blob.size(), Box::new(blob))
+                }
+            };
+            let header = entry(&blob_path(&digest), EntryKind::File, bytes);
+            archive.file(&header, content, &mut buffer).map_err(failed)?;
         }
         let documents = [
-            ("index.json", self.index(images)?),
-            ("manifest.json", docker_manifest(images, &manifests)),
+            ("index.json", index(images)),
+            ("manifest.json", docker_manifest(images)),
             ("oci-layout", json!({"imageLayoutVersion": "1.0.0"})),
             ("repositories", repositories(images)),
         ];
@@ -101,44 +112,66 @@ impl ImageStore {
         archive.finish().map(drop).map_err(failed)
     }
 
-    fn saved_manifest(&self, image: &SavedImage) -> Result<Manifest> {
-        let digest = image.record.manifests[0].digest;
-        let (_, bytes) = self.manifest(&image.record.id.to_string())?;
-        match Document::parse(&bytes, "a stored manifest")? {
-            Document::Manifest(manifest) => Ok(manifest),
+    /// The manifest under which an image is saved: its own, unless blobs of it are only here uncompressed.
+    fn saved_manifest(&self, record: &ImageRecord) -> Result<(Vec<u8>, Manifest)> {
+        let digest = record.manifests[0].digest;
+        let parsed = |bytes: Vec<u8>| match Document::parse(&bytes, "a stored manifest")? {
+            Document::Manifest(manifest) => Ok((bytes, manifest)),
             Document::Index(_) => Err(Error::NoSuchBlob { digest }),
+        };
+        let (bytes, own) = parsed(self.read_document(&digest)?)?;
+        let mut layers = Vec::new();
+        let mut is_whole = true;
+        for (layer, content) in own.layers.iter().zip(&record.diff_ids) {
+            is_whole &= self.has_blob(&layer.digest)?;
+            layers.push(LayerBlob {
+                digest: *content,
+                bytes: self.blob_size(content)?.unwrap_or_default(),
+                compression: Compression::None,
+            });
+        }
+        match is_whole {
+            true => Ok((bytes, own)),
+            false => parsed(synthesise(record.id, own.config.size, &layers)),
         }
     }
+}
 
-    /// The OCI index: every image once per name.
-    fn index(&self, images: &[SavedImage]) -> Result<Value> {
-        let mut entries = Vec::new();
-        for image in images {
-            let digest = image.record.manifests[0].digest;
-            let bytes = blobs::size(&self.inner.layout, &digest)?.ok_or(Error::NoSuchBlob { digest })?;
-            let entry = json!({"mediaType": MANIFEST_TYPE, "digest": digest.to_string(), "size": bytes});
-            if image.references.is_empty() {
-                entries.push(entry.clone());
-            }
-            for reference in &image.references {
-                let mut named = entry.clone();
-                named["annotations"] = json!({
-                    "io.containerd.image.name": reference.to_string(),
-                    "org.opencontainers.image.ref.name": tag_of(reference),
-                });
-                entries.push(named);
-            }
+/// The OCI index: every image once per name.
+fn index(images: &[SavedImage]) -> Value {
+    let mut entries = Vec::new();
+    for image in images {
+        let (digest, bytes) = (image.manifest_digest().to_string(), image.document.len());
+        let entry = json!({"mediaType": MANIFEST_TYPE, "digest": digest, "size": bytes});
+        if image.references.is_empty() {
+            entries.push(entry.clone());
         }
-        Ok(json!({"schemaVersion": 2, "mediaType": INDEX_TYPE, "manifests": entries}))
+        for reference in &image.references {
+            let mut named = entry.clone();
+            named["annotations"] = json!({
+                "io.containerd.image.name": reference.to_string(),
+                "org.opencontainers.image.ref.name": tag_of(reference),
+            });
+            entries.push(named);
+        }
     }
+    json!({"schemaVersion": 2, "mediaType": INDEX_TYPE, "manifests": entries})
 }
 
 impl SavedImage {
     /// Every blob that the archive holds of it.
     pub fn digests(&self) -> Vec<Digest> {
-        let manifest = &self.record.manifests[0];
-        let layers = manifest.layer_blobs.iter().copied();
-        layers.chain([self.record.id, manifest.digest]).collect()
+        self.blobs().chain([self.manifest_digest()]).collect()
+    }
+
+    /// Those that are read of the store.
+    fn blobs(&self) -> impl Iterator<Item = Digest> + '_ {
+        let layers = self.manifest.layers.iter().map(|layer| layer.digest);
+        layers.chain([self.record.id])
+    }
+
+    fn manifest_digest(&self) -> Digest {
+        Digest::of(&self.document)
     }
 
     /// Its id.
@@ -191,9 +224,9 @@ fn tag_of(reference: &Reference) -> &str {
     reference.tag().unwrap_or_default()
 }
 
-fn docker_manifest(images: &[SavedImage], manifests: &[Manifest]) -> Value {
-    let entries = images.iter().zip(manifests).map(|(image, manifest)| {
-        let layers = manifest.layers.iter().map(|layer| blob_path(&layer.digest));
+fn docker_manifest(images: &[SavedImage]) -> Value {
+    let entries = images.iter().map(|image| {
+        let layers = image.manifest.layers.iter().map(|layer| blob_path(&layer.digest));
         let tags = image.references.iter().map(Reference::familiar);
         json!({
             "Config": blob_path(&image.record.id),
@@ -208,10 +241,8 @@ fn docker_manifest(images: &[SavedImage], manifests: &[Manifest]) -> Value {
 fn repositories(images: &[SavedImage]) -> Value {
     let mut repositories: BTreeMap<String, BTreeMap<String, String>> = BTreeMap::new();
     for image in images {
-        let top = image.record.manifests[0]
-            .layer_blobs
-            .last()
-            .map_or_else(|| image.record.id.hex(), Digest::hex);
+        let top = image.manifest.layers.last();
+        let top = top.map_or_else(|| image.record.id.hex(), |layer| layer.digest.hex());
         for reference in &image.references {
             let tags = repositories.entry(reference.familiar_name()).or_default();
             tags.insert(tag_of(reference).to_owned(), top.clone());

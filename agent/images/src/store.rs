@@ -96,6 +96,7 @@ impl ImageStore {
             store.rebuild_images()?;
         }
         let lost = store.remove_unreadable()? || found == Found::Lost;
+        store.readopt_layers()?;
         store.remove_unrecorded(match lost && earlier.is_of_this_boot {
             true => Unrecorded::Retire,
             false => Unrecorded::Discard,

@@ -23,6 +23,7 @@ use crate::error::{ArchiveError, Error, Result};
 use crate::layer_path::{check_symlink_target, entry_error, relative, split};
 use crate::limits::UNNAMED_DIRECTORIES_MAX;
 use crate::removal::remove_tree;
+use crate::tar_split::SharedSplit;
 use crate::tar_stream::{EntryKind, ModifiedAt, TarEntry, TarStream};
 use crate::whiteout::{self, Marker, Standing};
 
@@ -50,6 +51,8 @@ pub(crate) struct LayerWriter<'a> {
     /// Directories that may still be made without an entry of their own.
     pub(crate) unnamed_left: u64,
     buffer: Vec<u8>,
+    /// Told where the content of each file goes.
+    split: Option<SharedSplit>,
 }
 
 impl<'a> LayerWriter<'a> {
@@ -65,11 +68,18 @@ impl<'a> LayerWriter<'a> {
             content_bytes: 0,
             unnamed_left: UNNAMED_DIRECTORIES_MAX,
             buffer: vec![0; COPY_BUFFER_BYTES],
+            split: None,
         };
         writer
             .inherit(&writer.root.clone(), b"")
             .map_err(|error| writer.failed("set up", b"", error))?;
         Ok(writer)
+    }
+
+    /// The archive that is read is written down there.
+    pub(crate) fn with_split(mut self, split: SharedSplit) -> Self {
+        self.split = Some(split);
+        self
     }
 
     /// Unpacks every entry of the stream.
@@ -185,6 +195,9 @@ impl<'a> LayerWriter<'a> {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let create = || rustix::fs::openat(parent, name, flags, Mode::RUSR | Mode::WUSR);
         let mut file = File::from(self.create(parent, path, name, create)?);
+        if let Some(split) = &self.split {
+            split.borrow_mut().content_at(path, entry.size);
+        }
         let mut left = entry.size;
         while left > 0 {
             let wanted = left.min(COPY_BUFFER_BYTES as u64) as usize;
@@ -275,6 +288,9 @@ impl<'a> LayerWriter<'a> {
 
     fn clear(&mut self, parent: &OwnedFd, path: &[u8], name: &[u8]) -> Result<()> {
         self.last_parent = None;
+        if let Some(split) = &self.split {
+            split.borrow_mut().replaced();
+        }
         remove_tree(parent.as_fd(), name).map_err(|e| self.failed("replace", path, e))
     }
 

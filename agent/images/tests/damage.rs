@@ -22,12 +22,21 @@ struct Closed {
     manifest: Digest,
 }
 
+/// An image whose blobs stay beside its layers: files in both have two entries, of which a layer keeps the last.
 fn loaded() -> Closed {
     let fixture = Fixture::new();
     let big = "content ".repeat(20_000);
     let layers = vec![
-        Layer::new().directory("d", 0o755).file("d/low", &big).finish(),
-        Layer::new().file("d/high", "high").file(".wh.gone", "").finish(),
+        Layer::new()
+            .directory("d", 0o755)
+            .file("d/low", "replaced")
+            .file("d/low", &big)
+            .finish(),
+        Layer::new()
+            .file("d/high", "replaced")
+            .file("d/high", "high")
+            .file(".wh.gone", "")
+            .finish(),
     ];
     let packed = vec![gzip(&layers[0]), layers[1].clone()];
     let borrowed: Vec<&[u8]> = layers.iter().map(Vec::as_slice).collect();

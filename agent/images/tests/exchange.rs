@@ -21,8 +21,11 @@ fn fetch(from: &ImageStore, to: &ImageStore, manifest: &Digest, name: &str) -> R
         }
         for blob in missing {
             lease.push(to.lease([blob.digest]));
-            let bytes = (blob.bytes > 0).then_some(blob.bytes);
-            to.import_blob(&blob.digest, bytes, from.open_blob(&blob.digest)?)?;
+            // Of a layer that was compressed elsewhere there may be its content only.
+            let here = from.layer_here(&blob.digest, blob.bytes)?;
+            let digest = here.map_or(blob.digest, |here| here.digest);
+            let bytes = (blob.bytes > 0 && digest == blob.digest).then_some(blob.bytes);
+            to.import_blob(&digest, bytes, from.open_blob(&digest)?)?;
         }
     }
     to.import_image(manifest, &[name], &LoadLimits::default())

@@ -206,7 +206,7 @@ impl Transfers {
             if !images.has_whole_blob(&content.digest, content.bytes)? {
                 return Ok(None);
             }
-            match images.open_blob(&content.digest) {
+            match images.open_blob_file(&content.digest) {
                 Ok(file) => Ok(Some(file)),
                 Err(muster_images::Error::NoSuchBlob { .. }) => Ok(None),
                 Err(error) => Err(error),

@@ -11,7 +11,8 @@ use crate::repository::Repository;
 use futures::{StreamExt, TryStreamExt, stream};
 use muster_images::limits::LAYERS_MAX;
 use muster_images::{
-    ArchiveError, BlobDescriptor, ComingImage, Digest, ErrorKind, ImageStore, Lease, LoadLimits, RemoteImage,
+    ArchiveError, BlobDescriptor, ComingImage, Digest, ErrorKind, ImageStore, LayerHere, Lease, LoadLimits,
+    RemoteImage,
 };
 use std::collections::HashSet;
 use std::future::Future;
@@ -22,6 +23,23 @@ use std::sync::atomic::{AtomicBool, Ordering};
 const DOWNLOADS_MAX: usize = 3;
 /// How often an image is begun anew because peers gave what is false. Each time they are fewer.
 const FALSE_PEERS_MAX: usize = 8;
+
+/// A layer that is wanted.
+#[derive(Debug, Clone, Copy)]
+struct Layer {
+    /// Its blob.
+    blob: BlobDescriptor,
+    /// The digest of what is in it, uncompressed.
+    content: Digest,
+}
+
+/// In which forms layers may come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Forms {
+    /// As blobs, or uncompressed where peers have only that.
+    Any,
+    Blobs,
+}
 
 /// What makes an image of its documents.
 pub(crate) struct Assembly<'a> {
@@ -37,6 +55,8 @@ pub(crate) struct Assembly<'a> {
 struct Kept {
     lease: Option<Lease>,
     store: ImageStore,
+    /// Which need no blobs once they are unpacked.
+    layers: Vec<Digest>,
     /// The image stands.
     made: AtomicBool,
 }
@@ -44,8 +64,17 @@ struct Kept {
 impl Drop for Kept {
     fn drop(&mut self) {
         drop(self.lease.take());
-        if !*self.made.get_mut() {
-            self.store.collect_after_failure();
+        match *self.made.get_mut() {
+            true => {
+                if let Err(error) = self.store.discard_unpacked(&self.layers, None) {
+                    let error = error.full_message();
+                    tracing::warn!(
+                        error,
+                        "blobs of unpacked layers are left until the next collection"
+                    );
+                }
+            }
+            false => self.store.collect_after_failure(),
         }
     }
 }
@@ -75,12 +104,25 @@ impl Registries {
 impl Assembly<'_> {
     /// Downloads and unpacks what is missing of an image, and makes it one.
     pub async fn image(&self, coming: ComingImage, image: RemoteImage, lease: Lease) -> Result<Digest> {
+        let (store, manifest) = (self.store.clone(), coming.manifest);
+        let contents = blocking(move || store.layer_contents(&manifest)).await?;
+        let layers: Vec<Layer> = image
+            .layers
+            .iter()
+            .zip(&contents)
+            .map(|(blob, content)| Layer {
+                blob: *blob,
+                content: *content,
+            })
+            .collect();
+        let blobs = layers.iter().map(|layer| layer.blob.digest);
         let kept = Arc::new(Kept {
             lease: Some(lease),
             store: self.store.clone(),
+            layers: blobs.chain(contents).collect(),
             made: AtomicBool::new(false),
         });
-        let outcome = self.attempts(coming, image, &kept).await;
+        let outcome = self.attempts(coming, layers, &kept).await;
         // What holds the rest lets go here, if the import has not.
         blocking(move || {
             drop(kept);
@@ -90,11 +132,19 @@ impl Assembly<'_> {
         outcome
     }
 
-    async fn attempts(&self, coming: ComingImage, image: RemoteImage, kept: &Arc<Kept>) -> Result<Digest> {
+    async fn attempts(&self, coming: ComingImage, layers: Vec<Layer>, kept: &Arc<Kept>) -> Result<Digest> {
+        let mut forms = Forms::Any;
         for _ in 0..FALSE_PEERS_MAX {
-            match self.attempt(coming.clone(), image.clone(), kept.clone()).await {
+            match self
+                .attempt(coming.clone(), layers.clone(), kept.clone(), forms)
+                .await
+            {
+                // Nobody has what was begun in that form; the registry has the other.
+                Err(Error::NoPeer { .. }) if self.origin.is_some() && forms == Forms::Any => {
+                    forms = Forms::Blobs;
+                }
                 Err(Error::Store(error))
-                    if error.kind() == ErrorKind::Invalid && self.is_of_a_peer(&image) =>
+                    if error.kind() == ErrorKind::Invalid && self.is_of_a_peer(&layers) =>
                 {
                     let error = error.full_message();
                     tracing::warn!(
@@ -105,25 +155,34 @@ impl Assembly<'_> {
                 outcome => return outcome,
             }
         }
-        self.attempt(coming, image, kept.clone()).await
+        self.attempt(coming, layers, kept.clone(), forms).await
     }
 
     /// Whether a peer gave what the store refused, which then is not asked again.
-    fn is_of_a_peer(&self, image: &RemoteImage) -> bool {
-        let layers: Vec<Digest> = image.layers.iter().map(|layer| layer.digest).collect();
+    fn is_of_a_peer(&self, layers: &[Layer]) -> bool {
+        let layers: Vec<Digest> = layers
+            .iter()
+            .flat_map(|layer| [layer.blob.digest, layer.content])
+            .collect();
         let peers = self.registries.peers();
         peers.is_some_and(|peers| peers.distrust(&layers))
     }
 
-    async fn attempt(&self, coming: ComingImage, image: RemoteImage, kept: Arc<Kept>) -> Result<Digest> {
+    async fn attempt(
+        &self,
+        coming: ComingImage,
+        layers: Vec<Layer>,
+        kept: Arc<Kept>,
+        forms: Forms,
+    ) -> Result<Digest> {
         let board = Arc::new(Board::default());
         let going = Going(board.clone());
         let mut missing = Vec::new();
         let mut seen = HashSet::new();
-        for layer in image.layers.iter().filter(|layer| seen.insert(layer.digest)) {
-            let (store, digest, bytes) = (self.store.clone(), layer.digest, layer.bytes);
-            if blocking(move || store.has_whole_blob(&digest, bytes)).await? {
-                board.stored(digest);
+        for layer in layers.iter().filter(|layer| seen.insert(layer.blob.digest)) {
+            let digest = layer.blob.digest;
+            if let Some(here) = self.here(layer).await? {
+                board.stored(digest, here);
                 self.report.of(&digest.short(), "Already exists");
             } else {
                 self.report.of(&digest.short(), "Pulling fs layer");
@@ -131,14 +190,14 @@ impl Assembly<'_> {
             }
         }
         for waiting in missing.iter().skip(DOWNLOADS_MAX) {
-            self.report.of(&waiting.digest.short(), "Waiting");
+            self.report.of(&waiting.blob.digest.short(), "Waiting");
         }
         let had: HashSet<Digest> = seen
             .into_iter()
-            .filter(|digest| missing.iter().all(|blob| blob.digest != *digest))
+            .filter(|digest| missing.iter().all(|layer| layer.blob.digest != *digest))
             .collect();
         let feed = Layers::new(
-            image.layers,
+            layers.iter().map(|layer| layer.blob).collect(),
             had,
             board.clone(),
             self.store.clone(),
@@ -151,36 +210,84 @@ impl Assembly<'_> {
             imported
         });
         let downloads = stream::iter(missing)
-            .map(|blob| self.fetch_layer(blob, &board))
+            .map(|layer| self.fetch_layer(layer, &board, forms))
             .buffer_unordered(DOWNLOADS_MAX.min(LAYERS_MAX))
             .try_for_each(|()| async { Ok(()) });
         together(downloads, importing, going).await
     }
 
-    async fn fetch_layer(&self, blob: BlobDescriptor, board: &Board) -> Result<()> {
-        let id = blob.digest.short();
-        let turn = self.registries.download_turn(&blob.digest);
+    /// What is here of a layer.
+    async fn here(&self, layer: &Layer) -> Result<Option<LayerHere>> {
+        let (store, blob) = (self.store.clone(), layer.blob);
+        blocking(move || store.layer_here(&blob.digest, blob.bytes)).await
+    }
+
+    async fn fetch_layer(&self, layer: Layer, board: &Board, forms: Forms) -> Result<()> {
+        let id = layer.blob.digest.short();
+        let turn = self.registries.download_turn(&layer.blob.digest);
         let _downloading = turn.lock().await;
-        let store = self.store.clone();
         // Another pull may have brought it.
-        if !blocking(move || store.has_whole_blob(&blob.digest, blob.bytes)).await? {
-            let store = self.store.clone();
-            let (writer, coming) = blocking(move || store.begin_blob(&blob.digest, blob.bytes)).await?;
-            board.coming(blob.digest, coming);
-            let registry = self
-                .origin
-                .map(|origin| origin.session.endpoint.address.to_string());
-            let peers = self.registries.peers();
-            let mut sources = Sources {
-                origin: self.origin,
-                peers: peers.map(|peers| peers.begin(&blob, registry.as_deref())),
-                traffic: self.registries.traffic(),
+        let mut here = self.here(&layer).await?;
+        if here.is_none() {
+            let blob = match forms {
+                Forms::Any => self.content_elsewhere(&layer).await,
+                Forms::Blobs => None,
             };
-            download(&mut sources, blob, writer, self.report, &id).await?;
+            let (blob, origin) = match blob {
+                Some(content) => (content, None),
+                None => (layer.blob, self.origin),
+            };
+            // From before it is stored until it is unpacked.
+            let lease = self.store.lease([blob.digest]);
+            self.fetch_blob(&layer, blob, origin, board).await?;
+            let store = self.store.clone();
+            here = blocking(move || store.layer_here(&blob.digest, blob.bytes)).await?;
+            drop(lease);
         }
         self.report.of(&id, "Download complete");
-        board.stored(blob.digest);
+        let digest = layer.blob.digest;
+        let here = here.ok_or(muster_images::Error::NoSuchBlob { digest })?;
+        board.stored(digest, here);
         Ok(())
+    }
+
+    /// The uncompressed content of a layer, where only that is with peers.
+    async fn content_elsewhere(&self, layer: &Layer) -> Option<BlobDescriptor> {
+        let peers = self.registries.peers()?;
+        if layer.content == layer.blob.digest {
+            return None;
+        }
+        let registry = self.registry();
+        let found = peers.content(&layer.blob.digest, &layer.content, registry.as_deref());
+        let bytes = found.await?;
+        let digest = layer.content;
+        (bytes <= LoadLimits::default().unpacked_bytes_max).then_some(BlobDescriptor { digest, bytes })
+    }
+
+    fn registry(&self) -> Option<String> {
+        self.origin
+            .map(|origin| origin.session.endpoint.address.to_string())
+    }
+
+    async fn fetch_blob(
+        &self,
+        layer: &Layer,
+        blob: BlobDescriptor,
+        origin: Option<&Repository<'_>>,
+        board: &Board,
+    ) -> Result<()> {
+        let store = self.store.clone();
+        let (writer, coming) = blocking(move || store.begin_blob(&blob.digest, blob.bytes)).await?;
+        board.coming(layer.blob.digest, coming);
+        let registry = self.registry().filter(|_| origin.is_some());
+        let peers = self.registries.peers();
+        let mut sources = Sources {
+            origin,
+            peers: peers.map(|peers| peers.begin(&blob, registry.as_deref())),
+            traffic: self.registries.traffic(),
+        };
+        let id = layer.blob.digest.short();
+        download(&mut sources, blob, writer, self.report, &id).await
     }
 }
 

@@ -1,7 +1,7 @@
 //! The layers of an image that is pulled: downloaded side by side, unpacked from the lowest up as they come.
 
 use crate::progress::{Pace, Report};
-use muster_images::{BlobDescriptor, ComingBlob, Digest, ImageStore, LayerFeed};
+use muster_images::{BlobDescriptor, ComingBlob, Digest, ImageStore, LayerFeed, LayerHere};
 use std::collections::{HashMap, HashSet};
 use std::io::{self, Read};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -32,7 +32,7 @@ struct States {
 #[derive(Clone)]
 enum BlobState {
     Coming(ComingBlob),
-    Stored,
+    Stored(Arc<LayerHere>),
 }
 
 /// While held, the pull goes on; dropping it ends the thread that unpacks.
@@ -56,14 +56,16 @@ impl Board {
         self.changed.notify_all();
     }
 
-    /// The blob is in the store.
-    pub fn stored(&self, digest: Digest) {
-        self.lock().blobs.insert(digest, BlobState::Stored);
+    /// What the blob stands for is in the store.
+    pub fn stored(&self, digest: Digest, here: LayerHere) {
+        self.lock()
+            .blobs
+            .insert(digest, BlobState::Stored(Arc::new(here)));
         self.changed.notify_all();
     }
 
     fn is_stored(&self, digest: &Digest) -> bool {
-        matches!(self.lock().blobs.get(digest), Some(BlobState::Stored))
+        matches!(self.lock().blobs.get(digest), Some(BlobState::Stored(_)))
     }
 
     /// Waits until the blob stands as `enough` asks.
@@ -108,9 +110,9 @@ impl LayerFeed for Layers {
         let blob = self.layers[layer];
         let inner: Box<dyn Read> = match self.board.await_state(&blob.digest, |_| true)? {
             BlobState::Coming(coming) => Box::new(coming.reader()),
-            BlobState::Stored => {
-                let file = self.store.open_blob(&blob.digest);
-                Box::new(file.map_err(|error| io::Error::other(error.full_message()))?)
+            BlobState::Stored(here) => {
+                let stored = self.store.open_blob(&here.digest);
+                Box::new(stored.map_err(|error| io::Error::other(error.full_message()))?)
             }
         };
         Ok(Box::new(Unpacking {
@@ -125,7 +127,7 @@ impl LayerFeed for Layers {
     }
 
     fn await_stored(&self, layer: usize) -> io::Result<()> {
-        let stored = |state: &BlobState| matches!(state, BlobState::Stored);
+        let stored = |state: &BlobState| matches!(state, BlobState::Stored(_));
         self.board.await_state(&self.layers[layer].digest, stored)?;
         Ok(())
     }

@@ -110,9 +110,21 @@ fn find(store: &ImageStore, request: &PushRequest) -> muster_images::Result<Vec<
     Ok(found)
 }
 
+/// In which form an image is pushed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Form {
+    /// As it came, where it came from elsewhere.
+    Own,
+    /// All layers compressed here.
+    Repacked,
+}
+
 /// The manifest of a tag, as the registry gets it.
-fn prepare(store: &ImageStore, reference: Reference) -> muster_images::Result<Option<Pushed>> {
-    let packed = store.packed_manifest(&reference.to_string())?;
+fn prepare(store: &ImageStore, reference: Reference, form: Form) -> muster_images::Result<Option<Pushed>> {
+    let packed = match form {
+        Form::Own => store.packed_manifest(&reference.to_string())?,
+        Form::Repacked => store.repacked_manifest(&reference.to_string())?,
+    };
     Ok(match RemoteDocument::parse(&packed.bytes, "a stored manifest")? {
         RemoteDocument::Image(image) => Some(Pushed {
             media_type: media_type(&packed.bytes),
@@ -149,24 +161,9 @@ impl Push {
         };
         let mut there = HashSet::new();
         for reference in self.tags.clone() {
-            let store = self.store.clone();
-            let Some(tag) = blocking(move || prepare(&store, reference)).await? else {
+            let Some(tag) = self.sent(&uploads, reference, &mut there).await? else {
                 continue;
             };
-            let layers = &tag.image.layers;
-            let new: Vec<BlobDescriptor> = layers
-                .iter()
-                .filter(|layer| there.insert(layer.digest))
-                .copied()
-                .collect();
-            for layer in &new {
-                self.report.of(&layer.digest.short(), "Preparing");
-            }
-            stream::iter(new)
-                .map(|blob| self.send_layer(&uploads, blob))
-                .buffer_unordered(UPLOADS_MAX)
-                .try_for_each(|()| async { Ok(()) })
-                .await?;
             uploads
                 .blob(&self.store, tag.image.config, &[], &self.report)
                 .await?;
@@ -185,7 +182,50 @@ impl Push {
         Ok(())
     }
 
-    async fn send_layer(&self, uploads: &Uploads<'_>, blob: BlobDescriptor) -> Result<()> {
+    /// A tag whose layers the registry has.
+    async fn sent(
+        &self,
+        uploads: &Uploads<'_>,
+        reference: Reference,
+        there: &mut HashSet<Digest>,
+    ) -> Result<Option<Pushed>> {
+        for form in [Form::Own, Form::Repacked] {
+            let (store, reference) = (self.store.clone(), reference.clone());
+            let Some(tag) = blocking(move || prepare(&store, reference, form)).await? else {
+                return Ok(None);
+            };
+            match self.send_layers(uploads, &tag.image.layers, there).await {
+                // A layer came compressed from another registry, and only what is in it was kept.
+                Err(Error::Store(muster_images::Error::NoSuchBlob { .. })) if form == Form::Own => {}
+                outcome => return outcome.map(|()| Some(tag)),
+            }
+        }
+        Ok(None)
+    }
+
+    async fn send_layers(
+        &self,
+        uploads: &Uploads<'_>,
+        layers: &[BlobDescriptor],
+        there: &mut HashSet<Digest>,
+    ) -> Result<()> {
+        let mut new: Vec<BlobDescriptor> = Vec::new();
+        for layer in layers {
+            if !there.contains(&layer.digest) && new.iter().all(|known| known.digest != layer.digest) {
+                self.report.of(&layer.digest.short(), "Preparing");
+                new.push(*layer);
+            }
+        }
+        let sent: Vec<Digest> = stream::iter(new)
+            .map(|blob| self.send_layer(uploads, blob))
+            .buffer_unordered(UPLOADS_MAX)
+            .try_collect()
+            .await?;
+        there.extend(sent);
+        Ok(())
+    }
+
+    async fn send_layer(&self, uploads: &Uploads<'_>, blob: BlobDescriptor) -> Result<Digest> {
         let id = blob.digest.short();
         let (store, reference) = (self.store.clone(), self.reference.clone());
         let mut mounts = blocking(move || store.repositories_with(&blob.digest, &reference)).await?;
@@ -197,7 +237,7 @@ impl Push {
             Arrival::Sent => "Pushed".to_owned(),
         };
         self.report.of(&id, &status);
-        Ok(())
+        Ok(blob.digest)
     }
 
     /// The image is known by the digest that the registry now has of it.

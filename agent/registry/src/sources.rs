@@ -148,9 +148,9 @@ fn beats_the_registry(registry: Registry, offer: &Offer) -> bool {
     let rate = offer.rate.unwrap_or(PEER_RATE_ASSUMED);
     match registry {
         Registry::None | Registry::Waits(None) => true,
-        Registry::Waits(Some(registry)) => {
-            // Rather a slow peer than one that was left for being slow.
-            offer.standing == Standing::Good && rate.saturating_mul(FASTER_TIMES) >= registry
+        // Rather a slow peer than one that was left for being slow.
+        Registry::Waits(registry) => {
+            offer.standing == Standing::Good && is_worth_asking(offer.rate, registry)
         }
         // What others fetch themselves may come from the same registry.
         Registry::Brings(registry) => {
@@ -159,6 +159,12 @@ fn beats_the_registry(registry: Registry, offer: &Offer) -> bool {
                 && rate > registry.saturating_mul(FASTER_TIMES)
         }
     }
+}
+
+/// Whether a peer with this rate is asked beside a registry with that one.
+pub fn is_worth_asking(peer: Option<Rate>, registry: Option<Rate>) -> bool {
+    let rate = peer.unwrap_or(PEER_RATE_ASSUMED);
+    registry.is_none_or(|registry| rate.saturating_mul(FASTER_TIMES) >= registry)
 }
 
 /// What a peer gave while it was watched.

@@ -3,6 +3,7 @@
 use crate::address::Target;
 use crate::error::{Error, Result};
 use crate::progress::{Pace, Report};
+use crate::pull::blocking;
 use crate::retry::Attempts;
 use crate::session::{Ask, Body, Session, header};
 use crate::transport::{Activity, RequestBody};
@@ -70,6 +71,10 @@ impl Uploads<'_> {
                 // It is the beginning of an upload that nobody needs to begin again.
                 Some(location) => begun = Some(location),
             }
+        }
+        let (own, digest) = (store.clone(), blob.digest);
+        if !blocking(move || own.has_blob(&digest)).await? {
+            return Err(muster_images::Error::NoSuchBlob { digest }.into());
         }
         let mut attempts = Attempts::default();
         loop {

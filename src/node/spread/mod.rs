@@ -5,13 +5,14 @@ mod blob;
 mod serve;
 
 use futures::StreamExt;
+use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use muster_agent::agent::AgentView;
 use muster_images::{BlobDescriptor, Digest, ImageStore};
 use muster_proto::node::node_client::NodeClient;
 use muster_proto::node::{FindBlobReply, FindBlobRequest};
 use muster_proto::transport::Dialer;
-use muster_registry::sources::{Rank, Rate};
+use muster_registry::sources::{Rank, Rate, is_worth_asking};
 use muster_registry::{PeerBlob, Peers};
 use muster_types::NodeId;
 use std::collections::{BTreeSet, HashMap};
@@ -232,6 +233,24 @@ impl Peers for Spread {
     fn begin(&self, blob: &BlobDescriptor, registry: Option<&str>) -> Box<dyn PeerBlob> {
         self.set_feed(&blob.digest, Feed::Undecided);
         Box::new(blob::ComingHere::new(self.clone(), *blob, registry))
+    }
+
+    fn content<'a>(
+        &'a self,
+        blob: &'a Digest,
+        content: &'a Digest,
+        registry: Option<&'a str>,
+    ) -> BoxFuture<'a, Option<u64>> {
+        Box::pin(async move {
+            let cluster = self.cluster()?;
+            if !self.ask(&cluster, blob).await.is_empty() {
+                return None;
+            }
+            let registry = registry.and_then(|name| self.rate(name));
+            let found = self.ask(&cluster, content).await;
+            let asked = |found: &&Found| is_worth_asking(self.rate(&found.address), registry);
+            found.iter().filter(asked).map(|found| found.reply.size).max()
+        })
     }
 
     fn distrust(&self, blobs: &[Digest]) -> bool {

@@ -2,9 +2,9 @@
 
 use super::{Feed, Spread};
 use bytes::{Bytes, BytesMut};
-use muster_images::{ComingBlob, Digest, ImageStore};
+use muster_images::{BlobReader, ComingBlob, Digest, ImageStore};
 use muster_proto::node::{BlobPiece, FindBlobReply};
-use std::io::{Read, Seek, SeekFrom};
+use std::io::Read;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
@@ -48,7 +48,7 @@ impl Drop for Reader {
 
 /// Where the bytes are.
 enum Content {
-    Stored(std::fs::File, u64),
+    Stored(BlobReader),
     Coming(ComingBlob),
 }
 
@@ -57,13 +57,14 @@ impl Spread {
     pub fn find_blob(&self, blob: &Digest) -> Result<FindBlobReply, Status> {
         let images = &self.inner.images;
         let stored = images
-            .has_blob(blob)
+            .blob_size(blob)
             .map_err(|error| Status::internal(error.to_string()))?;
-        let coming = images.coming_blob(blob).filter(|_| !stored);
+        let coming = images.coming_blob(blob).filter(|_| stored.is_none());
         let state = self.state();
         Ok(FindBlobReply {
-            stored,
+            stored: stored.is_some(),
             coming: coming.is_some(),
+            size: stored.or(coming.as_ref().map(ComingBlob::size)).unwrap_or(0),
             bytes: coming.map_or(0, |coming| coming.written()),
             first_hand: state.feeds.get(blob) == Some(&Feed::FirstHand),
             readers: state.readers.get(blob).copied().unwrap_or(0),
@@ -103,13 +104,15 @@ impl Spread {
 }
 
 fn open(images: &ImageStore, blob: &Digest, offset: u64) -> Result<Content, Status> {
-    let mut file = images
+    let mut blob = images
         .open_blob(blob)
         .map_err(|error| Status::not_found(error.to_string()))?;
-    let failed = |error: std::io::Error| Status::internal(error.to_string());
-    let bytes = file.metadata().map_err(failed)?.len();
-    file.seek(SeekFrom::Start(offset)).map_err(failed)?;
-    Ok(Content::Stored(file, bytes))
+    if offset > blob.size() {
+        return Err(Status::out_of_range("the blob is shorter"));
+    }
+    blob.skip(offset)
+        .map_err(|error| Status::internal(error.to_string()))?;
+    Ok(Content::Stored(blob))
 }
 
 /// Sends the content until it ends or the peer does not take a piece in time. For a blocking thread.
@@ -122,19 +125,19 @@ fn give(
     take_timeout: Duration,
 ) {
     let runtime = tokio::runtime::Handle::current();
-    let mut bytes: Box<dyn Read> = match &content {
-        Content::Stored(file, _) => Box::new(file),
-        Content::Coming(coming) => Box::new(coming.reader_from(offset)),
+    let (mut bytes, size, coming): (Box<dyn Read>, _, _) = match content {
+        Content::Stored(blob) => {
+            let size = blob.size();
+            (Box::new(blob), size, None)
+        }
+        Content::Coming(coming) => (Box::new(coming.reader_from(offset)), coming.size(), Some(coming)),
     };
     loop {
-        let piece = read_piece(&mut bytes, matches!(content, Content::Coming(_)));
+        let piece = read_piece(&mut bytes, coming.is_some());
         let message = match piece {
             Ok(data) if data.is_empty() => break,
             Ok(data) => {
-                let here = match &content {
-                    Content::Stored(_, bytes) => *bytes,
-                    Content::Coming(coming) => coming.written(),
-                };
+                let here = coming.as_ref().map_or(size, ComingBlob::written);
                 reader
                     .spread
                     .inner
