@@ -257,11 +257,7 @@ impl Place {
                 .iter()
                 .flat_map(|place| names(&self.data.join("images").join(place)))
                 .collect();
-            if left.is_empty() {
-                Ok(())
-            } else {
-                Err(left)
-            }
+            if left.is_empty() { Ok(()) } else { Err(left) }
         });
     }
 

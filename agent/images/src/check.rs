@@ -17,7 +17,8 @@ use crate::limits::{DOCUMENT_BYTES_MAX, LoadLimits};
 use crate::manifest::Document;
 use crate::records::{ImageRecord, Lookup, Persist};
 use crate::reference::Reference;
-use crate::register::{LayerStack, StoredLayers, UnpackBounds};
+use crate::register::{LayerStack, UnpackBounds};
+use crate::staged_layers::StoredLayers;
 use crate::store::{ImageStore, Inner};
 use crate::unpack::open_directory;
 
@@ -263,6 +264,7 @@ impl ImageStore {
             let feed = StoredLayers {
                 store: self,
                 layers: stack,
+                staged: None,
             };
             outcome = self.ensure_layers(stack, &feed, bounds, &mut lease);
             if outcome.is_ok() {

@@ -76,6 +76,8 @@ struct State {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum End {
     Coming,
+    /// All of it is here and is what was announced. It is no part of the store.
+    Verified,
     Stored,
     Abandoned,
 }
@@ -151,19 +153,52 @@ impl BlobWriter {
 
     /// Makes the blob part of the store, if it is what was announced: *verified before visible*.
     pub fn finish(self) -> Result<()> {
+        let store = self.store.clone();
+        let _lease = store.0.lease([self.expected.digest]);
+        let (staged, shared) = self.checked()?;
+        staged.store(&store.0.inner.layout)?;
+        shared.0.end(End::Stored);
+        Ok(())
+    }
+
+    /// Ends the blob, if it is what was announced. It is deleted with the result, unless that is stored.
+    pub fn verify(self) -> Result<VerifiedBlob> {
+        let store = self.store.clone();
+        let lease = store.0.lease([self.expected.digest]);
+        let (staged, shared) = self.checked()?;
+        shared.0.end(End::Verified);
+        Ok(VerifiedBlob {
+            store,
+            staged,
+            _shared: shared,
+            _lease: lease,
+        })
+    }
+
+    fn checked(self) -> Result<(StagedBlob, Producer)> {
         let staged = StagedBlob::from_parts(
             self.file.into_temp_path(),
             Digest::from_hash(self.hasher.finalize().into()),
             self.written,
         );
-        let what = || format!("blob {}", self.expected.digest);
-        let stored = staged
-            .check(&self.expected, what)
-            .and_then(|()| staged.store(&self.store.0.inner.layout));
-        if stored.is_ok() {
-            self.shared.0.end(End::Stored);
-        }
-        stored
+        staged.check(&self.expected, || format!("blob {}", self.expected.digest))?;
+        Ok((staged, self.shared))
+    }
+}
+
+/// A blob that came whole and is no part of the store.
+#[derive(Debug)]
+pub struct VerifiedBlob {
+    store: StoreHandle,
+    staged: StagedBlob,
+    _shared: Producer,
+    _lease: Lease,
+}
+
+impl VerifiedBlob {
+    /// Makes it part of the store.
+    pub fn store(self) -> Result<()> {
+        self.staged.store(&self.store.0.inner.layout)
     }
 }
 
@@ -195,7 +230,7 @@ impl Shared {
 }
 
 impl ComingBlob {
-    /// Reads the blob from its beginning, waiting for pieces. What it gives is verified only once the blob is stored.
+    /// Reads the blob from its beginning, waiting for pieces. What it gives is verified only once all of it came.
     pub fn reader(&self) -> impl Read + use<> {
         self.reader_from(0)
     }
@@ -218,10 +253,15 @@ impl ComingBlob {
         self.shared.lock().written
     }
 
-    /// Waits until the blob is stored, verified.
-    pub fn await_stored(&self) -> io::Result<()> {
+    /// Whether all of it is here and was verified.
+    pub fn is_verified(&self) -> bool {
+        self.shared.lock().end == End::Verified
+    }
+
+    /// Waits until all of the blob is verified, and stored, if it is to be.
+    pub fn await_verified(&self) -> io::Result<()> {
         match self.shared.wait_beyond(u64::MAX).end {
-            End::Stored => Ok(()),
+            End::Verified | End::Stored => Ok(()),
             End::Coming | End::Abandoned => Err(stopped()),
         }
     }
@@ -284,7 +324,7 @@ mod tests {
         assert_eq!(rest, b"0123456789");
         assert!(!store.has_blob(&digest).unwrap());
         writer.finish().unwrap();
-        coming.await_stored().unwrap();
+        coming.await_verified().unwrap();
         assert_eq!(follower.join().unwrap().unwrap(), content);
         assert!(store.has_blob(&digest).unwrap());
     }
@@ -304,7 +344,7 @@ mod tests {
         drop(writer);
         assert!(store.coming_blob(&digest).is_none());
         coming.reader().read_to_end(&mut Vec::new()).unwrap_err();
-        coming.await_stored().unwrap_err();
+        coming.await_verified().unwrap_err();
         assert!(!store.has_blob(&digest).unwrap());
         let left = std::fs::read_dir(store.inner.layout.temporary()).unwrap().count();
         assert_eq!(left, 0);

@@ -16,6 +16,7 @@ use crate::manifest::{Document, LayerBlob, Manifest, synthesise};
 use crate::pack::{Form, Packer};
 use crate::reference::Reference;
 use crate::register::PlannedImage;
+use crate::staged_layers::StagedLayers;
 use crate::store::ImageStore;
 use crate::unpack::open_directory;
 
@@ -174,12 +175,15 @@ impl ImageStore {
         };
         let mut lease = self.lease(planned.blobs());
         let layout = &self.inner.layout;
-        let stored = layer.map_or(Ok(()), |layer| layer.store(layout)).and_then(|()| {
+        let staged = StagedLayers::new(layer, planned.layer_blobs.iter().copied());
+        let mut made = || {
             for document in [&config, &planned.manifest] {
                 StagedBlob::write(layout, document.as_slice(), DOCUMENT_BYTES_MAX)?.store(layout)?;
             }
-            self.register(std::slice::from_ref(&planned), &LoadLimits::default(), &mut lease)
-        });
+            let images = std::slice::from_ref(&planned);
+            self.register(images, Some(&staged), &LoadLimits::default(), &mut lease)
+        };
+        let stored = made();
         if let Err(error) = stored {
             drop(lease);
             self.collect_quietly();

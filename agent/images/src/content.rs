@@ -3,6 +3,7 @@
 //! A layer that is unpacked and synced, and whose archive can be made again, is not kept as a blob beside it. What was
 //! compressed elsewhere is no longer there then; its content is.
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 
@@ -11,8 +12,7 @@ use crate::check::LayerState;
 use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::lease::Lease;
-use crate::records::{ImageRecord, LayerRecord, Lookup};
-use crate::repository::held_by_repositories;
+use crate::records::{ImageRecord, LayerRecord, Lookup, REPOSITORY_HELD};
 use crate::store::ImageStore;
 use crate::tar_split::JoinedArchive;
 use crate::unpack::open_directory;
@@ -193,18 +193,14 @@ impl ImageStore {
         let layout = &self.inner.layout;
         // Under the pins nobody begins to need one of them as a file.
         let pins = self.inner.pins.hold();
-        let (needed, held) = self
-            .inner
-            .records
-            .change(crate::records::Persist::Later, |changes| {
-                let mut needed = std::collections::HashSet::new();
-                for image in changes.images_and_rests()? {
-                    needed.extend(self.blob_files_needed(changes, &image)?);
-                }
-                Ok((needed, held_by_repositories(changes)?))
-            })?;
+        let view = self.inner.records.view()?;
+        let mut needed = HashSet::new();
+        for image in view.images_and_rests()? {
+            needed.extend(self.blob_files_needed(&view, &image)?);
+        }
         for blob in blobs {
-            if !needed.contains(blob) && !held.contains(blob) && !pins.is_pinned_beside(blob, own) {
+            let is_held = view.value(REPOSITORY_HELD, &blob.to_string())?.is_some();
+            if !needed.contains(blob) && !is_held && !pins.is_pinned_beside(blob, own) {
                 layout.discard(&layout.blob(blob))?;
             }
         }
@@ -235,7 +231,7 @@ impl ImageStore {
     }
 
     /// Whether the layer needs no blob: its archive can be made again, and nobody doubts it.
-    fn stands_alone(&self, chain_id: &Digest, layer: &LayerRecord) -> bool {
+    pub(crate) fn stands_alone(&self, chain_id: &Digest, layer: &LayerRecord) -> bool {
         let layout = &self.inner.layout;
         layer.archive_bytes.is_some()
             && !layout.layer_doubt().is_in_doubt(chain_id)

@@ -70,7 +70,9 @@ mod tests {
         let store = ImageStore::open(place.path()).unwrap();
         let archive = TarWriter::new(Vec::new()).finish().unwrap();
         // The layer can be unpacked once more.
-        let _blob = store.lease([Digest::of(&archive)]);
+        let digest = Digest::of(&archive);
+        let _blob = store.lease([digest]);
+        store.import_blob(&digest, None, archive.as_slice()).unwrap();
         let new = NewImage {
             reference: Some("app:1".to_owned()),
             ..NewImage::default()

@@ -202,7 +202,7 @@ impl ImageStore {
         let mut image = image;
         image.index = Some(*manifest_digest).filter(|digest| *digest != image.manifest_digest);
         lease.extend([image.manifest_digest]);
-        self.register(std::slice::from_ref(&image), limits, &mut lease)?;
+        self.register(std::slice::from_ref(&image), None, limits, &mut lease)?;
         drop(lease);
         self.discard_unpacked(&image.layer_blobs, None)?;
         Ok(image.id)

@@ -3,10 +3,11 @@
 use std::io::Read;
 
 use crate::blobs::StagedBlob;
-use crate::digest::ImageId;
+use crate::digest::{Digest, ImageId};
 use crate::error::{ArchiveError, Result};
 use crate::limits::{DOCUMENT_BYTES_MAX, LoadLimits};
 use crate::register::PlannedImage;
+use crate::staged_layers::StagedLayers;
 use crate::staging::StagedArchive;
 use crate::store::ImageStore;
 use crate::{docker_archive, oci_layout};
@@ -43,16 +44,26 @@ impl ImageStore {
         };
         let wanted: std::collections::HashSet<_> = images.iter().flat_map(PlannedImage::blobs).collect();
         let mut lease = self.lease(wanted.iter().copied());
-        archive.store(layout, &|blob| wanted.contains(&blob.digest))?;
-        for image in &images {
-            StagedBlob::write(layout, image.manifest.as_slice(), DOCUMENT_BYTES_MAX)?.store(layout)?;
-        }
-        self.register(&images, limits, &mut lease)?;
-        drop(lease);
-        let layers: Vec<_> = images
+        let layers: Vec<Digest> = images
             .iter()
             .flat_map(|image| image.layer_blobs.clone())
             .collect();
+        let (mut staged, mut documents) = (Vec::new(), Vec::new());
+        for blob in archive.into_blobs().filter(|blob| wanted.contains(&blob.digest)) {
+            match layers.contains(&blob.digest) {
+                true => staged.push(blob),
+                false => documents.push(blob),
+            }
+        }
+        for document in documents {
+            document.store(layout)?;
+        }
+        let staged = StagedLayers::new(staged, layers.iter().copied());
+        for image in &images {
+            StagedBlob::write(layout, image.manifest.as_slice(), DOCUMENT_BYTES_MAX)?.store(layout)?;
+        }
+        self.register(&images, Some(&staged), limits, &mut lease)?;
+        drop(lease);
         self.discard_unpacked(&layers, None)?;
         Ok(images.iter().flat_map(loaded_images).collect())
     }

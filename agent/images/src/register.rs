@@ -17,6 +17,7 @@ use crate::limits::{LoadLimits, MANIFESTS_PER_IMAGE_MAX};
 use crate::manifest::parse_config;
 use crate::records::{Changes, ImageRecord, LayerRecord, Lookup, ManifestRecord, Persist};
 use crate::reference::Reference;
+use crate::staged_layers::{StagedLayers, StoredLayers};
 use crate::store::ImageStore;
 use crate::tar_split::{Split, SplitReader, SplitWriter};
 use crate::tar_stream::TarStream;
@@ -47,10 +48,13 @@ pub trait LayerFeed {
     /// A reader of the blob of this layer, counted from the lowest. Blocks while none of it is there.
     fn open(&self, layer: usize) -> io::Result<Box<dyn Read>>;
 
-    /// Returns once the blob is part of the store, whole and verified.
-    fn await_stored(&self, layer: usize) -> io::Result<()>;
+    /// Returns once all of the blob is here, verified.
+    fn await_verified(&self, layer: usize) -> io::Result<()>;
 
-    /// The layer is unpacked, or was before.
+    /// Makes the blob part of the store: the layer does not stand without it.
+    fn keep(&self, layer: usize) -> io::Result<()>;
+
+    /// The layer is unpacked, or was before, and its blob is asked for no more.
     fn unpacked(&self, layer: usize);
 }
 
@@ -60,32 +64,6 @@ pub(crate) struct LayerStack<'a> {
     pub(crate) diff_ids: &'a [Digest],
     /// One for each.
     pub(crate) blobs: &'a [Digest],
-}
-
-/// Layers that are all in the store, as the blobs or as their uncompressed content.
-pub(crate) struct StoredLayers<'a> {
-    pub(crate) store: &'a ImageStore,
-    pub(crate) layers: LayerStack<'a>,
-}
-
-impl LayerFeed for StoredLayers<'_> {
-    fn open(&self, layer: usize) -> io::Result<Box<dyn Read>> {
-        let (blob, content) = (self.layers.blobs[layer], self.layers.diff_ids[layer]);
-        let opened = match self.store.open_blob(&blob) {
-            Err(Error::NoSuchBlob { .. }) => match self.store.open_blob(&content) {
-                Err(Error::NoSuchBlob { .. }) => Err(Error::NoSuchBlob { digest: blob }),
-                opened => opened,
-            },
-            opened => opened,
-        };
-        Ok(Box::new(opened.map_err(io::Error::other)?))
-    }
-
-    fn await_stored(&self, _: usize) -> io::Result<()> {
-        Ok(())
-    }
-
-    fn unpacked(&self, _: usize) {}
 }
 
 impl PlannedImage {
@@ -167,10 +145,11 @@ pub(crate) struct UnpackBounds<'a> {
 }
 
 impl ImageStore {
-    /// Unpacks the layers of stored, pinned images and records them, all or none.
+    /// Unpacks the layers of pinned images, which are stored or staged, and records them, all or none.
     pub(crate) fn register(
         &self,
         images: &[PlannedImage],
+        staged: Option<&StagedLayers>,
         limits: &LoadLimits,
         lease: &mut Lease,
     ) -> Result<()> {
@@ -183,6 +162,7 @@ impl ImageStore {
             let feed = StoredLayers {
                 store: self,
                 layers: image.layers(),
+                staged,
             };
             self.ensure_layers(image.layers(), &feed, bounds, lease)?;
         }
@@ -252,7 +232,17 @@ impl ImageStore {
                 }
             };
             // Before the next layer is begun: what is not what it was announced as is not built upon.
-            feed.await_stored(index).map_err(ArchiveError::from_read)?;
+            feed.await_verified(index).map_err(ArchiveError::from_read)?;
+            let stands_alone = match unpacked.last().filter(|layer| layer.chain_id == *chain_id) {
+                Some(layer) => layer.record.archive_bytes.is_some(),
+                None => {
+                    let layer = self.inner.records.view()?.layer(chain_id)?;
+                    layer.is_some_and(|layer| self.stands_alone(chain_id, &layer))
+                }
+            };
+            if !stands_alone {
+                feed.keep(index).map_err(ArchiveError::from_read)?;
+            }
             feed.unpacked(index);
             below.insert(0, open_directory(&path)?);
         }

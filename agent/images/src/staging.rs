@@ -97,14 +97,9 @@ impl StagedArchive {
         )
     }
 
-    /// Makes the files with these digests part of the store; the caller has pinned them.
-    pub(crate) fn store(self, layout: &Layout, wanted: &dyn Fn(&StagedBlob) -> bool) -> Result<()> {
-        for blob in self.files.into_values() {
-            if wanted(&blob) {
-                blob.store(layout)?;
-            }
-        }
-        Ok(())
+    /// Takes the files out.
+    pub(crate) fn into_blobs(self) -> impl Iterator<Item = StagedBlob> {
+        self.files.into_values()
     }
 }
 

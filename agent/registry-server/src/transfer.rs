@@ -81,7 +81,7 @@ impl Coming {
                 return Ok(here);
             }
             if self.progress.changed().await.is_err() {
-                return self.blob.await_stored().map(|()| self.bytes);
+                return self.blob.await_verified().map(|()| self.bytes);
             }
         }
     }
@@ -89,7 +89,7 @@ impl Coming {
     /// Waits until all of it is stored, verified.
     pub async fn stored(mut self) -> io::Result<()> {
         while self.progress.changed().await.is_ok() {}
-        self.blob.await_stored()
+        self.blob.await_verified()
     }
 }
 

@@ -11,8 +11,8 @@ use crate::repository::Repository;
 use futures::{StreamExt, TryStreamExt, stream};
 use muster_images::limits::LAYERS_MAX;
 use muster_images::{
-    ArchiveError, BlobDescriptor, ComingImage, Digest, ErrorKind, ImageStore, LayerHere, Lease, LoadLimits,
-    RemoteImage,
+    ArchiveError, BlobDescriptor, ComingBlob, ComingImage, Digest, ErrorKind, ImageStore, LayerHere, Lease,
+    LoadLimits, RemoteImage,
 };
 use std::collections::HashSet;
 use std::future::Future;
@@ -213,7 +213,15 @@ impl Assembly<'_> {
             .map(|layer| self.fetch_layer(layer, &board, forms))
             .buffer_unordered(DOWNLOADS_MAX.min(LAYERS_MAX))
             .try_for_each(|()| async { Ok(()) });
-        together(downloads, importing, going).await
+        let outcome = together(downloads, importing, going).await;
+        if outcome.is_err() {
+            // Whoever begins anew need not fetch it again; else it is collected.
+            let stored = blocking(move || board.store_all()).await;
+            if let Err(error) = stored {
+                tracing::debug!(error = %error, "what came of an image is not kept");
+            }
+        }
+        outcome
     }
 
     /// What is here of a layer.
@@ -226,28 +234,24 @@ impl Assembly<'_> {
         let id = layer.blob.digest.short();
         let turn = self.registries.download_turn(&layer.blob.digest);
         let _downloading = turn.lock().await;
-        // Another pull may have brought it.
-        let mut here = self.here(&layer).await?;
-        if here.is_none() {
-            let blob = match forms {
+        let digest = layer.blob.digest;
+        // Another pull may have brought it, or have it and not store it.
+        if let Some(here) = self.here(&layer).await? {
+            board.stored(digest, here);
+        } else if let Some(coming) = self.store.coming_blob(&digest).filter(ComingBlob::is_verified) {
+            board.verified(digest, coming, None);
+        } else {
+            let content = match forms {
                 Forms::Any => self.content_elsewhere(&layer).await,
                 Forms::Blobs => None,
             };
-            let (blob, origin) = match blob {
+            let (blob, origin) = match content {
                 Some(content) => (content, None),
                 None => (layer.blob, self.origin),
             };
-            // From before it is stored until it is unpacked.
-            let lease = self.store.lease([blob.digest]);
             self.fetch_blob(&layer, blob, origin, board).await?;
-            let store = self.store.clone();
-            here = blocking(move || store.layer_here(&blob.digest, blob.bytes)).await?;
-            drop(lease);
         }
         self.report.of(&id, "Download complete");
-        let digest = layer.blob.digest;
-        let here = here.ok_or(muster_images::Error::NoSuchBlob { digest })?;
-        board.stored(digest, here);
         Ok(())
     }
 
@@ -278,7 +282,7 @@ impl Assembly<'_> {
     ) -> Result<()> {
         let store = self.store.clone();
         let (writer, coming) = blocking(move || store.begin_blob(&blob.digest, blob.bytes)).await?;
-        board.coming(layer.blob.digest, coming);
+        board.coming(layer.blob.digest, coming.clone());
         let registry = self.registry().filter(|_| origin.is_some());
         let peers = self.registries.peers();
         let mut sources = Sources {
@@ -287,7 +291,9 @@ impl Assembly<'_> {
             traffic: self.registries.traffic(),
         };
         let id = layer.blob.digest.short();
-        download(&mut sources, blob, writer, self.report, &id).await
+        let verified = download(&mut sources, blob, writer, self.report, &id).await?;
+        board.verified(layer.blob.digest, coming, Some(verified));
+        Ok(())
     }
 }
 

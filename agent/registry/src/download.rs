@@ -14,7 +14,7 @@ use futures::StreamExt;
 use http_body_util::BodyExt;
 use hyper::StatusCode;
 use hyper::body::Incoming;
-use muster_images::{BlobDescriptor, BlobWriter};
+use muster_images::{BlobDescriptor, BlobWriter, VerifiedBlob};
 use std::time::Duration;
 use tokio::sync::mpsc;
 
@@ -31,14 +31,14 @@ pub(crate) struct Sources<'a> {
     pub traffic: &'a Traffic,
 }
 
-/// Downloads a blob into its writer, which verifies it. `id` is for the report.
+/// Downloads a blob into its writer, which verifies it. `id` is for the report. It is not stored yet.
 pub(crate) async fn download(
     sources: &mut Sources<'_>,
     blob: BlobDescriptor,
     writer: BlobWriter,
     report: &Report,
     id: &str,
-) -> Result<()> {
+) -> Result<VerifiedBlob> {
     let (pieces, mut received) = mpsc::channel::<Bytes>(PIECES_BUFFERED);
     let mut writer = writer;
     // It ends with the channel, also when this future is dropped; what is not whole then is not kept.
@@ -46,7 +46,7 @@ pub(crate) async fn download(
         while let Some(piece) = received.blocking_recv() {
             writer.write(&piece)?;
         }
-        writer.finish()
+        writer.verify()
     });
     let mut transfer = Transfer {
         blob,
@@ -63,14 +63,14 @@ pub(crate) async fn download(
     drop(transfer);
     let written = writing.await.map_err(|_| Error::Interrupted)?;
     // What the disk says explains why no piece was taken any more.
-    match transferred {
+    let verified = match transferred {
         Err(Failure::Final(error)) => return Err(error),
         Err(Failure::NotTaken) | Ok(()) => written?,
-    }
+    };
     if let Some(peers) = &mut sources.peers {
         peers.verified();
     }
-    Ok(())
+    Ok(verified)
 }
 
 struct Transfer<'a> {

@@ -1,7 +1,7 @@
 //! The layers of an image that is pulled: downloaded side by side, unpacked from the lowest up as they come.
 
 use crate::progress::{Pace, Report};
-use muster_images::{BlobDescriptor, ComingBlob, Digest, ImageStore, LayerFeed, LayerHere};
+use muster_images::{BlobDescriptor, ComingBlob, Digest, ImageStore, LayerFeed, LayerHere, VerifiedBlob};
 use std::collections::{HashMap, HashSet};
 use std::io::{self, Read};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -26,13 +26,26 @@ pub(crate) struct Board {
 #[derive(Default)]
 struct States {
     blobs: HashMap<Digest, BlobState>,
+    /// What came here and is no part of the store.
+    verified: HashMap<Digest, VerifiedBlob>,
     given_up: bool,
 }
 
 #[derive(Clone)]
 enum BlobState {
     Coming(ComingBlob),
+    /// All of it came.
+    Verified(ComingBlob),
     Stored(Arc<LayerHere>),
+}
+
+impl BlobState {
+    fn is_whole(&self) -> bool {
+        match self {
+            BlobState::Coming(_) => false,
+            BlobState::Verified(_) | BlobState::Stored(_) => true,
+        }
+    }
 }
 
 /// While held, the pull goes on; dropping it ends the thread that unpacks.
@@ -56,6 +69,23 @@ impl Board {
         self.changed.notify_all();
     }
 
+    /// A download ended. The blob is another's, if none is given.
+    pub fn verified(&self, digest: Digest, blob: ComingBlob, verified: Option<VerifiedBlob>) {
+        let mut states = self.lock();
+        states.blobs.insert(digest, BlobState::Verified(blob));
+        if let Some(verified) = verified {
+            states.verified.insert(digest, verified);
+        }
+        drop(states);
+        self.changed.notify_all();
+    }
+
+    /// Makes what came part of the store, for whoever begins anew.
+    pub fn store_all(&self) -> muster_images::Result<()> {
+        let verified = std::mem::take(&mut self.lock().verified);
+        verified.into_values().try_for_each(VerifiedBlob::store)
+    }
+
     /// What the blob stands for is in the store.
     pub fn stored(&self, digest: Digest, here: LayerHere) {
         self.lock()
@@ -64,8 +94,8 @@ impl Board {
         self.changed.notify_all();
     }
 
-    fn is_stored(&self, digest: &Digest) -> bool {
-        matches!(self.lock().blobs.get(digest), Some(BlobState::Stored(_)))
+    fn is_whole(&self, digest: &Digest) -> bool {
+        self.lock().blobs.get(digest).is_some_and(BlobState::is_whole)
     }
 
     /// Waits until the blob stands as `enough` asks.
@@ -105,14 +135,18 @@ impl Layers {
     }
 }
 
+fn failed(error: muster_images::Error) -> io::Error {
+    io::Error::other(error.full_message())
+}
+
 impl LayerFeed for Layers {
     fn open(&self, layer: usize) -> io::Result<Box<dyn Read>> {
         let blob = self.layers[layer];
         let inner: Box<dyn Read> = match self.board.await_state(&blob.digest, |_| true)? {
-            BlobState::Coming(coming) => Box::new(coming.reader()),
+            BlobState::Coming(coming) | BlobState::Verified(coming) => Box::new(coming.reader()),
             BlobState::Stored(here) => {
                 let stored = self.store.open_blob(&here.digest);
-                Box::new(stored.map_err(|error| io::Error::other(error.full_message()))?)
+                Box::new(stored.map_err(failed)?)
             }
         };
         Ok(Box::new(Unpacking {
@@ -126,13 +160,41 @@ impl LayerFeed for Layers {
         }))
     }
 
-    fn await_stored(&self, layer: usize) -> io::Result<()> {
-        let stored = |state: &BlobState| matches!(state, BlobState::Stored(_));
-        self.board.await_state(&self.layers[layer].digest, stored)?;
+    fn await_verified(&self, layer: usize) -> io::Result<()> {
+        self.board
+            .await_state(&self.layers[layer].digest, BlobState::is_whole)?;
         Ok(())
     }
 
+    fn keep(&self, layer: usize) -> io::Result<()> {
+        let blob = self.layers[layer];
+        let verified = self.board.lock().verified.remove(&blob.digest);
+        let kept = match verified {
+            Some(verified) => verified.store(),
+            None if self.store.has_blob(&blob.digest).map_err(failed)? => Ok(()),
+            // Another pull brought it, and may not keep it.
+            None => {
+                let state = self.board.await_state(&blob.digest, |_| true)?;
+                match state {
+                    BlobState::Coming(coming) | BlobState::Verified(coming) => {
+                        self.store
+                            .import_blob(&blob.digest, Some(blob.bytes), coming.reader())
+                    }
+                    BlobState::Stored(_) => Ok(()),
+                }
+            }
+        };
+        kept.map_err(failed)
+    }
+
     fn unpacked(&self, layer: usize) {
+        let digest = self.layers[layer].digest;
+        if !self.layers[layer + 1..]
+            .iter()
+            .any(|above| above.digest == digest)
+        {
+            drop(self.board.lock().verified.remove(&digest));
+        }
         if self.had.contains(&self.layers[layer].digest) {
             return;
         }
@@ -155,7 +217,7 @@ impl Read for Unpacking {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let read = self.inner.read(buffer)?;
         self.done += read as u64;
-        if self.pace.is_due() && self.board.is_stored(&self.blob.digest) {
+        if self.pace.is_due() && self.board.is_whole(&self.blob.digest) {
             self.report
                 .bytes(&self.id, "Extracting", self.done, self.blob.bytes);
         }
