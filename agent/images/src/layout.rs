@@ -71,7 +71,10 @@ impl Layout {
                 .create(&directory)
                 .map_err(|error| Error::io("make directory", &directory, error))?;
         }
-        scatter_directories(&root.join(CONTAINERS));
+        // Layers are made in `tmp`.
+        for name in [CONTAINERS, "tmp"] {
+            scatter_directories(&root.join(name));
+        }
         Ok(())
     }
 
