@@ -1,9 +1,12 @@
-//! Layers and contexts of any entries: nothing outside is touched, and what is unpacked is what the check of layers
-//! expects.
+//! Layers and contexts of any entries: nothing outside is touched, what is unpacked is what the check of layers expects,
+//! and archives are made again as they were.
 
+use std::cell::RefCell;
 use std::fs;
+use std::io::Read;
 use std::os::fd::AsFd;
 use std::path::Path;
+use std::rc::Rc;
 
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -11,6 +14,7 @@ use proptest::sample::select;
 use crate::extract::{ExtractOptions, extract};
 use crate::layer_check::Outcome;
 use crate::limits::LoadLimits;
+use crate::tar_split::{JoinedArchive, Split, SplitReader, SplitWriter};
 use crate::tar_stream::{EntryKind, ModifiedAt, TarEntry, TarStream};
 use crate::tar_writer::TarWriter;
 use crate::unpack::{LayerWriter, open_directory};
@@ -128,12 +132,25 @@ proptest! {
         }
         let place = place();
         let inside = place.path().join("inside");
-        let mut writer = LayerWriter::new(&inside, &[]).unwrap();
+        let written = tempfile::NamedTempFile::new().unwrap();
+        let split = Rc::new(RefCell::new(SplitWriter::new(written.reopen().unwrap()).unwrap()));
+        let mut writer = LayerWriter::new(&inside, &[]).unwrap().with_split(split.clone());
+        let mut stream = TarStream::new(SplitReader::new(archive.as_slice(), split.clone()), 100);
         let unpacked = writer
-            .unpack(&mut TarStream::new(archive.as_slice(), 100))
+            .unpack(&mut stream)
+            .and_then(|()| stream.drain().map(drop).map_err(Into::into))
             .and_then(|()| writer.finish().map(drop));
         prop_assert!(is_untouched(place.path()));
         if unpacked.is_ok() {
+            let split = Rc::into_inner(split).unwrap().into_inner().finish().unwrap();
+            if let Split::Complete { archive_bytes } = split {
+                let layer = open_directory(&inside).unwrap();
+                let mut again = Vec::new();
+                let mut joined = JoinedArchive::new(written.reopen().unwrap(), layer).unwrap();
+                joined.read_to_end(&mut again).unwrap();
+                prop_assert_eq!(archive_bytes, archive.len() as u64);
+                prop_assert!(again == archive);
+            }
             let outcome = Outcome::of(&mut TarStream::new(archive.as_slice(), 100)).unwrap();
             let difference = outcome.first_difference(&open_directory(&inside).unwrap()).unwrap();
             prop_assert_eq!(difference.map(|path| String::from_utf8_lossy(&path).into_owned()), None);
