@@ -345,9 +345,13 @@ fn find_named(records: &impl Lookup, reference: &Reference) -> Result<Option<Ima
         (Some(id), _) => records.image(&id),
         (None, None) => Ok(None),
         (None, Some(digest)) => {
+            // The same content under the name of another repository, as a mirror has it.
+            let images = records.images()?;
             let has_manifest =
-                |image: &ImageRecord| image.manifests.iter().any(|manifest| manifest.digest == digest);
-            Ok(records.images()?.into_iter().find(has_manifest))
+                |image: &&ImageRecord| image.manifests.iter().any(|manifest| manifest.digest == digest);
+            let found = images.iter().find(has_manifest);
+            let found = found.or_else(|| images.iter().find(|image| image.leads_by(&digest)));
+            Ok(found.cloned())
         }
     }
 }

@@ -109,8 +109,10 @@ fn the_image_of_another_platform_is_known_through_its_index() {
         variant: None,
     };
     let pinned = format!("other@{top}");
+    let mirrored = format!("mirror.example/other@{top}");
     for (asked, wanted) in [
         (&pinned, None),
+        (&mirrored, None),
         (&pinned, Some(platform(native()))),
         (&"other:1".to_owned(), None),
     ] {
