@@ -237,6 +237,7 @@ impl ClusterState {
             let owner = EndpointOwner::Task(id);
             touch_places(owner, had, touched);
             touch_places(owner, has, touched);
+            touched.loads |= comes_free(had, has);
         }
         let (served, serves) = (
             before.map_or(&[][..], served_on),
@@ -277,8 +278,9 @@ impl ClusterState {
             let pairs = networks.map(|network| (network, service.id));
             touched.network_services.extend(pairs);
         }
-        let had = before.map_or(0, |service| service.vips.len());
-        touched.loads |= had > after.map_or(0, |service| service.vips.len());
+        let vips =
+            |service: Option<&Service>| service.map(|service| service.vips.clone()).unwrap_or_default();
+        touched.loads |= comes_free(&vips(before), &vips(after));
     }
 
     /// Notes what a change of a node changes for others on its networks.
@@ -308,6 +310,11 @@ impl ClusterState {
             touch_places(EndpointOwner::Attachment(attachment.id), place, touched);
         }
     }
+}
+
+/// Whether some address is given up, which a task that waits may have.
+fn comes_free(before: &[NetworkAddresses], after: &[NetworkAddresses]) -> bool {
+    before.iter().any(|place| !after.contains(place))
 }
 
 fn touch_places(owner: EndpointOwner, places: &[NetworkAddresses], touched: &mut Touched) {

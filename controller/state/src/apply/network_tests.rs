@@ -232,6 +232,26 @@ fn a_task_serves_while_it_runs_and_shall() {
 }
 
 #[test]
+fn a_service_that_moves_to_another_network_frees_its_address() {
+    let mut state = networked();
+    assert_eq!(
+        apply(&mut state, vec![network(2), vips(places(1, 2))]),
+        Outcome::Applied
+    );
+    let entry = |places| {
+        Entry::new(
+            Timestamp::ZERO,
+            Changeset::new(Reason::UserRequest, vec![vips(places)]),
+        )
+    };
+    let moved = state.apply(state.index() + 1, &entry(places(2, 2)));
+    assert_eq!(moved.outcome, Outcome::Applied);
+    assert!(moved.touched.loads, "a waiting task may have the address");
+    let again = state.apply(state.index() + 1, &entry(places(2, 2)));
+    assert!(!again.touched.loads);
+}
+
+#[test]
 fn a_network_in_use_stays_and_a_removed_one_goes_with_its_last_place() {
     let mut state = networked();
     let mut named = spec("named");
