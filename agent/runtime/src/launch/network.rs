@@ -32,7 +32,7 @@ impl NetworkBeside {
         let thread = std::thread::Builder::new()
             .name("network".to_owned())
             .stack_size(STACK_BYTES)
-            .spawn(move || make(sender.as_fd()))
+            .spawn(move || send(&sender, make))
             .map_err(|error| RuntimeError::io("make a network namespace", error))?;
         Ok(Some(NetworkBeside {
             thread: Some(thread),
@@ -75,17 +75,58 @@ fn is_wanted(spec: &Spec) -> bool {
     wanted
 }
 
-fn make(socket: BorrowedFd<'_>) -> std::result::Result<(), Failure> {
+/// Sends what is made, or that there is none: the process may have been born with an end like this one, which then stays
+/// open.
+fn send(
+    socket: &OwnedFd,
+    make: impl FnOnce() -> std::result::Result<File, Failure>,
+) -> std::result::Result<(), Failure> {
+    let made = make().and_then(|namespace| {
+        sync::send_network(socket.as_fd(), namespace.as_fd())
+            .map_err(|error| Failure::new(Stage::NetworkNamespace, error))
+    });
+    match made {
+        // The process is gone; why, its own message says.
+        Err(failure) if failure.error == Errno::PIPE => Ok(()),
+        Err(failure) => {
+            sync::send_failure(socket.as_fd(), failure);
+            Err(failure)
+        }
+        Ok(()) => Ok(()),
+    }
+}
+
+fn make() -> std::result::Result<File, Failure> {
     // Of this thread alone.
     sync::fail(Stage::NetworkNamespace, sys::unshare(libc::CLONE_NEWNET))?;
     sync::fail(Stage::Loopback, sys::bring_loopback_up())?;
-    let namespace = File::open("/proc/thread-self/ns/net").map_err(|error| {
+    File::open("/proc/thread-self/ns/net").map_err(|error| {
         let code = error.raw_os_error().unwrap_or(libc::EIO);
         Failure::new(Stage::NetworkNamespace, Errno::from_raw_os_error(code))
-    })?;
-    match sync::send_network(socket, namespace.as_fd()) {
-        // The process is gone; why, its own message says.
-        Ok(()) | Err(Errno::PIPE) => Ok(()),
-        Err(error) => Err(Failure::new(Stage::NetworkNamespace, error)),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::init::sync::Message;
+    use rustix::net::sockopt::{self, Timeout};
+    use std::time::Duration;
+
+    #[test]
+    fn a_process_that_holds_both_ends_hears_that_there_is_no_network() {
+        let (sender, receiver) = sync_sockets().unwrap();
+        sockopt::set_socket_timeout(&receiver, Timeout::Recv, Some(Duration::from_secs(20))).unwrap();
+        let inherited = sender.try_clone().unwrap();
+        let failure = Failure::new(Stage::NetworkNamespace, Errno::NOMEM);
+        let made = std::thread::spawn(move || send(&sender, || Err(failure)))
+            .join()
+            .unwrap();
+        assert_eq!(made.unwrap_err().error, Errno::NOMEM);
+        assert!(!matches!(
+            sync::receive(receiver.as_fd()).unwrap(),
+            Message::Network(_)
+        ));
+        drop(inherited);
     }
 }

@@ -11,7 +11,8 @@
 // how many they are, r15 the first one that is the runtime's own, ebp the mount.
 //
 // The mount stays open across the start: giving it up has to wait for all processors, which the second start does while
-// the container's process is busy.
+// the container's process is busy. Its number is one digit, and none of the standard streams', which a caller may have
+// closed.
 //
 // A comparison of eight bytes may read beyond the end of an argument, but not beyond that of the stack, whose last bytes
 // are the program's path and eight zeros.
@@ -95,7 +96,8 @@ std::arch::global_asm!(
     "test rax, rax",
     "js 99f",
     "mov ebp, eax",
-    "cmp ebp, 9",
+    "lea eax, [rbp - 3]",
+    "cmp eax, 6",
     "ja 98f",
     "mov eax, {mount_setattr}",
     "mov edi, ebp",

@@ -254,6 +254,22 @@ fn descriptors_are_passed_on_only_where_that_was_asked_for() {
 }
 
 #[test]
+fn a_stream_that_the_caller_has_closed_leads_nowhere() {
+    let runtime = Runtime::new();
+    let config = runtime.config("one", "readlink /proc/self/fd/0");
+    let bundle = runtime.bundle("one", &config);
+    let mut command = std::process::Command::new("/bin/sh");
+    command.args(["-c", "exec \"$0\" \"$@\" <&-"]);
+    command
+        .arg(&runtime.program)
+        .arg("--root")
+        .arg(runtime.path("state"));
+    command.args(["run", "-b", bundle.to_str().expect("UTF-8"), "one"]);
+    let output = command.output().expect("there is a shell");
+    assert_eq!(crate::support::printed("run", &output), "/dev/null\n");
+}
+
+#[test]
 fn a_container_has_a_network_of_its_own_with_a_loopback_device() {
     let runtime = Runtime::new();
     let own = std::fs::read_link("/proc/self/ns/net").expect("procfs is mounted");
