@@ -8,7 +8,7 @@ use crate::wire::container::{
 use crate::wire::container_list::{ContainerSummary, Port, SummaryHost, SummaryNetworks};
 use muster_types::Timestamp;
 use muster_types::container::{
-    ContainerConfig, ContainerInfo, ContainerState, HealthState, MountKind, NetworkEndpoint,
+    self, ContainerConfig, ContainerInfo, ContainerState, HealthState, MountKind, MountSpec, NetworkEndpoint,
 };
 use muster_types::image::OverlayDirectories;
 use serde_json::{Value, json};
@@ -209,26 +209,44 @@ fn mounts(info: &ContainerInfo) -> Vec<MountPoint> {
                 ""
             }
             .to_owned(),
-            mode: String::new(),
+            mode: mount_mode(&info.config.host.mounts, point),
             writable: point.writable,
             propagation: point.propagation.clone(),
         })
         .collect()
 }
 
+/// The options that the user wrote. Docker adds `z` to volumes that were asked for, whatever becomes of it.
+fn mount_mode(asked: &[MountSpec], point: &container::MountPoint) -> String {
+    let Some(spec) = asked
+        .iter()
+        .find(|spec| spec.target.trim_end_matches('/') == point.target)
+    else {
+        return String::new();
+    };
+    let written = spec
+        .as_written
+        .as_deref()
+        .filter(|_| spec.kind != MountKind::Tmpfs);
+    match written.and_then(|text| text.splitn(3, ':').nth(2)) {
+        Some(options) => options.to_owned(),
+        None if point.kind == MountKind::Volume => "z".to_owned(),
+        None => String::new(),
+    }
+}
+
 fn network_settings(info: &ContainerInfo, fields: EndpointFields) -> NetworkSettings {
     // Docker repeats the default bridge's address outside `Networks`.
     let bridge = info.networks.get("bridge").map(|place| endpoint(place, fields));
     let of = |field: fn(&Endpoint) -> &String| bridge.as_ref().map(field).cloned().unwrap_or_default();
-    let sandbox_id = if info.pid == 0 {
-        String::new()
-    } else {
-        info.id.to_string()
+    let (sandbox_id, sandbox_key) = match info.pid {
+        0 => (String::new(), String::new()),
+        pid => (info.id.to_string(), format!("/proc/{pid}/ns/net")),
     };
     NetworkSettings {
         bridge: String::new(),
         sandbox_id,
-        sandbox_key: String::new(),
+        sandbox_key,
         ports: ports(info),
         endpoint_id: of(|endpoint| &endpoint.endpoint_id),
         global_ipv6_address: of(|endpoint| &endpoint.global_ipv6_address),
@@ -400,5 +418,35 @@ fn status(info: &ContainerInfo, now: Timestamp) -> String {
         ContainerState::Exited if info.finished_at == Timestamp::ZERO => "Created".to_owned(),
         ContainerState::Exited => format!("Exited ({}) {} ago", info.exit_code, ago()),
         ContainerState::Dead => "Dead".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mounts_say_the_options_that_they_were_written_with() {
+        let asked = |text: &str| MountSpec {
+            as_written: Some(text.to_owned()),
+            ..mount::read_bind(text).unwrap()
+        };
+        let mode = |asked: &[MountSpec], kind| {
+            let point = container::MountPoint {
+                kind,
+                name: String::new(),
+                source: String::new(),
+                subpath: String::new(),
+                target: "/t".to_owned(),
+                writable: true,
+                propagation: String::new(),
+            };
+            mount_mode(asked, &point)
+        };
+        assert_eq!(mode(&[asked("/a:/t:ro,rslave")], MountKind::Bind), "ro,rslave");
+        assert_eq!(mode(&[asked("/a:/t/")], MountKind::Bind), "");
+        assert_eq!(mode(&[asked("v:/t:nocopy")], MountKind::Volume), "nocopy");
+        assert_eq!(mode(&[asked("v:/t")], MountKind::Volume), "z");
+        assert_eq!(mode(&[], MountKind::Volume), "", "an anonymous one of the image");
     }
 }

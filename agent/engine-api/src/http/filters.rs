@@ -80,9 +80,9 @@ impl Filters {
         !self.has(key) || self.contains(key, text)
     }
 
-    /// The key is absent, or `text` begins with one of its values.
+    /// The key is absent, or `text` begins with one of its values. Nothing begins with an empty one, as in Docker.
     pub fn prefix(&self, key: &str, text: &str) -> bool {
-        self.any(key, |value| text.starts_with(value))
+        self.any(key, |value| !value.is_empty() && text.starts_with(value))
     }
 
     /// The key is absent, or one of its values is part of `text`, as Docker's name filters match.
