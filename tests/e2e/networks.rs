@@ -266,7 +266,10 @@ fn connecting(docker: &Docker) {
     let routes = docker.run(&["exec", "client", "ip", "route"]);
     assert!(routes.contains("default via 10.80.0.9 dev eth0"), "{routes}");
     let again = docker.refuse(&["network", "connect", "wan", "client"]);
-    assert!(again.contains("is already attached to network wan"), "{again}");
+    assert!(
+        again.contains("endpoint with name client already exists in network wan"),
+        "{again}"
+    );
     docker.run(&["network", "disconnect", "lan", "client"]);
     let routes = docker.run(&["exec", "client", "ip", "route"]);
     assert!(routes.contains("default via 10.81.0.1 dev eth1"), "{routes}");

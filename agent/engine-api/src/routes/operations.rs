@@ -72,6 +72,9 @@ pub(crate) const OPERATIONS: &[Operation] = operations! {
     HEAD "/containers/{id}/archive" ContainerArchiveInfo => archive::stat;
     GET "/containers/{id}/archive" ContainerArchive => archive::get;
     PUT "/containers/{id}/archive" PutContainerArchive => archive::put;
+    GET "/containers/{id}/checkpoints" CheckpointList;
+    POST "/containers/{id}/checkpoints" CheckpointCreate;
+    DELETE "/containers/{id}/checkpoints/{checkpoint}" CheckpointDelete;
     POST "/containers/{id}/exec" ContainerExec => exec::create;
     POST "/exec/{id}/start" ExecStart => exec::start;
     POST "/exec/{id}/resize" ExecResize => exec::resize;
@@ -254,7 +257,14 @@ mod tests {
     fn the_table_has_every_documented_operation_once() {
         let names: BTreeSet<&str> = OPERATIONS.iter().map(|operation| operation.name).collect();
         assert_eq!(names.len(), OPERATIONS.len());
-        let undocumented = ["Grpc", "BuildCancel", "ContainerDeleteLink"];
+        let undocumented = [
+            "Grpc",
+            "BuildCancel",
+            "ContainerDeleteLink",
+            "CheckpointList",
+            "CheckpointCreate",
+            "CheckpointDelete",
+        ];
         assert_eq!(names.len() - undocumented.len(), 108);
     }
 }

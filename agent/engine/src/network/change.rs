@@ -234,8 +234,8 @@ impl Inner {
         let mut wanted = record.wanted_networks();
         let run = container.run();
         if run.as_ref().is_some_and(|run| run.places.contains_key(name)) {
-            return Err(Error::wrong_state(format!(
-                "{} is already attached to network {name}",
+            return Err(Error::forbidden(format!(
+                "endpoint with name {} already exists in network {name}",
                 record.name
             )));
         }
