@@ -10,10 +10,6 @@ mod group;
 mod groups;
 mod namespaces;
 #[path = "../oci/support.rs"]
-#[expect(
-    dead_code,
-    reason = "shared with the tests of the OCI runtime on the running kernel"
-)]
 mod oci_support;
 mod runtime;
 mod scopes;

@@ -1,6 +1,6 @@
 //! Containers of `muster oci --systemd-cgroup`. Runs inside user-mode Linux, whose process 1 is systemd there.
 
-use crate::oci_support::Runtime;
+use crate::oci_support::{Runtime, make_root, printed};
 use muster_runtime::cgroup::{CgroupRoot, CgroupVersion};
 use serde_json::json;
 use std::path::PathBuf;
@@ -114,4 +114,75 @@ fn scopes_keep_their_limits_and_go_with_their_containers() {
         "one",
     ]);
     assert_eq!(shown("ActiveState"), "inactive");
+}
+
+/// podman with systemd as the manager of its control groups, and state of its own.
+fn podman(runtime: &Runtime, arguments: &[&str]) -> String {
+    let mut command = Command::new("podman");
+    for (option, directory) in [
+        ("--root", "podman"),
+        ("--runroot", "podman-run"),
+        ("--tmpdir", "podman-tmp"),
+    ] {
+        command.arg(option).arg(runtime.path(directory));
+    }
+    command.args(["--storage-driver", "vfs", "--cgroup-manager", "systemd"]);
+    command.args(["--events-backend", "none", "--runtime"]);
+    command.arg(&runtime.program).args(arguments);
+    command.env("TMPDIR", runtime.path(""));
+    command.stdin(std::process::Stdio::null());
+    printed(&format!("podman {arguments:?}"), &command.output().unwrap())
+}
+
+#[test]
+#[ignore = "runs in user-mode Linux"]
+fn containers_of_podman_are_in_scopes_of_systemds() {
+    let version = CgroupRoot::detect().unwrap().version();
+    let runtime = Runtime::new();
+    let (root, archive) = (runtime.path("image"), runtime.path("image.tar"));
+    make_root(&root);
+    let mut tar = Command::new("tar");
+    tar.arg("-C").arg(&root).arg("-cf").arg(&archive).arg(".");
+    printed("tar", &tar.output().unwrap());
+    podman(
+        &runtime,
+        &["import", "--quiet", archive.to_str().unwrap(), "box:test"],
+    );
+    let limits = [
+        "--memory",
+        "64m",
+        "--pids-limit",
+        "20",
+        "--ulimit",
+        "nofile=512:512",
+    ];
+    let run = [
+        "run",
+        "-d",
+        "--pull",
+        "never",
+        "--network",
+        "none",
+        "--ulimit",
+        "nproc=512:512",
+    ];
+    let of = ["localhost/box:test", "sleep", "100000"];
+    let id = podman(&runtime, &[&run[..], &limits, &of].concat());
+    let id = id.trim();
+    let pid = podman(&runtime, &["inspect", "--format", "{{.State.Pid}}", id]);
+    let group = format!("machine.slice/libpod-{id}.scope");
+    let groups = std::fs::read_to_string(format!("/proc/{}/cgroup", pid.trim())).unwrap();
+    assert!(groups.contains(&format!("/{group}")), "{groups}");
+    let (place, file) = match version {
+        CgroupVersion::V1 => ("/sys/fs/cgroup/memory", "memory.limit_in_bytes"),
+        CgroupVersion::V2 => ("/sys/fs/cgroup", "memory.max"),
+    };
+    let limit = PathBuf::from(place).join(&group).join(file);
+    assert_eq!(
+        std::fs::read_to_string(&limit).unwrap().trim(),
+        (64 << 20).to_string()
+    );
+    assert_eq!(podman(&runtime, &["exec", id, "echo", "hello"]), "hello\n");
+    podman(&runtime, &["rm", "--force", "--time", "0", id]);
+    assert!(!limit.exists());
 }
