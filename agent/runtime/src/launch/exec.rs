@@ -47,12 +47,16 @@ fn namespaces_of(init: i32) -> Result<i32> {
 }
 
 /// Starts a process in a container, with pipes for its standard streams.
-pub(crate) fn exec(plan: &ExecPlan, target: &ExecTarget<'_>) -> Result<Launched> {
+pub(crate) fn exec(
+    plan: &ExecPlan,
+    target: &ExecTarget<'_>,
+    observer: &mut dyn Observer,
+) -> Result<Launched> {
     let source = StreamSource::Pipes {
         stdin: plan.stdin_open,
         output: plan.output,
     };
-    exec_with(plan, target, source, None)
+    exec_with(plan, target, source, Some(observer))
 }
 
 /// Starts a process in a container.

@@ -1,5 +1,6 @@
 //! Starts a container's first process, or another one in it: everything that the parent does around the clone.
 
+mod agent;
 mod exec;
 mod failure;
 mod network;
@@ -19,6 +20,7 @@ use crate::plan::{CgroupPlan, ContainerPlan};
 use crate::sys::{self, CloneOptions, Forked};
 use prerequisites::Prerequisites;
 
+pub(crate) use agent::{AgentPlan, send_descriptor};
 pub(crate) use exec::{ExecTarget, exec, exec_with};
 pub(crate) use failure::{process_error, start_error};
 pub(crate) use network::NetworkBeside;
@@ -263,7 +265,7 @@ impl Launching {
     ) -> Result<bool> {
         loop {
             let message = sync::receive(self.sync.as_fd());
-            match message.map_err(|error| RuntimeError::io("hear from the container's process", error))? {
+            match message.map_err(agent::silence)? {
                 Message::Built => {
                     let target = ExecTarget {
                         init: self.pidfd.as_fd(),
@@ -284,6 +286,7 @@ impl Launching {
                     };
                     let observer = observer.as_mut().ok_or_else(out_of_turn)?;
                     observer.listening(&target, listener)?;
+                    agent::limit_wait(self.sync.as_fd())?;
                     let _ = sync::send_go(self.sync.as_fd());
                 }
                 Message::Ready if hold => return Ok(true),
@@ -325,7 +328,8 @@ pub(crate) enum Released {
     Failed(RuntimeError),
 }
 
-/// Reads what a released process says. `listening` takes the listener of its filter.
+/// Reads what a released process says. `listening` takes the listener of its filter. A process that failed may still be
+/// there, where its filter's agent keeps it: it is for the caller to end it.
 pub(crate) fn read_released(
     sync: BorrowedFd<'_>,
     describe: impl Fn(Failure) -> RuntimeError,
@@ -333,7 +337,7 @@ pub(crate) fn read_released(
 ) -> Released {
     let mut received = sync::receive(sync);
     if let Ok(Message::Listener(listener)) = received {
-        if let Err(error) = listening(listener) {
+        if let Err(error) = listening(listener).and_then(|()| agent::limit_wait(sync)) {
             return Released::Failed(error);
         }
         let _ = sync::send_go(sync);
@@ -343,7 +347,7 @@ pub(crate) fn read_released(
         Ok(Message::End) => Released::Running,
         Ok(Message::Failed(failure)) => Released::Failed(describe(failure)),
         Ok(_) => Released::Failed(died_early()),
-        Err(error) => Released::Failed(RuntimeError::io("hear from the container's process", error)),
+        Err(error) => Released::Failed(agent::silence(error)),
     }
 }
 

@@ -1,15 +1,12 @@
 //! The terminal of a container: handed to the caller's socket, or joined with the terminal that the command runs on.
 
 use rustix::fs::OFlags;
-use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 use rustix::termios::{self, OptionalActions, Termios};
-use std::io::{IoSlice, Write};
-use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::net::UnixStream;
 use std::path::Path;
 
 use super::error::{OciError, Result};
+use crate::launch::send_descriptor;
 use crate::sys;
 
 /// What a caller reads beside the descriptor: runc sends the terminal's name.
@@ -17,28 +14,7 @@ const NAME: &[u8] = b"/dev/ptmx";
 
 /// Sends a descriptor to somebody who listens on a socket.
 pub(super) fn send(path: &str, descriptor: BorrowedFd<'_>, what: &str) -> Result<()> {
-    send_with(Path::new(path), descriptor, what, NAME)
-}
-
-/// As [`send`], with these bytes.
-pub(super) fn send_with(path: &Path, descriptor: BorrowedFd<'_>, what: &str, bytes: &[u8]) -> Result<()> {
-    let describe = || format!("send {what} to {}", path.display());
-    let mut socket = UnixStream::connect(path).map_err(|error| OciError::io(describe(), error))?;
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut ancillary = SendAncillaryBuffer::new(&mut space);
-    let descriptors = [descriptor];
-    ancillary.push(SendAncillaryMessage::ScmRights(&descriptors));
-    let sent = rustix::net::sendmsg(
-        &socket,
-        &[IoSlice::new(bytes)],
-        &mut ancillary,
-        SendFlags::NOSIGNAL,
-    );
-    let sent = sent.map_err(|error| OciError::io(describe(), error))?;
-    let rest = bytes.get(sent..).unwrap_or_default();
-    socket
-        .write_all(rest)
-        .map_err(|error| OciError::io(describe(), error))
+    Ok(send_descriptor(Path::new(path), descriptor, what, NAME)?)
 }
 
 /// Sends a terminal's other side. Whoever gets it decides how it reads it.

@@ -274,7 +274,11 @@ pub(super) fn release(
         |listener| listener::hand_over(record, "created", process, listener).map_err(RuntimeError::from);
     match launch::read_released(held.as_fd(), describe, listening) {
         Released::Running => Ok(()),
-        Released::Failed(error) => Err(error.into()),
+        Released::Failed(error) => {
+            // The agent of its filter may keep it, and let it go on later.
+            let _ = crate::sys::pidfd_signal(process.init, libc::SIGKILL);
+            Err(error.into())
+        }
     }
 }
 

@@ -12,6 +12,7 @@ use super::{
 };
 use crate::cgroup::{CgroupRoot, CgroupVersion};
 use crate::error::{Result, RuntimeError};
+use crate::launch::AgentPlan;
 use crate::start::LogConfig;
 
 const PROC_MAGIC: i64 = libc::PROC_SUPER_MAGIC;
@@ -97,6 +98,7 @@ pub(crate) fn container_plan(spec: &Spec, options: ContainerOptions<'_>) -> Resu
         }),
         process: plan,
         extras: options.extras.with_spec(process, linux)?,
+        agent: AgentPlan::of(linux.seccomp().as_ref()),
     })
 }
 
@@ -130,19 +132,12 @@ fn refuse_unsupported(spec: &Spec, linux: &Linux, runs_hooks: bool) -> Result<()
         .net_devices()
         .as_ref()
         .is_some_and(|devices| !devices.is_empty());
-    let listens = linux
-        .seccomp()
-        .as_ref()
-        .is_some_and(|seccomp| seccomp.listener_path().is_some());
     let problem = match () {
         () if hooks && !runs_hooks => "hooks are not supported",
         () if linux.intel_rdt().is_some() => {
             "intelRdt is specified in config, but Intel RDT is not supported or enabled"
         }
         () if linux.memory_policy().is_some() => "a NUMA memory policy is not supported",
-        () if listens && !runs_hooks => {
-            "a listener for system calls (seccomp.listenerPath) is for the OCI runtime, muster oci, only"
-        }
         () if devices => "moving network devices into a container is not supported",
         () => return Ok(()),
     };

@@ -17,6 +17,7 @@ use std::path::PathBuf;
 
 use crate::cgroup::CgroupRoot;
 use crate::error::{Result, RuntimeError};
+use crate::launch::AgentPlan;
 use crate::monitor::ExecRequest;
 use crate::start::LogConfig;
 
@@ -44,6 +45,8 @@ pub(crate) struct ContainerPlan {
     pub sandbox: SandboxPlan,
     pub process: ProcessPlan,
     pub extras: ProcessExtras,
+    /// Whom the filter asks.
+    pub agent: Option<AgentPlan>,
 }
 
 /// The control group to make.

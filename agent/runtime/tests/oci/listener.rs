@@ -1,76 +1,9 @@
 //! Somebody else decides about system calls of a container.
 
+use crate::agent::{Seen, agent, listen};
 use crate::support::Runtime;
-use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
 use serde_json::{Value, json};
-use std::io::{IoSliceMut, Read};
-use std::mem::MaybeUninit;
-use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::net::UnixListener;
 use std::path::Path;
-
-/// `_IOWR('!', 0, struct seccomp_notif)` and `_IOWR('!', 1, struct seccomp_notif_resp)` (linux/seccomp.h).
-const NOTIF_RECV: libc::Ioctl = 0xc050_2100_u32 as libc::Ioctl;
-const NOTIF_SEND: libc::Ioctl = 0xc018_2101_u32 as libc::Ioctl;
-
-/// The error that the agent answers with; none that the kernel would give.
-const ANSWER: i32 = libc::EDQUOT;
-
-/// What an agent got: the container process state, and the calls that it decided about.
-struct Seen {
-    state: Value,
-    calls: Vec<i32>,
-}
-
-/// Takes one listener, and refuses `count` calls.
-fn agent(socket: UnixListener, count: usize) -> std::thread::JoinHandle<Seen> {
-    std::thread::spawn(move || {
-        let (mut peer, _) = socket.accept().expect("the runtime connects");
-        let mut bytes = vec![0; 1 << 16];
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-        let mut ancillary = RecvAncillaryBuffer::new(&mut space);
-        let received = rustix::net::recvmsg(
-            &peer,
-            &mut [IoSliceMut::new(&mut bytes)],
-            &mut ancillary,
-            RecvFlags::CMSG_CLOEXEC,
-        );
-        bytes.truncate(received.expect("a message").bytes);
-        let listener = ancillary.drain().find_map(|item| match item {
-            RecvAncillaryMessage::ScmRights(mut files) => files.next(),
-            _ => None,
-        });
-        let listener = listener.expect("a descriptor");
-        peer.read_to_end(&mut bytes).expect("the rest");
-        let calls = (0..count).map(|_| refuse_one(&listener)).collect();
-        let state = serde_json::from_slice(&bytes).expect("it is JSON");
-        Seen { state, calls }
-    })
-}
-
-/// Refuses the next call; its number.
-fn refuse_one(listener: &OwnedFd) -> i32 {
-    // SAFETY: all zero is what the kernel wants to find.
-    let mut asked: libc::seccomp_notif = unsafe { std::mem::zeroed() };
-    // SAFETY: the request fills one such structure.
-    let result = unsafe { libc::ioctl(listener.as_raw_fd(), NOTIF_RECV, &raw mut asked) };
-    assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
-    let answer = libc::seccomp_notif_resp {
-        id: asked.id,
-        val: 0,
-        error: -ANSWER,
-        flags: 0,
-    };
-    // SAFETY: the request reads one such structure.
-    let result = unsafe { libc::ioctl(listener.as_raw_fd(), NOTIF_SEND, &raw const answer) };
-    assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
-    asked.data.nr
-}
-
-fn listen(path: &Path) -> UnixListener {
-    let _ = std::fs::remove_file(path);
-    UnixListener::bind(path).expect("the directory is writable")
-}
 
 fn notifying(runtime: &Runtime, script: &str, path: &Path) -> Value {
     let mut config = runtime.config("one", script);
@@ -172,4 +105,27 @@ fn nobody_at_the_socket_fails_the_start_and_leaves_nothing() {
         called.err
     );
     assert_ne!(runtime.call(&["state", "one"]).code, 0);
+}
+
+/// One that takes the listener and says nothing.
+#[test]
+fn an_agent_that_does_not_answer_does_not_hold_a_start_for_ever() {
+    let runtime = Runtime::new();
+    let path = runtime.path("agent");
+    let mut config = notifying(&runtime, "true", &path);
+    config["linux"]["seccomp"]["syscalls"][0]["names"] = json!(["execve"]);
+    let silent = agent(listen(&path), 0);
+    runtime.create("one", &config);
+    let called = runtime.call(&["start", "one"]);
+    assert_ne!(called.code, 0);
+    assert!(
+        called
+            .err
+            .contains("(listenerPath) did not let the process start within 10 s"),
+        "{}",
+        called.err
+    );
+    drop(silent.join().expect("the agent is fine").listener);
+    runtime.until_status("one", "stopped");
+    runtime.ok(&["delete", "one"]);
 }

@@ -7,10 +7,12 @@ use std::time::Duration;
 use super::super::connection::SOCKET_NAME;
 use super::super::frame::{self, Kind};
 use super::client::Role;
+use super::listener::hand_over;
 use super::server::Server;
 use crate::error::RuntimeError;
 use crate::exit::{self, ExitStatus, RecordedExit};
-use crate::launch::{self, Released};
+use crate::launch::{self, ExecTarget, Released};
+use crate::sys;
 
 /// How long the removal of the control group may take.
 const DESTROY_DEADLINE: Duration = Duration::from_secs(5);
@@ -33,15 +35,24 @@ impl Server {
 
     pub(super) fn hear_released(&mut self) {
         let Some(held) = self.held.take() else { return };
-        let plan = &self.plan;
+        let (plan, init) = (&self.plan, &self.processes[0]);
+        let process = ExecTarget {
+            init: init.pidfd.as_fd(),
+            init_pid: init.pid,
+            cgroup: self.cgroup.as_ref(),
+        };
         let answer = launch::read_released(
             held.as_fd(),
             |failure| launch::start_error(plan, failure),
-            |_| Err(RuntimeError::protocol("nobody listens to the container's filter")),
+            |listener| hand_over(plan, "created", init.pid, &process, listener),
         );
         let frame = match answer {
             Released::Running => frame::encode_bytes(Kind::Done, &[]),
-            Released::Failed(error) => self.note_failure(&error),
+            Released::Failed(error) => {
+                // The agent of its filter may keep it, and let it go on later.
+                let _ = sys::pidfd_signal(process.init, libc::SIGKILL);
+                self.note_failure(&error)
+            }
         };
         for client in self
             .clients

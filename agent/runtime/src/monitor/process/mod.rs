@@ -5,13 +5,14 @@
 mod client;
 mod container;
 mod finish;
+mod listener;
 mod output;
 mod requests;
 mod server;
 
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd, RawFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 
@@ -115,6 +116,10 @@ impl Observer for Recorder<'_> {
 
     fn built(&mut self, _process: &ExecTarget<'_>) -> Result<()> {
         Err(RuntimeError::spec("hooks are not supported"))
+    }
+
+    fn listening(&mut self, process: &ExecTarget<'_>, listener: RawFd) -> Result<()> {
+        listener::hand_over(self.0, "creating", process.init_pid, process, listener)
     }
 }
 

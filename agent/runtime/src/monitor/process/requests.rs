@@ -7,6 +7,7 @@ use super::super::frame::{
 };
 use super::client::Role;
 use super::container::Process;
+use super::listener::Executing;
 use super::server::{Server, is_gone};
 use crate::error::{Result, RuntimeError, chain};
 use crate::launch::{self, ExecTarget};
@@ -128,7 +129,11 @@ impl Server {
             init_pid: self.processes[0].pid,
             cgroup: self.cgroup.as_ref(),
         };
-        let launched = launch::exec(&plan, &target)?;
+        let mut executing = Executing {
+            plan: &self.plan,
+            container_pid: target.init_pid,
+        };
+        let launched = launch::exec(&plan, &target, &mut executing)?;
         self.exec_count += 1;
         let (number, pid) = (self.exec_count, launched.pid);
         let process = Process::from_launched(number, launched);
