@@ -17,7 +17,7 @@ const PLACES: [(&str, &str); 9] = [
         "a test joins a group between fork and exec",
     ),
     (
-        "agent/runtime/tests/oci/listener.rs",
+        "agent/runtime/tests/oci/agent.rs",
         "a test answers calls that a filter asks about; no safe binding does that",
     ),
     (
