@@ -4,7 +4,7 @@ use super::network_rows::facts;
 use super::requests::Decision;
 use crate::control::{ControlError, ControlReply, RefusalKind};
 use muster_orchestration::networks::{NetworkProblem, Surroundings, plan_attachment};
-use muster_state::{Change, Changeset, ClusterState, LEVEL_OF_NETWORKS, Rejection};
+use muster_state::{Change, Changeset, ClusterState, LEVEL_OF_NETWORKS, ObjectKey, Rejection};
 use muster_types::network::NetworkSpec;
 use muster_types::overlay::Attachment;
 use muster_types::service::EndpointMode;
@@ -66,6 +66,12 @@ pub(super) fn attach(
         return Ok(Decision::Answer(ControlReply::Attached {
             place: row.place.clone(),
         }));
+    }
+    if state.attachment(id).is_some() {
+        return Err(ControlError::refused(
+            RefusalKind::Conflict,
+            format!("place {id} is of another container"),
+        ));
     }
     let kept = before.filter(|row| {
         addresses
@@ -199,10 +205,18 @@ fn refused(problem: NetworkProblem) -> ControlError {
     ControlError::refused(kind, message)
 }
 
-/// Whether the decision may be made anew: somebody else was given what it had chosen.
+/// Whether the decision may be made anew: somebody else was given what it had chosen, or a place was given back or given
+/// meanwhile. The next decision knows of it, so that this comes to an end.
 pub(super) fn may_decide_anew(rejection: &Rejection) -> bool {
     matches!(
         rejection,
-        Rejection::AddressNotFree { .. } | Rejection::NetworkOverlap { .. }
+        Rejection::AddressNotFree { .. }
+            | Rejection::NetworkOverlap { .. }
+            | Rejection::NotFound {
+                object: ObjectKey::Attachment(_)
+            }
+            | Rejection::AlreadyExists {
+                object: ObjectKey::Attachment(_)
+            }
     )
 }

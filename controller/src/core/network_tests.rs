@@ -222,6 +222,48 @@ fn a_container_keeps_its_addresses_when_its_node_asks_again() {
 }
 
 #[test]
+fn a_container_that_asks_while_its_place_is_given_back_or_given_gets_one() {
+    let mut single = Single::leading();
+    let network = make_network(&mut single, 70, |_| {});
+    write(&mut single, 71, attach(WORKER, 1, network)).unwrap();
+    let release = |place: u128| ControlRequest::Release {
+        node: WORKER,
+        attachments: vec![AttachmentId::from_u128(place)],
+    };
+    let meanwhile = [
+        // It starts again before the place that it left is free.
+        [(72, release(71)), (73, attach(WORKER, 1, network))],
+        // The place that it left is given back once it has another one.
+        [(74, attach(WORKER, 1, network)), (75, release(73))],
+        // It asks again, because it did not hear what became of its first request.
+        [(76, attach(WORKER, 2, network)), (77, attach(WORKER, 2, network))],
+    ];
+    for requests in meanwhile {
+        let outputs = single.inputs(requests.map(|(number, request)| Input::Write {
+            token: number,
+            id: RequestId::from_u128(number.into()),
+            request,
+        }));
+        let replies = outputs.iter().filter_map(|output| match output {
+            Output::Reply { result, .. } => Some(result),
+            _ => None,
+        });
+        let replies: Vec<_> = replies.collect();
+        assert!(
+            replies.len() == 2 && replies.iter().all(|reply| reply.is_ok()),
+            "{replies:?}"
+        );
+    }
+    let ids: Vec<_> = single
+        .controller
+        .state()
+        .attachments_of_node(WORKER)
+        .map(|row| row.id)
+        .collect();
+    assert_eq!(ids, [74, 77].map(AttachmentId::from_u128));
+}
+
+#[test]
 fn a_container_that_asks_for_another_address_gets_it_in_place_of_the_one_that_it_had() {
     let mut single = Single::leading();
     let network = make_network(&mut single, 70, |_| {});

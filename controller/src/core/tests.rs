@@ -72,7 +72,14 @@ impl Single {
     }
 
     pub(super) fn input(&mut self, input: Input) -> Vec<Output> {
-        self.controller.handle(input, self.now);
+        self.inputs([input])
+    }
+
+    /// What comes together, before any of it is committed.
+    pub(super) fn inputs(&mut self, inputs: impl IntoIterator<Item = Input>) -> Vec<Output> {
+        for input in inputs {
+            self.controller.handle(input, self.now);
+        }
         self.controller.flush(self.now).unwrap()
     }
 
