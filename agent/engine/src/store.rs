@@ -10,6 +10,7 @@ use muster_images::lasting::LastingDatabase;
 use redb::{Database, Durability, ReadableTable, TableDefinition};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -30,7 +31,7 @@ const SYNC_AGAIN_AFTER: Duration = Duration::from_secs(1);
 const CACHE_BYTES: usize = 1 << 20;
 
 /// A kind of row.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Table {
     /// Containers by id.
     Containers,
@@ -55,16 +56,13 @@ impl Table {
     }
 }
 
-#[derive(Debug, Clone)]
-struct Row {
-    table: Table,
-    key: String,
-    /// `None` removes the row.
-    value: Option<Vec<u8>>,
-}
+/// Which row.
+type Place = (Table, String);
 
 struct Change {
-    row: Row,
+    place: Place,
+    /// `None` removes the row.
+    value: Option<Vec<u8>>,
     done: Option<oneshot::Sender<Result<()>>>,
     /// Its place among those that wait.
     _place: OwnedSemaphorePermit,
@@ -92,8 +90,7 @@ struct Writer {
 impl std::fmt::Debug for Change {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Change")
-            .field("table", &self.row.table)
-            .field("key", &self.row.key)
+            .field("place", &self.place)
             .finish_non_exhaustive()
     }
 }
@@ -223,11 +220,8 @@ impl Store {
         let places = Arc::clone(&self.inner.places);
         let place = places.acquire_owned().await.map_err(|_| Error::ShuttingDown)?;
         let change = Change {
-            row: Row {
-                table,
-                key: key.to_owned(),
-                value,
-            },
+            place: (table, key.to_owned()),
+            value,
             done,
             _place: place,
         };
@@ -251,8 +245,9 @@ struct Writing {
     database: Arc<LastingDatabase>,
     /// When what was written without a sync gets one.
     sync_at: Option<Instant>,
-    /// What was written without a sync: a database that was opened again has lost it.
-    unsynced: Vec<Row>,
+    /// What was written without a sync: a database that was opened again has lost it. One value for each row, so that it
+    /// does not grow for as long as the disk takes no sync.
+    unsynced: BTreeMap<Place, Option<Vec<u8>>>,
     /// Which opening of the database has `unsynced`.
     opening: u64,
 }
@@ -298,7 +293,7 @@ impl Writing {
             opening: database.openings(),
             database,
             sync_at: None,
-            unsynced: Vec::new(),
+            unsynced: BTreeMap::new(),
         }
     }
 
@@ -316,8 +311,9 @@ impl Writing {
             }
             Ok(()) => {
                 self.sync_at = self.sync_at.or(Some(now + SYNC_AFTER));
+                let written = batch.iter();
                 self.unsynced
-                    .extend(batch.iter().map(|change| change.row.clone()));
+                    .extend(written.map(|change| (change.place.clone(), change.value.clone())));
             }
             Err(_) if batch.is_empty() => self.sync_at = Some(now + SYNC_AGAIN_AFTER),
             Err(_) => {}
@@ -333,19 +329,18 @@ impl Writing {
             let unsynced = transaction.set_durability(Durability::None);
             unsynced.map_err(failed("write"))?;
         }
-        let lost = if opening == self.opening {
-            &[]
-        } else {
-            &self.unsynced[..]
-        };
-        for row in lost.iter().chain(batch.iter().map(|change| &change.row)) {
-            let mut table = transaction
-                .open_table(row.table.definition())
+        let lost = self.unsynced.iter().filter(|_| opening != self.opening);
+        let changes = batch.iter().map(|change| (&change.place, &change.value));
+        for ((table, key), value) in lost.chain(changes) {
+            let mut rows = transaction
+                .open_table(table.definition())
                 .map_err(failed("write"))?;
-            let key = row.key.as_str();
-            match &row.value {
-                Some(value) => drop(table.insert(key, value.as_slice()).map_err(failed("write"))?),
-                None => drop(table.remove(key).map_err(failed("write"))?),
+            match value {
+                Some(value) => drop(
+                    rows.insert(key.as_str(), value.as_slice())
+                        .map_err(failed("write"))?,
+                ),
+                None => drop(rows.remove(key.as_str()).map_err(failed("write"))?),
             }
         }
         transaction.commit().map_err(failed("commit"))?;
@@ -363,7 +358,7 @@ fn answer(batch: &mut Vec<Change>, outcome: impl FnOnce() -> Result<()>) {
             (Some(done), result) => drop(done.send(result)),
             (None, Err(error)) => {
                 tracing::error!(
-                    key = change.row.key,
+                    key = change.place.1,
                     error = error.chain(),
                     "engine metadata was not written"
                 );

@@ -153,3 +153,26 @@ fn end_of_the_runtime_does_not_end_the_writer() {
     assert_eq!(store.all::<u32>(Table::Volumes).unwrap(), [1, 2]);
     store.close();
 }
+
+#[test]
+fn of_what_waits_for_a_sync_only_the_newest_values_are_kept() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("engine.redb");
+    let database = LastingDatabase::open(move || make(&path)).unwrap();
+    let mut writing = Writing::new(Arc::new(database));
+    writing.sync_at = Some(Instant::now() + Duration::from_secs(3600));
+    let places = Arc::new(Semaphore::new(1));
+    for value in 0..3 {
+        let change = Change {
+            place: (Table::Containers, "a".to_owned()),
+            value: Some(vec![value]),
+            done: None,
+            _place: Arc::clone(&places).try_acquire_owned().unwrap(),
+        };
+        writing.write(&[change]).unwrap();
+    }
+    let kept: Vec<_> = writing.unsynced.values().flatten().collect();
+    assert_eq!(kept, [&[2]]);
+    writing.write(&[]).unwrap();
+    assert!(writing.unsynced.is_empty(), "they are synced");
+}
