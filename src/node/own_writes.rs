@@ -36,6 +36,9 @@ impl Member {
                 }
             } else {
                 for address in leader.take().into_iter().chain(self.controllers()) {
+                    if Instant::now() >= deadline {
+                        break;
+                    }
                     match self.write_at(&address, id, &request).await {
                         Ok(Err(ControlError::NotLeader { leader: told })) => leader = leader.or(told),
                         Ok(Err(error)) if may_pass(&error) => last = later(last, error),
