@@ -13,8 +13,8 @@ use flate2::{Compression as Level, GzBuilder};
 
 use crate::blobs::StagedBlob;
 use crate::compression::{Compression, recognise};
-use crate::digest::Digest;
-use crate::error::{Error, Result};
+use crate::digest::{Digest, HashingReader};
+use crate::error::{ArchiveError, Error, Result};
 use crate::lease::Lease;
 use crate::limits::{DOCUMENT_BYTES_MAX, MANIFESTS_PER_IMAGE_MAX};
 use crate::manifest::{Document, LayerBlob, Manifest, layer_descriptor, synthesise};
@@ -223,14 +223,25 @@ impl ImageStore {
         })
     }
 
-    fn compress(&self, blob: &Digest) -> Result<StagedBlob> {
-        let mut content = self.open_blob(blob)?;
-        StagedBlob::written(&self.inner.layout, |output| {
+    /// Compresses the content of this digest, and refuses one that was damaged on the disk meanwhile.
+    fn compress(&self, content: &Digest) -> Result<StagedBlob> {
+        let mut reader = HashingReader::new(self.open_blob(content)?);
+        let made = StagedBlob::written(&self.inner.layout, |output| {
             // No name and no time: the same content gives the same bytes.
             let mut encoder = GzBuilder::new().write(output, Level::default());
-            io::copy(&mut content, &mut encoder)?;
+            io::copy(&mut reader, &mut encoder)?;
             encoder.finish()?.flush()
-        })
+        })?;
+        let (actual, _) = reader.finish();
+        if actual != *content {
+            return Err(ArchiveError::DigestMismatch {
+                what: "a stored layer".to_owned(),
+                expected: *content,
+                actual,
+            }
+            .into());
+        }
+        Ok(made)
     }
 
     /// One more manifest of the image; the preferred one stays first.

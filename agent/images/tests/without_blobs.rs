@@ -259,3 +259,13 @@ fn what_came_compressed_is_compressed_here_for_a_registry_that_lacks_it() {
     }
     assert_eq!(store.resolve("app:1").unwrap().manifest_digest, loaded.manifest);
 }
+
+#[test]
+fn a_layer_that_was_damaged_is_not_compressed_for_a_registry() {
+    let (loaded, store) = loaded();
+    fs::write(loaded.layer(0).join("d/low"), vec![0; 160_000]).unwrap();
+    let error = store.repacked_manifest("app:1").unwrap_err();
+    assert!(error.to_string().contains("expected"), "{error}");
+    let damaged = store.packed_manifest("app:1").unwrap();
+    assert_eq!(damaged.digest, loaded.manifest);
+}

@@ -249,7 +249,9 @@ impl Peers for Spread {
             let registry = registry.and_then(|name| self.rate(name));
             let found = self.ask(&cluster, content).await;
             let asked = |found: &&Found| is_worth_asking(self.rate(&found.address), registry);
-            found.iter().filter(asked).map(|found| found.reply.size).max()
+            // Nodes of earlier versions tell no size.
+            let sizes = found.iter().filter(asked).map(|found| found.reply.size);
+            sizes.filter(|size| *size > 0).max()
         })
     }
 

@@ -122,15 +122,16 @@ impl<'a> Leftovers<'a> {
             .collect()
     }
 
-    /// Each image has one layer of its own, which is unpacked, and three blobs.
+    /// Each image has one layer of its own, which is unpacked and is no blob any more, and two documents.
     fn image_files(&self, images: usize) -> Option<String> {
-        let count = |directory: &str| BTreeSet::from([self.names(directory).len()]);
-        compared("layers", count("data/images/layers"), &BTreeSet::from([images])).or_else(|| {
-            compared(
-                "blobs",
-                count("data/images/blobs/sha256"),
-                &BTreeSet::from([3 * images]),
-            )
+        let counts = [
+            ("data/images/layers", images),
+            ("data/images/splits", images),
+            ("data/images/blobs/sha256", 2 * images),
+        ];
+        counts.into_iter().find_map(|(directory, wanted)| {
+            let found = self.names(directory).len();
+            compared(directory, BTreeSet::from([found]), &BTreeSet::from([wanted]))
         })
     }
 }
