@@ -3,7 +3,7 @@
 
 use crate::task_engine::TaskEngine;
 use muster_node_plan::{Action, Observation};
-use muster_types::{AssignedTask, ContainerId, TaskId};
+use muster_types::{AssignedFile, AssignedTask, ContainerId, TaskId};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -44,7 +44,11 @@ impl<E: TaskEngine + ?Sized> Executor<E> {
         while self.operations.try_join_next().is_some() {}
         match action {
             Action::Prepare(task) => self.prepare(*task, peers),
-            Action::Start { task, container } => self.start(task, container),
+            Action::Start {
+                task,
+                container,
+                files,
+            } => self.start(*task, container, files),
             Action::Stop { task, container } => self.stop(task, container),
             Action::Remove { task, container } => self.remove(task, container),
             Action::Report(_) | Action::Persist => {}
@@ -83,13 +87,15 @@ impl<E: TaskEngine + ?Sized> Executor<E> {
         });
     }
 
-    fn start(&mut self, task: TaskId, container: ContainerId) {
+    fn start(&mut self, assigned: AssignedTask, container: ContainerId, files: Vec<AssignedFile>) {
         let (engine, observations, slots) = self.parts();
+        let task = assigned.id;
         let watcher = self.operations.spawn(async move {
             let result = {
                 let _slot = slots.acquire().await;
-                engine.start(&container).await
+                engine.start(&assigned, &container, &files).await
             };
+            drop((assigned, files));
             let health_checked = result.as_ref().is_ok_and(|started| started.health_checked);
             let runs = result.is_ok();
             let _ = observations.send(Observation::Started { task, result }).await;
@@ -182,7 +188,7 @@ mod tests {
     use futures::future::{BoxFuture, pending, ready};
     use muster_node_plan::Restored;
     use muster_node_plan::agent_core::StartedContainer;
-    use muster_types::AssignedNetwork;
+    use muster_types::{AssignedNetwork, DesiredState, ServiceId, Slot, TaskState};
     use tokio::sync::Notify;
 
     /// A container that is healthy from its start until it is told to end.
@@ -206,7 +212,12 @@ mod tests {
             ready(Err("not asked for".to_owned())).boxed()
         }
 
-        fn start<'a>(&'a self, _: &'a ContainerId) -> BoxFuture<'a, Result<StartedContainer, String>> {
+        fn start<'a>(
+            &'a self,
+            _: &'a AssignedTask,
+            _: &'a ContainerId,
+            _: &'a [AssignedFile],
+        ) -> BoxFuture<'a, Result<StartedContainer, String>> {
             let health_checked = true;
             ready(Ok(StartedContainer {
                 health_checked,
@@ -239,6 +250,23 @@ mod tests {
         }
     }
 
+    fn assigned(id: TaskId) -> AssignedTask {
+        AssignedTask {
+            id,
+            service: ServiceId::from_u128(1),
+            service_name: "web".to_owned(),
+            service_labels: BTreeMap::new(),
+            slot: Slot::Replica(1),
+            template_version: 1,
+            template: Arc::default(),
+            ports: Vec::new(),
+            desired: DesiredState::Running,
+            start_after: None,
+            recorded: (0, TaskState::Assigned),
+            networks: Vec::new(),
+        }
+    }
+
     #[tokio::test]
     async fn the_health_of_a_container_that_runs_already_is_told() {
         let engine = Arc::new(HealthyContainer::default());
@@ -257,7 +285,12 @@ mod tests {
         let (sender, mut observations) = mpsc::channel(8);
         let mut executor = Executor::new(engine.clone(), sender);
         let (task, container) = (TaskId::from_u128(7), ContainerId::from_bytes([1; 32]));
-        executor.perform(Action::Start { task, container }, Vec::new());
+        let start = Action::Start {
+            task: Box::new(assigned(task)),
+            container,
+            files: Vec::new(),
+        };
+        executor.perform(start, Vec::new());
         let started = observations.recv().await;
         assert!(
             matches!(started, Some(Observation::Started { .. })),

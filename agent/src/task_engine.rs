@@ -3,7 +3,7 @@
 use futures::future::BoxFuture;
 use muster_node_plan::Restored;
 use muster_node_plan::agent_core::StartedContainer;
-use muster_types::{AssignedNetwork, AssignedTask, ContainerId, TaskId};
+use muster_types::{AssignedFile, AssignedNetwork, AssignedTask, ContainerId, TaskId};
 use std::collections::BTreeMap;
 
 /// How a container ended.
@@ -35,8 +35,13 @@ pub trait TaskEngine: Send + Sync + 'static {
         task: &'a AssignedTask,
         peers: Vec<String>,
     ) -> BoxFuture<'a, Result<ContainerId, String>>;
-    /// Starts it. One that runs already is a success.
-    fn start<'a>(&'a self, container: &'a ContainerId) -> BoxFuture<'a, Result<StartedContainer, String>>;
+    /// Starts it with the secrets and configs that the node was given for it. One that runs already is a success.
+    fn start<'a>(
+        &'a self,
+        task: &'a AssignedTask,
+        container: &'a ContainerId,
+        files: &'a [AssignedFile],
+    ) -> BoxFuture<'a, Result<StartedContainer, String>>;
     /// Resolves at its end, at once when it has ended.
     fn wait<'a>(&'a self, container: &'a ContainerId) -> BoxFuture<'a, Ending>;
     /// Resolves once its health check has passed, or failed for good, and that is not `known` already. Never resolves

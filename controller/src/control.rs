@@ -1,10 +1,11 @@
 //! Writes that users and nodes ask the cluster for, and their answers. They travel between controllers as MessagePack.
 
+use muster_types::file::FileSpec;
 use muster_types::network::NetworkSpec;
 use muster_types::overlay::{NetworkAddresses, NetworkFacts};
 use muster_types::{
-    AttachmentId, Availability, ClusterSpec, ContainerId, NetworkId, NodeId, NodeRole, NodeSpec, RaftId,
-    ServiceId, ServiceSpec,
+    AttachmentId, Availability, ClusterSpec, ContainerId, FileId, FileKind, NetworkId, NodeId, NodeRole,
+    NodeSpec, RaftId, ServiceId, ServiceSpec,
 };
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
@@ -87,6 +88,31 @@ pub enum ControlRequest {
         /// Which.
         id: NetworkId,
     },
+    /// Make a secret or config; its id is the request's.
+    CreateFile {
+        /// Which of the two.
+        kind: FileKind,
+        /// What it is.
+        spec: Box<FileSpec>,
+    },
+    /// Change the labels of a secret or config.
+    UpdateFile {
+        /// Which of the two.
+        kind: FileKind,
+        /// Which.
+        id: FileId,
+        /// Spec version that the change was made from.
+        version: u64,
+        /// The new spec; without content it has the content that it had.
+        spec: Box<FileSpec>,
+    },
+    /// Remove a secret or config that no service needs.
+    RemoveFile {
+        /// Which of the two.
+        kind: FileKind,
+        /// Which.
+        id: FileId,
+    },
     /// Give a standalone container a place in an attachable network. One that has a place there already keeps its
     /// addresses, in a new place. The place's id is the request's.
     Attach {
@@ -135,7 +161,10 @@ impl ControlRequest {
             | Self::WithdrawNode { .. }
             | Self::JoinRaft { .. }
             | Self::CreateNetwork { .. }
-            | Self::RemoveNetwork { .. } => None,
+            | Self::RemoveNetwork { .. }
+            | Self::CreateFile { .. }
+            | Self::UpdateFile { .. }
+            | Self::RemoveFile { .. } => None,
         }
     }
 }
@@ -175,6 +204,11 @@ pub enum ControlReply {
     NetworkCreated {
         /// Its id.
         id: NetworkId,
+    },
+    /// A secret or config was made.
+    FileCreated {
+        /// Its id.
+        id: FileId,
     },
     /// A container has a place in a network.
     Attached {

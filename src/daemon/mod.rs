@@ -126,7 +126,7 @@ async fn serve(
     let host = NodeHost::new(MemberContext {
         files: NodeFiles::new(&config.data_dir),
         tasks: Arc::new(EngineTasks::new(
-            local.clone(),
+            (local.clone(), engine.clone()),
             images.clone(),
             registries,
             networks.clone(),

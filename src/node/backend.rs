@@ -1,16 +1,14 @@
 //! The cluster as the Engine API sees it, from this node.
 
 use super::address::MemberAddresses;
-use super::fetch::Nowhere;
 use super::host::{NodeHost, Standing};
 use super::member::Member;
+use super::refusals::{failed, from_control, from_fetch};
 use super::views::{node_view, service_view, task_view};
 use super::{address, events, task_logs};
 use crate::daemon::registry::platform as image_platform;
 use async_trait::async_trait;
-use muster_controller::control::{
-    ControlError, ControlReply, ControlRequest, RefusalKind, ServiceChange as Change,
-};
+use muster_controller::control::{ControlReply, ControlRequest, ServiceChange as Change};
 use muster_controller::core::cluster_requests::check_cluster_spec;
 use muster_controller::core::io::ReadView;
 use muster_controller::shell::ControllerHandle;
@@ -20,10 +18,11 @@ use muster_engine_api::backend::{
     ServiceChange, ServiceCreated, ServiceView, TaskLogStream, TaskSelection, TaskView, TokenRotation,
     resolve,
 };
+use muster_types::file::FileSpec;
 use muster_types::network::NetworkSpec;
 use muster_types::{
-    Cluster, ClusterNetwork, ClusterSpec, NetworkId, Node, NodeId, NodeSpec, RequestId, Service, ServiceId,
-    ServiceSpec, Task, Timestamp,
+    Cluster, ClusterFile, ClusterNetwork, ClusterSpec, FileId, FileKind, NetworkId, Node, NodeId, NodeSpec,
+    RequestId, Service, ServiceId, ServiceSpec, Task, Timestamp,
 };
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -138,40 +137,6 @@ impl NodeBackend {
 /// Also one whose controller has ended by itself.
 async fn is_controller(member: &Member) -> bool {
     member.controller().is_some() || member.controller_failure().await.is_some()
-}
-
-fn from_control(error: ControlError) -> BackendError {
-    match error {
-        ControlError::NoLeader | ControlError::NotLeader { .. } => BackendError::no_leader(),
-        ControlError::OutcomeUnknown | ControlError::Busy => BackendError::unavailable(error.to_string()),
-        ControlError::Refused { kind, message } => match kind {
-            RefusalKind::NotFound => BackendError::not_found(message),
-            RefusalKind::Conflict => {
-                BackendError::conflict(format!("rpc error: code = AlreadyExists desc = {message}"))
-            }
-            RefusalKind::Invalid => {
-                BackendError::invalid(format!("rpc error: code = InvalidArgument desc = {message}"))
-            }
-            RefusalKind::Forbidden => BackendError::forbidden(message),
-            RefusalKind::OutOfSequence => BackendError::out_of_sequence(),
-            RefusalKind::Unavailable => {
-                BackendError::invalid(format!("rpc error: code = FailedPrecondition desc = {message}"))
-            }
-            RefusalKind::Internal => BackendError::internal(message),
-        },
-    }
-}
-
-fn from_fetch(error: anyhow::Error) -> BackendError {
-    if error.is::<Nowhere>() {
-        BackendError::not_found(error.to_string())
-    } else {
-        failed(error)
-    }
-}
-
-fn failed(error: anyhow::Error) -> BackendError {
-    BackendError::unavailable(format!("{error:#}"))
 }
 
 #[async_trait]
@@ -416,6 +381,51 @@ impl ClusterBackend for NodeBackend {
 
     async fn network_remove(&self, id: NetworkId) -> Result<()> {
         self.write(ControlRequest::RemoveNetwork { id }).await?;
+        Ok(())
+    }
+
+    async fn file_list(&self, kind: FileKind) -> Result<Vec<Arc<ClusterFile>>> {
+        let view = self.read().await?;
+        let of_kind = view.state.files().filter(|file| file.kind == kind);
+        Ok(of_kind.cloned().collect())
+    }
+
+    async fn file_inspect(&self, kind: FileKind, reference: &str) -> Result<Arc<ClusterFile>> {
+        let files = self.file_list(kind).await?;
+        let files: Vec<(String, Arc<ClusterFile>)> = files
+            .into_iter()
+            .map(|file| (file.id.to_string(), file))
+            .collect();
+        let candidates = files.iter().map(|(id, file)| Candidate {
+            id,
+            name: &file.spec.name,
+        });
+        let found = resolve(kind.name(), reference, candidates)?;
+        Ok(files[found].1.clone())
+    }
+
+    async fn file_create(&self, kind: FileKind, spec: FileSpec) -> Result<FileId> {
+        let spec = Box::new(spec);
+        match self.write(ControlRequest::CreateFile { kind, spec }).await? {
+            ControlReply::FileCreated { id } => Ok(id),
+            other => Err(BackendError::internal(format!("an unexpected answer: {other:?}"))),
+        }
+    }
+
+    async fn file_update(&self, kind: FileKind, id: FileId, version: u64, spec: FileSpec) -> Result<()> {
+        let spec = Box::new(spec);
+        self.write(ControlRequest::UpdateFile {
+            kind,
+            id,
+            version,
+            spec,
+        })
+        .await?;
+        Ok(())
+    }
+
+    async fn file_remove(&self, kind: FileKind, id: FileId) -> Result<()> {
+        self.write(ControlRequest::RemoveFile { kind, id }).await?;
         Ok(())
     }
 

@@ -6,7 +6,7 @@ use muster_engine_api::backend::EventStream;
 use muster_state::diff::Difference;
 use muster_state::{ClusterState, ObjectKey};
 use muster_types::event::{Event, EventKind, EventScope};
-use muster_types::{ClusterNetwork, NodeState, Timestamp};
+use muster_types::{ClusterNetwork, FileKind, NodeState, Timestamp};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -143,6 +143,15 @@ fn event(
                 (true, true) => return None,
                 (_, false) => (EventKind::Network, id.to_string(), attributes),
             }
+        }
+        ObjectKey::File(id) => {
+            let file = after.file(id).or_else(|| before.file(id))?;
+            let attributes = BTreeMap::from([("name".to_owned(), file.spec.name.clone())]);
+            let kind = match file.kind {
+                FileKind::Secret => EventKind::Secret,
+                FileKind::Config => EventKind::Config,
+            };
+            (kind, id.to_string(), attributes)
         }
         ObjectKey::Cluster | ObjectKey::Template(..) | ObjectKey::Task(_) | ObjectKey::Attachment(_) => {
             return None;

@@ -1,10 +1,13 @@
 //! Tasks as containers of the local engine.
 
 use super::networks::ClusterNetworks;
-use super::templates::{TemplateError, TemplateNode, expand};
+use super::task_container::container_config;
+use super::task_files;
+use super::templates::TemplateNode;
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use muster_agent::task_engine::{Ending, Healthy, TaskEngine};
+use muster_engine::Engine;
 use muster_engine_api::backend::{
     BackendError, ContainerFilterHint, ErrorKind, LocalEngine, RemoveOptions, StopOptions, WaitCondition,
 };
@@ -13,11 +16,8 @@ use muster_node_plan::Restored;
 use muster_node_plan::agent_core::StartedContainer;
 use muster_proto::transport::Dialer;
 use muster_registry::Registries;
-use muster_types::container::{
-    ContainerConfig, ContainerInfo, ContainerResources, ContainerState, HostConfig, NetworkMode, PortBinding,
-};
-use muster_types::service::PublishMode;
-use muster_types::{AssignedNetwork, AssignedTask, ContainerId, NodeId, TaskId, Timestamp};
+use muster_types::container::{ContainerInfo, ContainerState};
+use muster_types::{AssignedFile, AssignedNetwork, AssignedTask, ContainerId, NodeId, TaskId, Timestamp};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -28,14 +28,15 @@ pub struct EngineTasks {
     pub(super) images: ImageStore,
     pub(super) registries: Registries,
     networks: Arc<ClusterNetworks>,
+    files: Engine,
     /// Set while the node is a member.
     cluster: RwLock<Option<(NodeId, Dialer)>>,
 }
 
 impl EngineTasks {
-    /// Tasks on this engine.
+    /// Tasks on this engine, which `files` is, too: secrets and configs are given past the Engine API.
     pub fn new(
-        engine: Arc<dyn LocalEngine>,
+        (engine, files): (Arc<dyn LocalEngine>, Engine),
         images: ImageStore,
         registries: Registries,
         networks: Arc<ClusterNetworks>,
@@ -45,6 +46,7 @@ impl EngineTasks {
             images,
             registries,
             networks,
+            files,
             cluster: RwLock::new(None),
         }
     }
@@ -73,17 +75,38 @@ impl EngineTasks {
         }
         self.ensure_image(&task.template.container, peers).await?;
         self.networks.await_standing(&task.networks).await?;
-        let id = self.cluster().map(|(node, _)| node).unwrap_or_default();
-        let hostname = self
-            .engine
-            .info()
-            .await
-            .map(|info| info.name)
-            .map_err(|error| error.message)?;
-        let node = TemplateNode { id, hostname };
+        let node = self.template_node().await?;
         let config = container_config(task, &node).map_err(|error| error.to_string())?;
         let created = self.engine.container_create(Some(&name), config).await;
         created.map(|created| created.id).map_err(|error| error.message)
+    }
+
+    /// What templates say of this node.
+    async fn template_node(&self) -> Result<TemplateNode, String> {
+        let info = self.engine.info().await.map_err(|error| error.message)?;
+        Ok(TemplateNode {
+            id: self.cluster().map(|(node, _)| node).unwrap_or_default(),
+            hostname: info.name,
+            os: "linux".to_owned(),
+            architecture: info.architecture,
+        })
+    }
+
+    /// Hands a task's secrets and configs to the engine for the start of its container.
+    async fn give_files(
+        &self,
+        task: &AssignedTask,
+        container: &ContainerId,
+        files: &[AssignedFile],
+    ) -> Result<(), String> {
+        if task.template.files().next().is_none() {
+            return Ok(());
+        }
+        let node = self.template_node().await?;
+        let given = task_files::given(task, files, &node).map_err(|error| chain(&error))?;
+        self.files
+            .give_files(container, given)
+            .map_err(|error| error.chain())
     }
 
     async fn inspect(&self, container: &ContainerId) -> Result<Arc<ContainerInfo>, BackendError> {
@@ -107,6 +130,17 @@ impl EngineTasks {
             },
         }
     }
+}
+
+/// An error with its causes.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
 }
 
 /// What the exit code alone does not say.
@@ -143,8 +177,14 @@ impl TaskEngine for EngineTasks {
         Box::pin(async move { self.create(task, &peers).await })
     }
 
-    fn start<'a>(&'a self, container: &'a ContainerId) -> BoxFuture<'a, Result<StartedContainer, String>> {
+    fn start<'a>(
+        &'a self,
+        task: &'a AssignedTask,
+        container: &'a ContainerId,
+        files: &'a [AssignedFile],
+    ) -> BoxFuture<'a, Result<StartedContainer, String>> {
         Box::pin(async move {
+            self.give_files(task, container, files).await?;
             match self.engine.container_start(container.as_str()).await {
                 Ok(()) => {}
                 Err(error) if error.kind == ErrorKind::NotModified => {}
@@ -289,123 +329,10 @@ fn boot_time() -> Timestamp {
     Timestamp::from_secs(seconds.unwrap_or(0))
 }
 
-/// The container that a task asks for.
-fn container_config(task: &AssignedTask, node: &TemplateNode) -> Result<ContainerConfig, TemplateError> {
-    let spec = &task.template.container;
-    let list = |list: &Vec<String>| (!list.is_empty()).then(|| list.clone());
-    let expanded = |text: &String| expand(text, task, node);
-    let mut host = host_config(task);
-    for mount in &mut host.mounts {
-        mount.source = expanded(&mount.source)?;
-        mount.target = expanded(&mount.target)?;
-    }
-    Ok(ContainerConfig {
-        image: spec.image.clone(),
-        entrypoint: list(&spec.command),
-        cmd: list(&spec.args).or_else(|| (!spec.command.is_empty()).then(Vec::new)),
-        env: spec.env.iter().map(expanded).collect::<Result<_, _>>()?,
-        working_dir: spec.dir.clone().unwrap_or_default(),
-        user: spec.user.clone().unwrap_or_default(),
-        groups: spec.groups.clone(),
-        hostname: spec
-            .hostname
-            .as_ref()
-            .map(expanded)
-            .transpose()?
-            .unwrap_or_default(),
-        labels: labels(task, node.id),
-        tty: spec.tty,
-        open_stdin: spec.open_stdin,
-        stop_signal: spec.stop_signal.clone().unwrap_or_default(),
-        stop_grace: spec.stop_grace,
-        health: spec.health.clone(),
-        host,
-        task: Some(task.id),
-        ..ContainerConfig::default()
-    })
-}
-
-/// Swarm's labels beside the user's.
-fn labels(task: &AssignedTask, node: NodeId) -> BTreeMap<String, String> {
-    let mut labels = task.template.container.labels.clone();
-    for (key, value) in [
-        ("com.docker.swarm.task", String::new()),
-        ("com.docker.swarm.task.id", task.id.to_string()),
-        ("com.docker.swarm.task.name", task.container_name()),
-        ("com.docker.swarm.node.id", node.to_string()),
-        ("com.docker.swarm.service.id", task.service.to_string()),
-        ("com.docker.swarm.service.name", task.service_name.clone()),
-    ] {
-        labels.insert(key.to_owned(), value);
-    }
-    labels
-}
-
-fn host_config(task: &AssignedTask) -> HostConfig {
-    let (spec, limits) = (&task.template.container, task.template.limits);
-    let (places, first) = (super::networks::places(task), task.networks.first());
-    let target = task
-        .template
-        .networks
-        .first()
-        .map(|network| network.target.as_str());
-    let network = match target {
-        _ if first.is_some() => {
-            NetworkMode::Named(first.map(|place| place.network.to_string()).unwrap_or_default())
-        }
-        None | Some("bridge") => NetworkMode::Bridge,
-        Some("host") => NetworkMode::Host,
-        Some("none") => NetworkMode::None,
-        Some(other) => NetworkMode::Named(other.to_owned()),
-    };
-    let published = task.ports.iter().filter(|port| port.mode == PublishMode::Host);
-    let ports = published.map(|port| PortBinding {
-        host_port_last: 0,
-        container_port: port.target_port,
-        protocol: port.protocol,
-        host_ip: None,
-        host_port: port.published_port,
-    });
-    let mut security_opt = Vec::new();
-    if spec.no_new_privileges {
-        security_opt.push("no-new-privileges".to_owned());
-    }
-    HostConfig {
-        init: spec.init.unwrap_or(false),
-        network,
-        endpoints: places,
-        ports: ports.collect(),
-        mounts: spec.mounts.clone(),
-        resources: ContainerResources {
-            nano_cpus: limits.nano_cpus,
-            memory_bytes: limits.memory_bytes,
-            memory_reservation_bytes: task.template.reservations.memory_bytes,
-            pids: i64::try_from(limits.pids).unwrap_or(i64::MAX),
-            ..ContainerResources::default()
-        },
-        cap_add: spec.cap_add.clone(),
-        cap_drop: spec.cap_drop.clone(),
-        security_opt,
-        read_only: spec.read_only,
-        extra_hosts: spec.hosts.iter().filter_map(|line| host_entry(line)).collect(),
-        dns: spec.dns.clone(),
-        sysctls: spec.sysctls.clone(),
-        ulimits: spec.ulimits.clone(),
-        oom_score_adj: spec.oom_score_adj,
-        log: task.template.log_driver.clone(),
-        ..HostConfig::default()
-    }
-}
-
-/// `address name` of a service as `name:address` of a container.
-fn host_entry(line: &str) -> Option<String> {
-    let (address, name) = line.split_once(' ')?;
-    Some(format!("{}:{address}", name.trim()))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use muster_types::container::ContainerConfig;
     use muster_types::{ServiceId, Slot, TaskTemplate};
 
     fn task() -> AssignedTask {
@@ -466,6 +393,8 @@ mod tests {
         let node = TemplateNode {
             id: NodeId::from_u128(1),
             hostname: "node".to_owned(),
+            os: "linux".to_owned(),
+            architecture: "x86_64".to_owned(),
         };
         let own = container_config(&task(), &node).unwrap();
         let users = ContainerConfig {

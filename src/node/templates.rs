@@ -1,7 +1,7 @@
 //! Swarm's placeholders in a service's hostname, environment and mounts, expanded on the task's node (SwarmKit
 //! `template/context.go`).
 
-use muster_types::{AssignedTask, NodeId, Slot};
+use muster_types::{AssignedTask, FileKind, NodeId, Slot};
 
 /// What placeholders may name beside the task.
 #[derive(Debug, Clone)]
@@ -10,6 +10,10 @@ pub struct TemplateNode {
     pub id: NodeId,
     /// Its host name.
     pub hostname: String,
+    /// Its operating system, as it tells the cluster.
+    pub os: String,
+    /// Its architecture, as it tells the cluster.
+    pub architecture: String,
 }
 
 /// A template cannot be expanded; the text becomes the task's error.
@@ -21,10 +25,19 @@ pub enum TemplateError {
         /// The template.
         text: String,
     },
+    /// A file that is named is none of the task's.
+    #[error("{kind} target {target} not found")]
+    NoTarget {
+        /// Secret or config.
+        kind: FileKind,
+        /// What was named.
+        target: String,
+    },
     /// Not one of the placeholders.
     #[error(
         "template placeholder {name:?} is unknown: use .Service.ID, .Service.Name, .Service.Labels.NAME, .Node.ID, \
-         .Node.Hostname, .Task.ID, .Task.Name or .Task.Slot"
+         .Node.Hostname, .Node.Platform.OS, .Node.Platform.Architecture, .Task.ID, .Task.Name or .Task.Slot, and in \
+         secrets and configs also secret \"TARGET\", config \"TARGET\" or env \"NAME\""
     )]
     Unknown {
         /// What stands between the braces.
@@ -34,18 +47,59 @@ pub enum TemplateError {
 
 /// Expands every placeholder in `text`.
 pub fn expand(text: &str, task: &AssignedTask, node: &TemplateNode) -> Result<String, TemplateError> {
+    expand_with(text, task, node, &|function, _| unknown(function))
+}
+
+/// Expands placeholders and calls of functions with one text, such as `{{ env "NAME" }}`. Of Go's templates it also has
+/// comments and the trimming of white space by `{{-` and `-}}`.
+pub fn expand_with(
+    text: &str,
+    task: &AssignedTask,
+    node: &TemplateNode,
+    call: &dyn Fn(&str, &str) -> Result<String, TemplateError>,
+) -> Result<String, TemplateError> {
     let mut expanded = String::with_capacity(text.len());
     let mut rest = text;
     while let Some((before, after)) = rest.split_once("{{") {
-        expanded.push_str(before);
-        let (name, after) = after.split_once("}}").ok_or_else(|| TemplateError::Unclosed {
+        let (mut action, mut after) = after.split_once("}}").ok_or_else(|| TemplateError::Unclosed {
             text: text.to_owned(),
         })?;
-        expanded.push_str(&value(name.trim(), task, node)?);
+        expanded.push_str(before);
+        if let Some(trimmed) = action.strip_prefix("- ") {
+            action = trimmed;
+            expanded.truncate(expanded.trim_end().len());
+        }
+        if let Some(trimmed) = action.strip_suffix(" -") {
+            action = trimmed;
+            after = after.trim_start();
+        }
+        let action = action.trim();
+        if !(action.starts_with("/*") && action.ends_with("*/")) {
+            expanded.push_str(&match called(action) {
+                Some((function, argument)) => call(function, argument)?,
+                None => value(action, task, node)?,
+            });
+        }
         rest = after;
     }
     expanded.push_str(rest);
     Ok(expanded)
+}
+
+/// `function "argument"`; the argument has no escapes.
+fn called(action: &str) -> Option<(&str, &str)> {
+    let (function, argument) = action.split_once(char::is_whitespace)?;
+    let argument = argument.trim();
+    let quoted = |quote: char| argument.strip_prefix(quote)?.strip_suffix(quote);
+    let argument = quoted('"').or_else(|| quoted('`'))?;
+    (!argument.contains(['"', '`', '\\'])).then_some((function, argument))
+}
+
+/// The name is nothing that can be expanded.
+pub fn unknown(name: &str) -> Result<String, TemplateError> {
+    Err(TemplateError::Unknown {
+        name: name.to_owned(),
+    })
 }
 
 fn value(name: &str, task: &AssignedTask, node: &TemplateNode) -> Result<String, TemplateError> {
@@ -54,6 +108,8 @@ fn value(name: &str, task: &AssignedTask, node: &TemplateNode) -> Result<String,
         ".Service.Name" => task.service_name.clone(),
         ".Node.ID" => node.id.to_string(),
         ".Node.Hostname" => node.hostname.clone(),
+        ".Node.Platform.OS" => node.os.clone(),
+        ".Node.Platform.Architecture" => node.architecture.clone(),
         ".Task.ID" => task.id.to_string(),
         ".Task.Name" => task.container_name(),
         // For a global service the slot is the node.
@@ -63,11 +119,7 @@ fn value(name: &str, task: &AssignedTask, node: &TemplateNode) -> Result<String,
         },
         other => match other.strip_prefix(".Service.Labels.") {
             Some(label) => task.service_labels.get(label).cloned().unwrap_or_default(),
-            None => {
-                return Err(TemplateError::Unknown {
-                    name: other.to_owned(),
-                });
-            }
+            None => return unknown(other),
         },
     })
 }
@@ -101,6 +153,8 @@ mod tests {
         TemplateNode {
             id: NodeId::from_u128(9),
             hostname: "alpha".to_owned(),
+            os: "linux".to_owned(),
+            architecture: "x86_64".to_owned(),
         }
     }
 
@@ -111,6 +165,31 @@ mod tests {
         assert_eq!(expand("plain", &task(), &node()), Ok("plain".to_owned()));
         let name = expand("{{.Task.Name}}", &task(), &node()).unwrap();
         assert_eq!(name, format!("web.3.{}", TaskId::from_u128(7)));
+    }
+
+    #[test]
+    fn functions_comments_and_trimmed_space_are_understood() {
+        let call = |function: &str, argument: &str| match function {
+            "env" => Ok(argument.to_lowercase()),
+            other => unknown(other),
+        };
+        let expanded = |text: &str| expand_with(text, &task(), &node(), &call);
+        assert_eq!(expanded("a {{- /* no */ -}} b"), Ok("ab".to_owned()));
+        assert_eq!(
+            expanded("x={{ env \"HOME\" }};{{env `A`}}"),
+            Ok("x=home;a".to_owned())
+        );
+        assert_eq!(expanded("{{.Node.Platform.OS}}"), Ok("linux".to_owned()));
+        for text in [
+            "{{ printf \"x\" }}",
+            "{{ if .Task.Slot }}{{ end }}",
+            "{{ env \"a\" \"b\" }}",
+        ] {
+            assert!(
+                matches!(expanded(text), Err(TemplateError::Unknown { .. })),
+                "{text}"
+            );
+        }
     }
 
     #[test]

@@ -125,6 +125,7 @@ impl Inner {
             self.unmounted_event(&record);
         }
         self.clear_shm(&record.id);
+        self.clear_given(&record.id);
         self.release_mounts(container).await;
         let for_images = record.clone();
         // Only a shutdown takes the thread away; the next opening detaches them then.

@@ -147,7 +147,7 @@ impl Inner {
         }
         let path = self.layout.shm(&record.id);
         // A start that was cut short may have left one.
-        remove_shm(&path)?;
+        remove_mounted(&path)?;
         make_directory(&path)?;
         let bytes = record.config.host.shm_bytes.unwrap_or(SHM_BYTES_DEFAULT);
         let context = label
@@ -164,7 +164,7 @@ impl Inner {
     /// Takes away the shared memory of a container that does not run. Who joined it keeps it. Idempotent. Blocking.
     pub(crate) fn clear_shm(&self, id: &ContainerId) {
         let path = self.layout.shm(id);
-        if let Err(error) = remove_shm(&path) {
+        if let Err(error) = remove_mounted(&path) {
             tracing::warn!(
                 container = id.short(),
                 error = error.chain(),
@@ -244,16 +244,14 @@ impl Joined {
     }
 }
 
-fn remove_shm(path: &Path) -> Result<()> {
+/// Unmounts what is mounted at a directory, if anything is, and removes the directory. Idempotent. Blocking.
+pub(crate) fn remove_mounted(path: &Path) -> Result<()> {
     match rustix::mount::unmount(path, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW) {
         Ok(()) | Err(rustix::io::Errno::NOENT) => {}
         // Nothing is mounted there.
         Err(rustix::io::Errno::INVAL) => {}
         Err(error) => {
-            return Err(Error::io(
-                format!("unmount shared memory at {}", path.display()),
-                error.into(),
-            ));
+            return Err(Error::io(format!("unmount {}", path.display()), error.into()));
         }
     }
     match std::fs::remove_dir(path) {
@@ -299,9 +297,9 @@ mod tests {
     fn shared_memory_that_is_not_there_is_removed_without_complaint() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("shm");
-        remove_shm(&path).unwrap();
+        remove_mounted(&path).unwrap();
         std::fs::create_dir(&path).unwrap();
-        remove_shm(&path).unwrap();
+        remove_mounted(&path).unwrap();
         assert!(!path.exists());
     }
 }

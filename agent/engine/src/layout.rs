@@ -140,6 +140,16 @@ impl Layout {
         self.shms().join(id.as_str())
     }
 
+    /// Where the files are mounted that containers were given for their start.
+    pub fn givens(&self) -> PathBuf {
+        self.run_dir.join("given")
+    }
+
+    /// The files that one container was given.
+    pub fn given(&self, id: &ContainerId) -> PathBuf {
+        self.givens().join(id.as_str())
+    }
+
     pub fn run_facts(&self, id: &ContainerId) -> PathBuf {
         self.run(id).join("engine.json")
     }

@@ -38,9 +38,11 @@ impl Inner {
         let cleared = self
             .blocking(move |inner| {
                 let shared = names(&inner.layout.shms());
-                let stale = shared.into_iter().filter(|id| !running.contains(id));
+                let mounted = shared.into_iter().chain(names(&inner.layout.givens()));
+                let stale = mounted.filter(|id| !running.contains(id));
                 for id in stale.filter_map(|id| ContainerId::parse(&id)) {
                     inner.clear_shm(&id);
+                    inner.clear_given(&id);
                 }
                 inner.clear_unknown_files(&known)
             })

@@ -5,6 +5,7 @@ use crate::container::{Container, Run, WaitingClient};
 use crate::engine::Inner;
 use crate::error::{Error, Result};
 use crate::files;
+use crate::given_files::GivenFile;
 use crate::layout::{self, make_directory, write_file};
 use crate::mount_sources::relabel_sources;
 use crate::network::{self, HostsEntries, Leases, Linked, Networking, Places};
@@ -224,6 +225,7 @@ impl Inner {
             let published = !record.config.host.ports.is_empty() || record.config.host.publish_all;
             self.networking.disconnect(&record.id, published, &places).await;
             self.clear_shm(&record.id);
+            self.clear_given(&record.id);
             if let Err(error) = layout::remove_directory(&self.layout.run(&record.id)) {
                 tracing::warn!(
                     container = record.id.short(),
@@ -246,7 +248,9 @@ impl Inner {
         let netns = self.enter_users(record, &mut joined).await?;
         let linked = self.linked(record)?;
         let (for_prepare, at, paths) = (record.clone(), places.clone(), joined.paths.clone());
-        let prepared = self.blocking(move |inner| inner.prepare(&for_prepare, &at, &linked, &paths));
+        let given = container.with(|cell| std::mem::take(&mut cell.given_files));
+        let prepared =
+            self.blocking(move |inner| inner.prepare(&for_prepare, &at, &linked, (&paths, &given)));
         let choice = self.resolver_choice(&record.config);
         let connected = self.networking.connect(record, &places, &choice, netns);
         let (prepared, netns) = tokio::join!(prepared, connected);
@@ -312,7 +316,7 @@ impl Inner {
         record: &Record,
         places: &Places,
         linked: &[Linked],
-        joined: &JoinedNamespaces,
+        (joined, given): (&JoinedNamespaces, &[GivenFile]),
     ) -> Result<Prepared> {
         self.check_destination(record)?;
         make_directory(&self.layout.run(&record.id))?;
@@ -321,6 +325,7 @@ impl Inner {
         let labels = spec::selinux_labels(self.host.selinux.as_ref(), record.level(), &record.config.host)?;
         let mount_label = labels.as_ref().map(|labels| labels.mount.as_str());
         self.make_shm(record, mount_label)?;
+        let given = self.place_given(record, given, mount_label)?;
         let maps = self.maps_of(&record.config.host);
         let rootfs = as_root_of(maps, || {
             let rootfs = self.mount_rootfs(record)?;
@@ -349,6 +354,7 @@ impl Inner {
             mounts: &mounts,
             translations: &translations,
             files,
+            given: &given,
             joined,
             labels: labels.as_ref(),
             host: &self.host,

@@ -4,7 +4,8 @@ use crate::report::{Report, Reporter};
 use crate::task_record::{Phase, Step, TaskRecord};
 use muster_types::service::Protocol;
 use muster_types::{
-    AssignedTask, AssignmentSet, AssignmentUpdate, ContainerId, DesiredState, TaskId, TaskState, Timestamp,
+    AssignedFile, AssignedTask, AssignmentSet, AssignmentUpdate, ContainerId, DesiredState, TaskId,
+    TaskState, Timestamp,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -20,9 +21,11 @@ pub enum Action {
     /// Start the container.
     Start {
         /// The task.
-        task: TaskId,
+        task: Box<AssignedTask>,
         /// Its container.
         container: ContainerId,
+        /// The secrets and configs that it needs, where the node was given them.
+        files: Vec<AssignedFile>,
     },
     /// Stop the container: stop signal, grace, SIGKILL.
     Stop {
@@ -219,6 +222,7 @@ impl AgentCore {
             }
         }
         self.set.update_networks(&update);
+        self.set.update_files(&update);
         if update.from.is_some() {
             let news = update.tasks.iter().map(|task| task.id);
             let replaced: BTreeSet<TaskId> = news.chain(update.gone).collect();
@@ -322,7 +326,7 @@ impl AgentCore {
                 Some(Step::Forget) => gone.push(*id),
                 Some(step) => {
                     self.changed = true;
-                    actions.extend(perform(*id, record, step, task, now));
+                    actions.extend(perform(*id, record, step, (&self.set, task), now));
                 }
                 None => {}
             }
@@ -391,7 +395,7 @@ fn perform(
     id: TaskId,
     record: &mut TaskRecord,
     step: Step,
-    task: Option<&AssignedTask>,
+    (set, task): (&AssignmentSet, Option<&AssignedTask>),
     now: Timestamp,
 ) -> Option<Action> {
     let container = record.container().cloned();
@@ -403,9 +407,14 @@ fn perform(
             Some(Action::Prepare(Box::new(task)))
         }
         Step::Start => {
+            let task = task?;
             record.phase = Phase::Starting;
             record.advance(TaskState::Starting, "starting", None, now);
-            container.map(|container| Action::Start { task: id, container })
+            container.map(|container| Action::Start {
+                task: Box::new(task.clone()),
+                container,
+                files: set.files_of(task),
+            })
         }
         Step::Stop => {
             record.phase = Phase::Stopping;

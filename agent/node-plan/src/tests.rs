@@ -1,8 +1,10 @@
 use super::*;
 use crate::agent_core::StartedContainer;
+use muster_types::file::FileReference;
 use muster_types::service::TaskTemplate;
 use muster_types::{
-    AssignedTask, AssignmentAge, AssignmentSet, AssignmentUpdate, ContainerId, DesiredState, NodeId,
+    AssignedFile, AssignedTask, AssignmentAge, AssignmentSet, AssignmentUpdate, ContainerId, DesiredState,
+    FileId, FileKind, NodeId,
 };
 use muster_types::{ServiceId, Slot, TaskId, TaskState, Timestamp};
 use std::collections::BTreeMap;
@@ -42,6 +44,7 @@ fn set(index: u64, tasks: Vec<AssignedTask>) -> AssignmentUpdate {
         node: NodeId::from_u128(1),
         tasks,
         networks: Vec::new(),
+        files: Vec::new(),
     }
     .into()
 }
@@ -451,4 +454,82 @@ fn a_missed_change_is_noticed_and_changes_nothing() {
     assert_eq!(core.assign(change(1, 2, vec![task(9)], &[]), at(1)), Taken::Older);
     assert_eq!(core.assign(set(3, vec![task(8)]), at(1)), Taken::Yes);
     assert_eq!(core.assignments().tasks, [task(8)]);
+}
+
+fn with_secret(number: u128, secret: u128) -> AssignedTask {
+    let mut template = TaskTemplate::default();
+    template.container.secrets = vec![FileReference {
+        id: FileId::from_u128(secret),
+        name: "key".to_owned(),
+        ..FileReference::default()
+    }];
+    AssignedTask {
+        template: Arc::new(template),
+        ..task(number)
+    }
+}
+
+fn secret(number: u128) -> AssignedFile {
+    AssignedFile {
+        id: FileId::from_u128(number),
+        kind: FileKind::Secret,
+        name: "key".to_owned(),
+        data: vec![number as u8].into(),
+        template: None,
+    }
+}
+
+#[test]
+fn a_start_comes_with_the_files_of_its_task_and_no_others() {
+    let mut core = AgentCore::default();
+    let whole = AssignmentUpdate {
+        files: vec![secret(2), secret(1)],
+        ..set(1, vec![with_secret(7, 1), with_secret(8, 2), task(9)])
+    };
+    assert_eq!(core.assign(whole, at(0)), Taken::Yes);
+    core.tick(at(0));
+    for number in [7, 8, 9] {
+        core.observe(
+            Observation::Prepared {
+                task: TaskId::from_u128(number),
+                result: Ok(container(number as u8)),
+            },
+            at(1),
+        );
+    }
+    let started: BTreeMap<TaskId, Vec<AssignedFile>> = core
+        .tick(at(1))
+        .into_iter()
+        .filter_map(|action| match action {
+            Action::Start { task, files, .. } => Some((task.id, files)),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(started[&TaskId::from_u128(7)], [secret(1)]);
+    assert_eq!(started[&TaskId::from_u128(8)], [secret(2)]);
+    assert_eq!(started[&TaskId::from_u128(9)], []);
+}
+
+#[test]
+fn files_go_when_the_controllers_say_so_and_whole_sets_replace_them() {
+    let mut core = AgentCore::default();
+    let held = |core: &AgentCore| -> Vec<u128> {
+        let files = core.assignments().files.iter();
+        files.map(|file| file.id.as_u128()).collect()
+    };
+    let whole = AssignmentUpdate {
+        files: vec![secret(1), secret(2)],
+        ..set(1, Vec::new())
+    };
+    core.assign(whole, at(0));
+    assert_eq!(held(&core), [1, 2]);
+    let update = AssignmentUpdate {
+        files: vec![secret(3)],
+        files_gone: vec![FileId::from_u128(1)],
+        ..change(1, 2, Vec::new(), &[])
+    };
+    core.assign(update, at(1));
+    assert_eq!(held(&core), [2, 3]);
+    core.assign(set(3, Vec::new()), at(2));
+    assert_eq!(held(&core), [0u128; 0]);
 }

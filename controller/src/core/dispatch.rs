@@ -5,8 +5,8 @@ use super::network_rows::{assigned_network, endpoint, facts, networks_of_node, s
 use muster_state::{ClusterState, Touched};
 use muster_types::overlay::{EndpointOwner, NetworkUpdate};
 use muster_types::{
-    AssignedTask, AssignmentAge, AssignmentSet, AssignmentUpdate, DesiredState, NetworkId, NodeId, NodeRole,
-    ServiceId, SessionId, Task, TaskId, Timestamp,
+    AssignedFile, AssignedTask, AssignmentAge, AssignmentSet, AssignmentUpdate, DesiredState, FileId,
+    NetworkId, NodeId, NodeRole, ServiceId, SessionId, Task, TaskId, Timestamp,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -25,6 +25,7 @@ struct SentSet {
     age: AssignmentAge,
     tasks: BTreeMap<TaskId, Wanted>,
     networks: BTreeSet<NetworkId>,
+    files: BTreeSet<FileId>,
 }
 
 /// What changed in a session's networks since they were sent.
@@ -158,6 +159,7 @@ impl Dispatch {
             .map(|task| (task.id, (task.desired, task.start_after)))
             .collect();
         let networks = networks_of_node(state, node);
+        let files = files_of_node(state, node);
         let update = match &sent.set {
             None => assignment_set(state, node).into(),
             Some(before) => {
@@ -181,9 +183,16 @@ impl Dispatch {
                         })
                         .collect(),
                     networks_gone: before.networks.difference(&networks).copied().collect(),
+                    files: files
+                        .difference(&before.files)
+                        .filter_map(|id| assigned_file(state, *id))
+                        .collect(),
+                    files_gone: before.files.difference(&files).copied().collect(),
                 };
                 let tasks = !update.tasks.is_empty() || !update.gone.is_empty();
-                if !tasks && update.networks.is_empty() && update.networks_gone.is_empty() {
+                let networks = !update.networks.is_empty() || !update.networks_gone.is_empty();
+                let files = !update.files.is_empty() || !update.files_gone.is_empty();
+                if !(tasks || networks || files) {
                     return None;
                 }
                 update
@@ -195,6 +204,7 @@ impl Dispatch {
             age,
             tasks: now,
             networks,
+            files,
         });
         Some((sent.session, update))
     }
@@ -224,7 +234,30 @@ pub fn assignment_set(state: &ClusterState, node: NodeId) -> AssignmentSet {
             .into_iter()
             .filter_map(|id| assigned_network(state, id))
             .collect(),
+        files: files_of_node(state, node)
+            .into_iter()
+            .filter_map(|id| assigned_file(state, id))
+            .collect(),
     }
+}
+
+/// The secrets and configs that a node may hold: those that a task needs which has not stopped there.
+fn files_of_node(state: &ClusterState, node: NodeId) -> BTreeSet<FileId> {
+    let tasks = state.tasks_of_node(node).filter(|task| !task.is_terminal());
+    let templates = tasks.filter_map(|task| state.template(task.service, task.template_version));
+    let needed = templates.flat_map(|revision| revision.template.files().map(|(_, file)| file.id));
+    needed.filter(|id| state.file(*id).is_some()).collect()
+}
+
+fn assigned_file(state: &ClusterState, id: FileId) -> Option<AssignedFile> {
+    let file = state.file(id)?;
+    Some(AssignedFile {
+        id,
+        kind: file.kind,
+        name: file.spec.name.clone(),
+        data: file.spec.data.clone(),
+        template: file.spec.template.clone(),
+    })
 }
 
 fn age_of(state: &ClusterState) -> AssignmentAge {

@@ -7,6 +7,7 @@
 mod answers;
 pub mod cluster_requests;
 pub mod dispatch;
+mod file_requests;
 pub mod io;
 mod leader;
 mod network_requests;
@@ -687,6 +688,8 @@ impl Controller {
     }
 }
 
+#[cfg(test)]
+mod file_tests;
 #[cfg(test)]
 mod network_tests;
 #[cfg(test)]

@@ -1,13 +1,13 @@
 //! From a write to the changeset that carries it out: decided on committed state, checked again by preconditions.
 
-use super::{cluster_requests, network_requests, service_requests};
+use super::{cluster_requests, file_requests, network_requests, service_requests};
 use crate::control::{ControlError, ControlReply, ControlRequest, RefusalKind};
 use crate::membership::{Group, may_leave};
 use muster_state::{Change, Changeset, ClusterState, ObjectKey, Part, Precondition, Rejection};
 use muster_types::node::ControllerMember;
 use muster_types::{
-    IdSource, NetworkId, Node, NodeDescription, NodeId, NodeRole, NodeSpec, NodeState, Problems, RaftId,
-    Reason, RequestId, ServiceId,
+    FileId, IdSource, NetworkId, Node, NodeDescription, NodeId, NodeRole, NodeSpec, NodeState, Problems,
+    RaftId, Reason, RequestId, ServiceId,
 };
 use std::sync::Arc;
 
@@ -82,6 +82,14 @@ pub fn decide(
         ControlRequest::JoinRaft { node, address } => join_raft(state, *node, address)?,
         ControlRequest::CreateNetwork { spec } => network_requests::create(state, id, spec)?,
         ControlRequest::RemoveNetwork { id } => network_requests::remove(state, *id)?,
+        ControlRequest::CreateFile { kind, spec } => file_requests::create(state, id, *kind, spec)?,
+        ControlRequest::UpdateFile {
+            kind,
+            id,
+            version,
+            spec,
+        } => file_requests::update(state, (*kind, *id), *version, spec)?,
+        ControlRequest::RemoveFile { kind, id } => file_requests::remove(state, *kind, *id)?,
         ControlRequest::Attach { .. }
         | ControlRequest::Release { .. }
         | ControlRequest::FindNetwork { .. } => return attachment(state, id, request),
@@ -128,6 +136,9 @@ pub fn reply(state: &ClusterState, id: RequestId, request: &ControlRequest) -> C
         ControlRequest::CreateNetwork { .. } => ControlReply::NetworkCreated {
             id: NetworkId::from_u128(id.as_u128()),
         },
+        ControlRequest::CreateFile { .. } => ControlReply::FileCreated {
+            id: FileId::from_u128(id.as_u128()),
+        },
         ControlRequest::Attach {
             node,
             container,
@@ -138,7 +149,9 @@ pub fn reply(state: &ClusterState, id: RequestId, request: &ControlRequest) -> C
         ControlRequest::RemoveNetwork { .. }
         | ControlRequest::Release { .. }
         | ControlRequest::FindNetwork { .. } => ControlReply::Done,
-        ControlRequest::UpdateService { .. }
+        ControlRequest::UpdateFile { .. }
+        | ControlRequest::RemoveFile { .. }
+        | ControlRequest::UpdateService { .. }
         | ControlRequest::RemoveService { .. }
         | ControlRequest::UpdateNode { .. }
         | ControlRequest::RemoveNode { .. }
@@ -155,14 +168,16 @@ pub fn rejected(rejection: &Rejection) -> ControlError {
         Rejection::AlreadyExists { .. }
         | Rejection::NameConflict { .. }
         | Rejection::NetworkNameConflict { .. }
+        | Rejection::FileNameConflict { .. }
         | Rejection::NetworkOverlap { .. }
         | Rejection::SecondIngress { .. }
         | Rejection::InUse { .. }
         | Rejection::Removing { .. }
         | Rejection::RaftIdReused { .. } => RefusalKind::Conflict,
-        Rejection::Rename | Rejection::NodeRemoved { .. } | Rejection::PortInUse { .. } => {
-            RefusalKind::Invalid
-        }
+        Rejection::Rename
+        | Rejection::NodeRemoved { .. }
+        | Rejection::PortInUse { .. }
+        | Rejection::FileInUse { .. } => RefusalKind::Invalid,
         Rejection::NetworkInUse { .. } | Rejection::AddressNotFree { .. } => RefusalKind::Unavailable,
         Rejection::IllegalTransition { .. }
         | Rejection::NotTheTasksNode { .. }

@@ -1,7 +1,7 @@
 //! Writes that concern services: from the request to the changeset.
 
-use super::network_requests;
 use super::requests::{invalid, rejected};
+use super::{file_requests, network_requests};
 use crate::control::{ControlError, RefusalKind, ServiceChange};
 use muster_state::{
     Change, Changeset, ClusterState, ObjectKey, Part, Precondition, Rejection, service_update,
@@ -27,13 +27,15 @@ pub(super) fn create(
         return Err(rejected(&Rejection::NameConflict { name }));
     }
     check_ports(state, None, &spec)?;
+    let files = file_requests::needed(state, &spec.template)?;
     let service = ServiceId::from_u128(id.as_u128());
     let change = Change::ServiceCreate {
         service,
         spec: spec.clone(),
     };
-    Ok(Changeset::new(Reason::UserRequest, vec![change])
-        .when(Precondition::ServiceNameFree(spec.name.clone())))
+    let changeset = Changeset::new(Reason::UserRequest, vec![change])
+        .when(Precondition::ServiceNameFree(spec.name.clone()));
+    Ok(files.into_iter().fold(changeset, Changeset::when))
 }
 
 pub(super) fn update(
@@ -65,13 +67,18 @@ pub(super) fn update(
             )
         })?,
     };
+    let files = match &change {
+        Change::ServiceSpec { spec, .. } => file_requests::needed(state, &spec.template)?,
+        other => unreachable!("an update of a service changes its spec, not {other:?}"),
+    };
     let object = ObjectKey::Service(id);
     let precondition = Precondition::Version {
         object,
         part: Part::Spec,
         version,
     };
-    Ok(Changeset::new(Reason::UserRequest, vec![change]).when(precondition))
+    let changeset = Changeset::new(Reason::UserRequest, vec![change]).when(precondition);
+    Ok(files.into_iter().fold(changeset, Changeset::when))
 }
 
 /// A port that is published on every node belongs to one service.

@@ -3,11 +3,11 @@
 use crate::{ObjectKey, Part};
 use muster_types::node::ControllerMember;
 use muster_types::overlay::{Attachment, NetworkAddresses};
-use muster_types::service::{PublishedPort, UpdateStatus};
+use muster_types::service::{Labels, PublishedPort, UpdateStatus};
 use muster_types::{
-    AttachmentId, Cluster, ClusterNetwork, ClusterSpec, DesiredState, JoinTokens, NetworkId, NodeDescription,
-    NodeId, NodeSpec, NodeState, Reason, RequestId, RootCa, ServiceId, ServiceSpec, Slot, TaskId, TaskStatus,
-    Timestamp,
+    AttachmentId, Cluster, ClusterFile, ClusterNetwork, ClusterSpec, DesiredState, FileId, JoinTokens,
+    NetworkId, NodeDescription, NodeId, NodeSpec, NodeState, Reason, RequestId, RootCa, ServiceId,
+    ServiceSpec, Slot, TaskId, TaskStatus, Timestamp,
 };
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -240,6 +240,20 @@ pub enum Change {
     AttachmentRemove {
         /// The place.
         attachment: AttachmentId,
+    },
+    /// A secret or config begins; its `meta` is written by apply.
+    FileCreate(Box<ClusterFile>),
+    /// The labels of a secret or config: nothing else of it ever changes.
+    FileLabels {
+        /// Which.
+        file: FileId,
+        /// All of its labels.
+        labels: Labels,
+    },
+    /// A secret or config that no service needs goes.
+    FileRemove {
+        /// Which.
+        file: FileId,
     },
 }
 

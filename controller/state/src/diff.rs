@@ -42,6 +42,10 @@ impl ClusterState {
             let (id, kind) = kind(item);
             (ObjectKey::Network(id), kind)
         }));
+        found.extend(older.files.diff(&self.files).map(|item| {
+            let (id, kind) = kind(item);
+            (ObjectKey::File(id), kind)
+        }));
         found
     }
 }

@@ -5,10 +5,13 @@ use muster_types::Timestamp;
 use serde::{Deserialize, Serialize};
 
 /// The highest feature level whose entries this binary can apply.
-pub const SUPPORTED_FEATURE_LEVEL: u32 = 2;
+pub const SUPPORTED_FEATURE_LEVEL: u32 = 3;
 
 /// The level from which on there are networks of the cluster.
 pub const LEVEL_OF_NETWORKS: u32 = 2;
+
+/// The level from which on there are secrets and configs.
+pub const LEVEL_OF_FILES: u32 = 3;
 
 /// First byte of an entry: MessagePack with named fields.
 const FORMAT_NAMED: u8 = 1;
@@ -87,15 +90,20 @@ impl Entry {
 
 /// The level that a change needs, so that an older controller stops at it instead of leaving a part of it out.
 fn feature_level(change: &Change) -> u32 {
-    let networks = match change {
+    let when = |needs: bool, level: u32| if needs { level } else { 1 };
+    match change {
         Change::NetworkCreate(_)
         | Change::NetworkRemove { .. }
         | Change::AttachmentCreate(_)
         | Change::AttachmentRemove { .. }
-        | Change::NodeAddresses { .. } => true,
-        Change::ServiceControl { vips, .. } => !vips.is_empty(),
-        Change::TaskCreate(task) => !task.addresses.is_empty(),
-        Change::TaskControl { addresses, .. } => !addresses.is_empty(),
+        | Change::NodeAddresses { .. } => LEVEL_OF_NETWORKS,
+        Change::FileCreate(_) | Change::FileLabels { .. } | Change::FileRemove { .. } => LEVEL_OF_FILES,
+        Change::ServiceControl { vips, .. } => when(!vips.is_empty(), LEVEL_OF_NETWORKS),
+        Change::TaskCreate(task) => when(!task.addresses.is_empty(), LEVEL_OF_NETWORKS),
+        Change::TaskControl { addresses, .. } => when(!addresses.is_empty(), LEVEL_OF_NETWORKS),
+        Change::ServiceCreate { spec, .. } | Change::ServiceSpec { spec, .. } => {
+            when(spec.template.files().next().is_some(), LEVEL_OF_FILES)
+        }
         Change::ClusterCreate(_)
         | Change::ClusterSpec(_)
         | Change::ClusterTokens(_)
@@ -109,15 +117,12 @@ fn feature_level(change: &Change) -> u32 {
         | Change::NodeRestarting { .. }
         | Change::NodeController { .. }
         | Change::NodeRemove { .. }
-        | Change::ServiceCreate { .. }
-        | Change::ServiceSpec { .. }
         | Change::ServiceRemoving { .. }
         | Change::ServiceRemove { .. }
         | Change::TemplateRemove { .. }
         | Change::TaskStatus { .. }
-        | Change::TaskRemove { .. } => false,
-    };
-    if networks { LEVEL_OF_NETWORKS } else { 1 }
+        | Change::TaskRemove { .. } => 1,
+    }
 }
 
 #[derive(Deserialize)]

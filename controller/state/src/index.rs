@@ -4,7 +4,9 @@ use crate::networks::NetworkIndexes;
 use crate::{ClusterState, NodeLoad, ServiceTasks};
 use imbl::{OrdMap, OrdSet};
 use muster_types::overlay::EndpointOwner;
-use muster_types::{Node, NodeId, RaftId, Service, ServiceId, Slot, Task, TaskId};
+use muster_types::{
+    ClusterFile, FileId, FileKind, Node, NodeId, RaftId, Service, ServiceId, Slot, Task, TaskId,
+};
 use std::sync::Arc;
 
 /// Derived from the tables; never part of a snapshot.
@@ -17,6 +19,7 @@ pub(crate) struct Indexes {
     pub(crate) load: OrdMap<NodeId, NodeLoad>,
     pub(crate) service_tasks: OrdMap<ServiceId, Arc<ServiceTasks>>,
     pub(crate) networks: NetworkIndexes,
+    pub(crate) file_by_name: OrdMap<(FileKind, String), FileId>,
 }
 
 impl ClusterState {
@@ -67,6 +70,20 @@ impl ClusterState {
             self.indexes.service_by_name.remove(&service.spec.name);
         }
         self.index_service_networks(Some(&service), None);
+    }
+
+    pub(crate) fn put_file(&mut self, file: ClusterFile) {
+        let name = (file.kind, file.spec.name.clone());
+        self.indexes.file_by_name.insert(name, file.id);
+        self.files.insert(file.id, Arc::new(file));
+    }
+
+    pub(crate) fn take_file(&mut self, id: FileId) {
+        if let Some(file) = self.files.remove(&id) {
+            self.indexes
+                .file_by_name
+                .remove(&(file.kind, file.spec.name.clone()));
+        }
     }
 
     pub(crate) fn put_task(&mut self, task: Task) {

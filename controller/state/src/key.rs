@@ -1,6 +1,6 @@
 //! Names of replicated objects and of their separately versioned parts.
 
-use muster_types::{AttachmentId, NetworkId, NodeId, ServiceId, TaskId};
+use muster_types::{AttachmentId, FileId, NetworkId, NodeId, ServiceId, TaskId};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -21,6 +21,8 @@ pub enum ObjectKey {
     Network(NetworkId),
     /// The place of a standalone container in a network.
     Attachment(AttachmentId),
+    /// A secret or a config.
+    File(FileId),
 }
 
 impl fmt::Display for ObjectKey {
@@ -33,6 +35,7 @@ impl fmt::Display for ObjectKey {
             Self::Task(id) => write!(f, "task {id}"),
             Self::Network(id) => write!(f, "network {id}"),
             Self::Attachment(id) => write!(f, "attachment {id}"),
+            Self::File(id) => write!(f, "secret or config {id}"),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Why a changeset was not applied.
 
 use crate::{ObjectKey, Part};
-use muster_types::{DesiredState, NetworkId, NodeId, RaftId, ServiceId, TaskId, TaskState};
+use muster_types::{DesiredState, FileKind, NetworkId, NodeId, RaftId, ServiceId, TaskId, TaskState};
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
 
@@ -83,6 +83,24 @@ pub enum Rejection {
         network: NetworkId,
         /// The address.
         address: IpAddr,
+    },
+    /// A secret or config with this name exists.
+    #[error("{kind} {name} already exists")]
+    FileNameConflict {
+        /// Which of the two.
+        kind: FileKind,
+        /// The name.
+        name: String,
+    },
+    /// Services need the secret or config.
+    #[error("{kind} '{name}' is in use by the following {}: {}", plural("service", services.len()), services.join(", "))]
+    FileInUse {
+        /// Which of the two.
+        kind: FileKind,
+        /// Its name.
+        name: String,
+        /// Names of the services.
+        services: Vec<String>,
     },
     /// A service's name never changes.
     #[error("renaming services is not supported")]
@@ -167,6 +185,10 @@ pub enum Rejection {
         /// Asked for.
         to: u64,
     },
+}
+
+fn plural(noun: &str, count: usize) -> String {
+    format!("{noun}{}", if count == 1 { "" } else { "s" })
 }
 
 /// A replicated counter that only rises.

@@ -2,10 +2,11 @@
 
 use crate::request::RequestOutcome;
 use crate::state::TemplateRevision;
-use crate::{ClusterState, Rejection};
+use crate::{ClusterState, Rejection, SUPPORTED_FEATURE_LEVEL};
 use muster_types::overlay::Attachment;
 use muster_types::{
-    Cluster, ClusterNetwork, NetworkId, Node, NodeId, RequestId, Service, ServiceId, Task, Timestamp,
+    Cluster, ClusterFile, ClusterNetwork, NetworkId, Node, NodeId, RequestId, Service, ServiceId, Task,
+    Timestamp,
 };
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -26,6 +27,14 @@ pub enum SnapshotError {
     UnknownFormat {
         /// The byte.
         found: u8,
+    },
+    /// The cluster is of a newer binary.
+    #[error(
+        "the snapshot is of feature level {found}, this version of Muster has {SUPPORTED_FEATURE_LEVEL}; install a newer one"
+    )]
+    NewerFeatureLevel {
+        /// The cluster's level.
+        found: u32,
     },
     /// The bytes do not read as a snapshot.
     #[error("cannot read a snapshot")]
@@ -55,6 +64,8 @@ struct Rows {
     attachments: Vec<Arc<Attachment>>,
     #[serde(default)]
     last_given: Vec<((NetworkId, u128), u128)>,
+    #[serde(default)]
+    files: Vec<Arc<ClusterFile>>,
     requests: Vec<(RequestId, RequestOutcome)>,
 }
 
@@ -85,6 +96,7 @@ impl ClusterState {
             networks: self.networks.values().cloned().collect(),
             attachments: self.attachments.values().cloned().collect(),
             last_given: self.last_given.iter().map(|(key, last)| (*key, *last)).collect(),
+            files: self.files.values().cloned().collect(),
             requests: self.requests.iter().collect(),
         };
         let unwritable =
@@ -101,6 +113,10 @@ impl ClusterState {
             return Err(SnapshotError::UnknownFormat { found: *format });
         }
         let rows: Rows = rmp_serde::from_slice(body).map_err(SnapshotError::Malformed)?;
+        let level = rows.cluster.as_ref().map_or(1, |cluster| cluster.feature_level);
+        if level > SUPPORTED_FEATURE_LEVEL {
+            return Err(SnapshotError::NewerFeatureLevel { found: level });
+        }
         let mut state = Self {
             index: rows.index,
             time: rows.time,
@@ -129,6 +145,9 @@ impl ClusterState {
         }
         for attachment in rows.attachments {
             state.put_attachment(Arc::unwrap_or_clone(attachment));
+        }
+        for file in rows.files {
+            state.put_file(Arc::unwrap_or_clone(file));
         }
         for (request, outcome) in rows.requests {
             state.requests.record(request, outcome);
@@ -169,6 +188,7 @@ impl PartialEq for ClusterState {
             && self.networks == other.networks
             && self.attachments == other.attachments
             && self.last_given == other.last_given
+            && self.files == other.files
             && self.requests == other.requests
     }
 }

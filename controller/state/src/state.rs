@@ -7,8 +7,8 @@ use imbl::OrdMap;
 use muster_types::overlay::Attachment;
 use muster_types::service::PublishedPort;
 use muster_types::{
-    AttachmentId, Cluster, ClusterNetwork, NetworkId, Node, NodeId, RaftId, RequestId, Service, ServiceId,
-    Slot, Task, TaskId, TaskTemplate, Timestamp,
+    AttachmentId, Cluster, ClusterFile, ClusterNetwork, FileId, FileKind, NetworkId, Node, NodeId, RaftId,
+    RequestId, Service, ServiceId, Slot, Task, TaskId, TaskTemplate, Timestamp,
 };
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -39,6 +39,7 @@ pub struct ClusterState {
     pub(crate) attachments: OrdMap<AttachmentId, Arc<Attachment>>,
     /// The address that each subnet, known by its network and its first address, gave out last.
     pub(crate) last_given: OrdMap<(NetworkId, u128), u128>,
+    pub(crate) files: OrdMap<FileId, Arc<ClusterFile>>,
     pub(crate) requests: Requests,
     pub(crate) indexes: Indexes,
 }
@@ -206,6 +207,22 @@ impl ClusterState {
         (self.nodes.len(), self.services.len(), self.tasks.len())
     }
 
+    /// One secret or config.
+    pub fn file(&self, id: FileId) -> Option<&Arc<ClusterFile>> {
+        self.files.get(&id)
+    }
+
+    /// Every secret and config, by id.
+    pub fn files(&self) -> impl Iterator<Item = &Arc<ClusterFile>> {
+        self.files.values()
+    }
+
+    /// The secret or config that has this name.
+    pub fn file_by_name(&self, kind: FileKind, name: &str) -> Option<&Arc<ClusterFile>> {
+        let id = self.indexes.file_by_name.get(&(kind, name.to_owned()))?;
+        self.files.get(id)
+    }
+
     /// What became of a control request, if it applied and is remembered.
     pub fn request_outcome(&self, request: RequestId) -> Option<RequestOutcome> {
         self.requests.get(request)
@@ -220,6 +237,7 @@ impl ClusterState {
             ObjectKey::Task(id) => self.tasks.get(&id)?.meta,
             ObjectKey::Network(id) => self.networks.get(&id)?.meta,
             ObjectKey::Attachment(id) => self.attachments.get(&id)?.meta,
+            ObjectKey::File(id) => self.files.get(&id)?.meta,
             ObjectKey::Template(service, version) => {
                 return self
                     .templates

@@ -19,7 +19,7 @@ pub struct Touched {
     pub slots: BTreeSet<(ServiceId, Slot)>,
     /// Task rows.
     pub tasks: BTreeSet<TaskId>,
-    /// Nodes whose assignment set changed: a task came, went or has a new desired state.
+    /// Nodes whose assignment set changed: a task came, went, has a new desired state or needs no secrets any more.
     pub assignments: BTreeSet<NodeId>,
     /// Networks of which the row changed.
     pub networks: BTreeSet<NetworkId>,

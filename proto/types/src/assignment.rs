@@ -2,10 +2,11 @@
 
 use crate::service::{PublishedPort, TaskTemplate};
 use crate::{
-    AssignedNetwork, DesiredState, NetworkId, NetworkUpdate, NodeId, ServiceId, Slot, TaskId, TaskNetwork,
-    Timestamp,
+    AssignedFile, AssignedNetwork, DesiredState, FileId, NetworkId, NetworkUpdate, NodeId, ServiceId, Slot,
+    TaskId, TaskNetwork, Timestamp,
 };
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// Age of an assignment set: a higher incarnation wins, then a higher applied index. Agents ignore older sets.
@@ -29,6 +30,9 @@ pub struct AssignmentSet {
     /// The cluster's networks that the node has a part in, by id.
     #[serde(default)]
     pub networks: Vec<AssignedNetwork>,
+    /// The secrets and configs that its tasks need, by id.
+    #[serde(default)]
+    pub files: Vec<AssignedFile>,
 }
 
 /// What the dispatcher sends of a node's assignment set: within a session the whole set first, then what changed.
@@ -49,6 +53,10 @@ pub struct AssignmentUpdate {
     pub networks: Vec<NetworkUpdate>,
     /// Networks that the node has no part in any more.
     pub networks_gone: Vec<NetworkId>,
+    /// Secrets and configs that tasks need from now on; every one of a whole set. Their content never changes.
+    pub files: Vec<AssignedFile>,
+    /// Secrets and configs that no task needs any more.
+    pub files_gone: Vec<FileId>,
 }
 
 impl AssignmentSet {
@@ -73,6 +81,23 @@ impl AssignmentSet {
             }
         }
     }
+
+    /// Takes in what an update says of secrets and configs. The update must begin at this set's age.
+    pub fn update_files(&mut self, update: &AssignmentUpdate) {
+        let sent = |id: &FileId| update.files.iter().any(|file| file.id == *id);
+        let whole = update.from.is_none();
+        self.files
+            .retain(|file| !whole && !update.files_gone.contains(&file.id) && !sent(&file.id));
+        self.files.extend(update.files.iter().cloned());
+        self.files.sort_by_key(|file| file.id);
+    }
+
+    /// The secrets and configs of a task that are there.
+    pub fn files_of(&self, task: &AssignedTask) -> Vec<AssignedFile> {
+        let needed: BTreeSet<FileId> = task.template.files().map(|(_, file)| file.id).collect();
+        let there = self.files.iter().filter(|file| needed.contains(&file.id));
+        there.cloned().collect()
+    }
 }
 
 impl From<AssignmentSet> for AssignmentUpdate {
@@ -85,6 +110,8 @@ impl From<AssignmentSet> for AssignmentUpdate {
             gone: Vec::new(),
             networks: set.networks.into_iter().map(NetworkUpdate::from).collect(),
             networks_gone: Vec::new(),
+            files: set.files,
+            files_gone: Vec::new(),
         }
     }
 }

@@ -58,6 +58,8 @@ pub struct ContainerConfig {
     pub host: HostConfig,
     /// The task that it runs. Only the node's agent sets it; no request of the Engine API can.
     pub task: Option<TaskId>,
+    /// It starts only with files that it is given for that start: its task's secrets and configs. Set as `task` is.
+    pub needs_files: bool,
 }
 
 /// What ties a container to its host.

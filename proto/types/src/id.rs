@@ -138,6 +138,10 @@ object_id!(
     AttachmentId
 );
 object_id!(
+    /// A secret or a config.
+    FileId
+);
+object_id!(
     /// One control request; a retry carries the same id and applies once.
     RequestId
 );

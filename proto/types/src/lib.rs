@@ -12,6 +12,7 @@ pub mod container;
 pub mod container_update;
 mod endpoint;
 pub mod event;
+pub mod file;
 mod health;
 pub mod id;
 pub mod id_map;
@@ -31,8 +32,9 @@ pub mod validate;
 pub use assignment::{AssignedTask, AssignmentAge, AssignmentSet, AssignmentUpdate};
 pub use cluster::{Cluster, ClusterSpec, JoinToken, JoinTokens, RootCa};
 pub use constraint::{Constraint, ConstraintError};
+pub use file::{AssignedFile, ClusterFile, FileKind};
 pub use id::{
-    AttachmentId, ClusterId, ContainerId, IdSource, NetworkId, NodeId, RaftId, RequestId, ServiceId,
+    AttachmentId, ClusterId, ContainerId, FileId, IdSource, NetworkId, NodeId, RaftId, RequestId, ServiceId,
     SessionId, TaskId,
 };
 pub use meta::Meta;

@@ -1,6 +1,7 @@
 //! Services: what the user wants to run, and how.
 
 use crate::container::{HealthCheck, MountSpec, Ulimit};
+use crate::file::FileReference;
 use crate::image::RegistryAuth;
 use crate::overlay::NetworkAddresses;
 use crate::{Meta, Resources, ServiceId, Timestamp};
@@ -119,6 +120,10 @@ pub struct ContainerSpec {
     pub init: Option<bool>,
     /// Mounts.
     pub mounts: Vec<MountSpec>,
+    /// Secrets that its tasks find as files.
+    pub secrets: Vec<FileReference>,
+    /// Configs that its tasks find as files.
+    pub configs: Vec<FileReference>,
     /// Entries of the hosts file, as `address name [name ...]`.
     pub hosts: Vec<String>,
     /// Name servers, search domains and options.

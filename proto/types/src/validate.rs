@@ -1,6 +1,7 @@
 //! Validation that returns every problem at once.
 
 use crate::constraint::Constraint;
+use crate::file;
 use crate::service::{PublishMode, ServiceMode, ServiceSpec, TaskTemplate};
 use std::collections::BTreeSet;
 use std::fmt;
@@ -75,6 +76,7 @@ pub fn service_spec(spec: &ServiceSpec) -> Result<(), Problems> {
         }
     }
     ports(spec, &mut problems);
+    file::check_references(spec, &mut problems);
     problems.into_result()
 }
 

@@ -614,8 +614,8 @@ impl World {
                 };
                 (wait, Operation::Prepare(task))
             }
-            Action::Start { task, container } => {
-                (dice(self, 3_000, 80_000), Operation::Start(task, container))
+            Action::Start { task, container, .. } => {
+                (dice(self, 3_000, 80_000), Operation::Start(task.id, container))
             }
             Action::Stop { task, container } => {
                 agent.watching.remove(&task);

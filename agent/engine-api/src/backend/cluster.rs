@@ -2,11 +2,12 @@
 
 use super::{EventStream, LogOptions, Result, TaskLogStream};
 use async_trait::async_trait;
+use muster_types::file::FileSpec;
 use muster_types::network::NetworkSpec;
 use muster_types::service::TaskTemplate;
 use muster_types::{
-    Availability, Cluster, ClusterNetwork, ClusterSpec, JoinToken, NetworkId, Node, NodeId, NodeSpec,
-    Service, ServiceId, ServiceSpec, Task, TaskId, Timestamp,
+    Availability, Cluster, ClusterFile, ClusterNetwork, ClusterSpec, FileId, FileKind, JoinToken, NetworkId,
+    Node, NodeId, NodeSpec, Service, ServiceId, ServiceSpec, Task, TaskId, Timestamp,
 };
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -81,6 +82,22 @@ pub trait ClusterBackend: Send + Sync + 'static {
 
     /// Removes a network of the cluster. `Invalid`, with who it is, when something uses it.
     async fn network_remove(&self, id: NetworkId) -> Result<()>;
+
+    /// All secrets, or all configs.
+    async fn file_list(&self, kind: FileKind) -> Result<Vec<Arc<ClusterFile>>>;
+
+    /// One secret or config.
+    async fn file_inspect(&self, kind: FileKind, reference: &str) -> Result<Arc<ClusterFile>>;
+
+    /// Makes a secret or config. `Conflict` when the name is in use, `Invalid` for a bad spec.
+    async fn file_create(&self, kind: FileKind, spec: FileSpec) -> Result<FileId>;
+
+    /// Changes the labels of a secret or config; `Invalid` when the spec differs in more, but content may be left out. A
+    /// stale `version` gives [`out_of_sequence`](super::BackendError::out_of_sequence).
+    async fn file_update(&self, kind: FileKind, id: FileId, version: u64, spec: FileSpec) -> Result<()>;
+
+    /// Removes a secret or config. `Invalid`, with the services' names, when some need it.
+    async fn file_remove(&self, kind: FileKind, id: FileId) -> Result<()>;
 
     /// Tasks that the selection does not rule out. The API filters further.
     async fn task_list(&self, selection: TaskSelection) -> Result<Vec<TaskView>>;

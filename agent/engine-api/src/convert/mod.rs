@@ -6,6 +6,7 @@ pub(crate) mod container;
 pub(crate) mod container_create;
 pub(crate) mod duration;
 pub(crate) mod exec;
+pub(crate) mod file;
 pub(crate) mod health;
 pub(crate) mod host;
 pub(crate) mod host_answer;

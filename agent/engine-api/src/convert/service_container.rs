@@ -1,6 +1,6 @@
 //! `ContainerSpec` of a service.
 
-use super::{Read, duration, health, host, mount, unsupported};
+use super::{Read, duration, file, health, host, mount, unsupported};
 use crate::wire::service_container as wire;
 use muster_types::service::{ContainerSpec, DnsSpec};
 
@@ -31,6 +31,16 @@ pub(crate) fn read(spec: wire::ContainerSpec) -> Read<ContainerSpec> {
             .transpose()?,
         init: spec.init,
         mounts: spec.mounts.into_iter().map(mount::read).collect::<Read<_>>()?,
+        secrets: spec
+            .secrets
+            .into_iter()
+            .map(file::read_secret)
+            .collect::<Read<_>>()?,
+        configs: spec
+            .configs
+            .into_iter()
+            .map(file::read_config)
+            .collect::<Read<_>>()?,
         hosts: spec.hosts,
         dns: DnsSpec {
             nameservers: dns.nameservers,
@@ -52,8 +62,6 @@ pub(crate) fn read(spec: wire::ContainerSpec) -> Read<ContainerSpec> {
 fn refuse_unsupported(spec: &wire::ContainerSpec) -> Read<()> {
     let privileges = spec.privileges.clone().unwrap_or_default();
     let asked = [
-        ("Secrets", !spec.secrets.is_empty()),
-        ("Configs", !spec.configs.is_empty()),
         ("Isolation", !matches!(spec.isolation.as_str(), "" | "default")),
         ("Privileges.CredentialSpec", privileges.credential_spec.is_some()),
         ("Privileges.SELinuxContext", privileges.selinux_context.is_some()),
@@ -99,12 +107,13 @@ pub(crate) fn write(spec: &ContainerSpec) -> wire::ContainerSpec {
             search: dns.search.clone(),
             options: dns.options.clone(),
         }),
+        secrets: spec.secrets.iter().map(file::write_secret).collect(),
+        configs: spec.configs.iter().map(file::write_config).collect(),
         isolation: "default".to_owned(),
         sysctls: spec.sysctls.clone(),
         capability_add: spec.cap_add.clone(),
         capability_drop: spec.cap_drop.clone(),
         ulimits: spec.ulimits.iter().map(host::write_ulimit).collect(),
         oom_score_adj: spec.oom_score_adj,
-        ..wire::ContainerSpec::default()
     }
 }

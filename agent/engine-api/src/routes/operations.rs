@@ -137,16 +137,16 @@ pub(crate) const OPERATIONS: &[Operation] = operations! {
     GET "/tasks/{id}" TaskInspect => tasks::inspect;
     GET "/tasks/{id}/logs" TaskLogs => logs::task;
 
-    GET "/secrets" SecretList => secrets::list;
-    POST "/secrets/create" SecretCreate;
+    GET "/secrets" SecretList => secrets::list_secrets;
+    POST "/secrets/create" SecretCreate => secrets::create_secret;
     GET "/secrets/{id}" SecretInspect => secrets::inspect_secret;
-    DELETE "/secrets/{id}" SecretDelete;
-    POST "/secrets/{id}/update" SecretUpdate;
-    GET "/configs" ConfigList => secrets::list;
-    POST "/configs/create" ConfigCreate;
+    DELETE "/secrets/{id}" SecretDelete => secrets::remove_secret;
+    POST "/secrets/{id}/update" SecretUpdate => secrets::update_secret;
+    GET "/configs" ConfigList => secrets::list_configs;
+    POST "/configs/create" ConfigCreate => secrets::create_config;
     GET "/configs/{id}" ConfigInspect => secrets::inspect_config;
-    DELETE "/configs/{id}" ConfigDelete;
-    POST "/configs/{id}/update" ConfigUpdate;
+    DELETE "/configs/{id}" ConfigDelete => secrets::remove_config;
+    POST "/configs/{id}/update" ConfigUpdate => secrets::update_config;
 
     GET "/plugins" PluginList => plugins::list;
     GET "/plugins/privileges" GetPluginPrivileges;

@@ -6,6 +6,7 @@
 pub(crate) mod container;
 pub(crate) mod container_list;
 pub(crate) mod exec;
+pub(crate) mod file;
 pub(crate) mod image;
 pub(crate) mod info;
 pub(crate) mod mount;

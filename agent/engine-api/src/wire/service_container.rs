@@ -1,6 +1,7 @@
 //! `ContainerSpec` of a service.
 
 use super::container::{Health, Ulimit};
+use super::file::{ConfigReference, SecretReference};
 use super::is_default;
 use super::mount::Mount;
 use muster_types::service::Labels;
@@ -53,9 +54,9 @@ pub(crate) struct ContainerSpec {
     #[serde(rename = "DNSConfig", skip_serializing_if = "Option::is_none")]
     pub dns_config: Option<DnsConfig>,
     #[serde(skip_serializing_if = "is_default")]
-    pub secrets: Vec<Value>,
+    pub secrets: Vec<SecretReference>,
     #[serde(skip_serializing_if = "is_default")]
-    pub configs: Vec<Value>,
+    pub configs: Vec<ConfigReference>,
     #[serde(skip_serializing_if = "is_default")]
     pub isolation: String,
     #[serde(skip_serializing_if = "is_default")]

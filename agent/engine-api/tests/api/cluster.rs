@@ -5,6 +5,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::{StreamExt, stream};
 use muster_engine_api::backend::*;
+use muster_types::file::FileSpec;
 use muster_types::network::NetworkSpec;
 use muster_types::overlay::OverlaySubnet;
 use muster_types::service::{UpdateState, UpdateStatus};
@@ -21,6 +22,7 @@ struct State {
     services: Vec<Service>,
     tasks: Vec<(Task, Arc<TaskTemplate>)>,
     networks: Vec<Arc<ClusterNetwork>>,
+    files: Vec<Arc<ClusterFile>>,
     index: u64,
 }
 
@@ -210,6 +212,7 @@ impl ClusterBackend for FakeCluster {
             services: Vec::new(),
             tasks: Vec::new(),
             networks: Vec::new(),
+            files: Vec::new(),
             index: 10,
         };
         *self.0.lock().unwrap() = Some(state);
@@ -352,6 +355,55 @@ impl ClusterBackend for FakeCluster {
                 counts: None,
                 vips: Vec::new(),
             })
+        })
+    }
+
+    async fn file_list(&self, kind: FileKind) -> Result<Vec<Arc<ClusterFile>>> {
+        self.with(|state| {
+            let of_kind = state.files.iter().filter(|file| file.kind == kind);
+            Ok(of_kind.cloned().collect())
+        })
+    }
+
+    async fn file_inspect(&self, kind: FileKind, reference: &str) -> Result<Arc<ClusterFile>> {
+        let files = self.file_list(kind).await?;
+        let ids: Vec<String> = files.iter().map(|file| file.id.to_string()).collect();
+        let candidates = files.iter().zip(&ids).map(|(file, id)| Candidate {
+            id,
+            name: &file.spec.name,
+        });
+        let found = resolve(kind.name(), reference, candidates)?;
+        Ok(files[found].clone())
+    }
+
+    async fn file_create(&self, kind: FileKind, spec: FileSpec) -> Result<FileId> {
+        self.with(|state| {
+            let meta = state.meta();
+            let id = FileId::from_u128(7 << 100 | u128::from(meta.spec_version));
+            let file = ClusterFile { id, kind, meta, spec };
+            state.files.push(Arc::new(file));
+            Ok(id)
+        })
+    }
+
+    async fn file_update(&self, _: FileKind, id: FileId, version: u64, spec: FileSpec) -> Result<()> {
+        self.with(|state| {
+            let next = state.next();
+            let file = state.files.iter_mut().find(|file| file.id == id).unwrap();
+            if file.meta.spec_version != version {
+                return Err(BackendError::out_of_sequence());
+            }
+            let file = Arc::make_mut(file);
+            file.spec.labels = spec.labels;
+            file.meta.spec_version = next;
+            Ok(())
+        })
+    }
+
+    async fn file_remove(&self, _: FileKind, id: FileId) -> Result<()> {
+        self.with(|state| {
+            state.files.retain(|file| file.id != id);
+            Ok(())
         })
     }
 

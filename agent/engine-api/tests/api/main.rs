@@ -9,4 +9,5 @@ mod engine;
 mod overlay_cli;
 mod registry;
 mod requests;
+mod secret_cli;
 mod swarm_cli;

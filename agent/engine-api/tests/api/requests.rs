@@ -46,8 +46,8 @@ async fn unknown_and_unbuilt_operations_say_so() {
         (404, "page not found".into())
     );
     assert_eq!(
-        server.failure("POST", "/v1.50/secrets/create", None).await,
-        (501, "SecretCreate is not implemented yet".into())
+        server.failure("POST", "/v1.50/swarm/unlock", None).await,
+        (501, "SwarmUnlock is not implemented yet".into())
     );
     let login = r#"{"username":"u","password":"p","serveraddress":"registry.example"}"#;
     let (status, refused) = server.failure("POST", "/auth", Some(login)).await;

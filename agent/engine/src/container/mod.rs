@@ -3,6 +3,7 @@
 mod info;
 
 use crate::backoff::Backoff;
+use crate::given_files::GivenFile;
 use crate::metrics::EngineMetrics;
 use crate::network::Places;
 use crate::phase::{IllegalStep, Phase, Step};
@@ -41,6 +42,8 @@ pub(crate) struct Cell {
     pub health: Option<HealthState>,
     /// Clients that attached before the start.
     pub waiting_clients: Vec<WaitingClient>,
+    /// Files for the next start.
+    pub given_files: Vec<GivenFile>,
     /// Ends so far, so that a waiter can tell the next one from the last.
     ends: u64,
 }
@@ -93,6 +96,7 @@ impl Container {
                 backoff: Backoff::default(),
                 health: None,
                 waiting_clients: Vec::new(),
+                given_files: Vec::new(),
                 ends: 0,
             }),
             changes: watch::Sender::new(observed),

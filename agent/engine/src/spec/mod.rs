@@ -87,6 +87,8 @@ pub struct SpecInput<'a> {
     pub translations: &'a BTreeMap<String, IdTranslation>,
     /// Directory with the generated `hostname`, `hosts` and `resolv.conf`.
     pub files: &'a Path,
+    /// Files that it is given for this start: where it sees each, and where that lies.
+    pub given: &'a [(String, PathBuf)],
     /// What it joins of other containers.
     pub joined: &'a JoinedNamespaces,
     /// Its SELinux labels.

@@ -40,6 +40,10 @@ pub fn of(input: &SpecInput<'_>) -> Result<Vec<Mount>> {
         }
         mounts.push(mount);
     }
+    for (target, source) in input.given {
+        let options = ["bind", "ro", "nosuid", "noexec", "nodev", "rprivate"];
+        mounts.push(mount(target, "bind", &source.to_string_lossy(), &options)?);
+    }
     // Stable, so that the order of equals stays the one above.
     mounts.sort_by_key(|mount| mount.destination().components().count());
     Ok(mounts)

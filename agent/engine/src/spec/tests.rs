@@ -86,6 +86,7 @@ fn try_build_joined(
         home: "/root".to_owned(),
     };
     build(&SpecInput {
+        given: &[],
         config,
         command: &["/bin/true".to_owned()],
         env: &merged_environment(&["A=1".to_owned()], &config.env),

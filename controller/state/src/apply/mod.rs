@@ -1,6 +1,7 @@
 //! Applying one entry: total, deterministic, without a decision of its own.
 
 mod cluster;
+mod file;
 mod network;
 mod node;
 mod service;
@@ -167,6 +168,9 @@ impl ClusterState {
             | Change::NetworkRemove { .. }
             | Change::AttachmentCreate(_)
             | Change::AttachmentRemove { .. } => self.apply_network(change, touched),
+            Change::FileCreate(_) | Change::FileLabels { .. } | Change::FileRemove { .. } => {
+                self.apply_file(change)
+            }
         }
     }
 
@@ -224,10 +228,14 @@ impl Change {
             Self::NetworkRemove { network } => ObjectKey::Network(*network),
             Self::AttachmentCreate(attachment) => ObjectKey::Attachment(attachment.id),
             Self::AttachmentRemove { attachment } => ObjectKey::Attachment(*attachment),
+            Self::FileCreate(file) => ObjectKey::File(file.id),
+            Self::FileLabels { file, .. } | Self::FileRemove { file } => ObjectKey::File(*file),
         }
     }
 }
 
+#[cfg(test)]
+mod file_tests;
 #[cfg(test)]
 mod network_tests;
 #[cfg(test)]

@@ -169,11 +169,19 @@ impl ClusterState {
         if row.is_terminal() && !to.1.is_terminal() {
             self.drop_lost_addresses(&mut row);
         }
+        if row.is_terminal() != to.1.is_terminal() && self.needs_files(&row) {
+            touched.assignments.extend(row.node);
+        }
         row.status = status.clone();
         row.meta.status_version = self.index;
         row.meta.observed_at = self.time;
         self.touch_and_put(row, touched);
         Ok(())
+    }
+
+    fn needs_files(&self, task: &Task) -> bool {
+        let revision = self.template(task.service, task.template_version);
+        revision.is_some_and(|revision| revision.template.files().next().is_some())
     }
 
     fn remove_task(&mut self, id: TaskId, touched: &mut Touched) -> Result<(), Rejection> {

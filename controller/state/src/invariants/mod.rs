@@ -194,6 +194,9 @@ fn indexes_equal_the_tables(state: &ClusterState, found: &mut Vec<Violation>) {
     state
         .attachments()
         .for_each(|attachment| rebuilt.put_attachment(attachment.as_ref().clone()));
+    state
+        .files()
+        .for_each(|file| rebuilt.put_file(file.as_ref().clone()));
     if rebuilt.indexes != state.indexes {
         found.push(Violation {
             invariant: "indexes equal the tables",
