@@ -265,7 +265,6 @@ fn a_layer_that_was_damaged_is_not_compressed_for_a_registry() {
     let (loaded, store) = loaded();
     fs::write(loaded.layer(0).join("d/low"), vec![0; 160_000]).unwrap();
     let error = store.repacked_manifest("app:1").unwrap_err();
-    assert!(error.to_string().contains("expected"), "{error}");
-    let damaged = store.packed_manifest("app:1").unwrap();
-    assert_eq!(damaged.digest, loaded.manifest);
+    let why = std::error::Error::source(&error).unwrap().to_string();
+    assert!(why.contains("a stored layer has digest"), "{why}");
 }

@@ -194,6 +194,14 @@ impl World {
         self.clients[client].seen = Some(state);
     }
 
+    /// Whether some client waits for the demotion of a node.
+    pub fn is_demoting(&self) -> bool {
+        self.clients.iter().any(|client| {
+            let write = client.pending.as_ref().and_then(|pending| pending.write.as_ref());
+            write.is_some_and(|(_, request, ..)| demotes(request))
+        })
+    }
+
     fn next_mutation(
         &mut self,
         dice: &mut Dice,
@@ -208,7 +216,12 @@ impl World {
             .map(AsRef::as_ref)
             .collect();
         let (request, key, action) = match dice.below(100) {
-            0..12 => mutate_node(dice, state, mark, self.settings.membership_changes)?,
+            0..12 => {
+                // With a log lost, one controller less may be too few.
+                let whole = self.machines.iter().all(|machine| !machine.log_lost);
+                let may_demote = self.settings.membership_changes && whole;
+                mutate_node(dice, state, mark, may_demote)?
+            }
             12..40 => create(dice, id, mark, state),
             40..88 => {
                 let service = dice_service(dice, &services)?;

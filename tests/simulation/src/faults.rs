@@ -5,7 +5,7 @@ use crate::network::Weather;
 use crate::random::Dice;
 use crate::world::{Event, World};
 use muster_controller::core::io::Input;
-use muster_types::NodeRole;
+use muster_types::{Node, NodeRole};
 
 /// A kind of fault; what it hits is drawn when it happens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -259,7 +259,17 @@ impl World {
             .files
             .raft_id
             .is_some_and(|id| voters.contains(&id));
-        if !whole || !votes || voters.len() < 3 {
+        // One that is being demoted may be gone before the lost one is replaced.
+        let newest = self.oracle().newest().clone();
+        let stays = |node: &Node| {
+            let votes = node
+                .controller
+                .as_ref()
+                .is_some_and(|member| voters.contains(&member.raft_id));
+            votes && node.spec.role == NodeRole::Controller
+        };
+        let staying = newest.nodes().filter(|node| stays(node)).count();
+        if !whole || !votes || staying < 3 || self.is_demoting() {
             return;
         }
         self.tell(format_args!("fault: {} loses its log", name(machine)));
@@ -270,7 +280,7 @@ impl World {
 
     /// Only a worker may leave; a controller is demoted first.
     fn hit_membership(&mut self, machine: usize, lasting: u64) {
-        if self.is_worker(machine) && self.machines[machine].controller().is_none() {
+        if self.may_go(machine) && self.machines[machine].controller().is_none() {
             self.tell(format_args!("fault: {} leaves the cluster", name(machine)));
             self.leave(machine);
             self.push(lasting, Event::Recover(Recovery::Rejoin(machine)));
@@ -280,18 +290,21 @@ impl World {
     /// The record of a worker is removed while it is down. What it keeps, also of a time as a controller that it does
     /// not know to be over, must be worth nothing.
     fn hit_record(&mut self, machine: usize, lasting: u64) {
-        if self.is_worker(machine) {
+        if self.may_go(machine) {
             self.tell(format_args!("fault: the record of {} is removed", name(machine)));
             self.cast_out(machine);
             self.push(lasting + 20 * SECOND, Event::Recover(Recovery::Rejoin(machine)));
         }
     }
 
-    fn is_worker(&self, machine: usize) -> bool {
+    /// Whether it is a worker that is not on its way out already.
+    fn may_go(&self, machine: usize) -> bool {
         let newest = self.oracle().newest().clone();
         let node = self.machines[machine].files.node;
         let record = node.and_then(|node| newest.node(node).cloned());
-        record.is_some_and(|node| node.spec.role == NodeRole::Worker && node.controller.is_none())
+        let is_worker =
+            record.is_some_and(|node| node.spec.role == NodeRole::Worker && node.controller.is_none());
+        is_worker && !self.machines[machine].banished
     }
 
     /// A fault ends.
