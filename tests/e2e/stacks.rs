@@ -16,7 +16,7 @@ services:
       WHO: world
     secrets:
       - key
-      - source: key
+      - source: other
         target: mine
         uid: "7"
         mode: 0400
@@ -39,6 +39,8 @@ services:
 secrets:
   key:
     file: ./key
+  other:
+    file: ./other
 configs:
   page:
     file: ./page
@@ -81,6 +83,7 @@ fn a_stack_is_deployed_changed_pruned_and_removed() {
     let lab = Lab::with_image("e2estack", 2, 1);
     let (docker, directory) = (lab.docker("node-1"), lab.directory().to_owned());
     write(&directory, "key", "swordfish");
+    write(&directory, "other", "halibut");
     write(&directory, "page", "<p>hello");
     let file = compose(&directory, &WORKER.replace("IMAGE", IMAGE));
     docker.run(&deploy(&file, &[]));
@@ -115,7 +118,7 @@ fn a_stack_is_deployed_changed_pruned_and_removed() {
     );
     for (kind, name) in [
         ("network", "shop_front"),
-        ("secret", "shop_key"),
+        ("secret", "shop_key\nshop_other"),
         ("config", "shop_page"),
     ] {
         let label = "label=com.docker.stack.namespace=shop";
@@ -132,7 +135,7 @@ fn a_stack_is_deployed_changed_pruned_and_removed() {
     for node in ["node-1", "node-2"] {
         assert_eq!(
             seen(node),
-            ["swordfishswordfish<p>hello", "400 7", "world"],
+            ["swordfishhalibut<p>hello", "400 7", "world"],
             "{node}"
         );
     }
