@@ -279,12 +279,16 @@ fn containers_that_fill_the_disk_leave_the_node_usable() {
         free => Err(free),
     });
     let last = || docker.run(&["logs", "--tail", "1", "chatty"]).parse::<u64>();
-    let before = last();
+    let mut before = 0;
+    eventually("the end of its log", LONG, || {
+        before = last().map_err(|error| error.to_string())?;
+        Ok::<_, String>(())
+    });
     // Whoever filled the disk can be removed, and the others go on.
     docker.run(&["rm", "-f", "greedy"]);
-    eventually("its log to go on", LONG, || match (&before, last()) {
-        (Ok(before), Ok(now)) if now > *before => Ok(()),
-        other => Err(format!("{other:?}")),
+    eventually("its log to go on", LONG, || match last() {
+        Ok(now) if now > before => Ok(()),
+        other => Err(format!("{before}, {other:?}")),
     });
     // It would fill the disk again.
     docker.run(&["rm", "-f", "chatty"]);

@@ -62,7 +62,21 @@ fn skip_lines(whole: &mut impl BufRead, most: u64) -> io::Result<(u64, u64)> {
 }
 
 /// Counts lines from the file's end; `Some(offset)` when it holds the first wanted one.
-fn last_in_file(file: &File, length: u64, wanted: &mut u64) -> io::Result<Option<u64>> {
+fn last_in_file(file: &File, mut length: u64, wanted: &mut u64) -> io::Result<Option<u64>> {
+    let all = *wanted;
+    loop {
+        match last_before(file, length, wanted) {
+            // A line that did not fit onto the disk was taken back meanwhile.
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                length = length.min(file.metadata()?.len());
+                *wanted = all;
+            }
+            found => return found,
+        }
+    }
+}
+
+fn last_before(file: &File, length: u64, wanted: &mut u64) -> io::Result<Option<u64>> {
     let mut buffer = vec![0; CHUNK_BYTES as usize];
     let mut end = length;
     while end > 0 {
