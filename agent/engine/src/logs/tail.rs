@@ -79,29 +79,65 @@ fn last_in_file(file: &File, mut length: u64, wanted: &mut u64) -> io::Result<Op
 fn last_before(file: &File, length: u64, wanted: &mut u64) -> io::Result<Option<u64>> {
     let mut buffer = vec![0; CHUNK_BYTES as usize];
     let mut end = length;
+    // What lies behind the last newline is no line yet, and may never be one.
+    let mut complete = false;
     while end > 0 {
         let start = end.saturating_sub(CHUNK_BYTES);
         let chunk = &mut buffer[..(end - start) as usize];
         file.read_exact_at(chunk, start)?;
         for (index, _) in chunk.iter().enumerate().rev().filter(|(_, byte)| **byte == b'\n') {
-            let offset = start + index as u64 + 1;
-            // The newline that ends the file ends its last line; each one before that begins a line.
-            if offset == length {
+            // The last newline ends the last line; each one before that begins a line.
+            if !std::mem::replace(&mut complete, true) {
                 continue;
             }
             *wanted -= 1;
             if *wanted == 0 {
-                return Ok(Some(offset));
+                return Ok(Some(start + index as u64 + 1));
             }
         }
         end = start;
     }
     // The file's first line begins without a newline before it.
-    if length > 0 {
+    if complete {
         *wanted -= 1;
         if *wanted == 0 {
             return Ok(Some(0));
         }
     }
     Ok(None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    fn found(content: &str, length: u64, mut wanted: u64) -> (Option<u64>, u64) {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(content.as_bytes()).unwrap();
+        let offset = last_in_file(&file, length, &mut wanted).unwrap();
+        (offset, wanted)
+    }
+
+    #[test]
+    fn an_unfinished_line_is_not_the_last_one() {
+        for (content, wanted, expected) in [
+            ("one\ntwo\n", 1, (Some(4), 0)),
+            ("one\ntwo\nthr", 1, (Some(4), 0)),
+            ("one\ntwo\nthr", 2, (Some(0), 0)),
+            ("one\ntwo\nthr", 3, (None, 1)),
+            ("on", 1, (None, 1)),
+            ("", 1, (None, 1)),
+        ] {
+            let length = content.len() as u64;
+            assert_eq!(found(content, length, wanted), expected, "{content:?} {wanted}");
+        }
+    }
+
+    #[test]
+    fn a_file_that_became_shorter_is_read_again() {
+        assert_eq!(found("one\ntwo\n", 11, 1), (Some(4), 0));
+        let long = "x\n".repeat(50_000);
+        assert_eq!(found(&long, 100_001, 49_999), (Some(2), 0));
+    }
 }
