@@ -17,7 +17,7 @@ const STACK_BYTES: usize = 64 << 10;
 /// A thread that makes it, brings its loopback device up and sends it to the process that will live in it.
 #[derive(Debug)]
 pub(crate) struct NetworkBeside {
-    thread: Option<JoinHandle<std::result::Result<(), Failure>>>,
+    thread: JoinHandle<std::result::Result<(), Failure>>,
     receiver: OwnedFd,
 }
 
@@ -34,24 +34,18 @@ impl NetworkBeside {
             .stack_size(STACK_BYTES)
             .spawn(move || send(&sender, make))
             .map_err(|error| RuntimeError::io("make a network namespace", error))?;
-        Ok(Some(NetworkBeside {
-            thread: Some(thread),
-            receiver,
-        }))
+        Ok(Some(NetworkBeside { thread, receiver }))
     }
 
-    /// Where the process receives it; nothing comes when it could not be made.
+    /// Where the process receives it, or hears that it could not be made.
     pub(super) fn receiver(&self) -> BorrowedFd<'_> {
         self.receiver.as_fd()
     }
 
     /// Waits until it is made and sent.
-    pub(super) fn finish(mut self) -> std::result::Result<(), Failure> {
-        match self.thread.take().map(JoinHandle::join) {
-            None => Ok(()),
-            Some(Ok(made)) => made,
-            Some(Err(_)) => Err(Failure::new(Stage::NetworkNamespace, Errno::IO)),
-        }
+    pub(super) fn finish(self) -> std::result::Result<(), Failure> {
+        let made = self.thread.join();
+        made.unwrap_or_else(|_| Err(Failure::new(Stage::NetworkNamespace, Errno::IO)))
     }
 }
 
