@@ -166,10 +166,10 @@ fn variable(task: &AssignedTask, node: &TemplateNode, name: &str) -> Result<Stri
 
 #[cfg(test)]
 mod tests {
+    use super::super::templates::fixture::{self, node};
     use super::*;
     use muster_types::file::{FileTarget, TemplateDriver};
-    use muster_types::{DesiredState, FileId, NodeId, ServiceId, Slot, TaskId, TaskState, TaskTemplate};
-    use std::collections::BTreeMap;
+    use muster_types::{FileId, TaskTemplate};
     use std::sync::Arc;
 
     fn reference(number: u128, name: &str, target: &str) -> FileReference {
@@ -200,29 +200,7 @@ mod tests {
         template.container.secrets = vec![reference(1, "key", "key")];
         template.container.configs = vec![reference(2, "page", "/etc/page")];
         template.container.env = vec!["WHO={{.Service.Name}}".to_owned()];
-        AssignedTask {
-            id: TaskId::from_u128(7),
-            service: ServiceId::from_u128(1),
-            service_name: "web".to_owned(),
-            service_labels: BTreeMap::new(),
-            slot: Slot::Replica(3),
-            template_version: 1,
-            template: Arc::new(template),
-            ports: Vec::new(),
-            desired: DesiredState::Running,
-            start_after: None,
-            recorded: (0, TaskState::Assigned),
-            networks: Vec::new(),
-        }
-    }
-
-    fn node() -> TemplateNode {
-        TemplateNode {
-            id: NodeId::from_u128(9),
-            hostname: "alpha".to_owned(),
-            os: "linux".to_owned(),
-            architecture: "x86_64".to_owned(),
-        }
+        fixture::task(template)
     }
 
     fn files(page: &str) -> Vec<AssignedFile> {

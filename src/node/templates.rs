@@ -125,14 +125,15 @@ fn value(name: &str, task: &AssignedTask, node: &TemplateNode) -> Result<String,
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod fixture {
     use super::*;
     use muster_types::service::TaskTemplate;
     use muster_types::{DesiredState, ServiceId, TaskId, TaskState};
     use std::collections::BTreeMap;
     use std::sync::Arc;
 
-    fn task() -> AssignedTask {
+    /// Task 7, slot 3 of web.
+    pub fn task(template: TaskTemplate) -> AssignedTask {
         AssignedTask {
             id: TaskId::from_u128(7),
             service: ServiceId::from_u128(1),
@@ -140,7 +141,7 @@ mod tests {
             service_labels: BTreeMap::from([("tier".to_owned(), "front".to_owned())]),
             slot: Slot::Replica(3),
             template_version: 1,
-            template: Arc::new(TaskTemplate::default()),
+            template: Arc::new(template),
             ports: Vec::new(),
             desired: DesiredState::Running,
             start_after: None,
@@ -149,13 +150,26 @@ mod tests {
         }
     }
 
-    fn node() -> TemplateNode {
+    /// Node 9.
+    pub fn node() -> TemplateNode {
         TemplateNode {
             id: NodeId::from_u128(9),
             hostname: "alpha".to_owned(),
             os: "linux".to_owned(),
             architecture: "x86_64".to_owned(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::fixture::node;
+    use super::*;
+    use muster_types::TaskId;
+    use muster_types::service::TaskTemplate;
+
+    fn task() -> AssignedTask {
+        fixture::task(TaskTemplate::default())
     }
 
     #[test]

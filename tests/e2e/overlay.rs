@@ -1,19 +1,9 @@
 //! Networks of the cluster: services on several nodes find and reach each other, and nobody else.
 
-use crate::support::{IMAGE, LONG, Lab, Output, eventually};
+use crate::support::{IMAGE, LONG, Lab, SERVER, eventually};
 use std::collections::BTreeSet;
 
 const NODES: [&str; 3] = ["node-1", "node-2", "node-3"];
-/// Serves its own name.
-const WHO: &str = "trap 'exit 0' TERM; mkdir /www; hostname > /www/who; httpd -f -p 80 -h /www & wait";
-
-/// Fetches a page from inside a container.
-fn ask(lab: &Lab, node: &str, container: &str, host: &str) -> Output {
-    let url = format!("http://{host}/who");
-    let wget = ["timeout", "5", "/bin/busybox", "wget", "-qO-", &url];
-    lab.docker(node)
-        .try_run(&[&["exec", container, "/bin/busybox"][..], &wget].concat())
-}
 
 #[test]
 fn services_reach_each_other_over_nodes_by_name_and_by_virtual_address() {
@@ -30,7 +20,7 @@ fn services_reach_each_other_over_nodes_by_name_and_by_virtual_address() {
             "{{.Task.Name}}",
         ];
         let create = ["service", "create", "-d", "--name", service];
-        docker.run(&[&create[..], &what, &[IMAGE, "sh", "-c", WHO]].concat());
+        docker.run(&[&create[..], &what, &[IMAGE, "sh", "-c", SERVER]].concat());
         lab.await_running("node-1", service, 3, |tasks| {
             tasks.values().collect::<BTreeSet<_>>().len() == 3
         });
@@ -42,7 +32,7 @@ fn services_reach_each_other_over_nodes_by_name_and_by_virtual_address() {
     for node in NODES {
         let web = container(node, "web");
         eventually("all replicas behind one address", LONG, || {
-            let found: BTreeSet<String> = (0..6).map(|_| ask(&lab, node, &web, "web").stdout).collect();
+            let found: BTreeSet<String> = (0..6).map(|_| lab.docker(node).ask(&web, "web").stdout).collect();
             if found.len() == 3 && found.iter().all(|name| name.starts_with("web.")) {
                 Ok(())
             } else {
@@ -50,19 +40,19 @@ fn services_reach_each_other_over_nodes_by_name_and_by_virtual_address() {
             }
         });
         for slot in ["web.1", "web.2", "web.3"] {
-            let answer = ask(&lab, node, &web, slot);
+            let answer = lab.docker(node).ask(&web, slot);
             assert!(answer.stdout.starts_with(slot), "{node} {slot}: {answer:?}");
         }
-        let stranger = ask(&lab, node, &web, "other");
+        let stranger = lab.docker(node).ask(&web, "other");
         assert_ne!(stranger.code, 0, "{stranger:?}");
     }
     // Nor by address.
     let address = "{{(index .NetworkSettings.Networks \"green\").IPAddress}}";
     let other = container("node-2", "other");
     let address = lab.docker("node-2").run(&["inspect", "-f", address, &other]);
-    let reached = ask(&lab, "node-3", &container("node-3", "other"), &address);
+    let reached = lab.docker("node-3").ask(&container("node-3", "other"), &address);
     assert!(reached.stdout.starts_with("other."), "{address}: {reached:?}");
-    let reached = ask(&lab, "node-3", &container("node-3", "web"), &address);
+    let reached = lab.docker("node-3").ask(&container("node-3", "web"), &address);
     assert_ne!(reached.code, 0, "{address}: {reached:?}");
 
     let standalone = docker.refuse(&["run", "--rm", "--network", "blue", IMAGE, "true"]);

@@ -172,14 +172,7 @@ fn templates_are_expanded_where_their_task_runs() {
     );
     create(&docker, "--name bad --config bad --restart-condition none");
     eventually("the reason", LONG, || {
-        let row = docker.run(&[
-            "service",
-            "ps",
-            "--no-trunc",
-            "--format",
-            "{{.CurrentState}} {{.Error}}",
-            "bad",
-        ]);
+        let row = docker.task_states("bad");
         if row.contains("Failed") && row.contains("config bad: template placeholder") {
             Ok(())
         } else {

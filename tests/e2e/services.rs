@@ -179,14 +179,7 @@ fn a_task_that_fits_nowhere_says_why_and_a_failed_one_is_tried_again() {
         IMAGE,
     ]);
     eventually("a reason", LONG, || {
-        let row = docker.run(&[
-            "service",
-            "ps",
-            "--no-trunc",
-            "--format",
-            "{{.CurrentState}} {{.Error}}",
-            "web",
-        ]);
+        let row = docker.task_states("web");
         if row.starts_with("Pending") && row.contains("no suitable node") {
             Ok(())
         } else {
@@ -210,14 +203,7 @@ fn a_task_that_fits_nowhere_says_why_and_a_failed_one_is_tried_again() {
         "exit 9",
     ]);
     eventually("several attempts", LONG, || {
-        let rows = docker.run(&[
-            "service",
-            "ps",
-            "--no-trunc",
-            "--format",
-            "{{.CurrentState}} {{.Error}}",
-            "bad",
-        ]);
+        let rows = docker.task_states("bad");
         let failed = rows
             .lines()
             .filter(|row| row.contains("non-zero exit (9)"))

@@ -54,6 +54,19 @@ impl Docker {
         }
     }
 
+    /// Asks a [`SERVER`](super::SERVER) for its name, from inside a container.
+    pub fn ask(&self, container: &str, host: &str) -> Output {
+        let url = format!("http://{host}/name");
+        let wget = ["timeout", "5", "/bin/busybox", "wget", "-qO-", &url];
+        self.try_run(&[&["exec", container, "/bin/busybox"][..], &wget].concat())
+    }
+
+    /// What `service ps` says of the state of a service's tasks, and why.
+    pub fn task_states(&self, service: &str) -> String {
+        let format = "{{.CurrentState}} {{.Error}}";
+        self.run(&["service", "ps", "--no-trunc", "--format", format, service])
+    }
+
     /// The same daemon, asked by another CLI.
     pub fn by(self, program: &'static str) -> Self {
         Self { program, ..self }
