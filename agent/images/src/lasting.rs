@@ -1,8 +1,9 @@
 //! A database that goes on after errors of the disk.
 //!
-//! After an error of input or output, that of a full disk too, redb refuses everything until it is opened again, for it
-//! cannot know what the file holds. Then it is opened again here, with the next thing that is asked of it: it holds what
-//! was synced, and what was committed without a sync since is lost, as after a loss of power.
+//! After an error of input or output, that of a full disk too, redb refuses all changes until it is opened again, for it
+//! cannot know what the file holds. Then it is opened again here, with the next change that is asked of it: it holds what
+//! was synced, and what was committed without a sync since is lost, as after a loss of power. Until that change, reads
+//! find what is in memory, and fail where they need the file.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -54,7 +55,7 @@ impl LastingDatabase {
         self.state().openings
     }
 
-    /// A consistent view. Blocks.
+    /// A consistent view; after an error of the disk, of what is in memory. Blocks.
     pub fn begin_read(&self) -> Result<ReadTransaction, Error> {
         self.begin(ReadableDatabase::begin_read)
     }
