@@ -5,6 +5,9 @@ use muster_engine::GivenFile;
 use muster_types::file::{FileReference, TEMPLATE_DRIVER};
 use muster_types::{AssignedFile, AssignedTask, FileKind};
 
+/// Most bytes that all files of one container may have: they lie in the node's memory.
+const TASK_FILES_BYTES_MAX: usize = 64 << 20;
+
 /// A task's files cannot be made; the text becomes the task's error.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TaskFileError {
@@ -44,6 +47,18 @@ pub enum TaskFileError {
         /// Its name.
         name: String,
     },
+    /// The template that a secret is cannot be expanded; why, would show some of it.
+    #[error(
+        "secret {name}: its template cannot be expanded, and what it holds is not shown; make a config of it with other \
+         content to see why"
+    )]
+    Hidden {
+        /// Its name.
+        name: String,
+    },
+    /// All files together are too large.
+    #[error("the secrets and configs of the task take more than {TASK_FILES_BYTES_MAX} bytes together")]
+    TooLarge,
     /// A template cannot be expanded.
     #[error("{kind} {name}")]
     Template {
@@ -87,7 +102,17 @@ pub fn given(
             },
         })
     };
-    template.files().map(one).collect()
+    let mut given = Vec::new();
+    let mut bytes = 0;
+    for wanted in template.files() {
+        let file = one(wanted)?;
+        bytes += file.data.bytes().len();
+        if bytes > TASK_FILES_BYTES_MAX {
+            return Err(TaskFileError::TooLarge);
+        }
+        given.push(file);
+    }
+    Ok(given)
 }
 
 fn find<'a>(
@@ -134,10 +159,12 @@ fn content(
         "env" => variable(task, node, argument),
         other => unknown(other),
     };
-    expand_with(text, task, node, &call).map_err(|source| TaskFileError::Template {
-        kind,
-        name: name.clone(),
-        source,
+    expand_with(text, task, node, &call).map_err(|source| {
+        let name = name.clone();
+        match kind {
+            FileKind::Secret => TaskFileError::Hidden { name },
+            FileKind::Config => TaskFileError::Template { kind, name, source },
+        }
     })
 }
 
@@ -261,5 +288,26 @@ mod tests {
             given(&task, &files(""), &node()),
             Err(TaskFileError::Owner { .. })
         ));
+    }
+
+    #[test]
+    fn the_error_of_a_template_shows_nothing_of_a_secret() {
+        for content in [
+            "swordfish {{ .Task.ID",
+            "{{ swordfish }}",
+            "{{ secret \"swordfish\" }}",
+            "{{ env \"a\" \"swordfish\" }}",
+        ] {
+            let mut all = files("<p>");
+            all[0] = file(1, FileKind::Secret, "key", content);
+            all[0].template = Some(TemplateDriver {
+                name: TEMPLATE_DRIVER.to_owned(),
+                ..TemplateDriver::default()
+            });
+            let error = given(&task(), &all, &node()).unwrap_err();
+            let told = muster_runtime::describe(&error);
+            assert!(told.contains("secret key"), "{told}");
+            assert!(!told.contains("swordfish"), "{told}");
+        }
     }
 }

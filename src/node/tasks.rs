@@ -28,15 +28,16 @@ pub struct EngineTasks {
     pub(super) images: ImageStore,
     pub(super) registries: Registries,
     networks: Arc<ClusterNetworks>,
-    files: Engine,
+    /// The same engine: secrets and configs are given past the Engine API.
+    own_engine: Engine,
     /// Set while the node is a member.
     cluster: RwLock<Option<(NodeId, Dialer)>>,
 }
 
 impl EngineTasks {
-    /// Tasks on this engine, which `files` is, too: secrets and configs are given past the Engine API.
+    /// Tasks on this engine, which is both.
     pub fn new(
-        (engine, files): (Arc<dyn LocalEngine>, Engine),
+        (engine, own_engine): (Arc<dyn LocalEngine>, Engine),
         images: ImageStore,
         registries: Registries,
         networks: Arc<ClusterNetworks>,
@@ -46,7 +47,7 @@ impl EngineTasks {
             images,
             registries,
             networks,
-            files,
+            own_engine,
             cluster: RwLock::new(None),
         }
     }
@@ -103,8 +104,9 @@ impl EngineTasks {
             return Ok(());
         }
         let node = self.template_node().await?;
-        let given = task_files::given(task, files, &node).map_err(|error| chain(&error))?;
-        self.files
+        let given =
+            task_files::given(task, files, &node).map_err(|error| muster_runtime::describe(&error))?;
+        self.own_engine
             .give_files(container, given)
             .map_err(|error| error.chain())
     }
@@ -130,17 +132,6 @@ impl EngineTasks {
             },
         }
     }
-}
-
-/// An error with its causes.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }
 
 /// What the exit code alone does not say.
@@ -185,7 +176,10 @@ impl TaskEngine for EngineTasks {
     ) -> BoxFuture<'a, Result<StartedContainer, String>> {
         Box::pin(async move {
             self.give_files(task, container, files).await?;
-            match self.engine.container_start(container.as_str()).await {
+            let started = self.engine.container_start(container.as_str()).await;
+            // A start that ended early has taken none, and nothing keeps a secret for the next one.
+            let _ = self.own_engine.give_files(container, Vec::new());
+            match started {
                 Ok(()) => {}
                 Err(error) if error.kind == ErrorKind::NotModified => {}
                 Err(error) => return Err(error.message),

@@ -1,7 +1,12 @@
-//! Swarm's placeholders in a service's hostname, environment and mounts, expanded on the task's node (SwarmKit
-//! `template/context.go`).
+//! Swarm's placeholders in a service's hostname, environment and mounts, and in secrets and configs that are templates,
+//! expanded on the task's node (SwarmKit `template/context.go`).
 
 use muster_types::{AssignedTask, FileKind, NodeId, Slot};
+
+/// Most bytes that a template may become: as many as a config may have, and more than any other value needs.
+const EXPANDED_BYTES_MAX: usize = 1_024_000;
+/// What Go's templates trim.
+const WHITE_SPACE: [char; 4] = [' ', '\t', '\r', '\n'];
 
 /// What placeholders may name beside the task.
 #[derive(Debug, Clone)]
@@ -16,15 +21,18 @@ pub struct TemplateNode {
     pub architecture: String,
 }
 
-/// A template cannot be expanded; the text becomes the task's error.
+/// A template cannot be expanded; the text becomes the task's error. It shows no more of the template than one placeholder.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TemplateError {
     /// `{{` without `}}`.
-    #[error("template {text:?} has an opening {{{{ without its }}}}")]
+    #[error("the opening {{{{ at byte {at} of the template has no }}}}")]
     Unclosed {
-        /// The template.
-        text: String,
+        /// Where the opening stands, counted from 0.
+        at: usize,
     },
+    /// It becomes too long.
+    #[error("the template becomes longer than {EXPANDED_BYTES_MAX} bytes")]
+    TooLong,
     /// A file that is named is none of the task's.
     #[error("{kind} target {target} not found")]
     NoTarget {
@@ -61,29 +69,39 @@ pub fn expand_with(
     let mut expanded = String::with_capacity(text.len());
     let mut rest = text;
     while let Some((before, after)) = rest.split_once("{{") {
-        let (mut action, mut after) = after.split_once("}}").ok_or_else(|| TemplateError::Unclosed {
-            text: text.to_owned(),
+        let (action, after) = after.split_once("}}").ok_or(TemplateError::Unclosed {
+            at: text.len() - rest.len() + before.len(),
         })?;
-        expanded.push_str(before);
-        if let Some(trimmed) = action.strip_prefix("- ") {
-            action = trimmed;
-            expanded.truncate(expanded.trim_end().len());
-        }
-        if let Some(trimmed) = action.strip_suffix(" -") {
-            action = trimmed;
-            after = after.trim_start();
-        }
-        let action = action.trim();
+        // Only text of the template is trimmed, not what came out of it.
+        let trims_left = action
+            .strip_prefix('-')
+            .filter(|rest| rest.starts_with(WHITE_SPACE));
+        let before = trims_left.map_or(before, |_| before.trim_end_matches(WHITE_SPACE));
+        let action = trims_left.unwrap_or(action);
+        let trims_right = action
+            .strip_suffix('-')
+            .filter(|rest| rest.ends_with(WHITE_SPACE));
+        rest = trims_right.map_or(after, |_| after.trim_start_matches(WHITE_SPACE));
+        let action = trims_right.unwrap_or(action).trim_matches(WHITE_SPACE);
+        append(&mut expanded, before)?;
         if !(action.starts_with("/*") && action.ends_with("*/")) {
-            expanded.push_str(&match called(action) {
+            let value = match called(action) {
                 Some((function, argument)) => call(function, argument)?,
                 None => value(action, task, node)?,
-            });
+            };
+            append(&mut expanded, &value)?;
         }
-        rest = after;
     }
-    expanded.push_str(rest);
+    append(&mut expanded, rest)?;
     Ok(expanded)
+}
+
+fn append(expanded: &mut String, text: &str) -> Result<(), TemplateError> {
+    if expanded.len() + text.len() > EXPANDED_BYTES_MAX {
+        return Err(TemplateError::TooLong);
+    }
+    expanded.push_str(text);
+    Ok(())
 }
 
 /// `function "argument"`; the argument has no escapes.
@@ -194,6 +212,10 @@ mod tests {
             Ok("x=home;a".to_owned())
         );
         assert_eq!(expanded("{{.Node.Platform.OS}}"), Ok("linux".to_owned()));
+        assert_eq!(
+            expanded("{{env `A `}}{{- /* what came out stays */}} {{-\n.Task.Slot -}}\t\n."),
+            Ok("a 3.".to_owned())
+        );
         for text in [
             "{{ printf \"x\" }}",
             "{{ if .Task.Slot }}{{ end }}",
@@ -210,11 +232,23 @@ mod tests {
     fn mistakes_are_named() {
         assert!(matches!(
             expand("{{.Task", &task(), &node()),
-            Err(TemplateError::Unclosed { .. })
+            Err(TemplateError::Unclosed { at: 0 })
+        ));
+        assert!(matches!(
+            expand("{{.Task.ID}} x {{.Task", &task(), &node()),
+            Err(TemplateError::Unclosed { at: 15 })
         ));
         assert!(matches!(
             expand("{{.Nothing}}", &task(), &node()),
             Err(TemplateError::Unknown { .. })
         ));
+    }
+
+    #[test]
+    fn what_a_template_becomes_is_bounded() {
+        let call = |_: &str, _: &str| Ok("x".repeat(100_000));
+        let expanded = |times: usize| expand_with(&"{{ env `A` }}".repeat(times), &task(), &node(), &call);
+        assert_eq!(expanded(10).map(|text| text.len()), Ok(1_000_000));
+        assert_eq!(expanded(11), Err(TemplateError::TooLong));
     }
 }

@@ -153,6 +153,7 @@ fn a_stack_is_deployed_changed_pruned_and_removed() {
         "{refused}"
     );
     write(&directory, "key", "swordfish");
+    assert_eq!(docker.run(&["stack", "ps", "-q", "shop"]), ids);
 
     let file = compose(&directory, "");
     docker.run(&deploy(&file, &["--prune"]));

@@ -9,6 +9,10 @@ use muster_types::file::{FileSpec, check_spec};
 use muster_types::{ClusterFile, FileId, FileKind, Meta, Reason, RequestId, TaskTemplate};
 use std::sync::Arc;
 
+/// Most bytes of content that all secrets and configs of a cluster may have together. A node may need all of them, and gets
+/// them in one message.
+const ALL_BYTES_MAX: usize = 32 << 20;
+
 pub(super) fn create(
     state: &ClusterState,
     id: RequestId,
@@ -20,6 +24,16 @@ pub(super) fn create(
     if state.file_by_name(kind, &spec.name).is_some() {
         let name = spec.name.clone();
         return Err(rejected(&Rejection::FileNameConflict { kind, name }));
+    }
+    let sizes = state.files().map(|file| file.spec.data.bytes().len());
+    if sizes.sum::<usize>() + spec.data.bytes().len() > ALL_BYTES_MAX {
+        return Err(ControlError::refused(
+            RefusalKind::Unavailable,
+            format!(
+                "all secrets and configs of the cluster may have {ALL_BYTES_MAX} bytes together: remove some that no \
+                 service needs, or keep large content in an image or a volume"
+            ),
+        ));
     }
     let change = Change::FileCreate(Box::new(ClusterFile {
         id: FileId::from_u128(id.as_u128()),
@@ -97,19 +111,23 @@ fn known(state: &ClusterState, kind: FileKind, id: FileId) -> Result<&Arc<Cluste
 
 fn check_level(state: &ClusterState) -> Result<(), ControlError> {
     let level = state.cluster().map_or(0, |cluster| cluster.feature_level);
-    if level >= LEVEL_OF_FILES {
+    // It would run tasks without their files. A node that has not told yet is new.
+    let is_older =
+        |node: &&Arc<muster_types::Node>| (1..LEVEL_OF_FILES).contains(&node.description.feature_level);
+    if level >= LEVEL_OF_FILES && state.nodes().find(is_older).is_none() {
         return Ok(());
     }
     Err(ControlError::refused(
         RefusalKind::Unavailable,
-        "some controllers run a version of Muster without secrets and configs: update them first",
+        "some nodes run a version of Muster without secrets and configs: update them first, or remove them",
     ))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sample::{applied, single, single_of_level};
+    use crate::sample::{applied, node, single, single_of_level};
+    use muster_types::NodeDescription;
     use muster_types::file::FileReference;
 
     fn spec(name: &str) -> FileSpec {
@@ -136,6 +154,39 @@ mod tests {
         let state = single_of_level(LEVEL_OF_FILES - 1);
         let refused = create(&state, RequestId::from_u128(7), FileKind::Config, &spec("page"));
         assert!(text(refused).contains("update them first"));
+    }
+
+    #[test]
+    fn a_cluster_with_older_workers_takes_none() {
+        let (mut state, _) = with_key();
+        let description = NodeDescription {
+            feature_level: LEVEL_OF_FILES - 1,
+            ..NodeDescription::default()
+        };
+        let tells = Change::NodeDescription {
+            node: node(1),
+            description: Arc::new(description),
+        };
+        applied(&mut state, vec![tells]);
+        let refused = create(&state, RequestId::from_u128(8), FileKind::Config, &spec("page"));
+        assert!(text(refused).contains("update them first"));
+    }
+
+    #[test]
+    fn all_content_together_is_bounded() {
+        let mut state = single();
+        let mut number = 0;
+        let refused = loop {
+            number += 1;
+            let mut spec = spec(&format!("page-{number}"));
+            spec.data = vec![7; 1_000_000].into();
+            match create(&state, RequestId::from_u128(number), FileKind::Config, &spec) {
+                Ok(made) => applied(&mut state, made.changes),
+                Err(refused) => break refused,
+            };
+        };
+        assert_eq!(number, 34, "33 MB fit");
+        assert!(refused.to_string().contains("remove some"), "{refused}");
     }
 
     #[test]

@@ -84,6 +84,13 @@ fn a_node_holds_a_secret_only_while_a_task_there_needs_it() {
     let running = report(&mut single, session(1), old, status(TaskState::Running, "runs"));
     held.hear(&updates(&running));
     assert_eq!(held.0, BTreeSet::from([one]));
+    let others = single.controller.state().nodes().filter(|node| node.id != WORKER);
+    let others: Vec<_> = others.map(|node| node.id).collect();
+    assert!(!others.is_empty());
+    for other in others {
+        let set = dispatch::assignment_set(single.controller.state(), other);
+        assert!(set.files.is_empty(), "no other node is sent it");
+    }
 
     let id = ServiceId::from_u128(73);
     let version = single.controller.state().service(id).unwrap().meta.spec_version;

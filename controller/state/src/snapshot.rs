@@ -2,7 +2,7 @@
 
 use crate::request::RequestOutcome;
 use crate::state::TemplateRevision;
-use crate::{ClusterState, Rejection, SUPPORTED_FEATURE_LEVEL};
+use crate::{ClusterState, LEVEL_OF_FILES, Rejection, SUPPORTED_FEATURE_LEVEL};
 use muster_types::overlay::Attachment;
 use muster_types::{
     Cluster, ClusterFile, ClusterNetwork, NetworkId, Node, NodeId, RequestId, Service, ServiceId, Task,
@@ -15,6 +15,9 @@ use std::sync::Arc;
 
 /// First byte of a snapshot: MessagePack with named fields.
 const FORMAT_NAMED: u8 = 1;
+/// The same, of a cluster with secrets and configs: versions before them do not look at the feature level, and would lose
+/// them.
+const FORMAT_WITH_FILES: u8 = 2;
 
 /// Why bytes are not a snapshot that this binary can restore.
 #[derive(Debug, thiserror::Error)]
@@ -69,6 +72,17 @@ struct Rows {
     requests: Vec<(RequestId, RequestOutcome)>,
 }
 
+/// What tells whether this version reads the rest.
+#[derive(Deserialize)]
+struct Level {
+    cluster: Option<ClusterLevel>,
+}
+
+#[derive(Deserialize)]
+struct ClusterLevel {
+    feature_level: u32,
+}
+
 impl ClusterState {
     /// The bytes of the whole state.
     pub fn snapshot(&self) -> Result<Vec<u8>, SnapshotError> {
@@ -101,7 +115,12 @@ impl ClusterState {
         };
         let unwritable =
             |error| SnapshotError::Unwritable(rmp_serde::encode::Error::Syntax(format!("{error}")));
-        output.write_all(&[FORMAT_NAMED]).map_err(unwritable)?;
+        let level = self.cluster.as_ref().map_or(1, |cluster| cluster.feature_level);
+        let format = match level >= LEVEL_OF_FILES {
+            true => FORMAT_WITH_FILES,
+            false => FORMAT_NAMED,
+        };
+        output.write_all(&[format]).map_err(unwritable)?;
         let mut output = output;
         rmp_serde::encode::write_named(&mut output, &rows).map_err(SnapshotError::Unwritable)
     }
@@ -109,14 +128,16 @@ impl ClusterState {
     /// The state whose [`ClusterState::snapshot`] these bytes are.
     pub fn restore(bytes: &[u8]) -> Result<Self, SnapshotError> {
         let (format, body) = bytes.split_first().ok_or(SnapshotError::Empty)?;
-        if *format != FORMAT_NAMED {
+        if ![FORMAT_NAMED, FORMAT_WITH_FILES].contains(format) {
             return Err(SnapshotError::UnknownFormat { found: *format });
         }
-        let rows: Rows = rmp_serde::from_slice(body).map_err(SnapshotError::Malformed)?;
-        let level = rows.cluster.as_ref().map_or(1, |cluster| cluster.feature_level);
+        // On its own first: rows of a newer level may not read.
+        let Level { cluster } = rmp_serde::from_slice(body).map_err(SnapshotError::Malformed)?;
+        let level = cluster.map_or(1, |cluster| cluster.feature_level);
         if level > SUPPORTED_FEATURE_LEVEL {
             return Err(SnapshotError::NewerFeatureLevel { found: level });
         }
+        let rows: Rows = rmp_serde::from_slice(body).map_err(SnapshotError::Malformed)?;
         let mut state = Self {
             index: rows.index,
             time: rows.time,

@@ -102,7 +102,10 @@ fn labels_change_and_content_never() {
 #[test]
 fn snapshots_keep_them_and_of_a_newer_level_are_refused() {
     let mut state = world();
+    assert_eq!(state.snapshot().unwrap()[0], 1, "older versions read it");
+    done(&mut state, vec![Change::ClusterFeatureLevel(LEVEL_OF_FILES)]);
     done(&mut state, vec![file(1, FileKind::Config, "page")]);
+    assert_eq!(state.snapshot().unwrap()[0], 2, "older versions refuse it");
     let restored = ClusterState::restore(&state.snapshot().unwrap()).unwrap();
     assert_eq!(restored, state);
     assert_eq!(invariants::check(&restored), []);
