@@ -193,7 +193,7 @@ impl ImageStore {
         let layers = Digest::chain_ids(&planned.diff_ids);
         let kept = self.lease(layers.into_iter().chain([id, planned.manifest_digest]));
         drop(lease);
-        self.discard_unpacked(new_blob.map(|layer| layer.digest).as_slice(), Some(&kept))?;
+        self.discard_unpacked(new_blob.map(|layer| layer.digest).as_slice(), Some(&kept));
         Ok((id, kept))
     }
 }

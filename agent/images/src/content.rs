@@ -1,7 +1,8 @@
 //! Blobs for reading: the file of a blob, or the archive of a layer, made again of its directory.
 //!
 //! A layer that is unpacked and synced, and whose archive can be made again, is not kept as a blob beside it. What was
-//! compressed elsewhere is no longer there then; its content is.
+//! compressed elsewhere is no longer there then; its content is. What is made again is compared with its digest while it is read,
+//! for the directory may have been damaged since.
 
 use std::collections::HashSet;
 use std::fs::File;
@@ -16,6 +17,7 @@ use crate::records::{ImageRecord, LayerRecord, Lookup, REPOSITORY_HELD};
 use crate::store::ImageStore;
 use crate::tar_split::JoinedArchive;
 use crate::unpack::open_directory;
+use sha2::{Digest as _, Sha256};
 
 /// A blob that is read. It stays readable when it is removed meanwhile.
 pub struct BlobReader {
@@ -27,9 +29,34 @@ enum Source {
     File(File),
     Layer {
         archive: Box<JoinedArchive>,
+        /// `None` once it is compared, or where only a part is read.
+        comparing: Option<Comparing>,
         /// The layer stays.
         _lease: Lease,
     },
+}
+
+struct Comparing {
+    hasher: Sha256,
+    left: u64,
+    expected: Digest,
+}
+
+impl Comparing {
+    /// Takes what was read; at the end, whether it is what it should be.
+    fn take(&mut self, read: &[u8]) -> io::Result<()> {
+        self.hasher.update(read);
+        self.left = self.left.saturating_sub(read.len() as u64);
+        let is_end = self.left == 0 || read.is_empty();
+        if is_end && Digest::of_hashed(self.hasher.clone()) != self.expected {
+            let message = format!(
+                "the layer {} was damaged on the disk: pull or load its image again",
+                self.expected
+            );
+            return Err(io::Error::new(io::ErrorKind::InvalidData, message));
+        }
+        Ok(())
+    }
 }
 
 /// The content of a layer's blob, which stays while this is held.
@@ -53,7 +80,14 @@ impl BlobReader {
                 file.seek(SeekFrom::Current(i64::try_from(bytes).unwrap_or(i64::MAX)))?;
                 Ok(())
             }
-            Source::Layer { archive, .. } => archive.skip(bytes),
+            Source::Layer {
+                archive, comparing, ..
+            } => {
+                if bytes > 0 {
+                    *comparing = None;
+                }
+                archive.skip(bytes)
+            }
         }
     }
 }
@@ -62,7 +96,20 @@ impl Read for BlobReader {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         match &mut self.source {
             Source::File(file) => file.read(buffer),
-            Source::Layer { archive, .. } => archive.read(buffer),
+            Source::Layer {
+                archive, comparing, ..
+            } => {
+                let read = archive.read(buffer)?;
+                if let Some(under_way) = comparing
+                    && !buffer.is_empty()
+                {
+                    under_way.take(&buffer[..read])?;
+                    if under_way.left == 0 {
+                        *comparing = None;
+                    }
+                }
+                Ok(read)
+            }
         }
     }
 }
@@ -115,6 +162,11 @@ impl ImageStore {
         lease.extend([chain_id]);
         let source = Source::Layer {
             archive: Box::new(self.joined_archive(&chain_id)?),
+            comparing: Some(Comparing {
+                hasher: Sha256::new(),
+                left: bytes,
+                expected: *digest,
+            }),
             _lease: lease,
         };
         Ok(BlobReader { source, bytes })
@@ -188,14 +240,30 @@ impl ImageStore {
     }
 
     /// Deletes the files of those of these blobs that are layers which stand unpacked, and that nobody else needs: no lease
-    /// holds them but this one. To be called once an image is made of them.
-    pub fn discard_unpacked(&self, blobs: &[Digest], own: Option<&Lease>) -> Result<()> {
+    /// holds them but this one. To be called once an image is made of them; what is left over goes with the next collection.
+    pub fn discard_unpacked(&self, blobs: &[Digest], own: Option<&Lease>) {
+        if let Err(error) = self.try_discard_unpacked(blobs, own) {
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "blobs that are not needed any more are left over"
+            );
+        }
+    }
+
+    fn try_discard_unpacked(&self, blobs: &[Digest], own: Option<&Lease>) -> Result<()> {
+        if blobs.is_empty() {
+            return Ok(());
+        }
         let layout = &self.inner.layout;
         // Under the pins nobody begins to need one of them as a file.
         let pins = self.inner.pins.hold();
         let view = self.inner.records.view()?;
         let mut needed = HashSet::new();
-        for image in view.images_and_rests()? {
+        let has_one = |image: &ImageRecord| {
+            let mut layers = image.manifests.iter().flat_map(|manifest| &manifest.layer_blobs);
+            layers.any(|blob| blobs.contains(blob))
+        };
+        for image in view.images_and_rests()?.into_iter().filter(has_one) {
             needed.extend(self.blob_files_needed(&view, &image)?);
         }
         for blob in blobs {

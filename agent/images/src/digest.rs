@@ -60,6 +60,11 @@ impl Digest {
         Ok(Digest(bytes))
     }
 
+    /// Of everything that was hashed.
+    pub(crate) fn of_hashed(hasher: Sha256) -> Digest {
+        Digest(hasher.finalize().into())
+    }
+
     /// The chain id of a layer: its diff id for the lowest, else a digest over the parent's chain id and it.
     pub fn chain(parent: Option<Digest>, diff_id: Digest) -> Digest {
         match parent {
@@ -150,7 +155,7 @@ impl<R: Read> HashingReader<R> {
 
     /// The digest and length of what was read.
     pub(crate) fn finish(self) -> (Digest, u64) {
-        (Digest(self.hasher.finalize().into()), self.bytes)
+        (Digest::of_hashed(self.hasher), self.bytes)
     }
 }
 

@@ -73,9 +73,19 @@ impl ImageStore {
     /// the one that is wanted.
     pub fn known_image(&self, reference_or_id: &str, platform: Option<&ImagePlatform>) -> Result<KnownImage> {
         let view = self.inner.records.view()?;
-        let named = find(&view, reference_or_id)?;
         let asked = Reference::parse(reference_or_id).ok();
         let digest = asked.as_ref().and_then(Reference::digest);
+        let named = match (find(&view, reference_or_id), digest) {
+            // An index under the name of another repository; which of its images, the platform says.
+            (Err(missing @ Error::NoSuchImage { .. }), Some(digest)) => {
+                let images = view.images()?;
+                images
+                    .into_iter()
+                    .find(|image| image.leads_by(&digest))
+                    .ok_or(missing)?
+            }
+            (named, _) => named?,
+        };
         let fits = |record: &ImageRecord| -> Result<bool> {
             let Some(wanted) = platform else { return Ok(true) };
             Ok(platform_of_config(&self.config_bytes(&record.id)?)?.serves(wanted))
@@ -204,7 +214,7 @@ impl ImageStore {
         lease.extend([image.manifest_digest]);
         self.register(std::slice::from_ref(&image), None, limits, &mut lease)?;
         drop(lease);
-        self.discard_unpacked(&image.layer_blobs, None)?;
+        self.discard_unpacked(&image.layer_blobs, None);
         Ok(image.id)
     }
 

@@ -64,7 +64,7 @@ impl ImageStore {
         }
         self.register(&images, Some(&staged), limits, &mut lease)?;
         drop(lease);
-        self.discard_unpacked(&layers, None)?;
+        self.discard_unpacked(&layers, None);
         Ok(images.iter().flat_map(loaded_images).collect())
     }
 }

@@ -182,7 +182,8 @@ impl ImageStore {
         let view = self.inner.records.view()?;
         for image in view.images_and_rests()? {
             for (chain_id, diff_id) in image.chain_ids.iter().zip(&image.diff_ids) {
-                let is_recorded = view.layer(chain_id)?.is_some();
+                // Also by the image before this one.
+                let is_recorded = self.inner.records.view()?.layer(chain_id)?.is_some();
                 if is_recorded || !layout.layer(chain_id).is_dir() || !layout.split(chain_id).is_file() {
                     continue;
                 }

@@ -190,7 +190,7 @@ impl ImageStore {
             .change(Persist::Now, |changes| record_image(changes, image))
     }
 
-    /// Returns once every layer is unpacked and its blob stored.
+    /// Returns once every layer is unpacked, and the blobs are stored of those whose archives cannot be made again.
     pub(crate) fn ensure_layers(
         &self,
         layers: LayerStack<'_>,
@@ -206,6 +206,8 @@ impl ImageStore {
             .map(|id| self.inner.layer_turns.take(*id))
             .collect();
         let layout = &self.inner.layout;
+        // Opened before anything is written: a descriptor is told of the failures since.
+        let file_system = open_directory(layout.root())?;
         let mut below: Vec<OwnedFd> = Vec::new();
         let mut unpacked: Vec<UnpackedLayer<'_>> = Vec::new();
         for (index, chain_id) in chain_ids.iter().enumerate() {
@@ -246,14 +248,12 @@ impl ImageStore {
             feed.unpacked(index);
             below.insert(0, open_directory(&path)?);
         }
-        match below.first() {
-            Some(top) if !unpacked.is_empty() => {
-                // One sync of the file system costs less than one per file.
-                rustix::fs::syncfs(top).map_err(|error| Error::io("sync", layout.root(), error))?;
-                self.adopt(&unpacked)
-            }
-            _ => Ok(()),
+        if unpacked.is_empty() {
+            return Ok(());
         }
+        // One sync of the file system costs less than one per file.
+        rustix::fs::syncfs(&file_system).map_err(|error| Error::io("sync", layout.root(), error))?;
+        self.adopt(&unpacked)
     }
 
     /// Whether the blob was compared with the layer's content before: it is the content, or an image has it for that.
@@ -383,7 +383,7 @@ fn unpack_blob(
     let mut writer = LayerWriter::new(directory, below)?.with_split(split.clone());
     let entries_max = bounds.limits.layer_entries_max;
     if compression == Compression::None && blob == diff_id {
-        // Blobs are verified when they are written, and here the blob is the layer.
+        // Here the blob is the layer, and it was verified when it was written, or is compared while it is read.
         let buffered = BufReader::with_capacity(BUFFER_BYTES, stream);
         let mut stream = TarStream::new(SplitReader::new(buffered, split.clone()), entries_max);
         writer.unpack(&mut stream)?;

@@ -191,7 +191,7 @@ impl ImageStore {
     }
 
     /// Makes an image while its layers come: unpacks each as the feed gives it, and records the image once all are
-    /// unpacked, verified and stored. Its documents and configuration are stored, and the caller holds a lease on
+    /// unpacked and verified, and stored where its archive cannot be made again. Its documents and configuration are stored, and the caller holds a lease on
     /// everything.
     pub fn import_coming(
         &self,

@@ -9,10 +9,9 @@ use std::io::{self, Read, Write};
 
 use serde_json::{Value, json};
 
-use crate::compression::Compression;
 use crate::digest::Digest;
 use crate::error::{Error, Result};
-use crate::manifest::{Document, LayerBlob, Manifest, synthesise};
+use crate::manifest::{Document, Manifest, synthesise};
 use crate::records::{ImageRecord, Lookup};
 use crate::reference::Reference;
 use crate::store::{ImageStore, find};
@@ -112,27 +111,21 @@ impl ImageStore {
         archive.finish().map(drop).map_err(failed)
     }
 
-    /// The manifest under which an image is saved: its own, unless blobs of it are only here uncompressed.
+    /// The manifest under which an image is saved: its own, unless of some layer only the content is here.
     fn saved_manifest(&self, record: &ImageRecord) -> Result<(Vec<u8>, Manifest)> {
-        let digest = record.manifests[0].digest;
-        let parsed = |bytes: Vec<u8>| match Document::parse(&bytes, "a stored manifest")? {
-            Document::Manifest(manifest) => Ok((bytes, manifest)),
-            Document::Index(_) => Err(Error::NoSuchBlob { digest }),
-        };
-        let (bytes, own) = parsed(self.read_document(&digest)?)?;
-        let mut layers = Vec::new();
-        let mut is_whole = true;
-        for (layer, content) in own.layers.iter().zip(&record.diff_ids) {
-            is_whole &= self.has_blob(&layer.digest)?;
-            layers.push(LayerBlob {
-                digest: *content,
-                bytes: self.blob_size(content)?.unwrap_or_default(),
-                compression: Compression::None,
-            });
+        let (own, layers) = self.layers_here(record)?;
+        let is_whole = own
+            .layers
+            .iter()
+            .zip(&layers)
+            .all(|(own, here)| own.digest == here.digest);
+        if is_whole {
+            return Ok((self.read_document(&record.manifests[0].digest)?, own));
         }
-        match is_whole {
-            true => Ok((bytes, own)),
-            false => parsed(synthesise(record.id, own.config.size, &layers)),
+        let bytes = synthesise(record.id, own.config.size, &layers);
+        match Document::parse(&bytes, "the saved manifest")? {
+            Document::Manifest(manifest) => Ok((bytes, manifest)),
+            Document::Index(_) => unreachable!("a manifest was written"),
         }
     }
 }

@@ -349,9 +349,7 @@ fn find_named(records: &impl Lookup, reference: &Reference) -> Result<Option<Ima
             let images = records.images()?;
             let has_manifest =
                 |image: &&ImageRecord| image.manifests.iter().any(|manifest| manifest.digest == digest);
-            let found = images.iter().find(has_manifest);
-            let found = found.or_else(|| images.iter().find(|image| image.leads_by(&digest)));
-            Ok(found.cloned())
+            Ok(images.iter().find(has_manifest).cloned())
         }
     }
 }

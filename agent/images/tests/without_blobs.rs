@@ -140,6 +140,7 @@ fn a_reader_keeps_the_layer_that_it_reads() {
     let mut reader = store.open_blob(&Digest::of(&loaded.layers[0])).unwrap();
     store.remove("app:1", RemoveOptions::default(), &[]).unwrap();
     store.collect_garbage().unwrap();
+    store.wait_until_deleted();
     let mut read = Vec::new();
     reader.read_to_end(&mut read).unwrap();
     assert!(read == loaded.layers[0]);
@@ -266,5 +267,66 @@ fn a_layer_that_was_damaged_is_not_compressed_for_a_registry() {
     fs::write(loaded.layer(0).join("d/low"), vec![0; 160_000]).unwrap();
     let error = store.repacked_manifest("app:1").unwrap_err();
     let why = std::error::Error::source(&error).unwrap().to_string();
-    assert!(why.contains("a stored layer has digest"), "{why}");
+    assert!(why.contains("damaged on the disk"), "{why}");
+}
+
+#[test]
+fn an_archive_that_is_not_the_layers_any_more_is_refused_by_who_reads_it_to_its_end() {
+    let (loaded, store) = loaded();
+    let layer = Digest::of(&loaded.layers[0]);
+    let read = |skipped: u64| {
+        let mut reader = store.open_blob(&layer).unwrap();
+        reader.skip(skipped).unwrap();
+        reader.read_to_end(&mut Vec::new())
+    };
+    assert_eq!(read(0).unwrap(), loaded.layers[0].len());
+    fs::write(loaded.layer(0).join("d/low"), vec![0; 160_000]).unwrap();
+    assert_eq!(read(0).unwrap_err().kind(), std::io::ErrorKind::InvalidData);
+    assert_eq!(
+        read(512).unwrap(),
+        loaded.layers[0].len() - 512,
+        "who asks for a part compares the whole"
+    );
+    let saved = store.find_saved(&["app:1".to_owned()]).unwrap();
+    let error = store.save(&saved, &mut std::io::sink()).unwrap_err();
+    let why = std::error::Error::source(&error).unwrap().to_string();
+    assert!(why.contains("damaged on the disk"), "{why}");
+}
+
+#[test]
+fn an_image_of_layers_that_are_kept_and_layers_that_are_not_is_saved_and_compressed() {
+    let fixture = Fixture::new();
+    // What an archive has twice is lost when it is unpacked, so that its blob has to stay.
+    let kept = Layer::new().file("low", "replaced").file("low", "low").finish();
+    let plain = Layer::new().file("high", "high").finish();
+    let packed = [gzip(&kept), gzip(&plain)];
+    let archive = docker_archive("app:1", &[&kept, &plain], &[&packed[0], &packed[1]]);
+    let id = fixture.load(&archive)[0].id;
+    let store = &fixture.store;
+    let files = fs::read_dir(fixture.place.path().join("blobs/sha256")).unwrap();
+    let files: Vec<String> = files
+        .map(|file| file.unwrap().file_name().into_string().unwrap())
+        .collect();
+    let is_file = |blob: &[u8]| files.contains(&Digest::of(blob).hex());
+    assert!(is_file(&packed[0]) && !is_file(&packed[1]));
+
+    let saved = store.find_saved(&["app:1".to_owned()]).unwrap();
+    let mut archive = Vec::new();
+    store.save(&saved, &mut archive).unwrap();
+    let other = Fixture::new();
+    assert_eq!(other.load(&archive)[0].id, id);
+    assert_eq!(other.rootfs("c", "app:1").read("high"), "high");
+
+    let pushed = store.repacked_manifest("app:1").unwrap();
+    let manifest: serde_json::Value = serde_json::from_slice(&pushed.bytes).unwrap();
+    assert_eq!(
+        manifest["layers"][0]["digest"],
+        Digest::of(&packed[0]).to_string()
+    );
+    let blob: Digest = manifest["layers"][1]["digest"].as_str().unwrap().parse().unwrap();
+    let mut unpacked = Vec::new();
+    flate2::read::GzDecoder::new(content(store, &blob).as_slice())
+        .read_to_end(&mut unpacked)
+        .unwrap();
+    assert!(unpacked == plain);
 }

@@ -65,15 +65,7 @@ impl Drop for Kept {
     fn drop(&mut self) {
         drop(self.lease.take());
         match *self.made.get_mut() {
-            true => {
-                if let Err(error) = self.store.discard_unpacked(&self.layers, None) {
-                    let error = error.full_message();
-                    tracing::warn!(
-                        error,
-                        "blobs of unpacked layers are left until the next collection"
-                    );
-                }
-            }
+            true => self.store.discard_unpacked(&self.layers, None),
             false => self.store.collect_after_failure(),
         }
     }

@@ -40,7 +40,7 @@ pub trait PeerBlob: Send + Sync {
     /// The registry brought so many bytes in this time.
     fn registry_brought(&mut self, bytes: u64, within: Duration);
 
-    /// The blob is stored.
+    /// The blob is here and verified.
     fn verified(&mut self);
 }
 
