@@ -109,7 +109,7 @@ def row(label, goal, ours, theirs, unit="s", scale=1, digits=2, worst=False):
     best = max(ours) if worst else percentile(ours, 50)
     ratio = f"{percentile(theirs, 50) / percentile(ours, 50):.1f}" if theirs else "-"
     met = "-" if goal is None else ("yes" if best * scale <= goal else "NO")
-    bound = "-" if goal is None else f"{goal:g} {unit} or less" if goal else "none"
+    bound = "-" if goal is None else f"{round(goal, max(digits, 2)):g} {unit} or less" if goal else "none"
     count = f"{len(ours)}" + (f" / {len(theirs)}" if theirs else "")
     return (
         f"| {label} | {bound} | {shown(ours, scale, digits)} {unit} | {shown(theirs, scale, digits)} "
@@ -154,7 +154,7 @@ def halves(sides):
 
 def part_of(theirs, part):
     """A goal that is a part of the other side's median; none where it was not measured."""
-    return round(percentile(theirs, 50) * part, 2) if theirs else None
+    return percentile(theirs, 50) * part if theirs else None
 
 
 def engine_rows(figures):
@@ -190,11 +190,12 @@ def image_rows(figures):
     ]
     for key, told, part in (("cold", "cold", 1 / 2), ("cached", "all cached", 1 / 10), ("changed", "one COPY changed", 1 / 2)):
         label = f"build of 10 steps, {told} (goal: {part:.2g} of dockerd's)"
-        found.append(row(label, part_of(build[key][1], part), *build[key], digits=3))
+        goal = part_of([seconds * 1e3 for seconds in build[key][1]], part)
+        found.append(row(label, goal, *build[key], "ms", 1e3, 1))
     found.append(row("disk used by 20 images that share layers, pulled", part_of([v * 1e-6 for v in disk[1]], 1), *disk, "MB", 1e-6, 1))
     one, many = figures["spread"]["one"], figures["spread"]["all"]
     found.append(row("500 MB from one node to one other, links of 1 Gbit/s", None, one, []))
-    goal = round(percentile(one, 50) * 2, 2)
+    goal = percentile(one, 50) * 2
     found.append(row("500 MB from one node to five, links of 1 Gbit/s (goal: twice one copy)", goal, many, []))
     return found
 
@@ -269,7 +270,7 @@ def memory_rows(figures):
 def runtime_rows(figures):
     """Rows of the runtimes alone; in process there are medians of batches only."""
     crun = figures["crun"]
-    goal = round(percentile(crun, 50) / 2, 2)
+    goal = percentile(crun, 50) / 2
     inside = [float(line.split("p50=")[1].split()[0]) for line in figures["in process"]]
     return [
         # Figures that were kept from an earlier run may have none of it.

@@ -1,6 +1,8 @@
 //! Nodes that run but do not hear each other.
 
-use crate::support::{IMAGE, LONG, Lab, Output, eventually};
+use crate::support::{IMAGE, LONG, Lab, Output, eventually, json_request};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use std::time::{Duration, Instant};
 
 /// A cluster call without quorum fails within five seconds; the rest is for starting the CLI on a busy machine.
@@ -90,4 +92,68 @@ fn an_isolated_worker_runs_on_and_stops_the_surplus_after_the_heal() {
     });
     assert_eq!(lab.nodes("node-1").unwrap()["node-3"], "Ready Active");
     lab.await_running("node-1", "web", 6, |now| *now == moved);
+}
+
+/// Daemons that neither run nor close their connections, until dropped.
+struct Halted(Vec<Pid>);
+
+impl Halted {
+    fn halt(lab: &Lab, nodes: &[&str]) -> Self {
+        let pid = |node: &&str| Pid::from_raw(lab.daemon(node).try_into().expect("a process id"));
+        let pids: Vec<Pid> = nodes.iter().map(pid).collect();
+        for pid in &pids {
+            kill(*pid, Signal::SIGSTOP).expect("the daemon runs");
+        }
+        Self(pids)
+    }
+}
+
+impl Drop for Halted {
+    fn drop(&mut self) {
+        for pid in &self.0 {
+            let _ = kill(*pid, Signal::SIGCONT);
+        }
+    }
+}
+
+#[test]
+fn a_write_that_no_quorum_answered_has_an_unknown_outcome_and_says_so() {
+    let lab = Lab::with_image("e2eunkn", 3, 3);
+    assert_eq!(lab.leader("node-1"), "node-1");
+    let body = format!(r#"{{"Name":"maybe","TaskTemplate":{{"ContainerSpec":{{"Image":"{IMAGE}"}}}}}}"#);
+    // The leader takes the write before it notices that nobody follows, for which it needs some hundred milliseconds.
+    let halted = Halted::halt(&lab, &["node-2", "node-3"]);
+    let asked = Instant::now();
+    let socket = lab.docker("node-1").socket().to_owned();
+    let (status, answer) = json_request(&socket, "POST /v1.41/services/create", &body);
+    assert!(asked.elapsed() < REFUSED_WITHIN, "{:?}", asked.elapsed());
+    assert!(status.contains(" 503 "), "{status} {answer}");
+    assert!(
+        answer.contains("the outcome of the request is unknown"),
+        "{status} {answer}"
+    );
+
+    // Who looks, as the answer says, learns what became of it, and everybody sees the same.
+    drop(halted);
+    let listed = |node: &str| {
+        let output = lab
+            .docker(node)
+            .try_run(&["service", "ls", "--format", "{{.Name}}"]);
+        if output.code == 0 {
+            Ok(output.stdout.trim().to_owned())
+        } else {
+            Err(output)
+        }
+    };
+    let found = eventually("a leader again", LONG, || listed("node-1"));
+    let create = ["service", "create", "-d", "-q", "--name", "maybe", IMAGE];
+    if found.is_empty() {
+        lab.docker("node-1").run(&create);
+    } else {
+        let refused = lab.docker("node-1").refuse(&create);
+        assert!(refused.contains("name conflicts"), "{refused}");
+    }
+    for node in ["node-1", "node-2", "node-3"] {
+        assert_eq!(eventually("the list", LONG, || listed(node)), "maybe", "{node}");
+    }
 }
