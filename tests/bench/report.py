@@ -29,6 +29,7 @@ METHOD = """
   means that the node's link was cut before, so that no reset packet tells of its end. Survivors are then asked to create
   a service every 20 ms, with overlapping attempts; the time runs from before the cut or kill to the first success, and
   the whole range of "every time" is shown.
+- dockerd's dispatcher heartbeat, 5 s by default, is set to 1 s, as Muster's is; stage `default-heartbeat` leaves it.
 - Changes of the leader are counted by the Raft term, while each of three controllers runs containers one after the other.
 - A worker is lost in the same way, with ten replicas on two workers; the time runs until the API shows all ten on the
   other one. dockerd's containers go on where only dockerd was killed.

@@ -261,16 +261,36 @@ async fn answers_fit_dockers_models() {
     );
 }
 
+/// Keys of answers, the first and the last 1.x that has them, from the version history of the Engine API's documentation.
+const FIELDS: [(&str, &str, u32, u32); 9] = [
+    ("/images/json", "VirtualSize", 40, 43),
+    ("/images/whoami/json", "VirtualSize", 40, 43),
+    ("/images/whoami/json", "Container", 40, 44),
+    ("/images/whoami/json", "Domainname", 40, 49),
+    ("/info", "CgroupVersion", 41, 51),
+    ("/info", "BridgeNfIptables", 40, 49),
+    ("/info", "FirewallBackend", 49, 51),
+    ("/networks/bridge", "EnableIPv4", 48, 51),
+    ("/services?status=true", "ServiceStatus", 41, 51),
+];
+
 #[tokio::test]
 async fn fields_follow_the_clients_version() {
     let server = Running::start().await;
-    let virtual_size = |body: &str| body.contains("VirtualSize");
-    assert!(virtual_size(
-        &server.request("GET", "/v1.43/images/json", None).await.2
-    ));
-    assert!(!virtual_size(
-        &server.request("GET", "/v1.44/images/json", None).await.2
-    ));
+    server.request("POST", "/swarm/init", Some("{}")).await;
+    let spec = r#"{"Name":"web","TaskTemplate":{"ContainerSpec":{"Image":"whoami"}}}"#;
+    server.request("POST", "/services/create", Some(spec)).await;
+    for (path, key, first, last) in FIELDS {
+        for version in 40..=51 {
+            let (status, _, body) = server.request("GET", &format!("/v1.{version}{path}"), None).await;
+            assert_eq!(status, 200, "1.{version} {path}: {body}");
+            assert_eq!(
+                body.contains(&format!("\"{key}\":")),
+                (first..=last).contains(&version),
+                "1.{version} {path} {key}: {body}"
+            );
+        }
+    }
     let (_, _, old) = server.request("GET", "/v1.50/images/json", None).await;
     assert!(old.contains("\"Containers\":-1"), "{old}");
 }
