@@ -227,8 +227,8 @@ pub enum LogFormat {
 /// Reads the file, lays the flags over it and checks everything; the error lists every problem.
 pub fn load(flags: DaemonFlags) -> anyhow::Result<DaemonConfig> {
     let (file, mut problems) = match &flags.config {
-        Some(path) => file::read(path)?,
-        None if Path::new(CONFIG_FILE).exists() => file::read(Path::new(CONFIG_FILE))?,
+        Some(path) => file::read(path),
+        None if Path::new(CONFIG_FILE).exists() => file::read(Path::new(CONFIG_FILE)),
         None => Default::default(),
     };
     match check(merge(flags, file)) {

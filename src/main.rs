@@ -11,6 +11,7 @@ mod dial;
 mod firewall;
 mod lab;
 mod node;
+mod tls;
 
 use clap::{Parser, Subcommand};
 use std::ffi::{OsStr, OsString};

@@ -52,17 +52,24 @@ pub(super) fn tls_files(raw: &ConfigFile, problems: &mut Problems) -> Option<Tls
     let files = (&raw.tlscacert, &raw.tlscert, &raw.tlskey);
     match (raw.tlsverify, files) {
         (true, (Some(authority), Some(certificate), Some(key))) => {
-            for file in [authority, certificate, key] {
-                if !file.is_file() {
-                    problems.add("tlsverify", format!("{} is not a file", file.display()));
+            let missing = [authority, certificate, key]
+                .into_iter()
+                .filter(|file| !file.is_file());
+            let missing: Vec<_> = missing.collect();
+            for file in &missing {
+                problems.add("tlsverify", format!("{} is not a file", file.display()));
+            }
+            let files = TlsFiles {
+                authority: authority.clone(),
+                certificate: certificate.clone(),
+                key: key.clone(),
+            };
+            if missing.is_empty() {
+                for (field, error) in crate::tls::problems(&files) {
+                    problems.add(field, format!("{error:#}"));
                 }
             }
-            let (authority, certificate, key) = (authority.clone(), certificate.clone(), key.clone());
-            Some(TlsFiles {
-                authority,
-                certificate,
-                key,
-            })
+            Some(files)
         }
         (true, _) => {
             problems.add("tlsverify", "needs tlscacert, tlscert and tlskey");

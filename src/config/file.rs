@@ -5,10 +5,16 @@ use anyhow::Context;
 use muster_types::Problems;
 use std::path::Path;
 
-/// The settings of a file that can be used, and what is wrong with the others.
-pub(super) fn read(path: &Path) -> anyhow::Result<(ConfigFile, Problems)> {
-    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-    parse(&text).with_context(|| format!("{} is not a settings file", path.display()))
+/// The settings of a file that can be used, and what is wrong with the others, or with the file.
+pub(super) fn read(path: &Path) -> (ConfigFile, Problems) {
+    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()));
+    let read = text
+        .and_then(|text| parse(&text).with_context(|| format!("{} is not a settings file", path.display())));
+    read.unwrap_or_else(|error| {
+        let mut problems = Problems::default();
+        problems.add("config", format!("{error:#}"));
+        (ConfigFile::default(), problems)
+    })
 }
 
 /// Text that is no TOML at all is an error; a setting that is unknown or of the wrong type is a problem.

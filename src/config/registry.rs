@@ -1,6 +1,8 @@
 //! Settings of the registry in the box.
 
 use super::{ConfigFile, address};
+use crate::tls::certificate_config;
+use muster_registry_server::Passwords;
 use muster_types::Problems;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -36,16 +38,23 @@ pub(super) fn read(raw: &ConfigFile, problems: &mut Problems) -> RegistryConfig 
             }
         }
     }
+    let mut missing = false;
     for (field, given) in [
         ("registry-tlscert", &raw.registry_tlscert),
         ("registry-tlskey", &raw.registry_tlskey),
     ] {
         if let Some(path) = given.as_ref().filter(|path| !path.is_file()) {
             problems.add(field, format!("{} is not a file", path.display()));
+            missing = true;
         }
     }
     let tls = match (&raw.registry_tlscert, &raw.registry_tlskey) {
-        (Some(certificate), Some(key)) => Some((certificate.clone(), key.clone())),
+        (Some(certificate), Some(key)) => {
+            if !missing && let Err(error) = certificate_config(certificate, key) {
+                problems.add("registry-tlscert", format!("{error:#}"));
+            }
+            Some((certificate.clone(), key.clone()))
+        }
         (None, None) => None,
         (Some(_), None) | (None, Some(_)) => {
             problems.add(
@@ -55,6 +64,9 @@ pub(super) fn read(raw: &ConfigFile, problems: &mut Problems) -> RegistryConfig 
             None
         }
     };
+    if let Some(Err(error)) = raw.registry_htpasswd.as_deref().map(Passwords::open) {
+        problems.add("registry-htpasswd", muster_runtime::describe(&error));
+    }
     RegistryConfig {
         listen,
         htpasswd: raw.registry_htpasswd.clone(),

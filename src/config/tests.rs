@@ -44,6 +44,66 @@ fn every_problem_is_printed_at_once() {
 }
 
 #[test]
+fn files_are_read_before_anything_starts() {
+    let directory = tempfile::tempdir().unwrap();
+    let write = |name: &str, content: &str| {
+        let path = directory.path().join(name);
+        std::fs::write(&path, content).unwrap();
+        path
+    };
+    let made = |name: &str| {
+        let pair = rcgen::KeyPair::generate().unwrap();
+        let params = rcgen::CertificateParams::new(vec![name.to_owned()]).unwrap();
+        (params.self_signed(&pair).unwrap().pem(), pair.serialize_pem())
+    };
+    let ((certificate, key), (_, other)) = (made("a"), made("b"));
+    let (junk, certificate) = (write("junk", "no PEM"), write("crt", &certificate));
+    let (key, other) = (write("key", &key), write("other", &other));
+    let told = |files: [&PathBuf; 6]| {
+        let [authority, api, api_key, registry, registry_key, passwords] =
+            files.map(|file| Some(file.clone()));
+        let raw = ConfigFile {
+            tlsverify: true,
+            tlscacert: authority,
+            tlscert: api,
+            tlskey: api_key,
+            registry_listen: vec!["127.0.0.1".into()],
+            registry_tlscert: registry,
+            registry_tlskey: registry_key,
+            registry_htpasswd: passwords,
+            log_level: Some("loud".into()),
+            ..Default::default()
+        };
+        let problems = check(raw).unwrap_err();
+        let fields: Vec<String> = problems.0.into_iter().map(|problem| problem.field).collect();
+        fields
+    };
+    let passwords = write("passwords", "");
+    let right = [&certificate, &certificate, &key, &certificate, &key, &passwords];
+    assert_eq!(told(right), ["log-level"]);
+    assert_eq!(
+        told([&junk; 6]),
+        [
+            "tlscacert",
+            "tlscert",
+            "tlskey",
+            "log-level",
+            "registry-tlscert",
+            "registry-htpasswd"
+        ]
+    );
+    let of_another = [
+        &certificate,
+        &certificate,
+        &other,
+        &certificate,
+        &other,
+        &passwords,
+    ];
+    assert_eq!(told(of_another), ["tlsverify", "log-level", "registry-tlscert"]);
+}
+
+#[test]
 fn mistakes_of_the_file_are_told_with_those_of_the_flags() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("muster.toml");
@@ -76,13 +136,19 @@ fn mistakes_of_the_file_are_told_with_those_of_the_flags() {
             .to_string()
             .contains("colour: unknown field")
     );
+    // Nor does a file that cannot be read hide the flags'.
     std::fs::write(&path, "= 1").unwrap();
-    assert!(
-        load(flags)
-            .unwrap_err()
-            .to_string()
-            .contains("is not a settings file")
-    );
+    let flags = DaemonFlags {
+        metrics_addr: Some("nowhere".into()),
+        ..flags
+    };
+    let told = load(flags.clone()).unwrap_err().to_string();
+    assert!(told.contains("is not a settings file"), "{told}");
+    assert!(told.contains("metrics-addr: "), "{told}");
+    std::fs::remove_file(&path).unwrap();
+    let told = load(flags).unwrap_err().to_string();
+    assert!(told.contains("config: cannot read"), "{told}");
+    assert!(told.contains("metrics-addr: "), "{told}");
 }
 
 #[test]

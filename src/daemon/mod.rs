@@ -9,7 +9,6 @@ mod metrics;
 pub(crate) mod registry;
 mod registry_server;
 mod reserve;
-mod tls;
 
 use crate::config::{self, ApiHost, DaemonConfig, DaemonFlags, LogFormat};
 use crate::node::NodeHost;
@@ -22,6 +21,7 @@ use crate::node::registry::OtherNodes;
 use crate::node::service::PeerService;
 use crate::node::spread::Spread;
 use crate::node::tasks::EngineTasks;
+use crate::tls;
 use anyhow::Context;
 use engine::EngineBackend;
 use muster_controller::metrics::ControllerMetrics;

@@ -1,8 +1,8 @@
 //! The registry in the box: its settings become a server over this node's image store.
 
-use super::tls::certificate_config;
 use crate::config::RegistryConfig;
 use crate::node::NodeHost;
+use crate::tls::certificate_config;
 use anyhow::Context;
 use muster_proto::transport::SAN_NODE;
 use muster_registry::{KnownNodes, NodeAuthority};
