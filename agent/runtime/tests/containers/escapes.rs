@@ -1,6 +1,7 @@
 //! Known ways out of containers, each closed.
 
-use crate::support::{Container, Node, within};
+use crate::execs::request;
+use crate::support::{Container, Node, collect, within};
 use muster_runtime::RuntimeError;
 use serde_json::json;
 use std::os::unix::fs::symlink;
@@ -71,6 +72,46 @@ async fn cve_2019_5736_own_binary_cannot_be_written() {
     );
 }
 
+/// The same for a process that enters a running container, as which the binary is in reach until it becomes the program.
+#[tokio::test]
+async fn cve_2019_5736_own_binary_cannot_be_written_through_an_exec() {
+    let node = Node::new();
+    let binary = Path::new(env!("CARGO_BIN_EXE_muster-runtime"));
+    let before = std::fs::metadata(binary).expect("it exists");
+    // A script whose interpreter is that binary, and somebody inside who waits for it.
+    let trap = node.rootfs().join("bin/trap");
+    std::fs::write(&trap, "#!/proc/self/exe\n").expect("it is writable");
+    std::fs::set_permissions(&trap, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("it is ours");
+    let watch = "echo ready; while :; do for exe in /proc/[0-9]*/exe; do \
+                 if (echo overwritten > $exe) 2>/tmp/why; then echo WRITTEN; fi; \
+                 case $(cat /tmp/why) in *Read-only*) echo read-only; exit;; esac; done; done";
+    let mut container = node.shell(watch);
+    for directory in ["/lib", "/lib64"] {
+        if Path::new(directory).exists() {
+            container.mount(
+                json!({ "destination": directory, "type": "bind", "source": directory, "options": ["bind", "ro"] }),
+            );
+        }
+    }
+    strengthen(&mut container);
+    let monitor = node.start(&container).await.expect("it starts").monitor;
+    container.until_logged("ready").await;
+    // Whatever it catches on its way in is not writable.
+    for _ in 0..1000 {
+        match within(monitor.exec(request(&["/bin/trap"]))).await {
+            Ok(mut session) => drop(collect(&mut session.stream.output).await),
+            Err(_) => break,
+        }
+    }
+    assert_eq!(within(monitor.wait()).await.expect("it ends").code, 0);
+    assert_eq!(container.logged("stdout"), "ready\nread-only\n");
+    let after = std::fs::metadata(binary).expect("it exists");
+    assert_eq!(
+        (before.len(), before.modified().ok()),
+        (after.len(), after.modified().ok())
+    );
+}
+
 #[tokio::test]
 async fn cve_2024_21626_working_directory_stays_inside() {
     let node = Node::new();
@@ -80,6 +121,23 @@ async fn cve_2024_21626_working_directory_stays_inside() {
         let message = start_error(node.start(&container).await);
         assert!(message.contains("working directory"), "{message}");
     }
+    let container = node.shell("echo ready; exec sleep 1000");
+    let monitor = node.start(&container).await.expect("it starts").monitor;
+    container.until_logged("ready").await;
+    for descriptor in 3..24 {
+        let mut inside = request(&["ls"]);
+        inside
+            .process
+            .set_cwd(format!("/proc/self/fd/{descriptor}").into());
+        match within(monitor.exec(inside)).await {
+            Err(error) => assert!(error.to_string().contains("working directory"), "{error}"),
+            Ok(_) => panic!("descriptor {descriptor} led somewhere"),
+        }
+    }
+    within(monitor.signal(libc::SIGKILL, false))
+        .await
+        .expect("it runs");
+    within(monitor.wait()).await.expect("it ends");
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@ use crate::support::{Container, Node, collect, process, until, within};
 use muster_runtime::{ExecRequest, Monitor, RuntimeError};
 use serde_json::json;
 
-fn request(arguments: &[&str]) -> ExecRequest {
+pub fn request(arguments: &[&str]) -> ExecRequest {
     ExecRequest {
         process: process(arguments),
         terminal: false,
