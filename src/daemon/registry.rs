@@ -167,11 +167,13 @@ impl RegistryClient for EngineBackend {
     }
 
     async fn registry_inspect(&self, name: &str, auth: RegistryAuth) -> Result<RemoteImage> {
-        let found = self
-            .registries
-            .inspect(&reference(name)?, credentials(&auth)?)
-            .await
-            .map_err(failed)?;
+        let name = reference(name)?;
+        let asked = self.registries.inspect(&name, credentials(&auth)?).await;
+        let found = match asked {
+            Ok(found) => found,
+            // Whoever pins a service by this digest has every node run what is here now, whichever registry there is.
+            Err(error) => return self.image_here(name).await.ok_or_else(|| failed(error)),
+        };
         let platforms = found.platforms.into_iter().map(|platform| RemotePlatform {
             os: platform.os,
             architecture: platform.architecture,
@@ -183,6 +185,29 @@ impl RegistryClient for EngineBackend {
             size: found.size,
             platforms: platforms.collect(),
         })
+    }
+}
+
+impl EngineBackend {
+    /// This node's image of that name, by the manifest that other nodes fetch it by.
+    async fn image_here(&self, name: Reference) -> Option<RemoteImage> {
+        let images = self.engine.images().clone();
+        let read = move || {
+            let name = name.with_default_tag().to_string();
+            let image = images.resolve(&name).ok()?;
+            let (digest, manifest) = images.manifest(&name).ok()?;
+            Some(RemoteImage {
+                media_type: own::manifest_type(&manifest),
+                digest: digest.to_string(),
+                size: manifest.len() as u64,
+                platforms: vec![RemotePlatform {
+                    os: image.os,
+                    architecture: image.architecture,
+                    variant: None,
+                }],
+            })
+        };
+        tokio::task::spawn_blocking(read).await.ok().flatten()
     }
 }
 

@@ -1,6 +1,6 @@
 //! Builds with the real CLI: what a Dockerfile says is in the image, steps are used again, and failures are told.
 
-use crate::support::{Docker, IMAGE, Lab};
+use crate::support::{Docker, IMAGE, LONG, Lab, eventually};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -465,4 +465,52 @@ fn the_cache_is_counted_and_pruned(lab: &Lab, docker: &Docker) {
     };
     let told = project.build(docker, "stages", &[]);
     assert!(!told.contains("Using cache"), "{told}");
+}
+
+/// What was built anew under the same name runs on every node after the next update, without a registry.
+#[test]
+fn a_service_runs_what_its_image_was_when_it_was_deployed() {
+    let lab = Lab::with_image("e2erebld", 3, 3);
+    let docker = lab.docker("node-1");
+    let project = Project::new(&lab, "again");
+    let build = |text: &str| {
+        project.write("Dockerfile", &format!("FROM {IMAGE}\nRUN echo {text} > /built\n"));
+        project.build(&docker, "again:1", &["-q"]);
+    };
+    let running = || {
+        let mut told = Vec::new();
+        for node in ["node-1", "node-2", "node-3"] {
+            let docker = lab.docker(node);
+            for id in docker.lines(&[
+                "ps",
+                "-q",
+                "--filter",
+                "label=com.docker.swarm.service.name=again",
+            ]) {
+                told.push(docker.run(&["exec", &id, "cat", "/built"]));
+            }
+        }
+        told
+    };
+    build("first");
+    let create = [
+        "service", "create", "-d", "-q", "--name", "again", "--mode", "global", "again:1",
+    ];
+    docker.run(&[&create[..], &["sleep", "100000"]].concat());
+    lab.await_running("node-1", "again", 3, |_| true);
+    assert_eq!(running(), ["first"; 3]);
+    build("second");
+    docker.run(&["service", "update", "-d", "-q", "--image", "again:1", "again"]);
+    eventually("the second on every node", LONG, || match running() {
+        found if found == ["second"; 3] => Ok(()),
+        found => Err(found),
+    });
+    let inspect = [
+        "service",
+        "inspect",
+        "--format",
+        "{{.Spec.TaskTemplate.ContainerSpec.Image}}",
+    ];
+    let image = docker.run(&[&inspect[..], &["again"]].concat());
+    assert!(image.starts_with("again:1@sha256:"), "{image}");
 }

@@ -39,7 +39,7 @@ pub use error::{Error, ErrorKind, Result};
 pub use peers::{PeerBlob, Peers, Pieces, Traffic};
 pub use progress::Progress;
 pub use pull::{ProgressStream, PullRequest};
-pub use push::PushRequest;
+pub use push::{PushRequest, manifest_type};
 pub use registries::{Registries, RemoteDescription};
 pub use settings::{Insecure, KnownNodes, Mirror, NodeAuthority, Patience, RegistrySettings, SettingError};
 pub use stall::Stall;

@@ -127,7 +127,7 @@ fn prepare(store: &ImageStore, reference: Reference, form: Form) -> muster_image
     };
     Ok(match RemoteDocument::parse(&packed.bytes, "a stored manifest")? {
         RemoteDocument::Image(image) => Some(Pushed {
-            media_type: media_type(&packed.bytes),
+            media_type: manifest_type(&packed.bytes),
             reference,
             digest: packed.digest,
             manifest: Bytes::from(packed.bytes),
@@ -138,7 +138,8 @@ fn prepare(store: &ImageStore, reference: Reference, form: Form) -> muster_image
     })
 }
 
-fn media_type(manifest: &[u8]) -> String {
+/// The media type that a manifest says it has, or that of the OCI's.
+pub fn manifest_type(manifest: &[u8]) -> String {
     #[derive(serde::Deserialize)]
     #[serde(rename_all = "camelCase")]
     struct Typed {
