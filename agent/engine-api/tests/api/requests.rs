@@ -34,6 +34,24 @@ async fn ping_has_dockers_headers() {
     );
 }
 
+/// Operations of the Engine API that answer with their name and nothing else.
+const UNBUILT: [(&str, &str, &str); 14] = [
+    ("GET", "/containers/web/checkpoints", "CheckpointList"),
+    ("POST", "/containers/web/checkpoints", "CheckpointCreate"),
+    ("DELETE", "/containers/web/checkpoints/one", "CheckpointDelete"),
+    ("GET", "/images/a/b/attestations", "ImageAttestations"),
+    ("PUT", "/volumes/data", "VolumeUpdate"),
+    ("GET", "/plugins/privileges", "GetPluginPrivileges"),
+    ("POST", "/plugins/pull", "PluginPull"),
+    ("POST", "/plugins/create", "PluginCreate"),
+    ("POST", "/plugins/a/b/enable", "PluginEnable"),
+    ("POST", "/plugins/a/disable", "PluginDisable"),
+    ("POST", "/plugins/a/upgrade", "PluginUpgrade"),
+    ("POST", "/plugins/a/push", "PluginPush"),
+    ("POST", "/plugins/a/set", "PluginSet"),
+    ("DELETE", "/plugins/a", "PluginDelete"),
+];
+
 #[tokio::test]
 async fn unknown_and_unbuilt_operations_say_so() {
     let server = Running::start().await;
@@ -49,6 +67,12 @@ async fn unknown_and_unbuilt_operations_say_so() {
         server.failure("POST", "/v1.50/swarm/unlock", None).await,
         (501, "SwarmUnlock is not implemented yet".into())
     );
+    for (method, path, name) in UNBUILT {
+        assert_eq!(
+            server.failure(method, path, None).await,
+            (501, format!("{name} is not implemented yet"))
+        );
+    }
     let login = r#"{"username":"u","password":"p","serveraddress":"registry.example"}"#;
     let (status, refused) = server.failure("POST", "/auth", Some(login)).await;
     assert_eq!(status, 401);
