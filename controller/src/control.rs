@@ -77,6 +77,10 @@ pub enum ControlRequest {
         node: NodeId,
         /// Where the other controllers reach it.
         address: String,
+        /// The Raft id that its record has, under which it has no log. Where the record has another one, nothing is
+        /// written: a request that comes late must not take the place of what a later one led to.
+        #[serde(default)]
+        replaces: Option<RaftId>,
     },
     /// Make a network; its id is the request's.
     CreateNetwork {
@@ -199,6 +203,11 @@ pub enum ControlReply {
         raft_id: RaftId,
         /// The members that it will hear of, with their addresses.
         members: Vec<(RaftId, String)>,
+    },
+    /// No Raft id was given out: the caller's record has another one than the one to be replaced.
+    RaftIdHeld {
+        /// The one that it has.
+        raft_id: Option<RaftId>,
     },
     /// A network was made.
     NetworkCreated {

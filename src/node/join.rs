@@ -295,12 +295,16 @@ pub async fn join_raft(
     controllers: &[String],
     advertise: SocketAddr,
 ) -> anyhow::Result<RaftMembership> {
-    let request_id: u128 = rand::random();
+    let mut request_id: u128 = rand::random();
+    // Nobody runs under an id of the record, or this would not be asked; which one it has, if any, the answer tells.
+    let mut replaces = 0;
     let mut last = anyhow::anyhow!("no controller is known");
-    for address in controllers {
+    let twice = |address| std::iter::repeat_n(address, 2);
+    for address in controllers.iter().flat_map(twice) {
         let request = JoinRaftRequest {
             address: advertise.to_string(),
             request_id: request_id.to_be_bytes().to_vec().into(),
+            replaces,
         };
         match CertificateAuthorityClient::new(dialer.controller(address))
             .join_raft(request)
@@ -308,6 +312,11 @@ pub async fn join_raft(
         {
             Ok(reply) => {
                 let reply = reply.into_inner();
+                if reply.raft_id == 0 {
+                    (request_id, replaces) = (rand::random(), reply.held);
+                    last = anyhow::anyhow!("{address}: the node's record has Raft id {}", reply.held);
+                    continue;
+                }
                 let members = reply
                     .members
                     .into_iter()

@@ -79,7 +79,14 @@ pub fn decide(
                 )
             })?
         }
-        ControlRequest::JoinRaft { node, address } => join_raft(state, *node, address)?,
+        ControlRequest::JoinRaft {
+            node,
+            address,
+            replaces,
+        } => match held_raft_id(state, *node)? {
+            held if held == *replaces => join_raft(state, *node, address)?,
+            raft_id => return Ok(Decision::Answer(ControlReply::RaftIdHeld { raft_id })),
+        },
         ControlRequest::CreateNetwork { spec } => network_requests::create(state, id, spec)?,
         ControlRequest::RemoveNetwork { id } => network_requests::remove(state, *id)?,
         ControlRequest::CreateFile { kind, spec } => file_requests::create(state, id, *kind, spec)?,
@@ -295,6 +302,11 @@ pub fn withdraw_node(node: &Node) -> Option<Changeset> {
             .when(status)
             .when(part(Part::Control, node.meta.control_version)),
     )
+}
+
+fn held_raft_id(state: &ClusterState, node: NodeId) -> Result<Option<RaftId>, ControlError> {
+    let record = known_node(state, node)?;
+    Ok(record.controller.as_ref().map(|member| member.raft_id))
 }
 
 /// A fresh Raft id every time: a controller that asks has no log under an earlier one.

@@ -326,7 +326,18 @@ fn nodes_that_never_come_after_their_join_go_again() {
     ];
     let address = "10.0.0.9:2377".to_owned();
     let node = failed[2];
-    assert!(write(&mut single, 103, ControlRequest::JoinRaft { node, address }).is_ok());
+    assert!(
+        write(
+            &mut single,
+            103,
+            ControlRequest::JoinRaft {
+                node,
+                address,
+                replaces: None
+            }
+        )
+        .is_ok()
+    );
     single.now.elapsed += Duration::from_secs(500);
     single.wait(Duration::from_secs(20));
     let late = join(&mut single, 104, NodeRole::Worker);
@@ -364,7 +375,15 @@ fn a_node_that_was_promoted_is_removed_until_it_has_a_place_in_the_group() {
     assert!(single.controller.state().node(WORKER).is_none());
     let node = join(&mut single, 102, NodeRole::Controller);
     let address = "10.0.0.9:2377".to_owned();
-    let joined = write(&mut single, 103, ControlRequest::JoinRaft { node, address });
+    let joined = write(
+        &mut single,
+        103,
+        ControlRequest::JoinRaft {
+            node,
+            address,
+            replaces: None,
+        },
+    );
     assert!(
         matches!(joined, Ok(ControlReply::RaftJoined { .. })),
         "{joined:?}"
@@ -375,6 +394,36 @@ fn a_node_that_was_promoted_is_removed_until_it_has_a_place_in_the_group() {
         "{refused:?}"
     );
     assert!(single.controller.state().node(node).is_some());
+}
+
+#[test]
+fn a_request_for_a_raft_id_that_comes_late_replaces_none() {
+    let mut single = Single::leading();
+    let node = join(&mut single, 100, NodeRole::Controller);
+    let mut ask = |id, replaces| {
+        let address = "10.0.0.9:2377".to_owned();
+        let request = ControlRequest::JoinRaft {
+            node,
+            address,
+            replaces,
+        };
+        write(&mut single, id, request)
+    };
+    let Ok(ControlReply::RaftJoined { raft_id: first, .. }) = ask(101, None) else {
+        panic!("a node without a Raft id gets one");
+    };
+    let held = |raft_id| Ok(ControlReply::RaftIdHeld { raft_id });
+    assert_eq!(ask(102, None), held(Some(first)));
+    // One whose log is gone says so.
+    let Ok(ControlReply::RaftJoined { raft_id: second, .. }) = ask(103, Some(first)) else {
+        panic!("it gets another one");
+    };
+    assert!(second > first);
+    assert_eq!(ask(104, Some(first)), held(Some(second)));
+    // A retry of what was done is told where it led to.
+    assert!(
+        matches!(ask(103, Some(first)), Ok(ControlReply::RaftJoined { raft_id, .. }) if raft_id == second)
+    );
 }
 
 #[test]
@@ -422,6 +471,7 @@ fn a_controller_that_lags_can_answer_one_that_it_does_not_know() {
     let request = ControlRequest::JoinRaft {
         node: joined,
         address: address.clone(),
+        replaces: None,
     };
     let outputs = single.input(Input::Write {
         token: 1,

@@ -42,6 +42,7 @@ impl World {
             controller: None,
             controller_failed: false,
             joining: false,
+            held_raft_id: None,
         });
         self.tell(format_args!("{} starts its daemon", name(machine)));
         if self.machines[machine].files.node.is_some() {
@@ -60,6 +61,7 @@ impl World {
             controller: None,
             controller_failed: false,
             joining: false,
+            held_raft_id: None,
         });
         self.start_agent(0);
         self.start_controller(0, Vec::new(), Some(state));
@@ -214,7 +216,15 @@ impl World {
             daemon.joining = true;
         }
         let address = address_of(machine);
-        let call = Call::JoinRaft { id, address };
+        let replaces = self.machines[machine]
+            .daemon
+            .as_ref()
+            .and_then(|daemon| daemon.held_raft_id);
+        let call = Call::JoinRaft {
+            id,
+            address,
+            replaces,
+        };
         self.call(machine, contact, call, JOIN_TIMEOUT_US, Purpose::JoinRaft);
     }
 
@@ -228,6 +238,9 @@ impl World {
             .agent
             .as_ref()
             .is_some_and(|agent| agent.role == Some(true));
+        if let Answer::Write(Ok(ControlReply::RaftIdHeld { raft_id })) = answer {
+            daemon.held_raft_id = raft_id;
+        }
         if let (Answer::Write(Ok(ControlReply::RaftJoined { raft_id, members })), true) = (answer, wanted) {
             self.machines[machine].files.raft_id = Some(raft_id);
             self.start_controller(machine, members, None);

@@ -70,6 +70,8 @@ pub struct Daemon {
     pub controller_failed: bool,
     /// A question for a node or Raft id is under way.
     pub joining: bool,
+    /// The Raft id of the node's record, under which it has no log, as an answer told.
+    pub held_raft_id: Option<RaftId>,
 }
 
 /// One machine.

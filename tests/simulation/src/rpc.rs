@@ -157,8 +157,17 @@ impl World {
             }
             Call::Renew => self.renew(machine, reply, node),
             Call::JoinNode { id, role } => self.issue(machine, reply, id, role),
-            Call::JoinRaft { id, address } => {
-                self.begin_write(machine, reply, id, ControlRequest::JoinRaft { node, address });
+            Call::JoinRaft {
+                id,
+                address,
+                replaces,
+            } => {
+                let request = ControlRequest::JoinRaft {
+                    node,
+                    address,
+                    replaces,
+                };
+                self.begin_write(machine, reply, id, request);
             }
         }
     }

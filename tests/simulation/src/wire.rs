@@ -109,6 +109,8 @@ pub enum Call {
         id: RequestId,
         /// The caller's address.
         address: String,
+        /// The one that its record has.
+        replaces: Option<RaftId>,
     },
 }
 

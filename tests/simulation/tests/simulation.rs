@@ -58,6 +58,10 @@ const REGRESSIONS: &[(u64, &str)] = &[
         793,
         "what a controller read back after a failed sync was lost with the power",
     ),
+    (
+        3946,
+        "a request for a Raft id that came late took the place of the one that a later request had led to",
+    ),
 ];
 /// Seeds of an ordinary run of the tests; `MUSTER_SIMULATION_SEEDS` asks for another number.
 const SEEDS: u64 = 1000;

@@ -11,7 +11,7 @@ use muster_proto::ca::{
     IssueReply, IssueRequest, JoinRaftReply, JoinRaftRequest, LeaveRaftReply, LeaveRaftRequest, Member,
     RenewRequest, RootReply, RootRequest, WithdrawReply, WithdrawRequest,
 };
-use muster_types::{Availability, Cluster, JoinToken, NodeId, NodeRole, NodeSpec, RequestId};
+use muster_types::{Availability, Cluster, JoinToken, NodeId, NodeRole, NodeSpec, RaftId, RequestId};
 use std::sync::Arc;
 use time::OffsetDateTime;
 use tonic::{Request, Response, Status};
@@ -170,21 +170,25 @@ impl CertificateAuthority for CertificateService {
         let write = ControlRequest::JoinRaft {
             node: identity.node,
             address: request.address,
+            replaces: Some(RaftId(request.replaces)).filter(|id| id.0 != 0),
         };
-        let ControlReply::RaftJoined { raft_id, members } =
-            write_again_when_stale(&handle, id, || async { Ok(write.clone()) }).await?
-        else {
-            return Err(Status::internal("an unexpected answer"));
-        };
-        let members = members.into_iter().map(|(id, address)| Member {
-            raft_id: id.0,
-            address,
-        });
-        Ok(Response::new(JoinRaftReply {
-            raft_id: raft_id.0,
+        let mut reply = JoinRaftReply {
             cluster: identity.cluster.to_string(),
-            members: members.collect(),
-        }))
+            ..JoinRaftReply::default()
+        };
+        match write_again_when_stale(&handle, id, || async { Ok(write.clone()) }).await? {
+            ControlReply::RaftJoined { raft_id, members } => {
+                let members = members.into_iter().map(|(id, address)| Member {
+                    raft_id: id.0,
+                    address,
+                });
+                reply.raft_id = raft_id.0;
+                reply.members = members.collect();
+            }
+            ControlReply::RaftIdHeld { raft_id } => reply.held = raft_id.map_or(0, |id| id.0),
+            _ => return Err(Status::internal("an unexpected answer")),
+        }
+        Ok(Response::new(reply))
     }
 
     async fn withdraw(&self, request: Request<WithdrawRequest>) -> Result<Response<WithdrawReply>, Status> {
