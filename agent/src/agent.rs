@@ -70,6 +70,9 @@ pub struct Agent<E: ?Sized> {
     view: watch::Sender<AgentView>,
     heartbeats: watch::Sender<HeartbeatTarget>,
     refused: Arc<Notify>,
+    /// The networks that stand, and which of them the leader was told of in this session.
+    applied: watch::Receiver<u64>,
+    applied_told: Option<u64>,
     /// Controllers' addresses as they were kept last.
     kept_controllers: Vec<String>,
     unsaved: bool,
@@ -84,7 +87,7 @@ impl<E: TaskEngine + ?Sized> Agent<E> {
     ) -> Result<(Self, watch::Receiver<AgentView>), StoreError> {
         let store = Store::new(&config.directory);
         let saved = store.load()?;
-        engine.set_networks(saved.set.networks.clone());
+        engine.set_networks(saved.set.networks.clone(), saved.set.age.index);
         let found = engine.restored().await;
         let checked: BTreeSet<TaskId> = found
             .iter()
@@ -108,6 +111,7 @@ impl<E: TaskEngine + ?Sized> Agent<E> {
             ..AgentView::default()
         });
         let (heartbeats, _) = watch::channel(HeartbeatTarget::default());
+        let applied = engine.networks_applied();
         let agent = Self {
             config,
             engine,
@@ -118,6 +122,8 @@ impl<E: TaskEngine + ?Sized> Agent<E> {
             view,
             heartbeats,
             refused: Arc::new(Notify::new()),
+            applied,
+            applied_told: None,
             kept_controllers: saved.controllers,
             unsaved: false,
             saved_at: tokio::time::Instant::now(),
@@ -193,6 +199,8 @@ impl<E: TaskEngine + ?Sized> Agent<E> {
                 *session = Some(opened);
             }
             () = self.refused.notified() => self.take(SessionEvent::Lost, session),
+            // What changed is told with what is to be done next.
+            Ok(()) = self.applied.changed() => {}
             () = tokio::time::sleep(wake) => {}
         }
     }
@@ -201,7 +209,8 @@ impl<E: TaskEngine + ?Sized> Agent<E> {
         match event {
             SessionEvent::Opened(live) => {
                 tracing::info!(controller = live.controller, session = %live.id, "session opened");
-                self.core.session_opened();
+                self.core.session_opened(live.settles);
+                self.applied_told = None;
                 let controllers = self.view.borrow().controllers.clone();
                 self.heartbeats.send_replace(HeartbeatTarget {
                     session: Some(live),
@@ -217,7 +226,8 @@ impl<E: TaskEngine + ?Sized> Agent<E> {
                     Taken::Yes => {
                         tracing::debug!(index, tasks, "assignments taken");
                         if of_networks {
-                            self.engine.set_networks(self.core.assignments().networks.clone());
+                            let networks = self.core.assignments().networks.clone();
+                            self.engine.set_networks(networks, index);
                         }
                     }
                     Taken::Older => tracing::debug!(index, "older assignments are ignored"),
@@ -228,6 +238,7 @@ impl<E: TaskEngine + ?Sized> Agent<E> {
                 }
             }
             SessionEvent::Acknowledged(sequence) => self.core.report_acknowledged(sequence),
+            SessionEvent::Settled(index) => self.core.settled(index),
             SessionEvent::View(update) => self.take_view(update),
             SessionEvent::Lost => {
                 if session.take().is_some() {
@@ -274,11 +285,23 @@ impl<E: TaskEngine + ?Sized> Agent<E> {
 
     /// Performs what the core decides now.
     fn act(&mut self, session: &mut Option<Session>) {
+        let applied = *self.applied.borrow_and_update();
+        if let Some(session) = session
+            && self.applied_told != Some(applied)
+            && session.networks_applied(applied)
+        {
+            self.applied_told = Some(applied);
+        }
         for action in self.core.tick(wall_time()) {
             match action {
                 Action::Report(report) => {
                     if session.as_ref().is_some_and(|session| !session.report(&report)) {
                         self.take(SessionEvent::Lost, session);
+                    }
+                }
+                Action::AwaitSettled { index } => {
+                    if let Some(session) = session {
+                        session.await_settled(index);
                     }
                 }
                 Action::Persist => self.unsaved = true,
@@ -338,7 +361,7 @@ impl<E: TaskEngine + ?Sized> Agent<E> {
                     }
                 }
             }
-            self.engine.set_networks(Vec::new());
+            self.engine.set_networks(Vec::new(), 0);
             if let Err(error) = self.store.clear() {
                 tracing::error!(
                     error = &error as &dyn std::error::Error,

@@ -51,7 +51,7 @@ impl<E: TaskEngine + ?Sized> Executor<E> {
             } => self.start(*task, container, files),
             Action::Stop { task, container } => self.stop(task, container),
             Action::Remove { task, container } => self.remove(task, container),
-            Action::Report(_) | Action::Persist => {}
+            Action::Report(_) | Action::AwaitSettled { .. } | Action::Persist => {}
         }
     }
 
@@ -198,7 +198,11 @@ mod tests {
     }
 
     impl TaskEngine for HealthyContainer {
-        fn set_networks(&self, _: Vec<AssignedNetwork>) {}
+        fn set_networks(&self, _: Vec<AssignedNetwork>, _: u64) {}
+
+        fn networks_applied(&self) -> tokio::sync::watch::Receiver<u64> {
+            tokio::sync::watch::channel(0).1
+        }
 
         fn restored(&self) -> BoxFuture<'_, BTreeMap<TaskId, Restored>> {
             ready(BTreeMap::new()).boxed()

@@ -5,7 +5,10 @@ use muster_node_plan::report::Report;
 use muster_proto::dispatcher::agent_message::Message as FromAgent;
 use muster_proto::dispatcher::controller_message::Message as FromController;
 use muster_proto::dispatcher::dispatcher_client::DispatcherClient;
-use muster_proto::dispatcher::{AgentMessage, ClusterView, ControllerMessage, Farewell, Hello, StatusReport};
+use muster_proto::dispatcher::{
+    AgentMessage, AwaitSettled, ClusterView, ControllerMessage, Farewell, Hello, NetworksApplied,
+    StatusReport,
+};
 use muster_proto::pack::{pack, unpack};
 use muster_proto::transport::Dialer;
 use muster_types::{AssignmentUpdate, NodeDescription, SessionId, TaskId, TaskStatus};
@@ -39,6 +42,8 @@ pub struct LiveSession {
     pub controller: String,
     /// How often to renew the lease.
     pub heartbeat_period: Duration,
+    /// Its leader says when every node has applied what it was told of networks.
+    pub settles: bool,
 }
 
 /// What the session tells the agent.
@@ -52,6 +57,8 @@ pub enum SessionEvent {
     Acknowledged(u64),
     /// Who is who.
     View(ClusterView),
+    /// Every node that can be reached has applied what it was told of networks up to this applied index.
+    Settled(u64),
     /// The session ended.
     Lost,
 }
@@ -141,6 +148,7 @@ async fn open_with(
                     id: SessionId::from_u128(u128::from_be_bytes(id)),
                     controller: address.to_owned(),
                     heartbeat_period: Duration::from_millis(welcome.heartbeat_period_ms.clamp(50, 60_000)),
+                    settles: welcome.settles,
                 },
                 outgoing,
                 incoming,
@@ -221,6 +229,18 @@ impl Session {
         }
     }
 
+    /// Says which networks stand here as they should; false when it cannot be sent now.
+    #[must_use]
+    pub fn networks_applied(&self, index: u64) -> bool {
+        self.send(FromAgent::Applied(NetworksApplied { index }))
+    }
+
+    /// Asks for [`SessionEvent::Settled`] of this index. Who hears nothing goes by the time.
+    pub fn await_settled(&self, index: u64) {
+        // A message that is dropped was logged.
+        let _ = self.send(FromAgent::AwaitSettled(AwaitSettled { index }));
+    }
+
     /// Says that the daemon stops, and waits for a moment until the leader has heard it: it then ends the session.
     pub async fn farewell(&mut self, restarting: bool) {
         if !self.send(FromAgent::Farewell(Farewell { restarting })) {
@@ -250,6 +270,7 @@ impl Session {
                     return SessionEvent::Acknowledged(acknowledged.sequence);
                 }
                 Some(FromController::View(view)) => return SessionEvent::View(view),
+                Some(FromController::Settled(settled)) => return SessionEvent::Settled(settled.index),
                 Some(FromController::Redirect(_)) => return SessionEvent::Lost,
                 // A message of a newer controller, or a second welcome: nothing to do.
                 Some(FromController::Welcome(_)) | None => {}

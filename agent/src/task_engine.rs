@@ -5,6 +5,7 @@ use muster_node_plan::Restored;
 use muster_node_plan::agent_core::StartedContainer;
 use muster_types::{AssignedFile, AssignedNetwork, AssignedTask, ContainerId, TaskId};
 use std::collections::BTreeMap;
+use tokio::sync::watch;
 
 /// How a container ended.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -26,8 +27,11 @@ pub trait TaskEngine: Send + Sync + 'static {
     /// The containers of tasks that exist, by the task they were made for.
     fn restored(&self) -> BoxFuture<'_, BTreeMap<TaskId, Restored>>;
     /// Tells of the cluster's networks that the node has a part in, all of them, each time before the tasks that need
-    /// them are made or started. Returns at once; an operation that needs one waits until it stands.
-    fn set_networks(&self, networks: Vec<AssignedNetwork>);
+    /// them are made or started. Returns at once; an operation that needs one waits until it stands. `index` is the
+    /// applied index of the assignments that say so.
+    fn set_networks(&self, networks: Vec<AssignedNetwork>, index: u64);
+    /// The index of the newest networks that stand as they should, with all connections led by them.
+    fn networks_applied(&self) -> watch::Receiver<u64>;
     /// Makes the container of a task, fetching its image from `peers` (addresses) when it is not here. A container
     /// that was made for the task before is returned.
     fn prepare<'a>(

@@ -4,7 +4,7 @@
 
 use super::host::{NodeHost, Standing};
 use super::member::Member;
-use super::networks::ClusterNetworks;
+use super::networks::{ClusterNetworks, Wanted};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use muster_controller::control::{ControlError, ControlReply, ControlRequest, RefusalKind};
@@ -104,7 +104,7 @@ impl Attachments {
     async fn release(
         &self,
         member: &Member,
-        told: &watch::Receiver<Option<Vec<muster_types::AssignedNetwork>>>,
+        told: &watch::Receiver<Option<Wanted>>,
     ) -> Result<(), ControlError> {
         let surplus = {
             let (told, leases) = (told.borrow(), self.leases());
@@ -114,7 +114,11 @@ impl Attachments {
                     lease.id == Some(id) || lease.network == network && lease.addresses == addresses
                 })
             };
-            let mut surplus = places_to_release(told.iter().flatten(), member.node(), is_held);
+            let mut surplus = places_to_release(
+                told.iter().flat_map(|told| &told.networks),
+                member.node(),
+                is_held,
+            );
             surplus.truncate(RELEASED_MAX);
             surplus
         };

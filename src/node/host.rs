@@ -87,7 +87,7 @@ impl NodeHost {
         };
         match resumed.await {
             // What an earlier membership left goes.
-            Ok(None) => self.context.tasks.set_networks(Vec::new()),
+            Ok(None) => self.context.tasks.set_networks(Vec::new(), 0),
             Ok(Some(member)) => self.activate(member).await,
             Err(error) => {
                 let error: anyhow::Error = error;

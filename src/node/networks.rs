@@ -21,9 +21,20 @@ const RETRY_AFTER: Duration = Duration::from_secs(2);
 pub struct ClusterNetworks {
     engine: Engine,
     /// `None` until it is known whether the node is in a cluster.
-    wanted: watch::Sender<Option<Vec<AssignedNetwork>>>,
+    wanted: watch::Sender<Option<Wanted>>,
     own: watch::Sender<Option<(NodeId, IpAddr)>>,
     standing: watch::Sender<Outcome>,
+    /// Applied index of the newest that stand.
+    applied: watch::Sender<u64>,
+}
+
+/// What the node was assigned.
+#[derive(Debug, Clone)]
+pub struct Wanted {
+    /// The networks, all of them.
+    pub networks: Vec<AssignedNetwork>,
+    /// Applied index of the assignments that say so.
+    index: u64,
 }
 
 /// What came of the last try.
@@ -41,6 +52,7 @@ impl ClusterNetworks {
             wanted: watch::Sender::default(),
             own: watch::Sender::default(),
             standing: watch::Sender::default(),
+            applied: watch::Sender::default(),
         })
     }
 
@@ -49,13 +61,18 @@ impl ClusterNetworks {
         self.own.send_replace(Some((node, address)));
     }
 
-    /// Has the networks be these and no others.
-    pub fn set(&self, networks: Vec<AssignedNetwork>) {
-        self.wanted.send_replace(Some(networks));
+    /// Has the networks be these and no others, as assignments of this applied index say.
+    pub fn set(&self, networks: Vec<AssignedNetwork>, index: u64) {
+        self.wanted.send_replace(Some(Wanted { networks, index }));
+    }
+
+    /// The index of the newest networks that stand as they should.
+    pub fn applied(&self) -> watch::Receiver<u64> {
+        self.applied.subscribe()
     }
 
     /// The networks that the node was assigned; `None` until it is known whether the node is in a cluster.
-    pub fn subscribe(&self) -> watch::Receiver<Option<Vec<AssignedNetwork>>> {
+    pub fn subscribe(&self) -> watch::Receiver<Option<Wanted>> {
         self.wanted.subscribe()
     }
 
@@ -63,19 +80,22 @@ impl ClusterNetworks {
     pub async fn follow(self: Arc<Self>) {
         let (mut wanted, mut own) = (self.wanted.subscribe(), self.own.subscribe());
         loop {
-            let networks = wanted.borrow_and_update().clone();
+            let newest = wanted.borrow_and_update().clone();
             let own_now = *own.borrow_and_update();
-            let failed = match (networks, own_now) {
-                (Some(networks), Some((node, address))) => !self.make(&networks, node, address).await,
-                (Some(networks), None) if networks.is_empty() => {
-                    !self.make(&[], NodeId::default(), IpAddr::from([0; 4])).await
+            let stand = match (&newest, own_now) {
+                (Some(newest), Some((node, address))) => self.make(&newest.networks, node, address).await,
+                (Some(newest), None) if newest.networks.is_empty() => {
+                    self.make(&[], NodeId::default(), IpAddr::from([0; 4])).await
                 }
-                _ => false,
+                _ => true,
             };
+            if let Some(newest) = newest.filter(|_| stand) {
+                self.applied.send_replace(newest.index);
+            }
             tokio::select! {
                 changed = wanted.changed() => if changed.is_err() { return },
                 changed = own.changed() => if changed.is_err() { return },
-                () = tokio::time::sleep(RETRY_AFTER), if failed => {}
+                () = tokio::time::sleep(RETRY_AFTER), if !stand => {}
             }
         }
     }
@@ -181,6 +201,7 @@ fn shared_network(network: &AssignedNetwork, node: NodeId, address: IpAddr) -> S
             own: mesh.own,
             nodes: mesh.nodes,
             ports: mesh.ports,
+            lost: mesh.lost,
         }),
     }
 }

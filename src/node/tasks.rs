@@ -156,8 +156,12 @@ impl TaskEngine for EngineTasks {
         })
     }
 
-    fn set_networks(&self, networks: Vec<AssignedNetwork>) {
-        self.networks.set(networks);
+    fn set_networks(&self, networks: Vec<AssignedNetwork>, index: u64) {
+        self.networks.set(networks, index);
+    }
+
+    fn networks_applied(&self) -> tokio::sync::watch::Receiver<u64> {
+        self.networks.applied()
     }
 
     fn prepare<'a>(

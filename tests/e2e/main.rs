@@ -10,6 +10,7 @@ mod cut_links;
 mod cut_streams;
 mod daemons;
 mod damaged_store;
+mod endpoints;
 mod files;
 mod firewalls;
 mod followers;

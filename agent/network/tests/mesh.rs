@@ -46,6 +46,7 @@ fn mesh(own: usize, endpoints: &[&str]) -> MeshSpec {
             ((Protocol::Udp, 8080), to(80)),
             ((Protocol::Tcp, 8081), to(81)),
         ]),
+        lost: BTreeSet::new(),
     }
 }
 

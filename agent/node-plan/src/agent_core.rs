@@ -1,6 +1,8 @@
 //! The agent's decisions: assignments and observations in, actions out.
 
+use crate::leaving::Leaving;
 use crate::report::{Report, Reporter};
+use crate::restored::{Restored, reconcile_found, reconcile_missing};
 use crate::task_record::{Phase, Step, TaskRecord};
 use muster_types::service::Protocol;
 use muster_types::{
@@ -43,6 +45,11 @@ pub enum Action {
     },
     /// Send these statuses over the session.
     Report(Report),
+    /// Ask the leader to say once every node has applied what it was told of networks up to this applied index.
+    AwaitSettled {
+        /// The index.
+        index: u64,
+    },
     /// Keep the assignment set and the records on disk.
     Persist,
 }
@@ -98,31 +105,6 @@ pub struct StartedContainer {
     pub health_checked: bool,
 }
 
-/// A task's container as the engine found it when the daemon started.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Restored {
-    /// It runs.
-    Running {
-        /// Its container.
-        container: ContainerId,
-        /// First process.
-        pid: i32,
-        /// It has a health check, whose outcome is observed again from now on.
-        health_checked: bool,
-    },
-    /// It was made, and never started.
-    Prepared(ContainerId),
-    /// It ended.
-    Ended {
-        /// Its container.
-        container: ContainerId,
-        /// Exit code.
-        exit_code: i32,
-        /// It ended with the machine.
-        by_reboot: bool,
-    },
-}
-
 /// What became of assignments that came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Taken {
@@ -140,6 +122,7 @@ pub struct AgentCore {
     set: AssignmentSet,
     records: BTreeMap<TaskId, TaskRecord>,
     reporter: Option<Reporter>,
+    leaving: Leaving,
     started_at: Timestamp,
     changed: bool,
     /// Tasks whose containers were found and that the file on disk knew nothing of: it was written before they were
@@ -173,6 +156,7 @@ impl AgentCore {
             set,
             records,
             reporter: None,
+            leaving: Leaving::default(),
             started_at: now,
             changed: true,
             unheard_of,
@@ -189,14 +173,21 @@ impl AgentCore {
         &self.records
     }
 
-    /// A session with the leader began.
-    pub fn session_opened(&mut self) {
+    /// A session with the leader began; whether that answers [`Action::AwaitSettled`].
+    pub fn session_opened(&mut self, settles: bool) {
         self.reporter = Some(Reporter::default());
+        self.leaving.session_opened(settles);
     }
 
     /// The session ended. Nothing that runs is touched.
     pub fn session_lost(&mut self) {
         self.reporter = None;
+        self.leaving.session_lost();
+    }
+
+    /// The leader says that every node it can reach has applied what it was told of networks up to this applied index.
+    pub fn settled(&mut self, index: u64) {
+        self.leaving.settled(index);
     }
 
     /// Takes a newer assignment set, or what changed in the one it has; changes nothing unless it answers
@@ -275,6 +266,7 @@ impl AgentCore {
                         record.ended(exit_code, error, now);
                     }
                 });
+                self.leaving.forget(&task);
             }
             Observation::Health { task, healthy } => self.observe_health(task, healthy, now),
             Observation::Removed { task } => self.forget(task),
@@ -286,6 +278,8 @@ impl AgentCore {
         let mut actions = Vec::new();
         self.reattempt(now);
         self.step_tasks(&mut actions, now);
+        let question = self.leaving.question();
+        actions.extend(question.map(|index| Action::AwaitSettled { index }));
         if std::mem::take(&mut self.changed) {
             actions.push(Action::Persist);
         }
@@ -299,13 +293,14 @@ impl AgentCore {
 
     /// When [`AgentCore::tick`] must be called again, if no input comes before.
     pub fn wake_at(&self) -> Option<Timestamp> {
-        match &self.reporter {
+        let due = match &self.reporter {
             Some(reporter) => reporter.next_at(&self.records),
             None => {
                 let waiting = self.records.values().any(|record| record.lost_by_reboot);
                 waiting.then(|| self.started_at.after(REATTEMPT_AFTER))
             }
-        }
+        };
+        due.into_iter().chain(self.leaving.wake_at()).min()
     }
 
     fn step_tasks(&mut self, actions: &mut Vec<Action>, now: Timestamp) {
@@ -324,6 +319,8 @@ impl AgentCore {
             }
             match record.next_step(task) {
                 Some(Step::Forget) => gone.push(*id),
+                Some(Step::Stop)
+                    if is_endpoint(record, task) && !self.leaving.may_stop(*id, self.set.age.index, now) => {}
                 Some(step) => {
                     self.changed = true;
                     actions.extend(perform(*id, record, step, (&self.set, task), now));
@@ -383,11 +380,18 @@ impl AgentCore {
 
     fn forget(&mut self, task: TaskId) {
         self.records.remove(&task);
+        self.leaving.forget(&task);
         if let Some(reporter) = &mut self.reporter {
             reporter.forget(&task);
         }
         self.changed = true;
     }
+}
+
+/// Whether others may lead connections to the task until they hear that it is to stop.
+fn is_endpoint(record: &TaskRecord, task: Option<&AssignedTask>) -> bool {
+    let leaves = task.is_some_and(|task| task.desired >= DesiredState::Shutdown && !task.networks.is_empty());
+    record.phase == Phase::Running && leaves
 }
 
 /// Marks the operation as under way and names it for the shell.
@@ -425,66 +429,5 @@ fn perform(
             container.map(|container| Action::Remove { task: id, container })
         }
         Step::Forget => None,
-    }
-}
-
-/// Brings a record in line with what the engine found of its container.
-fn reconcile_found(record: &mut TaskRecord, restored: &Restored, now: Timestamp) {
-    match restored {
-        Restored::Running {
-            container,
-            pid,
-            health_checked,
-        } => {
-            if record.container() != Some(container) {
-                record.prepared(container.clone(), now);
-            }
-            let ports = record
-                .status
-                .container
-                .as_ref()
-                .map(|known| known.ports.clone())
-                .unwrap_or_default();
-            let awaits_health = *health_checked && record.status.state < TaskState::Running;
-            record.started(*pid, ports, awaits_health, now);
-        }
-        Restored::Prepared(container) => record.prepared(container.clone(), now),
-        Restored::Ended {
-            container,
-            exit_code,
-            by_reboot,
-        } => {
-            if record.container() != Some(container) {
-                record.prepared(container.clone(), now);
-            }
-            record.phase = Phase::Ended;
-            if !record.status.state.is_terminal() {
-                record.lost_by_reboot = *by_reboot;
-                let error = by_reboot.then(|| "task: the node restarted".to_owned());
-                record.ended(Some(*exit_code), error, now);
-            }
-        }
-    }
-}
-
-/// A record whose container the engine does not have.
-fn reconcile_missing(record: &mut TaskRecord, now: Timestamp) {
-    match record.phase {
-        // Making it had not finished; it is made again.
-        Phase::Absent | Phase::Preparing => {
-            record.phase = Phase::Absent;
-            record.status.container = None;
-        }
-        Phase::Prepared
-        | Phase::Starting
-        | Phase::AwaitingHealth
-        | Phase::Running
-        | Phase::Stopping
-        | Phase::Ended
-        | Phase::Removing => {
-            record.ended(None, Some("task: its container is gone".to_owned()), now);
-            record.status.container = None;
-            record.phase = Phase::Ended;
-        }
     }
 }

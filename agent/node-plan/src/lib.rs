@@ -5,12 +5,16 @@
 //! the state machine of one task, [`report`] the coalescing of statuses and [`overlay`] what networks of the cluster need.
 
 pub mod agent_core;
+mod leaving;
 pub mod overlay;
 pub mod report;
+mod restored;
 pub mod task_record;
 
-pub use agent_core::{Action, AgentCore, Observation, Restored, Taken};
+pub use agent_core::{Action, AgentCore, Observation, Taken};
+pub use leaving::LEAVE_WITHIN;
 pub use overlay::{MeshPlan, NetworkPlan, network_plan, places_to_release};
+pub use restored::Restored;
 pub use task_record::{Phase, TaskRecord};
 
 #[cfg(test)]

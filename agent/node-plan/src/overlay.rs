@@ -16,7 +16,8 @@ pub struct NetworkPlan {
     pub stations: Vec<(Vec<IpAddr>, IpAddr)>,
     /// Virtual addresses with the endpoints behind them; the first of a connection's packets chooses.
     pub virtuals: BTreeMap<IpAddr, BTreeSet<IpAddr>>,
-    /// Every address of the network that somebody has.
+    /// Every address of the network that somebody has, on nodes that are not down: established connections to these go
+    /// on.
     pub in_use: BTreeSet<IpAddr>,
     /// Names, in lower case, with what they stand for. One that stands for nothing now is there all the same.
     pub names: BTreeMap<String, Vec<IpAddr>>,
@@ -35,13 +36,17 @@ pub struct MeshPlan {
     pub nodes: Vec<Vec<IpAddr>>,
     /// Where published ports lead.
     pub ports: BTreeMap<(Protocol, u16), BTreeSet<SocketAddr>>,
+    /// Addresses on nodes that are down: connections to these end nowhere.
+    pub lost: BTreeSet<IpAddr>,
 }
 
 /// The plan of the node `own` for a network.
 pub fn network_plan(network: &AssignedNetwork, own: NodeId) -> NetworkPlan {
     let mut plan = NetworkPlan::default();
     for endpoint in &network.endpoints {
-        plan.in_use.extend(&endpoint.addresses);
+        if !endpoint.down {
+            plan.in_use.extend(&endpoint.addresses);
+        }
         if endpoint.node == own {
             plan.underlay = plan.underlay.or(endpoint.data_path);
         } else if let Some(node) = endpoint.data_path.filter(|_| !endpoint.addresses.is_empty()) {
@@ -50,7 +55,7 @@ pub fn network_plan(network: &AssignedNetwork, own: NodeId) -> NetworkPlan {
         if network.facts.ingress {
             continue;
         }
-        if matches!(endpoint.owner, EndpointOwner::Attachment(_)) {
+        if matches!(endpoint.owner, EndpointOwner::Attachment(_)) && !endpoint.down {
             for name in &endpoint.names {
                 add_name(&mut plan.names, name, &endpoint.addresses);
                 add_address(&mut plan.addresses, &endpoint.addresses, name);
@@ -101,7 +106,11 @@ fn mesh_plan(network: &AssignedNetwork, own: NodeId) -> Option<MeshPlan> {
             EndpointOwner::Node(node) if !endpoint.addresses.is_empty() => Some((node, &endpoint.addresses)),
             EndpointOwner::Node(_) | EndpointOwner::Task(_) | EndpointOwner::Attachment(_) => None,
         });
-    let mut mesh = MeshPlan::default();
+    let down = network.endpoints.iter().filter(|endpoint| endpoint.down);
+    let mut mesh = MeshPlan {
+        lost: down.flat_map(|endpoint| endpoint.addresses.clone()).collect(),
+        ..MeshPlan::default()
+    };
     for (node, addresses) in places {
         if node == own {
             mesh.own.clone_from(addresses);
@@ -187,6 +196,7 @@ mod tests {
             node: node(on).0,
             data_path: Some(node(on).1),
             names: Vec::new(),
+            down: false,
         }
     }
 
@@ -251,6 +261,18 @@ mod tests {
     }
 
     #[test]
+    fn on_a_node_that_is_down_nothing_goes_on_and_nobody_is_found() {
+        let owner = EndpointOwner::Attachment(AttachmentId::from_u128(5));
+        let lost = OverlayEndpoint {
+            names: vec!["box".to_owned()],
+            down: true,
+            ..endpoint(owner, 7, 2)
+        };
+        let plan = network_plan(&network(vec![lost], Vec::new()), node(1).0);
+        assert!(plan.in_use.is_empty() && plan.names.is_empty(), "{plan:?}");
+    }
+
+    #[test]
     fn a_service_is_its_virtual_address_and_its_tasks_are_its_endpoints() {
         let plan = network_plan(
             &network(Vec::new(), vec![service("Web", &[9], &[(1, 2, 1), (2, 3, 2)])]),
@@ -309,6 +331,9 @@ mod tests {
         assert_eq!(mesh.ports, BTreeMap::from([((Protocol::Udp, 8080), expected)]));
         assert!(plan.names.is_empty() && plan.virtuals.is_empty());
         assert_eq!(plan.stations, [(vec![ip(3)], node(2).1)]);
+        ingress.endpoints[1].down = true;
+        let mesh = network_plan(&ingress, node(1).0).mesh.unwrap();
+        assert_eq!(mesh.lost, [ip(3)].into());
         // A node without a place leads nowhere.
         assert_eq!(network_plan(&ingress, node(7).0).mesh, None);
     }

@@ -73,7 +73,7 @@ fn effects(actions: &[Action]) -> Vec<&'static str> {
             Action::Start { .. } => Some("start"),
             Action::Stop { .. } => Some("stop"),
             Action::Remove { .. } => Some("remove"),
-            Action::Report(_) | Action::Persist => None,
+            Action::Report(_) | Action::AwaitSettled { .. } | Action::Persist => None,
         })
         .collect()
 }
@@ -235,11 +235,51 @@ fn report(actions: Vec<Action>) -> Option<(u64, TaskState)> {
 
 fn in_session(task: AssignedTask) -> AgentCore {
     let mut core = AgentCore::default();
-    core.session_opened();
+    core.session_opened(false);
     core.assign(set(1, vec![task]), at(0));
     assert_eq!(report(core.tick(at(0))), None);
     assert_eq!(core.wake_at(), Some(at(100)));
     core
+}
+
+#[test]
+fn an_endpoint_gets_its_stop_signal_once_every_node_knows_that_it_leaves() {
+    let on_network = |desired| AssignedTask {
+        desired,
+        networks: vec![muster_types::overlay::TaskNetwork {
+            network: muster_types::NetworkId::from_u128(1),
+            addresses: Vec::new(),
+            aliases: Vec::new(),
+            driver_opts: BTreeMap::new(),
+        }],
+        ..task(7)
+    };
+    let leaving = || {
+        let mut core = in_session(on_network(DesiredState::Running));
+        core.session_opened(true);
+        core.observe(prepared(), at(10));
+        core.tick(at(10));
+        core.observe(started(), at(20));
+        core.tick(at(20));
+        let stop = change(1, 5, vec![on_network(DesiredState::Shutdown)], &[]);
+        assert_eq!(core.assign(stop, at(1000)), Taken::Yes);
+        core
+    };
+    let mut core = leaving();
+    let actions = core.tick(at(1000));
+    assert_eq!(effects(&actions), [""; 0]);
+    assert!(
+        actions.contains(&Action::AwaitSettled { index: 5 }),
+        "{actions:?}"
+    );
+    core.settled(5);
+    assert_eq!(effects(&core.tick(at(1010))), ["stop"]);
+
+    let mut core = leaving();
+    assert_eq!(effects(&core.tick(at(1000))), [""; 0]);
+    let waits = core.wake_at().unwrap();
+    assert!(waits <= at(1000).after(LEAVE_WITHIN), "{waits:?}");
+    assert_eq!(effects(&core.tick(at(3000))), ["stop"]);
 }
 
 fn prepared() -> Observation {
@@ -302,7 +342,7 @@ fn what_was_not_acknowledged_is_told_again_in_a_new_session() {
     core.observe(started(), at(20));
     assert_eq!(report(core.tick(at(20))), Some((1, TaskState::Running)));
     core.session_lost();
-    core.session_opened();
+    core.session_opened(false);
     assert_eq!(report(core.tick(at(21))), Some((1, TaskState::Running)));
     core.report_acknowledged(1);
     assert_eq!(report(core.tick(at(300))), None);

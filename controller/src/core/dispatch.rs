@@ -2,6 +2,7 @@
 
 use super::io::NodeView;
 use super::network_rows::{assigned_network, endpoint, facts, networks_of_node, service_row, task_networks};
+use super::settling::Settling;
 use muster_state::{ClusterState, Touched};
 use muster_types::overlay::{EndpointOwner, NetworkUpdate};
 use muster_types::{
@@ -17,6 +18,7 @@ struct Sent {
     set: Option<SentSet>,
     news: News,
     view: Option<NodeView>,
+    settling: Settling,
 }
 
 /// The set that a session has.
@@ -101,8 +103,29 @@ impl Dispatch {
                 set: None,
                 news: News::default(),
                 view: None,
+                settling: Settling::default(),
             },
         );
+    }
+
+    /// The agent of a live session says which networks stand, or asks for others'.
+    pub(super) fn settle(&mut self, node: NodeId, session: SessionId, note: impl FnOnce(&mut Settling)) {
+        let sent = self.sent.get_mut(&node);
+        if let Some(sent) = sent.filter(|sent| sent.session == session) {
+            note(&mut sent.settling);
+        }
+    }
+
+    /// Who can be told now that every node has applied everything up to what they asked for.
+    pub fn settled(&mut self) -> Vec<(SessionId, u64)> {
+        if !self.sent.values().any(|sent| sent.settling.is_awaiting()) {
+            return Vec::new();
+        }
+        let all: Vec<Settling> = self.sent.values().map(|sent| sent.settling).collect();
+        let asked = self.sent.values_mut();
+        asked
+            .filter_map(|sent| Some((sent.session, sent.settling.answer(&all)?)))
+            .collect()
     }
 
     /// A session ended.
@@ -198,6 +221,10 @@ impl Dispatch {
                 update
             }
         };
+        let whole = update.from.is_none();
+        if whole || !update.networks.is_empty() || !update.networks_gone.is_empty() {
+            sent.settling.sent(age.index);
+        }
         // What is left of the news is of networks that were sent as a whole, or that are gone.
         sent.news = News::default();
         sent.set = Some(SentSet {

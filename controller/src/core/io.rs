@@ -114,6 +114,24 @@ pub enum Input {
         /// It will be back.
         restarting: bool,
     },
+    /// The networks that were sent to a node up to this applied index stand there.
+    NetworksApplied {
+        /// Its node.
+        node: NodeId,
+        /// The session.
+        session: SessionId,
+        /// The index.
+        index: u64,
+    },
+    /// An agent asks for [`Output::Settled`].
+    AwaitSettled {
+        /// Its node.
+        node: NodeId,
+        /// The session.
+        session: SessionId,
+        /// The applied index up to which all are to have applied what they were sent.
+        index: u64,
+    },
     /// Renews a lease. Answered by [`Output::HeartbeatTaken`].
     Heartbeat {
         /// Token.
@@ -221,6 +239,14 @@ pub enum Output {
         session: SessionId,
         /// Number of the report.
         sequence: u64,
+    },
+    /// Answer to [`Input::AwaitSettled`]: every node with a session has applied what it was sent of networks up to this
+    /// index. It may never come.
+    Settled {
+        /// The session.
+        session: SessionId,
+        /// The index.
+        index: u64,
     },
     /// Answer to [`Input::Heartbeat`].
     HeartbeatTaken {

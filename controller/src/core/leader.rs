@@ -413,6 +413,9 @@ impl Controller {
                 });
             }
         }
+        let settled = leader.dispatch.settled().into_iter();
+        self.outputs
+            .extend(settled.map(|(session, index)| Output::Settled { session, index }));
         if std::mem::take(&mut leader.views_due) {
             for node in leader.dispatch.nodes() {
                 if self.state.node(node).is_none() {

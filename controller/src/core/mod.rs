@@ -18,6 +18,7 @@ pub mod reads;
 pub mod requests;
 mod service_requests;
 mod sessions;
+mod settling;
 mod upgrade;
 pub mod witness;
 
@@ -196,6 +197,8 @@ impl Controller {
             Input::SessionOpen { .. }
             | Input::SessionLost { .. }
             | Input::Farewell { .. }
+            | Input::NetworksApplied { .. }
+            | Input::AwaitSettled { .. }
             | Input::Heartbeat { .. }
             | Input::Status { .. } => self.handle_agent(input, now),
         }

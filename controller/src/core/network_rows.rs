@@ -6,7 +6,9 @@ use muster_types::overlay::{
     ServiceEndpoint, TaskNetwork,
 };
 use muster_types::service::PublishMode;
-use muster_types::{ClusterNetwork, ClusterSpec, NetworkId, NodeId, ServiceId, Task, TaskTemplate};
+use muster_types::{
+    ClusterNetwork, ClusterSpec, NetworkId, NodeId, NodeState, ServiceId, Task, TaskTemplate,
+};
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
@@ -74,12 +76,14 @@ pub fn endpoint(state: &ClusterState, network: NetworkId, owner: EndpointOwner) 
             (row.node, row.place.addresses.clone(), row.names.clone())
         }
     };
+    let row = state.node(node);
     Some(OverlayEndpoint {
         owner,
         addresses,
         node,
-        data_path: state.node(node).and_then(|node| node.description.data_path()),
+        data_path: row.and_then(|node| node.description.data_path()),
         names,
+        down: row.is_some_and(|node| node.status.state == NodeState::Down),
     })
 }
 

@@ -40,6 +40,20 @@ impl Controller {
                 session,
                 restarting,
             } => self.farewell(node, session, restarting, now),
+            Input::NetworksApplied { node, session, index } => {
+                if let Some(leader) = &mut self.leader {
+                    leader
+                        .dispatch
+                        .settle(node, session, |settling| settling.applied(index));
+                }
+            }
+            Input::AwaitSettled { node, session, index } => {
+                if let Some(leader) = &mut self.leader {
+                    leader
+                        .dispatch
+                        .settle(node, session, |settling| settling.awaits(index));
+                }
+            }
             Input::Heartbeat { token, node, session } => {
                 let accepted = self
                     .leader

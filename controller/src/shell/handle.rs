@@ -46,6 +46,8 @@ pub enum SessionMessage {
     View(Box<NodeView>),
     /// A report is committed.
     StatusCommitted(u64),
+    /// Every node has applied what it was sent of networks up to this applied index.
+    Settled(u64),
     /// The session is over; the leader's address where it is known.
     Ended(Option<String>),
 }

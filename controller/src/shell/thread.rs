@@ -268,6 +268,7 @@ impl Core {
             }
             Output::Assign { session, update } => self.tell(session, SessionMessage::Assign(update)),
             Output::View { session, view } => self.tell(session, SessionMessage::View(view)),
+            Output::Settled { session, index } => self.tell(session, SessionMessage::Settled(index)),
             Output::StatusCommitted { session, sequence } => {
                 self.tell(session, SessionMessage::StatusCommitted(sequence));
             }

@@ -173,6 +173,9 @@ pub struct OverlayEndpoint {
     pub data_path: Option<IpAddr>,
     /// Names of a standalone container; a task is found by its service.
     pub names: Vec<String>,
+    /// The node is down: whatever leads there ends nowhere.
+    #[serde(default)]
+    pub down: bool,
 }
 
 /// A service as containers of a network see it.
@@ -343,6 +346,7 @@ mod tests {
             node: NodeId::from_u128(1),
             data_path: None,
             names: Vec::new(),
+            down: false,
         }
     }
 

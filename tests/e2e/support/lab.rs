@@ -3,10 +3,11 @@
 use super::docker::{Docker, Output};
 use super::image::{IMAGE, busybox};
 use super::leftovers::Leftovers;
-use super::request::fetch_inside;
+use super::request::{connect_inside, fetch_inside};
 use super::wait::{LONG, eventually};
 use serde_json::Value;
 use std::collections::BTreeMap;
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use tempfile::TempDir;
@@ -132,6 +133,14 @@ impl Lab {
     pub fn fetch(&self, node: &str, port: u16, path: &str) -> Result<String, String> {
         let namespace = Path::new(TOPOLOGIES).join(self.name).join("netns");
         fetch_inside(&namespace, &format!("{}:{port}", self.address(node)), path)
+    }
+
+    /// Connects to a port of a node, as a machine of the lab's network does.
+    #[track_caller]
+    pub fn connect(&self, node: &str, port: u16) -> TcpStream {
+        let namespace = Path::new(TOPOLOGIES).join(self.name).join("netns");
+        let connected = connect_inside(&namespace, &format!("{}:{port}", self.address(node)));
+        connected.expect("the port is open")
     }
 
     /// A node's address in the lab's network.

@@ -66,6 +66,19 @@ pub fn fetch_inside(namespace: &Path, address: &str, path: &str) -> Result<Strin
     }
 }
 
+/// Connects from inside a network namespace, in which the connection stays.
+pub fn connect_inside(namespace: &Path, address: &str) -> Result<TcpStream, String> {
+    let namespace = File::open(namespace).map_err(|error| format!("network namespace: {error}"))?;
+    let target: SocketAddr = address.parse().map_err(|error| format!("{address}: {error}"))?;
+    // Only the thread that enters it is in the namespace, and it ends here.
+    let thread = std::thread::spawn(move || -> std::io::Result<TcpStream> {
+        setns(&namespace, CloneFlags::CLONE_NEWNET)?;
+        TcpStream::connect_timeout(&target, FETCH_WITHIN)
+    });
+    let connected = thread.join().map_err(|_| "the thread panicked".to_owned())?;
+    connected.map_err(|error| error.to_string())
+}
+
 /// Sends a request from inside a network namespace and returns all that comes back.
 pub fn send_inside(namespace: &Path, address: &str, request: String) -> Result<String, String> {
     let namespace = File::open(namespace).map_err(|error| format!("network namespace: {error}"))?;

@@ -312,10 +312,23 @@ impl World {
                 self.break_stream(stream, End::Agent);
                 self.lose_session(machine);
             }
+            SessionMessage::Settled(index) => {
+                agent.core.settled(index);
+                self.act(machine);
+            }
             SessionMessage::Hello { .. }
             | SessionMessage::Status { .. }
             | SessionMessage::Farewell { .. }
+            | SessionMessage::NetworksApplied(_)
+            | SessionMessage::AwaitSettled(_)
             | SessionMessage::Welcome { .. } => {}
+        }
+    }
+
+    fn say(&mut self, machine: usize, message: SessionMessage) {
+        let agent = self.machines[machine].agent();
+        if let Some(stream) = agent.and_then(|agent| Some(agent.session.as_ref()?.stream)) {
+            self.send_on_stream(stream, End::Controller, message);
         }
     }
 
@@ -336,7 +349,7 @@ impl World {
                     controller: address_of(target.unwrap_or(machine)),
                     period: heartbeat_period,
                 });
-                agent.core.session_opened();
+                agent.core.session_opened(true);
                 self.give_up_search(machine);
                 self.tell(format_args!("{} has a session", name(machine)));
                 self.beat(machine, session);
@@ -437,6 +450,8 @@ impl World {
             );
             self.violated("assignments to a node never go back in age", what);
         }
+        // Its networks stand at once.
+        self.say(machine, SessionMessage::NetworksApplied(age.index));
         self.act(machine);
     }
 
@@ -591,14 +606,12 @@ impl World {
         let dice = |world: &mut Self, from, to| world.machines[machine].dice.between(from, to);
         let (wait, operation) = match action {
             Action::Report(report) => {
-                if let Some(stream) = agent.session.as_ref().map(|live| live.stream) {
-                    let (sequence, statuses) = (report.sequence, report.statuses);
-                    self.send_on_stream(
-                        stream,
-                        End::Controller,
-                        SessionMessage::Status { sequence, statuses },
-                    );
-                }
+                let (sequence, statuses) = (report.sequence, report.statuses);
+                self.say(machine, SessionMessage::Status { sequence, statuses });
+                return;
+            }
+            Action::AwaitSettled { index } => {
+                self.say(machine, SessionMessage::AwaitSettled(index));
                 return;
             }
             Action::Persist => {

@@ -407,6 +407,9 @@ impl World {
             }
             Output::Assign { session, update } => self.send_assignments(machine, session, update),
             Output::View { session, view } => self.tell_session(machine, session, SessionMessage::View(view)),
+            Output::Settled { session, index } => {
+                self.tell_session(machine, session, SessionMessage::Settled(index));
+            }
             Output::StatusCommitted { session, sequence } => {
                 self.tell_session(machine, session, SessionMessage::StatusCommitted(sequence));
             }

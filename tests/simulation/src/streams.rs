@@ -193,6 +193,14 @@ impl World {
                     },
                 );
             }
+            (SessionMessage::NetworksApplied(index), Some(session)) => {
+                let applied = Input::NetworksApplied { node, session, index };
+                self.input(machine, applied);
+            }
+            (SessionMessage::AwaitSettled(index), Some(session)) => {
+                let awaited = Input::AwaitSettled { node, session, index };
+                self.input(machine, awaited);
+            }
             (SessionMessage::Farewell { restarting }, Some(session)) => {
                 self.input(
                     machine,

@@ -158,6 +158,12 @@ pub enum SessionMessage {
         /// It will be back.
         restarting: bool,
     },
+    /// The networks up to this applied index stand.
+    NetworksApplied(u64),
+    /// To be answered once all of them stand everywhere.
+    AwaitSettled(u64),
+    /// They do.
+    Settled(u64),
     /// The leader took the session.
     Welcome {
         /// Its id.

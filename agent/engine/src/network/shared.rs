@@ -48,7 +48,7 @@ pub struct SharedNetwork {
     pub stations: Vec<(Vec<IpAddr>, IpAddr)>,
     /// Virtual addresses with the endpoints behind them.
     pub virtuals: BTreeMap<IpAddr, BTreeSet<IpAddr>>,
-    /// Every address of the network that somebody has.
+    /// Every address of the network that somebody has whose node is there.
     pub in_use: BTreeSet<IpAddr>,
     /// Names, in lower case, with what they stand for.
     pub names: BTreeMap<String, Vec<IpAddr>>,
@@ -67,6 +67,8 @@ pub struct SharedMesh {
     pub nodes: Vec<Vec<IpAddr>>,
     /// Where the ports lead.
     pub ports: BTreeMap<(Protocol, u16), BTreeSet<SocketAddr>>,
+    /// Addresses whose nodes are gone.
+    pub lost: BTreeSet<IpAddr>,
 }
 
 impl SharedNetwork {
@@ -111,6 +113,7 @@ impl SharedNetwork {
             ports: published
                 .map(|((protocol, port), endpoints)| ((ports::protocol(*protocol), *port), endpoints.clone()))
                 .collect(),
+            lost: mesh.lost.clone(),
         })
     }
 

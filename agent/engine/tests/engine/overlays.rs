@@ -390,6 +390,7 @@ fn ingress(own: usize) -> SharedNetwork {
         own: places[own].clone(),
         nodes: places.to_vec(),
         ports: BTreeMap::from([((Protocol::Tcp, 8080), ["10.41.0.10:80".parse().unwrap()].into())]),
+        lost: BTreeSet::new(),
     });
     network
 }

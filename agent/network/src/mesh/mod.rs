@@ -39,6 +39,8 @@ pub struct MeshSpec {
     pub addresses: Vec<IpNet>,
     /// Where the ports lead. One without endpoints refuses connections.
     pub ports: BTreeMap<(Protocol, u16), BTreeSet<SocketAddr>>,
+    /// Addresses whose nodes are gone: connections to these are forgotten, so that their clients hear of it.
+    pub lost: BTreeSet<IpAddr>,
 }
 
 /// Where a container's connections over the mesh come in.
@@ -56,6 +58,7 @@ pub(crate) struct Mesh {
     /// What the kernel holds, by family; `None` before the first change and after a failure.
     held: Option<BTreeMap<bool, Ports>>,
     reserved: BTreeSet<PortKey>,
+    lost: BTreeSet<IpAddr>,
     /// Nothing of it is there, nor of an earlier run's.
     gone: bool,
 }
@@ -230,9 +233,12 @@ impl Inner {
                 now.is_none_or(|now| !endpoints.is_subset(now))
             })
         };
-        if held.is_none_or(|held| held.iter().any(|(is_ipv4, ports)| lost(is_ipv4, ports))) {
+        if !spec.lost.is_subset(&mesh.lost)
+            || held.is_none_or(|held| held.iter().any(|(is_ipv4, ports)| lost(is_ipv4, ports)))
+        {
             self.forget_mesh_flows(spec);
         }
+        mesh.lost.clone_from(&spec.lost);
         mesh.held = Some(now);
         Ok(())
     }
@@ -272,7 +278,7 @@ impl Inner {
     }
 
     /// Forgets flows of protocols without connections that lead where their port no longer does. Those with connections
-    /// go on for as long as the container lives.
+    /// go on for as long as the container lives, and are forgotten with its node.
     fn forget_mesh_flows(&self, spec: &MeshSpec) {
         let stale = |flow: &Flow| {
             let port = (Protocol::Udp, flow.destination.1);
@@ -280,7 +286,8 @@ impl Inner {
             let at = SocketAddr::new(flow.answered_by.0, flow.answered_by.1);
             let through = spec.addresses.iter().any(|own| own.contains(at.ip()));
             let leads_on = endpoints.is_some_and(|endpoints| endpoints.contains(&at));
-            flow.protocol == Protocol::Udp.number() && through && !leads_on
+            let ends = flow.protocol == Protocol::Udp.number() && !leads_on;
+            through && (ends || spec.lost.contains(&at.ip()))
         };
         let forgotten = NetlinkTables::open().and_then(|mut tables| {
             [true, false]
@@ -291,7 +298,7 @@ impl Inner {
         if let Err(error) = forgotten {
             tracing::warn!(
                 error = &error as &dyn std::error::Error,
-                "old UDP flows may keep their former direction"
+                "old flows may keep their former direction"
             );
         }
     }

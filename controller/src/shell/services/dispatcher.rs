@@ -11,7 +11,7 @@ use muster_proto::dispatcher::controller_message::Message as FromController;
 use muster_proto::dispatcher::dispatcher_server::Dispatcher;
 use muster_proto::dispatcher::{
     AgentMessage, Assignments, ClusterView, ControllerMessage, HeartbeatReply, HeartbeatRequest, Peer,
-    Redirect, StatusAcknowledged, Welcome,
+    Redirect, Settled, StatusAcknowledged, Welcome,
 };
 use muster_proto::pack::{pack, unpack};
 use muster_types::task::REPORT_STATUSES_MAX;
@@ -34,11 +34,11 @@ const DESCRIPTION_BYTES_MAX: usize = 64 * 1024;
 
 /// Largest report: as many statuses as one may have, with texts of the longest length on many of them.
 const REPORT_BYTES_MAX: usize = 1 << 20;
-/// Messages of one session. An agent sends a report every 100 ms at most; what piled up during a stall comes at once.
-/// Faster ones are read later, so that they wait at their sender.
+/// Messages of one session. An agent sends a report every 100 ms at most, and a word on its networks when they change;
+/// what piled up during a stall comes at once. Faster ones are read later, so that they wait at their sender.
 const MESSAGES: Limit = Limit {
-    burst: 20,
-    interval: Duration::from_millis(80),
+    burst: 40,
+    interval: Duration::from_millis(25),
 };
 
 /// The dispatcher service. A node that is no controller names one of those that its agent knows: the caller may have
@@ -200,6 +200,16 @@ async fn from_agent(
                 .await;
             // The core ends the session, which tells the agent that its farewell was heard.
         }
+        Some(FromAgent::Applied(applied)) => {
+            let index = applied.index;
+            let input = Input::NetworksApplied { node, session, index };
+            handle.send(input).await;
+        }
+        Some(FromAgent::AwaitSettled(awaited)) => {
+            let index = awaited.index;
+            let input = Input::AwaitSettled { node, session, index };
+            handle.send(input).await;
+        }
         // A second hello, or a message of a newer agent: nothing to do.
         Some(FromAgent::Hello(_)) | None => {}
     }
@@ -227,6 +237,7 @@ fn to_wire(session: SessionId, from_core: SessionMessage) -> Option<ControllerMe
         SessionMessage::Opened { heartbeat_period } => FromController::Welcome(Welcome {
             session: session.as_u128().to_be_bytes().to_vec().into(),
             heartbeat_period_ms: u64::try_from(heartbeat_period.as_millis()).unwrap_or(u64::MAX),
+            settles: true,
         }),
         SessionMessage::Assign(update) => match pack(&*update) {
             Ok(update) => FromController::Assignments(Assignments { update }),
@@ -239,6 +250,7 @@ fn to_wire(session: SessionId, from_core: SessionMessage) -> Option<ControllerMe
         SessionMessage::StatusCommitted(sequence) => {
             FromController::Acknowledged(StatusAcknowledged { sequence })
         }
+        SessionMessage::Settled(index) => FromController::Settled(Settled { index }),
         SessionMessage::Ended(leader) => FromController::Redirect(Redirect {
             leader: leader.unwrap_or_default(),
         }),

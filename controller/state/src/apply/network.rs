@@ -3,7 +3,7 @@
 use crate::networks::{held, named_networks, served_on};
 use crate::{Change, ClusterState, ObjectKey, Rejection, Touched};
 use muster_types::overlay::{Attachment, EndpointOwner, NetworkAddresses};
-use muster_types::{ClusterNetwork, NetworkId, Node, NodeId, Service, ServiceSpec, Task, TaskId};
+use muster_types::{ClusterNetwork, NetworkId, Node, NodeId, NodeState, Service, ServiceSpec, Task, TaskId};
 use std::collections::BTreeSet;
 
 impl ClusterState {
@@ -293,7 +293,10 @@ impl ClusterState {
                 touch_places(EndpointOwner::Node(id), &node.addresses, touched);
             }
         }
-        let path = |node: Option<&Node>| node.and_then(|node| node.description.data_path());
+        let path = |node: Option<&Node>| {
+            let down = |node: &Node| node.status.state == NodeState::Down;
+            node.map(|node| (node.description.data_path(), down(node)))
+        };
         if path(before) == path(after) {
             return;
         }
