@@ -5,6 +5,7 @@ pub mod address;
 pub mod attach;
 pub mod backend;
 pub mod events;
+mod failing_networks;
 pub mod fetch;
 pub mod files;
 pub mod host;

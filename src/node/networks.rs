@@ -1,6 +1,7 @@
 //! The cluster's networks on this node: what the agent was assigned, made so by the engine.
 
-use muster_engine::{Engine, SharedMesh, SharedNetwork};
+use super::failing_networks::FailingNetworks;
+use muster_engine::{Engine, SharedFailures, SharedMesh, SharedNetwork};
 use muster_node_plan::network_plan;
 use muster_types::container::EndpointSpec;
 use muster_types::network::{AddressRange, NetworkSpec};
@@ -9,13 +10,11 @@ use muster_types::{AssignedNetwork, AssignedTask, NetworkId, NodeId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 /// How long a container waits for its network to stand; making one takes milliseconds.
 const STANDING_WITHIN: Duration = Duration::from_secs(15);
-/// Wait before networks that could not be made are tried again, unless others are assigned meanwhile.
-const RETRY_AFTER: Duration = Duration::from_secs(2);
 
 /// Makes the networks that the node was assigned, the newest ones each time.
 pub struct ClusterNetworks {
@@ -41,7 +40,38 @@ pub struct Wanted {
 #[derive(Debug, Clone, Default)]
 struct Outcome {
     tried: BTreeSet<NetworkId>,
-    failure: Option<String>,
+    /// Why networks are not as they should be; without a network, what concerns none in particular.
+    failures: BTreeMap<Option<NetworkId>, String>,
+    /// Connections on this node may go as they did before.
+    lags: bool,
+}
+
+impl Outcome {
+    fn new(tried: BTreeSet<NetworkId>, failures: &SharedFailures) -> Self {
+        let of_networks = failures.networks.iter();
+        let of_networks = of_networks.map(|(id, failure)| (id.parse().ok(), failure.error.chain()));
+        let of_host = failures.host.iter().map(|error| (None, error.chain()));
+        Self {
+            tried,
+            failures: of_networks.chain(of_host).collect(),
+            lags: failures.networks.values().any(|failure| failure.is_used),
+        }
+    }
+
+    /// Whether these networks stand as they should.
+    fn stand(&self, places: &[TaskNetwork]) -> bool {
+        places.iter().all(|place| {
+            self.tried.contains(&place.network) && !self.failures.contains_key(&Some(place.network))
+        })
+    }
+
+    /// Why they do not.
+    fn why(&self, places: &[TaskNetwork]) -> String {
+        let failures = places
+            .iter()
+            .find_map(|place| self.failures.get(&Some(place.network)));
+        failures.map_or_else(|| "the node was not told of them".to_owned(), Clone::clone)
+    }
 }
 
 impl ClusterNetworks {
@@ -79,43 +109,56 @@ impl ClusterNetworks {
     /// Makes what is wanted, whenever that changes, until it is dropped.
     pub async fn follow(self: Arc<Self>) {
         let (mut wanted, mut own) = (self.wanted.subscribe(), self.own.subscribe());
+        let mut failing = FailingNetworks::default();
         loop {
             let newest = wanted.borrow_and_update().clone();
             let own_now = *own.borrow_and_update();
-            let stand = match (&newest, own_now) {
-                (Some(newest), Some((node, address))) => self.make(&newest.networks, node, address).await,
-                (Some(newest), None) if newest.networks.is_empty() => {
-                    self.make(&[], NodeId::default(), IpAddr::from([0; 4])).await
+            let outcome = match (&newest, own_now) {
+                (Some(newest), Some((node, address))) => {
+                    Some(self.make(&newest.networks, node, address).await)
                 }
-                _ => true,
+                (Some(newest), None) if newest.networks.is_empty() => {
+                    Some(self.make(&[], NodeId::default(), IpAddr::from([0; 4])).await)
+                }
+                _ => None,
             };
-            if let Some(newest) = newest.filter(|_| stand) {
+            let lags = outcome.as_ref().is_none_or(|outcome| outcome.lags);
+            let failures = outcome.map(|outcome| outcome.failures).unwrap_or_default();
+            for (network, error) in failing.note(&failures, Instant::now()) {
+                let network = network.map(|id| id.to_string());
+                tracing::error!(network, error, "a network of the cluster is not as it should be");
+            }
+            if let Some(newest) = newest.filter(|_| !lags) {
                 self.applied.send_replace(newest.index);
             }
+            let retry = failing.retry_after(Instant::now());
             tokio::select! {
                 changed = wanted.changed() => if changed.is_err() { return },
                 changed = own.changed() => if changed.is_err() { return },
-                () = tokio::time::sleep(RETRY_AFTER), if !stand => {}
+                () = tokio::time::sleep(retry.unwrap_or_default()), if retry.is_some() => {}
             }
         }
     }
 
-    /// Tells whether all of them stand.
-    async fn make(&self, networks: &[AssignedNetwork], node: NodeId, address: IpAddr) -> bool {
+    /// Makes them, as far as they can be made.
+    async fn make(&self, networks: &[AssignedNetwork], node: NodeId, address: IpAddr) -> Outcome {
         let shared = networks
             .iter()
             .map(|network| shared_network(network, node, address));
-        let failure = self.engine.set_shared_networks(shared.collect()).await.err();
-        let failure = failure.map(|error| error.chain());
-        if let Some(error) = &failure {
-            tracing::error!(error, "networks of the cluster are not as they should be");
-        }
-        let stands = failure.is_none();
-        self.standing.send_replace(Outcome {
-            tried: networks.iter().map(|network| network.facts.id).collect(),
-            failure,
-        });
-        stands
+        let outcome = match self.engine.set_shared_networks(shared.collect()).await {
+            Ok(failures) => Outcome::new(
+                networks.iter().map(|network| network.facts.id).collect(),
+                &failures,
+            ),
+            // The engine stops.
+            Err(error) => Outcome {
+                failures: BTreeMap::from([(None, error.chain())]),
+                lags: true,
+                ..Outcome::default()
+            },
+        };
+        self.standing.send_replace(outcome.clone());
+        outcome
     }
 
     /// Waits until the networks of a task stand, or says why they do not.
@@ -124,16 +167,11 @@ impl ClusterNetworks {
             return Ok(());
         }
         let mut standing = self.standing.subscribe();
-        let stand = |outcome: &Outcome| {
-            let all = places.iter().all(|place| outcome.tried.contains(&place.network));
-            all && outcome.failure.is_none()
-        };
-        let waited = tokio::time::timeout(STANDING_WITHIN, standing.wait_for(stand)).await;
-        if waited.is_ok() {
+        let stand = standing.wait_for(|outcome| outcome.stand(places));
+        if tokio::time::timeout(STANDING_WITHIN, stand).await.is_ok() {
             return Ok(());
         }
-        let why = self.standing.borrow().failure.clone();
-        let why = why.unwrap_or_else(|| "the node was not told of them".to_owned());
+        let why = self.standing.borrow().why(places);
         Err(format!("its networks are not set up on this node: {why}"))
     }
 }

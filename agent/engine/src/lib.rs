@@ -86,7 +86,10 @@ pub use muster_images::{
     BuildStep, ChangeKind, FileChange, HistoryEntry, LoadedImage, RemovedEvent, StepPruning,
 };
 pub use muster_runtime::AttachRequest;
-pub use network::{PlaceWish, SharedMesh, SharedNetwork, SharedPlace, SharedPlaces, SubnetPool};
+pub use network::{
+    PlaceWish, SharedFailure, SharedFailures, SharedMesh, SharedNetwork, SharedPlace, SharedPlaces,
+    SubnetPool,
+};
 pub use observe::{ContainerStats, EngineFacts};
 pub use path_stat::PathStat;
 pub use top::ProcessTable;

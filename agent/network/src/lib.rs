@@ -42,7 +42,7 @@ pub use namespace::NamespaceError;
 pub use neighbours::{OtherFirewalls, WithdrawError, admit_bridges, other_firewalls, withdraw_bridges};
 pub use netlink::NetlinkError;
 pub use network::Network;
-pub use overlay::{OverlaySpec, Station};
+pub use overlay::{OverlayFailures, OverlaySpec, Station};
 pub use resolver::{RESOLVER_ADDRESS, ResolverSockets};
 pub use sandbox::{DefaultRoute, Sandbox};
 pub use services::{Services, VirtualService};

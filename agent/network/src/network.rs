@@ -12,7 +12,7 @@ use crate::firewall::Firewalls;
 use crate::links::{InterfaceStats, Links};
 use crate::mesh::{Mesh, MeshEntries, MeshSpec};
 use crate::namespace::{self, Namespaces};
-use crate::overlay::{OverlaySpec, Overlays};
+use crate::overlay::{OverlayFailures, OverlaySpec, Overlays};
 use crate::ports::Reservations;
 use crate::resolver::ResolverSockets;
 use crate::sandbox::{DefaultRoute, Sandbox, pin_error};
@@ -186,9 +186,10 @@ impl Network {
     }
 
     /// Makes the overlays of this node those that are given, as they are given, and removes all others. An overlay that
-    /// fails does not keep the others from being made; the first failure is returned. None is made while it cannot be
-    /// ensured that only nodes send into them. Idempotent; costs little where nothing changed.
-    pub async fn set_overlays(&self, wanted: Vec<OverlaySpec>) -> Result<(), NetworkError> {
+    /// fails does not keep the others from being made: the failures are returned by the overlays' ids. An error is one of
+    /// all: none is made while it cannot be ensured that only nodes send into them. Idempotent; costs little where nothing
+    /// changed. An identifier may be taken for a moment after its overlay was removed.
+    pub async fn set_overlays(&self, wanted: Vec<OverlaySpec>) -> Result<OverlayFailures, NetworkError> {
         self.run(move |inner| inner.set_overlays(&wanted)).await
     }
 

@@ -366,6 +366,38 @@ fn no_overlay_is_made_that_would_admit_anybody() {
 }
 
 #[test]
+fn an_overlay_that_cannot_be_made_keeps_no_other_from_it() {
+    isolated(|run_dir| async move {
+        wire();
+        let one = node(&run_dir, "one", &["192.0.2.1/24"]);
+        // Somebody else has the identifier.
+        let other = [
+            "link", "add", "taken", "type", "vxlan", "id", "4097", "dstport", "4789",
+        ];
+        inside(&one.netns, || {
+            run("ip", &[&other[..], &["local", "192.0.2.1"]].concat())
+        });
+        let wanted = [
+            overlay("blue", 4097, GATEWAY, "192.0.2.1", &[]),
+            overlay("red", 4098, &["10.0.2.1/24"], "192.0.2.1", &[]),
+            overlay("wrong", 0, &["10.0.3.1/24"], "192.0.2.1", &[]),
+        ];
+        let overlays = wanted.to_vec();
+        let made = one.run(|network| async move { network.set_overlays(overlays).await });
+        let failures = made.await.unwrap();
+        assert_eq!(
+            failures.keys().collect::<Vec<_>>(),
+            ["blue", "wrong"],
+            "{failures:?}"
+        );
+        one.container("a", &[("red", &["10.0.2.2/24"])]).await;
+        inside(&one.netns, || run("ip", &["link", "delete", "taken"]));
+        one.set_overlays(&wanted[..2]).await;
+        one.container("b", &[("blue", &["10.0.1.2/24"])]).await;
+    });
+}
+
+#[test]
 fn nothing_is_left_of_removed_overlays_and_their_identifiers_are_free() {
     isolated(|run_dir| async move {
         wire();
@@ -426,9 +458,8 @@ fn a_new_daemon_takes_overlays_over_and_disturbs_no_connection() {
             "192.0.2.1",
             &[(&["10.0.1.3"], "192.0.2.2")],
         );
-        one.run(|_| async move { again.set_overlays(vec![wanted]).await })
-            .await
-            .unwrap();
+        let failures = one.run(|_| async move { again.set_overlays(vec![wanted]).await });
+        assert!(failures.await.unwrap().is_empty());
         client.write_all(b"still").unwrap();
         let mut heard = [0; 5];
         server.set_read_timeout(Some(DEADLINE)).unwrap();

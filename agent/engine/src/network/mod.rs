@@ -22,6 +22,7 @@ mod ports;
 mod ranges;
 mod resolver;
 mod shared;
+mod shared_network;
 mod way_out;
 
 pub(crate) use hosts::{HostsEntries, own_addresses};
@@ -30,7 +31,8 @@ pub(crate) use lease::Leases;
 pub use lease::{PlaceWish, SharedPlace, SharedPlaces};
 pub(crate) use legacy_links::Linked;
 pub(crate) use place::{Kind, Places, Wanted, check_mode, kind, own_network};
-pub use shared::{SharedMesh, SharedNetwork};
+pub use shared::{SharedFailure, SharedFailures};
+pub use shared_network::{SharedMesh, SharedNetwork};
 
 use crate::error::{Error, Result};
 use crate::record::Record;

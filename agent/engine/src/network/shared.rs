@@ -5,21 +5,16 @@
 
 use super::definition::NetworkRecord;
 use super::place::Places;
-use super::ports;
+use super::shared_network::SharedNetwork;
 use super::{Leases, NetworkError, Networking};
 use crate::clock;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::record::Record;
 use crate::store::Table;
-use muster_network::{
-    IpNet, MacAddress, MeshEntries, MeshSpec, OverlaySpec, Services, Station, VirtualService,
-};
+use muster_network::{MeshEntries, Services};
 use muster_types::ContainerId;
-use muster_types::network::NetworkSpec;
-use muster_types::service::Protocol;
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -29,111 +24,37 @@ pub(crate) const OVERLAY: &str = "overlay";
 /// How long a container that starts waits for its networks to be told of, which happens once after the daemon started.
 const TOLD_WITHIN: Duration = Duration::from_secs(15);
 
-/// A network that this node shares with others.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SharedNetwork {
-    /// Its id: letters and digits.
-    pub id: String,
-    /// What it is, with subnets and gateways; its driver is `overlay`.
-    pub spec: NetworkSpec,
-    /// Identifier of its tunnels.
-    pub vni: u32,
-    /// This node's address, at which its tunnels begin.
-    pub underlay: IpAddr,
-    /// UDP port of the tunnels.
-    pub port: u16,
-    /// The largest packet; what fits the way between the nodes where it is `None`.
-    pub mtu: Option<u32>,
-    /// Containers elsewhere: their addresses in the network, and their node's.
-    pub stations: Vec<(Vec<IpAddr>, IpAddr)>,
-    /// Virtual addresses with the endpoints behind them.
-    pub virtuals: BTreeMap<IpAddr, BTreeSet<IpAddr>>,
-    /// Every address of the network that somebody has whose node is there.
-    pub in_use: BTreeSet<IpAddr>,
-    /// Names, in lower case, with what they stand for.
-    pub names: BTreeMap<String, Vec<IpAddr>>,
-    /// The names of addresses.
-    pub addresses: BTreeMap<IpAddr, String>,
-    /// The ports that every node publishes, where this network carries them.
-    pub mesh: Option<SharedMesh>,
+/// What is not as it should be of shared networks.
+#[derive(Debug, Clone, Default)]
+pub struct SharedFailures {
+    /// By the network's id.
+    pub networks: BTreeMap<String, SharedFailure>,
+    /// Of what no network has for itself.
+    pub host: Option<Arc<Error>>,
 }
 
-/// Ports of every node that lead to containers of any node.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SharedMesh {
-    /// This node's own addresses in the network.
-    pub own: Vec<IpAddr>,
-    /// The own addresses of every node.
-    pub nodes: Vec<Vec<IpAddr>>,
-    /// Where the ports lead.
-    pub ports: BTreeMap<(Protocol, u16), BTreeSet<SocketAddr>>,
-    /// Addresses whose nodes are gone.
-    pub lost: BTreeSet<IpAddr>,
+/// Why a network is not as it should be.
+#[derive(Debug, Clone)]
+pub struct SharedFailure {
+    /// The first reason.
+    pub error: Arc<Error>,
+    /// Containers of this node are on it, or ports of the host lead into it: their connections go as it was before.
+    pub is_used: bool,
 }
 
-impl SharedNetwork {
-    fn overlay(&self) -> OverlaySpec {
-        let gateways = self.spec.ranges.iter().filter_map(|range| {
-            let subnet: IpNet = range.subnet.parse().ok()?;
-            subnet.with_address(range.gateway?)
-        });
-        let stations = self.stations.iter().filter_map(|(addresses, node)| {
-            Some(Station {
-                mac: MacAddress::for_address(*addresses.first()?),
-                addresses: addresses.clone(),
-                node: *node,
-            })
-        });
-        OverlaySpec {
-            id: self.id.clone(),
-            vni: self.vni,
-            gateways: gateways.collect(),
-            mtu: self.mtu,
-            underlay: self.underlay,
-            port: self.port,
-            stations: stations.collect(),
-        }
+impl SharedFailures {
+    /// Whether everything is as it should be.
+    pub fn is_empty(&self) -> bool {
+        self.networks.is_empty() && self.host.is_none()
     }
 
-    fn subnets(&self) -> impl Iterator<Item = IpNet> {
-        let subnets = self.spec.ranges.iter();
-        subnets.filter_map(|range| range.subnet.parse().ok())
-    }
-
-    fn mesh_on_host(&self) -> Option<MeshSpec> {
-        let mesh = self.mesh.as_ref()?;
-        let own = |address: &IpAddr| {
-            let subnet = self.subnets().find(|subnet| subnet.contains(*address))?;
-            subnet.with_address(*address)
+    /// The first failure of a network is the one that is kept.
+    fn add(&mut self, id: &str, error: Arc<Error>) {
+        let failure = SharedFailure {
+            error,
+            is_used: false,
         };
-        let published = mesh.ports.iter();
-        Some(MeshSpec {
-            overlay: self.id.clone(),
-            addresses: mesh.own.iter().filter_map(own).collect(),
-            ports: published
-                .map(|((protocol, port), endpoints)| ((ports::protocol(*protocol), *port), endpoints.clone()))
-                .collect(),
-            lost: mesh.lost.clone(),
-        })
-    }
-
-    fn mesh_entries(&self) -> Option<MeshEntries> {
-        let mesh = self.mesh.as_ref()?;
-        Some(MeshEntries {
-            subnets: self.subnets().collect(),
-            nodes: Arc::new(mesh.nodes.clone()),
-        })
-    }
-
-    fn services(&self) -> Services {
-        let virtuals = self.virtuals.iter().map(|(vip, endpoints)| VirtualService {
-            vip: *vip,
-            endpoints: endpoints.clone(),
-        });
-        Services {
-            virtuals: Arc::new(virtuals.collect()),
-            in_use: Arc::new(self.in_use.clone()),
-        }
+        self.networks.entry(id.to_owned()).or_insert(failure);
     }
 }
 
@@ -143,6 +64,8 @@ pub(crate) struct Standing {
     network: SharedNetwork,
     services: Services,
     entries: Option<MeshEntries>,
+    /// The containers on it are led to its services as these are.
+    led: bool,
     /// It is not only there because containers are still on it.
     wanted: bool,
 }
@@ -158,22 +81,28 @@ pub(crate) struct Shared {
 
 impl Engine {
     /// Makes the networks that this node shares with others those that are given. One that containers of this node are
-    /// still on stays as it was until they are gone. A failure leaves the others made; calling it again tries again.
-    pub async fn set_shared_networks(&self, networks: Vec<SharedNetwork>) -> Result<()> {
+    /// still on stays as it was until they are gone. A network that fails leaves the others made; calling it again tries
+    /// again.
+    pub async fn set_shared_networks(&self, networks: Vec<SharedNetwork>) -> Result<SharedFailures> {
         let inner = Arc::clone(&self.inner);
         self.carry("set_shared_networks", async move {
-            inner.networking.set_shared(networks).await
+            Ok(inner.networking.set_shared(networks).await)
         })
         .await
     }
 }
 
 impl Networking {
-    async fn set_shared(&self, wanted: Vec<SharedNetwork>) -> Result<()> {
-        let way_out = match wanted.iter().any(|network| !network.spec.internal) {
-            true => self.ensure_way_out().await,
-            false => Ok(()),
-        };
+    async fn set_shared(&self, wanted: Vec<SharedNetwork>) -> SharedFailures {
+        let mut failures = SharedFailures::default();
+        let outward = wanted.iter().filter(|network| !network.spec.internal);
+        let outward: Vec<String> = outward.map(|network| network.id.clone()).collect();
+        if !outward.is_empty()
+            && let Err(error) = self.ensure_way_out().await
+        {
+            let error = Arc::new(error);
+            outward.iter().for_each(|id| failures.add(id, Arc::clone(&error)));
+        }
         let mut shared = self.shared.standing.lock().await;
         let mut next: BTreeMap<String, (SharedNetwork, bool)> = wanted
             .into_iter()
@@ -184,7 +113,14 @@ impl Networking {
                 next.insert(id.clone(), (standing.network.clone(), false));
             }
         }
-        self.make_shared(&mut shared, next).await.and(way_out)
+        self.make_shared(&mut shared, next, &mut failures).await;
+        for (id, failure) in &mut failures.networks {
+            let leads_ports = shared
+                .get(id)
+                .is_some_and(|standing| standing.network.mesh.is_some());
+            failure.is_used = leads_ports || self.has_members(id);
+        }
+        failures
     }
 
     /// Waits until the engine was told of the shared networks that a container is to join.
@@ -224,7 +160,10 @@ impl Networking {
         let kept = shared.iter().filter(|(id, standing)| !unused((id, standing)));
         let next = kept.map(|(id, standing)| (id.clone(), (standing.network.clone(), standing.wanted)));
         let next = next.collect();
-        if let Err(error) = self.make_shared(&mut shared, next).await {
+        let mut failures = SharedFailures::default();
+        self.make_shared(&mut shared, next, &mut failures).await;
+        let of_networks = failures.networks.values().map(|failure| &failure.error);
+        for error in of_networks.chain(&failures.host) {
             tracing::error!(error = error.chain(), "a network of the cluster is left over");
         }
     }
@@ -233,26 +172,34 @@ impl Networking {
         &self,
         shared: &mut BTreeMap<String, Standing>,
         next: BTreeMap<String, (SharedNetwork, bool)>,
-    ) -> Result<()> {
+        failures: &mut SharedFailures,
+    ) {
         let overlays = next.values().map(|(network, _)| network.overlay()).collect();
-        let made = self.network.set_overlays(overlays).await;
-        let mesh = next.values().find_map(|(network, _)| network.mesh_on_host());
-        let led_in = self.network.set_mesh(mesh).await;
-        self.enter_shared(&next).await?;
-        let differs = |id: &String, network: &SharedNetwork| {
-            shared.get(id).is_none_or(|standing| standing.network != *network)
+        match self.network.set_overlays(overlays).await {
+            Ok(failed) => {
+                for (id, error) in failed {
+                    failures.add(&id, Arc::new(error.into()));
+                }
+            }
+            Err(error) => {
+                let error = Arc::new(error.into());
+                next.keys().for_each(|id| failures.add(id, Arc::clone(&error)));
+                failures.host = Some(error);
+            }
+        }
+        self.lead_ports(&next, failures).await;
+        self.enter_shared(&next, failures).await;
+        let is_as_led = |id: &String, network: &SharedNetwork| {
+            let standing = shared.get(id);
+            standing.is_some_and(|standing| standing.led && standing.network == *network)
         };
-        let changed: Vec<String> = next
-            .iter()
-            .filter(|(id, (network, _))| differs(id, network))
-            .map(|(id, _)| id.clone())
-            .collect();
         *shared = next
             .into_iter()
             .map(|(id, (network, wanted))| {
                 let standing = Standing {
                     services: network.services(),
                     entries: network.mesh_entries(),
+                    led: is_as_led(&id, &network),
                     network,
                     wanted,
                 };
@@ -260,14 +207,34 @@ impl Networking {
             })
             .collect();
         self.shared.tried.send_replace(shared.keys().cloned().collect());
-        let led = self.lead_members(shared, &changed).await;
-        made?;
-        led_in?;
-        led
+        self.lead_members(shared, failures).await;
+    }
+
+    /// Makes the host's ports lead where the network that carries them says.
+    async fn lead_ports(
+        &self,
+        next: &BTreeMap<String, (SharedNetwork, bool)>,
+        failures: &mut SharedFailures,
+    ) {
+        let mesh = next
+            .iter()
+            .find_map(|(id, (network, _))| Some((id, network.mesh_on_host()?)));
+        let (id, mesh) = mesh.unzip();
+        if let Err(error) = self.network.set_mesh(mesh).await {
+            let error = Arc::new(error.into());
+            match id {
+                Some(id) => failures.add(id, error),
+                None => failures.host = Some(error),
+            }
+        }
     }
 
     /// Makes records, names and addresses follow what is shared.
-    async fn enter_shared(&self, next: &BTreeMap<String, (SharedNetwork, bool)>) -> Result<()> {
+    async fn enter_shared(
+        &self,
+        next: &BTreeMap<String, (SharedNetwork, bool)>,
+        failures: &mut SharedFailures,
+    ) {
         let known: Vec<NetworkRecord> = {
             let catalog = self.catalog();
             let shared = catalog.all().filter(|held| held.record.is_shared());
@@ -279,7 +246,9 @@ impl Networking {
             }
             self.catalog().remove(&record.id);
             self.directory.forget_shared(&record.id);
-            self.store.remove_behind(Table::Networks, &record.id).await?;
+            if let Err(error) = self.store.remove_behind(Table::Networks, &record.id).await {
+                failures.add(&record.id, Arc::new(error));
+            }
         }
         for (id, (network, _)) in next {
             self.directory
@@ -295,30 +264,44 @@ impl Networking {
                 link: String::new(),
                 owns_link: false,
             };
-            self.store.put_behind(Table::Networks, id, &record).await?;
-            self.catalog().put(record)?;
+            let put = self.store.put_behind(Table::Networks, id, &record).await;
+            if let Err(error) = put.and_then(|()| self.catalog().put(record)) {
+                failures.add(id, Arc::new(error));
+            }
         }
-        Ok(())
     }
 
-    /// Leads the containers of these networks to the services that the networks have now.
-    async fn lead_members(&self, shared: &BTreeMap<String, Standing>, changed: &[String]) -> Result<()> {
+    /// Leads the containers of networks that changed to the services that these have now.
+    async fn lead_members(&self, shared: &mut BTreeMap<String, Standing>, failures: &mut SharedFailures) {
+        let changed: Vec<String> = shared
+            .iter()
+            .filter(|(_, standing)| !standing.led)
+            .map(|(id, _)| id.clone())
+            .collect();
         let members: BTreeSet<ContainerId> = {
             let catalog = self.catalog();
             let held = changed.iter().filter_map(|id| catalog.get(id));
             held.flat_map(|held| held.members().cloned().collect::<Vec<_>>())
                 .collect()
         };
-        let mut failure = None;
+        let mut astray = BTreeSet::new();
         for id in members {
             let networks = self.catalog().networks_of(&id);
             match self.lead(shared, &id, &networks).await {
                 // It is being started, and gets them then, or is gone.
                 Ok(()) | Err(NetworkError::NoSandbox { .. }) => {}
-                Err(error) => failure = failure.or(Some(error)),
+                Err(error) => {
+                    let error = Arc::new(error.into());
+                    for network in networks.into_iter().filter(|network| changed.contains(network)) {
+                        failures.add(&network, Arc::clone(&error));
+                        astray.insert(network);
+                    }
+                }
             }
         }
-        failure.map_or(Ok(()), |error| Err(error.into()))
+        for (id, standing) in shared {
+            standing.led |= !astray.contains(id);
+        }
     }
 
     /// Leads a container to the services of these networks, of which others than shared ones have none.

@@ -3,6 +3,7 @@
 
 mod build;
 mod endings;
+mod ingress;
 mod interruption;
 mod life;
 mod limits;

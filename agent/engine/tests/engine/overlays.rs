@@ -4,10 +4,9 @@ use crate::members::{Member, Members, answers, ask_from, connect, serve, served}
 use crate::names::{ask, data};
 use crate::node::{info, names, run, shell, until};
 use hickory_proto::op::ResponseCode;
-use muster_engine::{Engine, ErrorKind, RemoveOptions, SharedMesh, SharedNetwork};
+use muster_engine::{Engine, ErrorKind, RemoveOptions, SharedNetwork};
 use muster_types::container::{EndpointSpec, NetworkMode};
 use muster_types::network::{AddressRange, NetworkSpec};
-use muster_types::service::Protocol;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};
 use std::net::IpAddr;
@@ -15,21 +14,21 @@ use std::net::IpAddr;
 const ID: &str = "blue0000000000000000000id";
 const VIP: &str = "10.40.0.100";
 
-fn ip(text: &str) -> IpAddr {
+pub fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
 }
 
 /// What the cluster knows of network `blue`: addresses of containers with the number of their node, and which of them
 /// are endpoints of service `web`.
 #[derive(Clone)]
-struct Map {
+pub struct Map {
     containers: Vec<(&'static str, usize)>,
     web: Vec<&'static str>,
     internal: bool,
 }
 
 impl Map {
-    fn new() -> Self {
+    pub fn new() -> Self {
         Self {
             containers: vec![
                 ("10.40.0.2", 0),
@@ -44,7 +43,7 @@ impl Map {
     }
 
     /// The network as the node with this number is told of it.
-    fn on(&self, own: usize) -> SharedNetwork {
+    pub fn on(&self, own: usize) -> SharedNetwork {
         let elsewhere = self.containers.iter().filter(|(_, node)| *node != own);
         let web: Vec<IpAddr> = self.web.iter().map(|address| ip(address)).collect();
         let named = [
@@ -85,17 +84,22 @@ impl Map {
         for (number, member) in members.iter().enumerate() {
             let network = self.on(number);
             member
-                .run(async move |engine| engine.set_shared_networks(vec![network]).await.unwrap())
+                .run(async move |engine| tell(&engine, vec![network]).await)
                 .await;
         }
     }
+}
+
+pub async fn tell(engine: &Engine, networks: Vec<SharedNetwork>) {
+    let failures = engine.set_shared_networks(networks).await.unwrap();
+    assert!(failures.is_empty(), "{failures:?}");
 }
 
 fn on_blue(address: &str) -> muster_types::container::ContainerConfig {
     on(ID, address)
 }
 
-fn on(network: &str, address: &str) -> muster_types::container::ContainerConfig {
+pub fn on(network: &str, address: &str) -> muster_types::container::ContainerConfig {
     let mut config = shell("sleep 600");
     let IpAddr::V4(address) = ip(address) else {
         panic!("{address}")
@@ -115,7 +119,7 @@ async fn start(engine: Engine, name: &'static str, address: &'static str) -> i32
     info(&engine, name).await.pid
 }
 
-async fn remove(engine: &Engine, name: &str) {
+pub async fn remove(engine: &Engine, name: &str) {
     let options = RemoveOptions {
         force: true,
         volumes: true,
@@ -229,6 +233,51 @@ fn containers_of_two_nodes_are_on_one_network_until_it_goes() {
 }
 
 #[test]
+fn a_network_that_cannot_be_made_holds_no_other_back() {
+    Members::test(async {
+        let mut map = Map::new();
+        let (members, a, _) = three_containers(&map).await;
+        // Somebody else has the identifier of one.
+        let own = Member::address_of(0).to_string();
+        let other = [
+            "link", "add", "taken", "type", "vxlan", "id", "4098", "dstport", "4789",
+        ];
+        members[0].inside(move || served("ip", &[&other[..], &["local", &own]].concat()));
+        let mut red = map.on(0);
+        red.id = "red00000000000000000000id".to_owned();
+        red.spec.name = "red".to_owned();
+        red.spec.ranges[0].subnet = "10.41.0.0/24".to_owned();
+        red.spec.ranges[0].gateway = Some(ip("10.41.0.1"));
+        red.vni = 4098;
+        // The other one changes all the same.
+        map.web.pop();
+        let both = vec![red, map.on(0)];
+        let told = both.clone();
+        members[0]
+            .run(async move |engine| {
+                let failures = engine.set_shared_networks(told).await.unwrap();
+                let failed: Vec<_> = failures.networks.into_iter().collect();
+                let [(id, failure)] = &failed[..] else {
+                    panic!("{failed:?}")
+                };
+                assert_eq!(id, "red00000000000000000000id");
+                assert!(!failure.is_used && failures.host.is_none());
+                assert!(failure.error.chain().contains("VXLAN device 4098"), "{failure:?}");
+            })
+            .await;
+        assert_eq!(
+            answers(a, "10.40.0.100:80", 20),
+            BTreeMap::from([("bb".to_owned(), 20)])
+        );
+        members[0].inside(|| served("ip", &["link", "delete", "taken"]));
+        members[0]
+            .run(async move |engine| tell(&engine, both).await)
+            .await;
+        members.close().await;
+    });
+}
+
+#[test]
 fn nothing_of_a_shared_network_is_left_in_the_kernel() {
     Members::test(async {
         let (members, ..) = idle_containers(&Map::new()).await;
@@ -238,7 +287,7 @@ fn nothing_of_a_shared_network_is_left_in_the_kernel() {
                     let refused = engine.network_remove("blue").await.unwrap_err();
                     assert_eq!(refused.kind(), ErrorKind::Forbidden);
                     // What containers are on stays until they are gone.
-                    engine.set_shared_networks(Vec::new()).await.unwrap();
+                    tell(&engine, Vec::new()).await;
                     assert!(engine.network_list().iter().any(|network| network.id == ID));
                     for name in names_here {
                         remove(&engine, name).await;
@@ -300,7 +349,7 @@ fn connections_outlive_the_daemon_and_names_are_answered_again() {
             .run(async move |engine| {
                 let starting = engine.clone();
                 let started = tokio::spawn(async move { starting.start("aa").await });
-                engine.set_shared_networks(vec![network]).await.unwrap();
+                tell(&engine, vec![network]).await;
                 started.await.unwrap().unwrap();
             })
             .await;
@@ -356,110 +405,6 @@ fn a_running_container_is_put_on_a_shared_network_and_off_it() {
                 engine.network_remove("inner").await.unwrap();
             })
             .await;
-        members.close().await;
-    });
-}
-
-const INGRESS: &str = "ingress00000000000000000id";
-
-/// The network of published ports as the node with this number is told of it: 8080 leads to the second node's container.
-fn ingress(own: usize) -> SharedNetwork {
-    let places: [Vec<IpAddr>; 2] = [vec![ip("10.41.0.2")], vec![ip("10.41.0.3")]];
-    let stations = match own {
-        0 => vec!["10.41.0.3", "10.41.0.10"],
-        _ => vec!["10.41.0.2"],
-    };
-    let mut network = Map::new().on(own);
-    network.id = INGRESS.to_owned();
-    network.spec.name = "ingress".to_owned();
-    network.spec.ingress = true;
-    network.spec.ranges[0] = AddressRange {
-        subnet: "10.41.0.0/24".to_owned(),
-        gateway: Some(ip("10.41.0.1")),
-        ..AddressRange::default()
-    };
-    network.vni = 4096;
-    network.stations = stations
-        .into_iter()
-        .map(|address| (vec![ip(address)], Member::address_of(1 - own)))
-        .collect();
-    network.virtuals.clear();
-    network.names.clear();
-    network.addresses.clear();
-    network.mesh = Some(SharedMesh {
-        own: places[own].clone(),
-        nodes: places.to_vec(),
-        ports: BTreeMap::from([((Protocol::Tcp, 8080), ["10.41.0.10:80".parse().unwrap()].into())]),
-        lost: BTreeSet::new(),
-    });
-    network
-}
-
-#[test]
-fn a_published_port_is_served_by_every_node_also_after_the_daemon_restarts() {
-    Members::test(async {
-        let mut members = Members::open().await;
-        for number in 0..2 {
-            let network = ingress(number);
-            members[number]
-                .run(async move |engine| engine.set_shared_networks(vec![network]).await.unwrap())
-                .await;
-        }
-        let pid = members[1]
-            .run(async |engine| {
-                let mut config = on(INGRESS, "10.41.0.10");
-                config.host.dns.nameservers = vec!["192.0.2.9".to_owned()];
-                engine.create(Some("bb"), config).await.unwrap();
-                engine.start("bb").await.unwrap();
-                info(&engine, "bb").await.pid
-            })
-            .await;
-        serve(pid, "bb");
-        for restarted in [false, true] {
-            if restarted {
-                for number in 0..2 {
-                    members[number].restart().await;
-                    let network = ingress(number);
-                    members[number]
-                        .run(async move |engine| engine.set_shared_networks(vec![network]).await.unwrap())
-                        .await;
-                }
-            }
-            for (number, target, client) in [
-                (0, "192.0.2.1:8080", "192.0.2.1"),
-                (0, "192.0.2.2:8080", "192.0.2.1"),
-                (1, "192.0.2.1:8080", "192.0.2.2"),
-                (1, "127.0.0.1:8080", "10.41.0.3"),
-            ] {
-                let answer = members[number].inside(move || crate::members::ask(target));
-                assert_eq!(
-                    answer.unwrap(),
-                    format!("bb {client}"),
-                    "{number} {target} {restarted}"
-                );
-            }
-        }
-        for number in 0..2 {
-            members[number]
-                .run(async move |engine| {
-                    if number == 1 {
-                        remove(&engine, "bb").await;
-                    }
-                    engine.set_shared_networks(Vec::new()).await.unwrap();
-                })
-                .await;
-            let (links, rules) = members[number].inside(|| {
-                (
-                    served("ip", &["-br", "link"]),
-                    served("nft", &["list", "ruleset"]),
-                )
-            });
-            assert!(!links.contains("muster-mesh"), "{links}");
-            assert!(
-                !rules.contains("8080") && !rules.contains("muster-mesh"),
-                "{rules}"
-            );
-        }
         members.close().await;
     });
 }

@@ -8,14 +8,12 @@ mod admission;
 mod entries;
 mod kernel;
 
-use std::collections::HashMap;
+use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
-
-use rustix::io::Errno;
-use serde::{Deserialize, Serialize};
 
 use crate::address::MacAddress;
 use crate::error::NetworkError;
@@ -41,9 +39,6 @@ const MTU_MIN: u32 = 1280;
 const ETHERNET_MTU: u32 = 1500;
 /// Largest identifier: it has 24 bits.
 const VNI_MAX: u32 = (1 << 24) - 1;
-/// How long the device of a namespace that is being taken down may keep its identifier.
-const TAKEDOWN: Duration = Duration::from_secs(5);
-const TAKEDOWN_CHECK: Duration = Duration::from_millis(20);
 
 /// An overlay as this node needs it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -109,6 +104,9 @@ impl OverlaySpec {
     }
 }
 
+/// What kept overlays from being made or removed, by the overlay's id.
+pub type OverlayFailures = BTreeMap<String, NetworkError>;
+
 /// An overlay that stands.
 pub(crate) struct Overlay {
     netns: OwnedFd,
@@ -128,22 +126,29 @@ pub(crate) struct Overlays {
 
 impl Inner {
     /// Makes the overlays of this node what they should be, and removes all others. One that fails does not keep the
-    /// others from it; the first failure is returned. While tunnels cannot be kept to nodes, none is made.
-    pub(crate) fn set_overlays(&self, wanted: &[OverlaySpec]) -> Result<(), NetworkError> {
-        wanted.iter().try_for_each(OverlaySpec::check)?;
+    /// others from it; the failures are returned. While tunnels cannot be kept to nodes, none is made.
+    pub(crate) fn set_overlays(&self, wanted: &[OverlaySpec]) -> Result<OverlayFailures, NetworkError> {
+        let mut failures = OverlayFailures::new();
+        let (sound, unsound): (Vec<&OverlaySpec>, Vec<_>) =
+            wanted.iter().partition(|spec| spec.check().is_ok());
+        for spec in unsound {
+            let checked = spec.check().err();
+            failures.extend(checked.map(|error| (spec.id.clone(), error.into())));
+        }
         let mut overlays = lock(&self.overlays);
-        let admitted = self.admit(&mut overlays, wanted);
-        let mut failure = None;
+        let admitted = self.admit(&mut overlays, &sound);
         for id in self.overlays()? {
             if !wanted.iter().any(|spec| spec.id == id) {
-                failure = failure.or(self.remove_overlay(&mut overlays, &id).err());
+                let removed = self.remove_overlay(&mut overlays, &id).err();
+                failures.extend(removed.map(|error| (id, error)));
             }
         }
         admitted?;
-        for spec in wanted {
-            failure = failure.or(self.ensure_overlay(&mut overlays, spec).err());
+        for spec in sound {
+            let made = self.ensure_overlay(&mut overlays, spec).err();
+            failures.extend(made.map(|error| (spec.id.clone(), error)));
         }
-        failure.map_or(Ok(()), Err)
+        Ok(failures)
     }
 
     fn ensure_overlay(&self, overlays: &mut Overlays, spec: &OverlaySpec) -> Result<(), NetworkError> {
@@ -383,25 +388,16 @@ impl Inner {
         Ok(device.index)
     }
 
-    /// The identifier may still be that of an overlay whose namespace the kernel is taking down.
+    /// Nothing is waited for where the identifier is still that of an overlay whose namespace the kernel is taking down:
+    /// other overlays would wait as well.
     fn create_vxlan(&self, overlay: &Overlay, spec: &OverlaySpec) -> Result<(), NetworkError> {
-        let deadline = Instant::now() + TAKEDOWN;
-        loop {
-            let netns = overlay.netns.as_fd();
-            let created = lock(&self.links).create_vxlan(VXLAN, spec.tunnel(), overlay.mtu, netns);
-            match created {
-                Err(error) if error.errno() == Some(Errno::EXIST) && Instant::now() < deadline => {
-                    std::thread::sleep(TAKEDOWN_CHECK);
-                }
-                other => {
-                    let subject = format!("the VXLAN device {} of overlay {}", spec.vni, spec.id);
-                    return other.map_err(NetworkError::link("create", subject));
-                }
-            }
-        }
+        let netns = overlay.netns.as_fd();
+        let created = lock(&self.links).create_vxlan(VXLAN, spec.tunnel(), overlay.mtu, netns);
+        let subject = || format!("the VXLAN device {} of overlay {}", spec.vni, spec.id);
+        created.map_err(|source| NetworkError::link("create", subject())(source))
     }
 
-    fn admit(&self, overlays: &mut Overlays, specs: &[OverlaySpec]) -> Result<(), NetworkError> {
+    fn admit(&self, overlays: &mut Overlays, specs: &[&OverlaySpec]) -> Result<(), NetworkError> {
         let mut wanted = Admitted::new();
         for spec in specs {
             let nodes = Entries::wanted(spec).nodes();

@@ -91,9 +91,9 @@ impl Node {
 
     pub async fn set_overlays(&self, overlays: &[OverlaySpec]) {
         let overlays = overlays.to_vec();
-        self.run(|network| async move { network.set_overlays(overlays).await })
-            .await
-            .unwrap();
+        let made = self.run(|network| async move { network.set_overlays(overlays).await });
+        let failures = made.await.unwrap();
+        assert!(failures.is_empty(), "{failures:?}");
     }
 
     /// A container on overlays, with these addresses.
