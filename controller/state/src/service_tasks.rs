@@ -60,6 +60,11 @@ impl ServiceTasks {
         self.wanted.range((first, last)).next().map(|(_, slot)| *slot)
     }
 
+    /// Whether the slot has a task of this revision that shall run.
+    pub fn wants(&self, version: u64, slot: Slot) -> bool {
+        self.wanted.contains(&(version, slot))
+    }
+
     /// How many slots [`ServiceTasks::ended_of`] has.
     pub fn ended_count(&self, version: u64) -> u64 {
         self.ended_counts.get(&version).copied().unwrap_or(0)

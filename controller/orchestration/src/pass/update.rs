@@ -13,6 +13,9 @@ pub(super) fn replace_stale_tasks(draft: &mut Draft<'_>) {
         return;
     }
     let config = config(draft);
+    if draft.scope.whole {
+        load_overlaps(draft);
+    }
     finish_overlaps(draft, config.order);
     if let Some(started_at) = in_progress(draft) {
         for slot in draft.slot_list() {
@@ -246,6 +249,25 @@ fn config(draft: &Draft<'_>) -> UpdateConfig {
     match &draft.update {
         Some(update) if is_rollback(update.state) => draft.service.spec.rollback,
         Some(_) | None => draft.service.spec.update,
+    }
+}
+
+/// Loads the slots that have a stale task beside one of the current revision. Where the service is changed back while an
+/// update is under way, the old task is the current one at once, and no event of that slot tells.
+fn load_overlaps(draft: &mut Draft<'_>) {
+    let stale = draft.stale_revisions();
+    if stale.is_empty() {
+        return;
+    }
+    let mut current = draft.current_revisions();
+    current.extend(draft.relaxed_revisions());
+    let counted = draft.counted.clone();
+    // An overlap lasts until both run.
+    for slot in counted.starting() {
+        let wants = |version: &u64| counted.wants(*version, slot);
+        if stale.iter().any(wants) && current.iter().any(wants) {
+            draft.load(slot);
+        }
     }
 }
 
