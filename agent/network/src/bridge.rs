@@ -31,22 +31,23 @@ impl Inner {
         if has_ipv6 {
             sysctl::write("net.ipv6.conf.all.forwarding", "1")?;
         }
-        let policy = |unprotected: bool| BridgePolicy {
-            masquerade: spec.masquerade && !spec.internal,
+        let policy = |unprotected: bool, routed: bool| BridgePolicy {
+            masquerade: spec.masquerade && !spec.internal && !routed,
             internal: spec.internal,
             between_containers: spec.icc,
             unprotected,
+            routed: routed && !spec.internal,
             mesh: false,
         };
         let failed = || NetworkError::firewall("add a bridge");
         lock(&self.firewall)
             .v4
-            .set_bridge(&spec.name, policy(spec.unprotected.ipv4))
+            .set_bridge(&spec.name, policy(spec.unprotected.ipv4, spec.routed.ipv4))
             .map_err(failed())?;
         match has_ipv6 {
             true => lock(&self.firewall)
                 .v6()?
-                .set_bridge(&spec.name, policy(spec.unprotected.ipv6)),
+                .set_bridge(&spec.name, policy(spec.unprotected.ipv6, spec.routed.ipv6)),
             false => lock(&self.firewall).forget_ipv6_bridge(&spec.name),
         }
         .map_err(failed())?;

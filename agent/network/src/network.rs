@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::bridge::Bridges;
 use crate::error::NetworkError;
-use crate::firewall::Firewalls;
+use crate::firewall::{Firewalls, is_opened};
 use crate::links::{InterfaceStats, Links};
 use crate::mesh::{Mesh, MeshEntries, MeshSpec};
 use crate::namespace::{self, Namespaces};
@@ -282,9 +282,10 @@ impl Inner {
         let firewall =
             Firewalls::open(&config.table_prefix).map_err(NetworkError::firewall("install our rules"))?;
         let mut reservations = Reservations::default();
-        firewall
+        let of_host = firewall
             .published()
-            .for_each(|(key, target)| reservations.restore(*key, target));
+            .filter(|(key, target)| !is_opened(key, target));
+        of_host.for_each(|(key, target)| reservations.restore(*key, target));
         let links = Links::open().map_err(NetworkError::link("open a socket for", "links"))?;
         let inner = Self {
             pins,

@@ -2,7 +2,7 @@
 
 use crate::conntrack;
 use crate::error::NetworkError;
-use crate::firewall::{PortKey, Target};
+use crate::firewall::{PortKey, Target, is_opened};
 use crate::ip_net::IpNet;
 use crate::network::{Inner, lock};
 use crate::ports::Reservations;
@@ -35,6 +35,11 @@ impl Inner {
         let mut reserved = Vec::new();
         for (mapping, key) in mappings.iter().zip(wanted) {
             let target = target_of(container_id, mapping);
+            if is_opened(&key, &target) {
+                previous.retain(|(had, _)| *had != key);
+                ports.push((key, target));
+                continue;
+            }
             if let Some(kept) = take_matching(&mut previous, key, &target) {
                 ports.push(kept);
                 continue;

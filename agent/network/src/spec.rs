@@ -71,6 +71,9 @@ pub struct BridgeSpec {
     pub icc: bool,
     /// Where everybody reaches every port of its containers, and not only the published ones.
     pub unprotected: Families,
+    /// Where packets keep their addresses in both directions, and containers are reached by their own: at published ports,
+    /// which are those of their own addresses, and by ping.
+    pub routed: Families,
 }
 
 /// Which families of addresses something is said of.
@@ -167,7 +170,8 @@ impl fmt::Display for Protocol {
     }
 }
 
-/// A port of the host that leads into a container.
+/// A port of the host that leads into a container; or, where both ends are equal, a port of the container's own address that is
+/// opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PortMapping {
     /// The host's address, unspecified for all of its family.

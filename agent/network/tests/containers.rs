@@ -271,6 +271,53 @@ fn containers_cannot_reach_the_loopback_of_the_host() {
 }
 
 #[test]
+fn a_routed_bridge_is_reached_by_its_containers_own_addresses_at_published_ports() {
+    isolated(|run_dir| async move {
+        let network = open(&run_dir).await;
+        let outside = outside(&run_dir).await;
+        let routed = muster_network::BridgeSpec {
+            routed: muster_network::Families {
+                ipv4: true,
+                ipv6: false,
+            },
+            ..bridge("br0", "10.1.0.1/24")
+        };
+        let other = bridge("br1", "10.2.0.1/24");
+        network.ensure_bridge(&routed).await.unwrap();
+        network.ensure_bridge(&other).await.unwrap();
+        let a = network.create_sandbox(&sandbox("a", &routed, 2)).await.unwrap();
+        let b = network.create_sandbox(&sandbox("b", &other, 2)).await.unwrap();
+        for port in [80, 81] {
+            serve(&a.netns, port, "a");
+        }
+        serve(&outside, 80, "outside");
+        let own = tcp("10.1.0.2", 80, 2, 80);
+        // No port of the host is taken.
+        let _taken = TcpListener::bind("0.0.0.0:80").unwrap();
+        for _ in 0..2 {
+            assert_eq!(network.publish("a", &[own]).await.unwrap(), [own]);
+        }
+        assert_eq!(network.published().await.unwrap(), [("a".to_owned(), own)]);
+        for _ in 0..2 {
+            let reached = ask_from(&outside, "10.1.0.2:80", DEADLINE);
+            assert_eq!(reached.as_deref(), Some("a 192.0.2.2"));
+            assert_eq!(ask_from(&outside, "10.1.0.2:81", REFUSAL), None, "not published");
+            let from_other = ask_from(&b.netns, "10.1.0.2:80", DEADLINE);
+            assert_eq!(from_other.as_deref(), Some("a 10.2.0.2"));
+            let out = ask_from(&a.netns, "192.0.2.2:80", DEADLINE);
+            assert_eq!(out.as_deref(), Some("outside 10.1.0.2"), "its own address");
+            inside(&outside, || {
+                run("busybox", &["ping", "-c", "1", "-W", "5", "10.1.0.2"])
+            });
+            // A later daemon finds it as it is.
+            drop(open(&run_dir).await);
+        }
+        network.unpublish("a").await.unwrap();
+        assert_eq!(ask_from(&outside, "10.1.0.2:80", REFUSAL), None, "closed");
+    });
+}
+
+#[test]
 fn a_port_that_is_taken_is_refused_and_nothing_is_kept() {
     isolated(|run_dir| async move {
         let network = open(&run_dir).await;

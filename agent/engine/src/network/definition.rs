@@ -110,6 +110,7 @@ impl NetworkRecord {
             masquerade: options.masquerade,
             icc: options.icc,
             unprotected: options.unprotected(),
+            routed: options.routed(),
         }))
     }
 }

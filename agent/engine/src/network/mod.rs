@@ -346,7 +346,7 @@ impl Networking {
         let catalog = self.catalog();
         Targets::of(places, |id| {
             let held = catalog.get(id)?;
-            (held.record.spec.driver == "bridge").then_some(held.options.host_binding)
+            (held.record.spec.driver == "bridge").then(|| (held.options.host_binding, held.options.routed()))
         })
     }
 

@@ -43,6 +43,8 @@ pub enum GatewayMode {
     Nat,
     /// At those, and at every port of their own addresses by who knows a way to them.
     NatUnprotected,
+    /// At published ports, which are those of their own addresses, and by ping; packets keep their addresses.
+    Routed,
     /// Not at all: the host has no address on the bridge.
     Isolated,
 }
@@ -53,10 +55,7 @@ impl GatewayMode {
             "" | "nat" => Ok(Self::Nat),
             "nat-unprotected" => Ok(Self::NatUnprotected),
             "isolated" => Ok(Self::Isolated),
-            "routed" => Err(Error::not_supported(format!(
-                "{key}={value} (use nat-unprotected, with enable_ip_masquerade=false where packets are to keep their \
-                 addresses)"
-            ))),
+            "routed" => Ok(Self::Routed),
             _ => Err(Error::invalid(format!(
                 "invalid value for {key}: unknown gateway mode {value}"
             ))),
@@ -91,9 +90,18 @@ impl Options {
 
     /// In which families containers are reached at every port.
     pub fn unprotected(&self) -> Families {
+        self.with_mode(GatewayMode::NatUnprotected)
+    }
+
+    /// In which families containers are reached by their own addresses.
+    pub fn routed(&self) -> Families {
+        self.with_mode(GatewayMode::Routed)
+    }
+
+    fn with_mode(&self, mode: GatewayMode) -> Families {
         Families {
-            ipv4: self.gateway_mode_ipv4 == GatewayMode::NatUnprotected,
-            ipv6: self.gateway_mode_ipv6 == GatewayMode::NatUnprotected,
+            ipv4: self.gateway_mode_ipv4 == mode,
+            ipv6: self.gateway_mode_ipv6 == mode,
         }
     }
 
@@ -225,6 +233,8 @@ mod tests {
             (mode.gateway_mode_ipv4, mode.gateway_mode_ipv6),
             (GatewayMode::Nat, GatewayMode::NatUnprotected)
         );
+        let routed = bridge("gateway_mode_ipv6", "routed").routed();
+        assert_eq!((routed.ipv4, routed.ipv6), (false, true));
         assert_eq!(with("bridge", MTU, "1400").unwrap().mtu, Some(1400));
         assert_eq!(
             with("macvlan", "parent", "eth0").unwrap().parent.as_deref(),
@@ -236,7 +246,6 @@ mod tests {
     #[test]
     fn all_others_are_refused() {
         for (driver, key, value) in [
-            ("bridge", "com.docker.network.bridge.gateway_mode_ipv4", "routed"),
             ("bridge", "parent", "eth0"),
             ("bridge", "foo", "bar"),
             ("macvlan", "macvlan_mode", "vepa"),

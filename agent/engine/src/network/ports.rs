@@ -3,7 +3,7 @@
 use super::place::{Places, gateway_networks};
 use crate::error::{Error, Result};
 use crate::record::Record;
-use muster_network::{PortMapping, Protocol};
+use muster_network::{Families, PortMapping, Protocol};
 use muster_types::container::PortBinding;
 use muster_types::service;
 use std::collections::HashSet;
@@ -16,12 +16,14 @@ pub(crate) struct Targets {
     pub v6: Option<Ipv6Addr>,
     /// Host address of ports that name none.
     pub host_binding: Option<IpAddr>,
+    /// Families whose ports are no ports of the host, but are opened at the container's own address.
+    pub routed: Families,
 }
 
 impl Targets {
-    /// The targets of a container's places; `publishes` tells of a network whether ports can be published there, and on
-    /// which host address those that name none are.
-    pub fn of(places: &Places, publishes: impl Fn(&str) -> Option<Option<IpAddr>>) -> Self {
+    /// The targets of a container's places; `publishes` tells of a network whether ports can be published there, on which
+    /// host address those that name none are, and which families are routed.
+    pub fn of(places: &Places, publishes: impl Fn(&str) -> Option<(Option<IpAddr>, Families)>) -> Self {
         let [v4, v6] = gateway_networks(places);
         let on = |network: Option<&str>| {
             let network = network?;
@@ -31,7 +33,11 @@ impl Targets {
         Self {
             v4: v4.and_then(|(place, _)| place.address),
             v6: v6.and_then(|(place, _)| place.ipv6),
-            host_binding: v4.and_then(|(_, binding)| binding),
+            host_binding: v4.and_then(|(_, (binding, _))| binding),
+            routed: Families {
+                ipv4: v4.is_some_and(|(_, (_, routed))| routed.ipv4),
+                ipv6: v6.is_some_and(|(_, (_, routed))| routed.ipv6),
+            },
         }
     }
 
@@ -98,12 +104,22 @@ pub(crate) fn mappings(ports: &[PortBinding], targets: &Targets) -> Result<Vec<P
 }
 
 fn mappings_of(binding: &PortBinding, targets: &Targets) -> Result<Vec<PortMapping>> {
-    let mapping = |host_ip: IpAddr, container_ip: IpAddr| PortMapping {
-        host_ip,
-        host_port: binding.host_port,
-        protocol: protocol(binding.protocol),
-        container_ip,
-        container_port: binding.container_port,
+    let mapping = |host_ip: IpAddr, container_ip: IpAddr| {
+        let routed = match container_ip {
+            IpAddr::V4(_) => targets.routed.ipv4,
+            IpAddr::V6(_) => targets.routed.ipv6,
+        };
+        let (host_ip, host_port) = match routed {
+            true => (container_ip, binding.container_port),
+            false => (host_ip, binding.host_port),
+        };
+        PortMapping {
+            host_ip,
+            host_port,
+            protocol: protocol(binding.protocol),
+            container_ip,
+            container_port: binding.container_port,
+        }
     };
     let any_v4 = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
     let v4 = targets.v4.map(IpAddr::V4);
@@ -139,8 +155,17 @@ pub(crate) fn protocol(protocol: service::Protocol) -> Protocol {
     }
 }
 
-/// A published port as users see it.
+/// A published port as users see it. One of the container's own address has no port of the host.
 pub(crate) fn binding(mapping: &PortMapping) -> PortBinding {
+    let is_own = (mapping.host_ip, mapping.host_port) == (mapping.container_ip, mapping.container_port);
+    let unspecified = match mapping.host_ip {
+        IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+    };
+    let (host_ip, host_port) = match is_own {
+        true => (unspecified, 0),
+        false => (mapping.host_ip, mapping.host_port),
+    };
     PortBinding {
         container_port: mapping.container_port,
         protocol: match mapping.protocol {
@@ -148,8 +173,8 @@ pub(crate) fn binding(mapping: &PortMapping) -> PortBinding {
             Protocol::Udp => service::Protocol::Udp,
             Protocol::Sctp => service::Protocol::Sctp,
         },
-        host_ip: Some(mapping.host_ip),
-        host_port: mapping.host_port,
+        host_ip: Some(host_ip),
+        host_port,
         host_port_last: 0,
     }
 }
@@ -187,6 +212,10 @@ mod tests {
         v4: Some(Ipv4Addr::new(10, 0, 0, 2)),
         v6: None,
         host_binding: None,
+        routed: Families {
+            ipv4: false,
+            ipv6: false,
+        },
     };
     const BOTH: Targets = Targets {
         v6: Some(Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 2)),
@@ -227,5 +256,30 @@ mod tests {
         };
         assert_eq!(hosts(&[on(None)], &bound), ["127.0.0.1"]);
         assert_eq!(hosts(&[on(None)], &Targets::default()), Vec::<String>::new());
+    }
+
+    #[test]
+    fn ports_of_routed_families_are_the_containers_own() {
+        let routed = Targets {
+            routed: Families {
+                ipv4: false,
+                ipv6: true,
+            },
+            ..BOTH
+        };
+        let mappings = mappings(&[on(None), on(Some("::"))], &routed).unwrap();
+        let seen: Vec<_> = mappings.iter().map(binding).collect();
+        assert_eq!(
+            mappings
+                .iter()
+                .map(|mapping| mapping.host_ip.to_string())
+                .collect::<Vec<_>>(),
+            ["0.0.0.0", "fd00::2"]
+        );
+        assert_eq!(
+            (mappings[1].host_port, seen[0].host_port, seen[1].host_port),
+            (80, 8080, 0)
+        );
+        assert_eq!(seen[1].host_ip, Some(Ipv6Addr::UNSPECIFIED.into()));
     }
 }

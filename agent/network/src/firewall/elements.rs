@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::model::{BridgePolicy, Model, PortKey, Target};
+use super::model::{BridgePolicy, Model, PortKey, Target, is_opened};
 use super::ruleset::{
-    BRIDGES, INTERNAL, MASQUERADED, MESH, PUBLISHED, PUBLISHED_ANY, SAME_BRIDGE, UNPROTECTED,
+    BRIDGES, INTERNAL, MASQUERADED, MESH, OPENED, PUBLISHED, PUBLISHED_ANY, ROUTED, SAME_BRIDGE, UNPROTECTED,
 };
 use crate::addresses::{address_of, with_octets};
 use crate::nft::terms::{interface_key, padded};
@@ -66,6 +66,7 @@ pub(super) fn read_model<E>(
     let masqueraded = elements(MASQUERADED)?;
     let internal = elements(INTERNAL)?;
     let unprotected = elements(UNPROTECTED)?;
+    let routed = elements(ROUTED)?;
     let mesh = elements(MESH)?;
     let same = elements(SAME_BRIDGE)?;
     for bridge in elements(BRIDGES)? {
@@ -79,11 +80,12 @@ pub(super) fn read_model<E>(
                 .iter()
                 .any(|element| element.key.starts_with(&bridge.key) && element.data == Some(ACCEPT)),
             unprotected: unprotected.iter().any(|element| element.key == bridge.key),
+            routed: routed.iter().any(|element| element.key == bridge.key),
             mesh: mesh.iter().any(|element| element.key == bridge.key),
         };
         model.bridges.insert(name, policy);
     }
-    for set in [PUBLISHED, PUBLISHED_ANY] {
+    for set in [PUBLISHED, PUBLISHED_ANY, OPENED] {
         let published = elements(set)?;
         let ports = published
             .iter()
@@ -121,6 +123,9 @@ fn bridge_elements(name: &str, policy: BridgePolicy) -> impl Iterator<Item = (&'
     if policy.unprotected {
         elements.push((UNPROTECTED, member(&key)));
     }
+    if policy.routed {
+        elements.push((ROUTED, member(&key)));
+    }
     if policy.mesh {
         elements.push((MESH, member(&key)));
     }
@@ -135,7 +140,9 @@ fn name_of(key: &[u8]) -> Option<String> {
 fn by_map(ports: &[(PortKey, Target)]) -> BTreeMap<&'static str, Vec<Element>> {
     let mut maps: BTreeMap<&'static str, Vec<Element>> = BTreeMap::new();
     for (key, target) in ports {
-        let map = if key.address.is_unspecified() {
+        let map = if is_opened(key, target) {
+            OPENED
+        } else if key.address.is_unspecified() {
             PUBLISHED_ANY
         } else {
             PUBLISHED
@@ -153,10 +160,10 @@ fn port_element(key: &PortKey, target: &Target) -> Element {
     }
     bytes.extend_from_slice(&[key.protocol.number(), 0, 0, 0]);
     bytes.extend_from_slice(&padded(key.port));
-    let data = with_octets(target.address, |octets| [octets, &padded(target.port)].concat());
+    let value = || with_octets(target.address, |octets| [octets, &padded(target.port)].concat());
     Element {
         key: bytes,
-        data: Some(ElementData::Value(data)),
+        data: (!is_opened(key, target)).then(|| ElementData::Value(value())),
         comment: Some(target.container_id.clone()),
     }
 }
@@ -171,20 +178,22 @@ fn published_port(family: Family, element: &Element) -> Option<(PortKey, Target)
         8 => (unspecified, &element.key[..]),
         _ => (address_of(element.key.get(..width)?)?, element.key.get(width..)?),
     };
-    let Some(ElementData::Value(data)) = &element.data else {
-        return None;
-    };
     let key = PortKey {
         address,
         protocol: Protocol::from_number(*rest.first()?)?,
         port: port(rest.get(4..)?)?,
     };
     let container_id = element.comment.clone()?;
+    let (address, port) = match &element.data {
+        None => (key.address, key.port),
+        Some(ElementData::Value(data)) => (address_of(data.get(..width)?)?, port(data.get(width..)?)?),
+        Some(ElementData::Verdict(_)) => return None,
+    };
     Some((
         key,
         Target {
-            address: address_of(data.get(..width)?)?,
-            port: port(data.get(width..)?)?,
+            address,
+            port,
             container_id,
         },
     ))

@@ -6,13 +6,14 @@
 
 mod admin;
 mod elements;
+mod expressions;
 mod kernel;
 mod model;
 mod pair;
 mod ruleset;
 
 pub(crate) use kernel::{NetlinkTables, Tables};
-pub(crate) use model::{BridgePolicy, Model, PortKey, Target};
+pub(crate) use model::{BridgePolicy, Model, PortKey, Target, is_opened};
 pub(crate) use pair::Firewalls;
 
 use crate::netlink::NetlinkError;

@@ -23,6 +23,8 @@ pub(crate) struct BridgePolicy {
     pub between_containers: bool,
     /// Be reached by everybody who knows a way to them, at every port.
     pub unprotected: bool,
+    /// Be reached at opened ports of their own addresses, and by ping.
+    pub routed: bool,
     /// Are on any node: it is no bridge but the host's place in the network of the mesh.
     pub mesh: bool,
 }
@@ -36,10 +38,16 @@ pub(crate) struct PortKey {
     pub port: u16,
 }
 
-/// Where a published port leads.
+/// Where a published port leads. A key with the same address and port is no port of the host, but one of the container's own
+/// address that is opened.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Target {
     pub address: IpAddr,
     pub port: u16,
     pub container_id: String,
+}
+
+/// Whether this is a port of the container's own address.
+pub(crate) fn is_opened(key: &PortKey, target: &Target) -> bool {
+    (key.address, key.port) == (target.address, target.port)
 }

@@ -14,21 +14,26 @@
 //!                  from the loopback to a bridge: masquerade
 //!                  from a bridge to @mesh_links: masquerade   (the address means nothing on other nodes)
 //! forward          established: accept; within one bridge: as its element says; from @internal_bridges: drop;
-//!                  to a bridge: accept after dnat, and from no bridge to @unprotected_bridges; else drop
+//!                  to a bridge: accept after dnat, from no bridge to @unprotected_bridges, address.protocol.port in
+//!                  @opened, ICMP to @routed_bridges; else drop
 //! ```
 
 use super::elements::{with_bridge, with_ports};
-use super::model::Model;
-use crate::nft::terms::{in_state, to_this_host, with_status};
-use crate::nft::{
-    Change, Expression, Family, Header, Hook, HookPoint, MetaKey, Register, SetSpec, Translation, ValueType,
-    Verdict,
+use super::expressions::{
+    FIRST, Layout, Membership, destination, established, from_any, from_outside, interfaces, is_member,
+    loopback, obey, of_protocol, protocol_and_port, to_any, to_bridge, to_published, translated,
+    turned_round, verdict, within_one_bridge,
 };
+use super::model::Model;
+use crate::nft::terms::to_this_host;
+use crate::nft::{Change, Expression, Family, Hook, HookPoint, SetSpec, Translation, ValueType, Verdict};
 
 pub(super) const BRIDGES: &str = "bridges";
 pub(super) const MASQUERADED: &str = "masq_bridges";
 pub(super) const INTERNAL: &str = "internal_bridges";
 pub(super) const UNPROTECTED: &str = "unprotected_bridges";
+pub(super) const ROUTED: &str = "routed_bridges";
+pub(super) const OPENED: &str = "opened";
 pub(super) const MESH: &str = "mesh_links";
 pub(super) const SAME_BRIDGE: &str = "same_bridge";
 pub(super) const PUBLISHED: &str = "published";
@@ -40,58 +45,6 @@ const PRIORITY_RAW: i32 = -300;
 const PRIORITY_DESTINATION_NAT: i32 = -100;
 const PRIORITY_FILTER: i32 = 0;
 const PRIORITY_SOURCE_NAT: i32 = 100;
-
-/// Bits of a connection's state and status (nf_conntrack_common.h).
-const ESTABLISHED_OR_RELATED: u32 = 0b110;
-const STATUS_DESTINATION_TRANSLATED: u32 = 0x20;
-
-/// Kind of an address that is a neighbour's or further away (RTN_UNICAST).
-const KIND_UNICAST: u32 = 1;
-/// Bytes of an interface's name in a register (IFNAMSIZ).
-const INTERFACE_NAME_BYTES: usize = 16;
-
-/// Where an address stands in a packet, and which ones are the loopback's.
-struct Layout {
-    family: Family,
-    source: u32,
-    destination: u32,
-    bytes: u32,
-    address: ValueType,
-    /// The loopback's addresses begin so.
-    loopback: &'static [u8],
-}
-
-const IPV4: Layout = Layout {
-    family: Family::Ipv4,
-    source: 12,
-    destination: 16,
-    bytes: 4,
-    address: ValueType::Ipv4Address,
-    loopback: &[127],
-};
-
-const IPV6: Layout = Layout {
-    family: Family::Ipv6,
-    source: 8,
-    destination: 24,
-    bytes: 16,
-    address: ValueType::Ipv6Address,
-    loopback: &[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1],
-};
-
-impl Layout {
-    fn of(family: Family) -> &'static Self {
-        match family {
-            Family::Ipv6 => &IPV6,
-            Family::Ipv4 | Family::Inet | Family::Bridge => &IPV4,
-        }
-    }
-
-    /// The register behind an address in the first one.
-    fn behind(&self) -> Register {
-        Register(self.bytes / 4)
-    }
-}
 
 /// Replaces the table, which need not exist, by one that holds `model`.
 pub(super) fn whole(family: Family, model: &Model) -> Vec<Change> {
@@ -136,6 +89,16 @@ fn sets(layout: &Layout) -> impl Iterator<Item = SetSpec> + use<> {
         SetSpec {
             name: UNPROTECTED.into(),
             key: vec![InterfaceName],
+            data: None,
+        },
+        SetSpec {
+            name: ROUTED.into(),
+            key: vec![InterfaceName],
+            data: None,
+        },
+        SetSpec {
+            name: OPENED.into(),
+            key: vec![address, Protocol, Port],
             data: None,
         },
         SetSpec {
@@ -283,177 +246,22 @@ fn rules(layout: &Layout) -> impl Iterator<Item = Change> + use<> {
         ),
         rule(
             "forward",
+            vec![
+                to_bridge(Membership::Inside),
+                destination(layout),
+                protocol_and_port(layout.behind()),
+                vec![is_member(OPENED)],
+                verdict(Verdict::Accept),
+            ],
+        ),
+        rule(
+            "forward",
+            vec![to_any(ROUTED), of_protocol(layout.icmp), verdict(Verdict::Accept)],
+        ),
+        rule(
+            "forward",
             vec![to_bridge(Membership::Inside), verdict(Verdict::Drop)],
         ),
     ]
     .into_iter()
-}
-
-const FIRST: Register = Register(0);
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Membership {
-    Inside,
-    Outside,
-}
-
-fn verdict(verdict: Verdict) -> Vec<Expression> {
-    vec![Expression::Verdict(verdict)]
-}
-
-fn obey(map: &'static str) -> Expression {
-    Expression::Map {
-        map: map.into(),
-        from: FIRST,
-        to: None,
-    }
-}
-
-fn from_any(set: &'static str) -> Vec<Expression> {
-    vec![
-        Expression::Meta {
-            key: MetaKey::InputInterfaceName,
-            to: FIRST,
-        },
-        Expression::Member {
-            set: set.into(),
-            from: FIRST,
-            inverted: false,
-        },
-    ]
-}
-
-fn from_outside() -> Vec<Expression> {
-    vec![
-        Expression::Meta {
-            key: MetaKey::InputInterfaceName,
-            to: FIRST,
-        },
-        Expression::Member {
-            set: BRIDGES.into(),
-            from: FIRST,
-            inverted: true,
-        },
-    ]
-}
-
-fn to_bridge(membership: Membership) -> Vec<Expression> {
-    to_member(BRIDGES, membership)
-}
-
-fn to_any(set: &'static str) -> Vec<Expression> {
-    to_member(set, Membership::Inside)
-}
-
-fn to_member(set: &'static str, membership: Membership) -> Vec<Expression> {
-    vec![
-        Expression::Meta {
-            key: MetaKey::OutputInterfaceName,
-            to: FIRST,
-        },
-        Expression::Member {
-            set: set.into(),
-            from: FIRST,
-            inverted: membership == Membership::Outside,
-        },
-    ]
-}
-
-fn interfaces() -> Vec<Expression> {
-    vec![
-        Expression::Meta {
-            key: MetaKey::InputInterfaceName,
-            to: FIRST,
-        },
-        Expression::Meta {
-            key: MetaKey::OutputInterfaceName,
-            to: Register(4),
-        },
-    ]
-}
-
-fn within_one_bridge() -> Vec<Expression> {
-    let member = Expression::Member {
-        set: SAME_BRIDGE.into(),
-        from: FIRST,
-        inverted: false,
-    };
-    [interfaces(), vec![member]].concat()
-}
-
-/// A packet that a bridge forwards by itself has no input interface at this point; neither has one of this host's own.
-fn turned_round() -> Vec<Expression> {
-    vec![
-        Expression::Meta {
-            key: MetaKey::InputInterfaceName,
-            to: FIRST,
-        },
-        Expression::Equal {
-            from: FIRST,
-            value: vec![0; INTERFACE_NAME_BYTES],
-        },
-        Expression::SourceKind { to: FIRST },
-        Expression::Equal {
-            from: FIRST,
-            value: KIND_UNICAST.to_ne_bytes().to_vec(),
-        },
-    ]
-}
-
-fn loopback(layout: &Layout, offset: u32) -> Vec<Expression> {
-    vec![
-        Expression::Payload {
-            header: Header::Network,
-            offset,
-            length: layout.loopback.len() as u32,
-            to: FIRST,
-        },
-        Expression::Equal {
-            from: FIRST,
-            value: layout.loopback.to_vec(),
-        },
-    ]
-}
-
-fn destination(layout: &Layout) -> Vec<Expression> {
-    vec![Expression::Payload {
-        header: Header::Network,
-        offset: layout.destination,
-        length: layout.bytes,
-        to: FIRST,
-    }]
-}
-
-/// Looks up protocol and port, behind what is in the registers already, and goes where the map says.
-fn to_published(layout: &Layout, map: &'static str, next: Register) -> Vec<Expression> {
-    vec![
-        Expression::Meta {
-            key: MetaKey::TransportProtocol,
-            to: next,
-        },
-        Expression::Payload {
-            header: Header::Transport,
-            offset: 2,
-            length: 2,
-            to: Register(next.0 + 1),
-        },
-        Expression::Map {
-            map: map.into(),
-            from: FIRST,
-            to: Some(FIRST),
-        },
-        Expression::Translate(Translation::Destination {
-            family: layout.family,
-            address: FIRST,
-            port: Some(layout.behind()),
-        }),
-    ]
-}
-
-fn translated() -> Vec<Expression> {
-    with_status(STATUS_DESTINATION_TRANSLATED)
-}
-
-fn established() -> Vec<Expression> {
-    in_state(ESTABLISHED_OR_RELATED)
 }

@@ -76,6 +76,7 @@ const OPEN: BridgePolicy = BridgePolicy {
     internal: false,
     between_containers: true,
     unprotected: true,
+    routed: true,
     mesh: false,
 };
 const CLOSED: BridgePolicy = BridgePolicy {
@@ -83,6 +84,7 @@ const CLOSED: BridgePolicy = BridgePolicy {
     internal: true,
     between_containers: false,
     unprotected: false,
+    routed: false,
     mesh: false,
 };
 
@@ -100,6 +102,11 @@ fn port(address: [u8; 4], protocol: Protocol, port: u16) -> (PortKey, Target) {
     (key, target)
 }
 
+fn opened(port: u16) -> (PortKey, Target) {
+    let (key, target) = self::port([172, 17, 0, 2], Protocol::Tcp, port);
+    (key, Target { port, ..target })
+}
+
 fn filled<T: Tables>(tables: T) -> Firewall<T> {
     let mut firewall = Firewall::open(tables, Family::Ipv4, "muster".to_owned()).unwrap();
     firewall.set_bridge("br0", OPEN).unwrap();
@@ -108,6 +115,7 @@ fn filled<T: Tables>(tables: T) -> Firewall<T> {
         .publish(&[
             port([0; 4], Protocol::Tcp, 80),
             port([127, 0, 0, 1], Protocol::Udp, 53),
+            opened(80),
         ])
         .unwrap();
     firewall
@@ -240,7 +248,7 @@ fn nft_reads_back_the_table_that_was_meant() {
             port([0; 4], Protocol::Tcp, 80).0,
             port([127, 0, 0, 1], Protocol::Udp, 53).0,
         );
-        firewall.unpublish(&[first, second]).unwrap();
+        firewall.unpublish(&[first, second, opened(80).0]).unwrap();
         firewall.remove_bridge("br0").unwrap();
         firewall.remove_bridge("a-fifteen-chars").unwrap();
         assert!(!nft(&["list", "table", "ip", "muster"]).contains("elements"));
@@ -266,7 +274,7 @@ fn a_table_that_others_destroyed_comes_back() {
         ]);
         firewall.unpublish(&[port([0; 4], Protocol::Tcp, 80).0]).unwrap();
         assert!(firewall.matches_kernel().unwrap());
-        assert_eq!(firewall.model().published.len(), 2);
+        assert_eq!(firewall.model().published.len(), 3);
     });
 }
 

@@ -90,6 +90,7 @@ impl Inner {
             internal: true,
             between_containers: false,
             unprotected: false,
+            routed: false,
             mesh: true,
         };
         let failed = || NetworkError::firewall("add the mesh");

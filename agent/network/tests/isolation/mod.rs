@@ -70,6 +70,7 @@ pub fn bridge(name: &str, gateway: &str) -> BridgeSpec {
         masquerade: true,
         icc: true,
         unprotected: Families::default(),
+        routed: Families::default(),
     }
 }
 
