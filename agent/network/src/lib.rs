@@ -47,8 +47,8 @@ pub use resolver::{RESOLVER_ADDRESS, ResolverSockets};
 pub use sandbox::{DefaultRoute, Sandbox};
 pub use services::{Services, VirtualService};
 pub use spec::{
-    Attachment, BridgeSpec, Families, Interface, InvalidSpec, NetworkConfig, PortMapping, Protocol,
-    SandboxSpec,
+    Attachment, BridgeSpec, Families, Interface, InvalidSpec, MacvlanMode, NetworkConfig, PortMapping,
+    Protocol, SandboxSpec,
 };
 pub use sysctl::SysctlError;
 pub use topology::{Topology, TopologyError};

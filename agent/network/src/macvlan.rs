@@ -11,11 +11,9 @@ use crate::links::{
 };
 use crate::netlink::NetlinkError;
 use crate::network::{Inner, lock};
-use crate::spec::{Interface, check_interface_name};
+use crate::spec::{Interface, MacvlanMode, check_interface_name};
 
 const IFLA_MACVLAN_MODE: u16 = 1;
-/// Interfaces of one parent reach each other directly.
-const MACVLAN_MODE_BRIDGE: u32 = 4;
 const IFLA_VLAN_ID: u16 = 1;
 /// VLANs are numbered from 1 to here; 0 and 4095 mean something else.
 const VLAN_MAX: u16 = 4094;
@@ -25,7 +23,7 @@ impl Inner {
         &self,
         netns: BorrowedFd<'_>,
         interface: &Interface,
-        parent: &str,
+        (parent, mode): (&str, MacvlanMode),
     ) -> Result<(), NetworkError> {
         let mut links = lock(&self.links);
         let found = links
@@ -36,7 +34,7 @@ impl Inner {
         };
         let parent = found.ok_or_else(missing)?;
         links
-            .create_macvlan(parent.index, netns, interface)
+            .create_macvlan((parent.index, mode), netns, interface)
             .map_err(NetworkError::link("create interface", &interface.name))
     }
 
@@ -91,6 +89,16 @@ impl Inner {
     }
 }
 
+/// The kernel's number of a mode (if_link.h).
+fn number_of(mode: MacvlanMode) -> u32 {
+    match mode {
+        MacvlanMode::Private => 1,
+        MacvlanMode::Vepa => 2,
+        MacvlanMode::Bridge => 4,
+        MacvlanMode::Passthru => 8,
+    }
+}
+
 /// The trunk and the number of a VLAN's usual name.
 fn vlan_of(name: &str) -> Option<(&str, u16)> {
     let (trunk, number) = name.rsplit_once('.')?;
@@ -105,7 +113,7 @@ impl Links {
     /// Makes an interface with its own hardware address on the link `parent`, inside another namespace.
     fn create_macvlan(
         &mut self,
-        parent: u32,
+        (parent, mode): (u32, MacvlanMode),
         netns: BorrowedFd<'_>,
         interface: &Interface,
     ) -> Result<(), NetlinkError> {
@@ -121,7 +129,7 @@ impl Links {
             body.nested(IFLA_LINKINFO, |info| {
                 info.text(IFLA_INFO_KIND, "macvlan");
                 info.nested(IFLA_INFO_DATA, |data| {
-                    data.u32(IFLA_MACVLAN_MODE, MACVLAN_MODE_BRIDGE)
+                    data.u32(IFLA_MACVLAN_MODE, number_of(mode))
                 });
             });
         })

@@ -218,8 +218,8 @@ impl Inner {
             Attachment::Bridge(name) => {
                 Some(self.create_pair(netns.as_fd(), container_id, interface, name)?)
             }
-            Attachment::Macvlan(parent) => {
-                self.create_macvlan(netns.as_fd(), interface, parent)?;
+            Attachment::Macvlan { parent, mode } => {
+                self.create_macvlan(netns.as_fd(), interface, (parent, *mode))?;
                 None
             }
             Attachment::Overlay(id) => {

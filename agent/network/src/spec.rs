@@ -117,16 +117,30 @@ pub struct Interface {
 pub enum Attachment {
     /// A port of this bridge.
     Bridge(String),
-    /// A hardware address of its own on this link of the host.
-    Macvlan(String),
+    /// A hardware address of its own on a link of the host.
+    Macvlan { parent: String, mode: MacvlanMode },
     /// A port of the bridge of this overlay.
     Overlay(String),
+}
+
+/// Whom interfaces on one link of the host reach.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum MacvlanMode {
+    /// Not each other.
+    Private,
+    /// Each other through the switch behind the link, if it sends packets back.
+    Vepa,
+    /// Each other directly.
+    #[default]
+    Bridge,
+    /// There is one only, which is the link's sole user.
+    Passthru,
 }
 
 impl Attachment {
     fn check(&self) -> Result<(), InvalidSpec> {
         match self {
-            Self::Bridge(name) | Self::Macvlan(name) => check_interface_name(name),
+            Self::Bridge(name) | Self::Macvlan { parent: name, .. } => check_interface_name(name),
             Self::Overlay(id) => check_overlay_id(id),
         }
     }

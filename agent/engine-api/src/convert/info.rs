@@ -13,7 +13,7 @@ pub(crate) fn from_engine(engine: &EngineInfo) -> Info {
         driver: engine.storage_driver.clone(),
         plugins: json!({
             "Volume": ["local"],
-            "Network": ["bridge", "host", "null", "overlay"],
+            "Network": ["bridge", "host", "macvlan", "null", "overlay"],
             "Authorization": null,
             "Log": ["journald", "json-file", "local", "syslog"],
         }),

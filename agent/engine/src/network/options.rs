@@ -1,7 +1,7 @@
 //! Driver options of networks: those that have an effect are read, all others are refused.
 
 use crate::error::{Error, Result};
-use muster_network::Families;
+use muster_network::{Families, MacvlanMode};
 use muster_types::service::Labels;
 use std::net::IpAddr;
 
@@ -31,8 +31,9 @@ pub struct Options {
     pub mtu: Option<u32>,
     /// Interfaces in containers are named so, with a number behind.
     pub interface_prefix: String,
-    /// Link of the host that a macvlan network is on.
+    /// Link of the host that a macvlan network is on, and whom containers reach there.
     pub parent: Option<String>,
+    pub macvlan_mode: MacvlanMode,
 }
 
 /// How the containers of a bridge are reached, and what the bridge is to them.
@@ -75,6 +76,7 @@ impl Default for Options {
             mtu: None,
             interface_prefix: "eth".to_owned(),
             parent: None,
+            macvlan_mode: MacvlanMode::default(),
         }
     }
 }
@@ -125,18 +127,24 @@ pub fn read(driver: &str, options: &Labels) -> Result<Options> {
             (_, MTU) => read.mtu = Some(number(key, value)?).filter(|mtu| *mtu != 0),
             (_, INTERFACE_PREFIX) => read.interface_prefix = interface_prefix(value)?,
             ("macvlan", "parent") => read.parent = Some(value.clone()),
-            // Bridge mode is what macvlan networks have without being asked.
-            ("macvlan", "macvlan_mode") if matches!(value.as_str(), "" | "bridge") => {}
-            ("macvlan", "macvlan_mode") => {
-                return Err(Error::not_supported(format!(
-                    "macvlan_mode={value} (use macvlan_mode=bridge)"
-                )));
-            }
+            ("macvlan", "macvlan_mode") => read.macvlan_mode = macvlan_mode(value)?,
             ("bridge", key) => bridge_option(&mut read, key, value)?,
             (_, key) => return Err(unknown(driver, key)),
         }
     }
     Ok(read)
+}
+
+fn macvlan_mode(value: &str) -> Result<MacvlanMode> {
+    match value {
+        "" | "bridge" => Ok(MacvlanMode::Bridge),
+        "private" => Ok(MacvlanMode::Private),
+        "vepa" => Ok(MacvlanMode::Vepa),
+        "passthru" => Ok(MacvlanMode::Passthru),
+        _ => Err(Error::invalid(format!(
+            "requested macvlan mode '{value}' is not valid: it is bridge, private, vepa or passthru"
+        ))),
+    }
 }
 
 fn bridge_option(read: &mut Options, key: &str, value: &str) -> Result<()> {
@@ -240,6 +248,10 @@ mod tests {
             with("macvlan", "parent", "eth0").unwrap().parent.as_deref(),
             Some("eth0")
         );
+        let mode = with("macvlan", "macvlan_mode", "vepa").unwrap().macvlan_mode;
+        assert_eq!(mode, MacvlanMode::Vepa);
+        let refused = with("macvlan", "macvlan_mode", "maybe").unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::Invalid);
         assert_eq!(read("bridge", &Labels::new()).unwrap(), Options::default());
     }
 
@@ -248,7 +260,6 @@ mod tests {
         for (driver, key, value) in [
             ("bridge", "parent", "eth0"),
             ("bridge", "foo", "bar"),
-            ("macvlan", "macvlan_mode", "vepa"),
             ("macvlan", "com.docker.network.bridge.name", "br0"),
         ] {
             let error = with(driver, key, value).unwrap_err();

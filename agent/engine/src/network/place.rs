@@ -162,7 +162,10 @@ pub(crate) fn interface(
     routes: &[DefaultRoute],
 ) -> Result<Interface> {
     let attachment = match driver {
-        "macvlan" => Attachment::Macvlan(link.to_owned()),
+        "macvlan" => Attachment::Macvlan {
+            parent: link.to_owned(),
+            mode: options.macvlan_mode,
+        },
         super::OVERLAY => Attachment::Overlay(link.to_owned()),
         _ => Attachment::Bridge(link.to_owned()),
     };

@@ -1,11 +1,12 @@
 //! What containers are attached by: both families, macvlan, default routes that move, the resolver's sockets.
 
 use std::net::UdpSocket;
+use std::os::fd::AsRawFd;
 
 use crate::isolation::*;
 use muster_network::{
-    Attachment, BridgeSpec, DefaultRoute, Interface, MacAddress, NetworkError, PortMapping, Protocol,
-    SandboxSpec,
+    Attachment, BridgeSpec, DefaultRoute, Interface, MacAddress, MacvlanMode, NetworkError, PortMapping,
+    Protocol, SandboxSpec,
 };
 
 const BOTH: &str = "10.1.0.1/24 fd00:1::1/64";
@@ -234,7 +235,10 @@ fn macvlan_interfaces_reach_each_other_on_a_vlan_and_on_a_link_that_leads_nowher
             let on = |id: &str, last: u8| SandboxSpec {
                 container_id: id.to_owned(),
                 interfaces: vec![Interface {
-                    attachment: Attachment::Macvlan(parent.to_owned()),
+                    attachment: Attachment::Macvlan {
+                        parent: parent.to_owned(),
+                        mode: MacvlanMode::Bridge,
+                    },
                     name: "eth0".to_owned(),
                     addresses: vec![format!("10.{third}.0.{last}/24").parse().unwrap()],
                     mac: MacAddress([2, 0x42, 10, third, 0, last]),
@@ -319,6 +323,40 @@ fn the_administrators_chain_is_made_once_and_comes_first() {
         run("nft", &["flush", "chain", "inet", "muster-user", "forward"]);
         for address in ["10.2.0.1:80", "[fd00:2::1]:80"] {
             assert!(ask_from(&b.netns, address, DEADLINE).is_some(), "{address}");
+        }
+    });
+}
+
+#[test]
+fn macvlan_interfaces_have_the_mode_that_their_network_asks_for() {
+    isolated(|run_dir| async move {
+        let network = open(&run_dir).await;
+        let modes = [
+            (MacvlanMode::Private, "private"),
+            (MacvlanMode::Vepa, "vepa"),
+            (MacvlanMode::Bridge, "bridge"),
+            (MacvlanMode::Passthru, "passthru"),
+        ];
+        for (number, (mode, name)) in (1..).zip(modes) {
+            let parent = format!("dm-{number}");
+            network.ensure_isolated_parent(&parent).await.unwrap();
+            let spec = SandboxSpec {
+                container_id: name.to_owned(),
+                interfaces: vec![Interface {
+                    attachment: Attachment::Macvlan { parent, mode },
+                    name: "eth0".to_owned(),
+                    addresses: Vec::new(),
+                    mac: MacAddress([2, 0x42, 10, 0, 0, number]),
+                    gateways: Vec::new(),
+                    mtu: None,
+                }],
+                sysctls: Vec::new(),
+            };
+            let sandbox = network.create_sandbox(&spec).await.unwrap();
+            let (process, netns) = (std::process::id(), sandbox.netns.as_raw_fd());
+            let netns = format!("--net=/proc/{process}/fd/{netns}");
+            let shown = run("nsenter", &[&netns, "ip", "-d", "link", "show", "eth0"]);
+            assert!(shown.contains(&format!("macvlan mode {name}")), "{shown}");
         }
     });
 }
