@@ -3,6 +3,7 @@
 //! Nothing here allocates, takes a lock or panics: the caller may have had other threads when it was cloned. All strings
 //! and arrays come from the plan; failures go to the monitor as a stage, a number and an error code.
 
+mod binds;
 mod copy_up;
 mod join;
 mod mount_steps;

@@ -9,6 +9,7 @@ use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, O
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use super::binds::Binds;
 use super::copy_up::copy_up;
 use crate::plan::{Step, Target};
 use crate::sys::{self, MountAttributes};
@@ -24,7 +25,7 @@ const IN_ROOT: ResolveFlags = ResolveFlags::IN_ROOT.union(ResolveFlags::NO_MAGIC
 /// Carries out steps, one after the other.
 pub(super) struct Steps<'a> {
     root: BorrowedFd<'a>,
-    binds: &'a [OwnedFd],
+    binds: Binds<'a>,
     /// The host's /dev/null, once it was needed.
     null: Option<OwnedFd>,
     /// An empty read-only directory that is attached somewhere, once it was needed.
@@ -34,7 +35,7 @@ pub(super) struct Steps<'a> {
 }
 
 impl<'a> Steps<'a> {
-    pub(super) fn new(root: BorrowedFd<'a>, binds: &'a [OwnedFd]) -> Self {
+    pub(super) fn new(root: BorrowedFd<'a>, binds: Binds<'a>) -> Self {
         Steps {
             root,
             binds,
@@ -78,8 +79,8 @@ impl<'a> Steps<'a> {
                 attach(mount.as_fd(), self.target(target)?.as_fd())
             }
             Step::Bind { target, source } => {
-                let source = self.binds.get(*source).ok_or(Errno::BADF)?;
-                attach(source.as_fd(), self.target(target)?.as_fd())
+                let place = self.target(target)?;
+                self.binds.attach(*source, target.is_file, place.as_fd())
             }
             Step::Device {
                 target,

@@ -5,6 +5,7 @@ use rustix::io::Errno;
 use rustix::mount::{MountPropagationFlags, MoveMountFlags, UnmountFlags};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use super::binds::Binds;
 use super::sync::{self, Failure, Message, Stage, fail};
 use super::{HostFiles, InitContext, mount_steps, rights};
 use crate::plan::GroupView;
@@ -39,7 +40,8 @@ pub(super) fn build(context: &InitContext<'_>, host: &HostFiles) -> Result<(), F
         fail(Stage::Loopback, sys::bring_loopback_up())?;
     }
     let mut network = context.network_beside;
-    let mut steps = mount_steps::Steps::new(context.root, context.binds);
+    let binds = Binds::new(plan, context.binds, host.proc);
+    let mut steps = mount_steps::Steps::new(context.root, binds);
     for (number, step) in plan.steps.iter().enumerate() {
         if step.may_need_network() {
             receive_network(network.take())?;

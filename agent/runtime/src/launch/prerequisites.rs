@@ -85,7 +85,7 @@ fn open_bind(source: &BindSource) -> Result<OwnedFd> {
         clear,
         propagation,
     } = source.attributes;
-    if propagation != 0 {
+    if propagation != 0 && !source.is_unbindable() {
         let attributes = MountAttributes {
             propagation,
             ..MountAttributes::default()

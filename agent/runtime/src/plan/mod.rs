@@ -127,6 +127,13 @@ pub(crate) struct BindSource {
     pub ids: Option<BindIds>,
 }
 
+impl BindSource {
+    /// Nobody may bind it again: that is only said of it where it stays.
+    pub(crate) fn is_unbindable(&self) -> bool {
+        self.attributes.propagation & libc::MS_UNBINDABLE != 0
+    }
+}
+
 /// Whose files those of a bind mount appear to be.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct BindIds {

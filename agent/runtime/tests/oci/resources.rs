@@ -4,6 +4,8 @@ use crate::support::Runtime;
 use serde_json::json;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
+use std::path::PathBuf;
+use std::process::Command;
 
 #[test]
 fn limits_are_set_and_changed() {
@@ -146,6 +148,85 @@ fn bind_mounts_take_recursive_attributes_and_id_maps() {
         (0, "55\nrefused\ncontent"),
         "{}",
         called.err
+    );
+}
+
+/// A mount of the host that what is mounted below travels from and to, until the test ends.
+struct SharedMount(PathBuf);
+
+impl SharedMount {
+    fn new(place: PathBuf) -> SharedMount {
+        std::fs::create_dir(&place).expect("the directory is writable");
+        let shared = SharedMount(place);
+        shared.call("mount", &["--bind", shared.place(), shared.place()]);
+        shared.call("mount", &["--make-shared", shared.place()]);
+        shared
+    }
+
+    fn place(&self) -> &str {
+        self.0.to_str().expect("UTF-8")
+    }
+
+    fn call(&self, program: &str, arguments: &[&str]) {
+        let status = Command::new(program).args(arguments).status();
+        assert!(status.expect("util-linux is there").success(), "{arguments:?}");
+    }
+}
+
+impl Drop for SharedMount {
+    fn drop(&mut self) {
+        self.call("umount", &["--recursive", self.place()]);
+    }
+}
+
+#[test]
+fn mounts_are_listed_in_the_order_of_the_configuration() {
+    let runtime = Runtime::new();
+    let shared = SharedMount::new(runtime.path("shared"));
+    let file = runtime.path("file");
+    std::fs::write(&file, "content").expect("the directory is writable");
+    let mut config = runtime.config("one", "cat /proc/self/mountinfo");
+    let mounts = config["mounts"].as_array_mut().expect("a list");
+    for (place, source, options) in [
+        ("/b1", shared.place(), json!(["bind", "rshared"])),
+        ("/t1", "tmpfs", json!([])),
+        ("/b2", shared.place(), json!(["rbind", "rslave"])),
+        ("/b3", file.to_str().expect("UTF-8"), json!(["bind", "ro"])),
+        ("/t2", "tmpfs", json!([])),
+        ("/b4", shared.place(), json!(["bind", "unbindable"])),
+        ("/b5", shared.place(), json!(["rbind", "runbindable"])),
+        ("/b6", shared.place(), json!(["rbind"])),
+    ] {
+        let kind = if source == "tmpfs" { "tmpfs" } else { "bind" };
+        mounts.push(json!({ "destination": place, "type": kind, "source": source, "options": options }));
+    }
+    let wanted: Vec<String> = mounts
+        .iter()
+        .map(|mount| mount["destination"].as_str().expect("a path").to_owned())
+        .collect();
+    let called = runtime.run("one", &config);
+    assert_eq!(called.code, 0, "{}", called.err);
+    let shown = called.out();
+    let places = shown
+        .lines()
+        .map(|line| line.split(' ').nth(4).expect("a mount point"));
+    let places: Vec<_> = places.filter(|place| *place != "/").collect();
+    assert_eq!(places, wanted, "{shown}");
+    let propagation = |place: &str| {
+        let line = shown.lines().find(|line| line.split(' ').nth(4) == Some(place));
+        let fields = line.expect("it is mounted").split(' ').skip(6);
+        let names = fields
+            .take_while(|field| *field != "-")
+            .map(|field| field.split(':').next());
+        names.flatten().collect::<Vec<_>>().join(" ")
+    };
+    let found = ["/b1", "/b2", "/b3", "/b4", "/b5", "/b6"].map(propagation);
+    assert_eq!(found, ["shared", "master", "", "unbindable", "unbindable", ""]);
+    let host = std::fs::read_to_string("/proc/self/mountinfo").expect("procfs is mounted");
+    assert_eq!(
+        host.matches(shared.place()).count(),
+        1,
+        "nothing came back: {host}"
     );
 }
 

@@ -1,5 +1,8 @@
 //! A runtime with a `--root` of its own, bundles of busybox, and everything gone afterwards.
 
+#[path = "containerd_daemon.rs"]
+pub mod containerd;
+
 use serde_json::{Value, json};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};

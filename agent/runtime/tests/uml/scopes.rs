@@ -1,6 +1,7 @@
 //! Containers of `muster oci --systemd-cgroup`. Runs inside user-mode Linux, whose process 1 is systemd there.
 
-use crate::oci_support::{Runtime, make_root, printed};
+use crate::oci_support::containerd::Containerd;
+use crate::oci_support::{Runtime, make_root, printed, until};
 use muster_runtime::cgroup::{CgroupRoot, CgroupVersion};
 use serde_json::json;
 use std::path::PathBuf;
@@ -185,4 +186,67 @@ fn containers_of_podman_are_in_scopes_of_systemds() {
     assert_eq!(podman(&runtime, &["exec", id, "echo", "hello"]), "hello\n");
     podman(&runtime, &["rm", "--force", "--time", "0", id]);
     assert!(!limit.exists());
+}
+
+#[test]
+#[ignore = "runs in user-mode Linux"]
+fn containers_of_containerd_are_in_scopes_of_systemds() {
+    let version = CgroupRoot::detect().unwrap().version();
+    let containerd = Containerd::new();
+    containerd.import();
+    let options = |name| {
+        let group = format!("muster-test.slice:test-{name}:two");
+        ["--runc-systemd-cgroup", "--cgroup"]
+            .map(str::to_owned)
+            .into_iter()
+            .chain([group])
+    };
+    let run = |name, more: &[&str], command: &[&str]| {
+        let options: Vec<_> = options(name).collect();
+        let options: Vec<_> = options
+            .iter()
+            .map(String::as_str)
+            .chain(more.iter().copied())
+            .collect();
+        containerd.run(&options, &[&[name], command].concat())
+    };
+    let output = run("zero", &["--rm"], &["echo", "hello"]);
+    assert_eq!(printed("run", &output), "hello\n");
+    let limit = (64 << 20).to_string();
+    let output = run("one", &["-d", "--memory-limit", &limit], &["sleep", "100000"]);
+    printed("run", &output);
+    assert_eq!(shown("ActiveState"), "active");
+    assert_eq!(shown("Slice"), "muster-test.slice");
+    let listed = containerd.ok(&["tasks", "list"]);
+    let pid = listed.lines().find_map(|line| line.strip_prefix("one"));
+    let pid = pid.and_then(|line| line.split_whitespace().next()).unwrap();
+    let groups = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
+    assert!(groups.contains(&format!("/{GROUP}\n")), "{groups}");
+    let file = match version {
+        CgroupVersion::V1 => "memory.limit_in_bytes",
+        CgroupVersion::V2 => "memory.max",
+    };
+    let file = group(version, "memory").join(file);
+    assert_eq!(std::fs::read_to_string(file).unwrap().trim(), limit);
+    let exec = [
+        "tasks",
+        "exec",
+        "--exec-id",
+        "e1",
+        "one",
+        "cat",
+        "/proc/self/cgroup",
+    ];
+    assert!(containerd.ok(&exec).contains("test-one-two.scope"));
+    assert!(containerd.ok(&["tasks", "metrics", "one"]).contains("memory"));
+    containerd.ok(&["tasks", "pause", "one"]);
+    assert!(containerd.ok(&["tasks", "list"]).contains("PAUSED"));
+    containerd.ok(&["tasks", "resume", "one"]);
+    containerd.ok(&["tasks", "kill", "--signal", "KILL", "one"]);
+    until("its end", || {
+        containerd.ok(&["tasks", "list"]).contains("STOPPED")
+    });
+    containerd.ok(&["tasks", "delete", "one"]);
+    assert_eq!(shown("ActiveState"), "inactive");
+    assert!(!group(version, "memory").exists());
 }
