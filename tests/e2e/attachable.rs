@@ -70,6 +70,7 @@ fn standalone_containers_join_attachable_networks_from_every_node() {
     lab.await_running("node-1", "web", 2, |_| true);
     refusals(&lab);
     names(&lab);
+    restarts(&lab);
     connecting(&lab);
     composed(&lab);
     lost_daemons(&lab);
@@ -161,6 +162,39 @@ fn names(lab: &Lab) {
     gets(lab, ("node-1", "box-1"), "moved", &["box-3"]);
     lab.docker("node-3").run(&["rename", "moved", "box-3"]);
     gets(lab, ("node-1", "box-1"), "box-3", &["box-3"]);
+}
+
+fn restarts(lab: &Lab) {
+    let boxes = ["box-1", "box-2", "box-3"];
+    for (node, name) in NODES.into_iter().zip(boxes) {
+        let docker = lab.docker(node);
+        let pid = || docker.run(&["inspect", "-f", "{{.State.Pid}}", name]);
+        let before = pid();
+        docker.run(&["restart", "-t", "1", name]);
+        assert_ne!(pid(), before, "{node}");
+        for (other, own) in NODES.into_iter().zip(boxes) {
+            gets(lab, (other, own), name, &[name]);
+            gets(lab, (node, name), own, &[own]);
+        }
+        gets(lab, (node, name), "tasks.web", &["web"]);
+    }
+    let docker = lab.docker("node-2");
+    let fixed = ["--network", "open", "--ip", "10.77.0.210", "--restart", "always"];
+    let started = serve(lab, "node-2", "fixed", &fixed);
+    assert_eq!(started.code, 0, "{started:?}");
+    docker.run(&["restart", "-t", "1", "fixed"]);
+    assert_eq!(address(lab, "node-2", "fixed"), "10.77.0.210");
+    gets(lab, ("node-1", "box-1"), "fixed", &["fixed"]);
+    // Its process ends by itself, and the policy starts it again.
+    docker.run(&["exec", "fixed", "/bin/busybox", "kill", "1"]);
+    let restarted = ["inspect", "-f", "{{.RestartCount}} {{.State.Running}}", "fixed"];
+    eventually("the policy starts it again", LONG, || {
+        let state = docker.run(&restarted);
+        if state == "1 true" { Ok(()) } else { Err(state) }
+    });
+    assert_eq!(address(lab, "node-2", "fixed"), "10.77.0.210");
+    gets(lab, ("node-3", "box-3"), "fixed", &["fixed"]);
+    docker.run(&["rm", "-f", "fixed"]);
 }
 
 fn connecting(lab: &Lab) {

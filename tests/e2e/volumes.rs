@@ -3,6 +3,7 @@
 use crate::support::{Docker, IMAGE, LONG, Lab, WAITER, eventually};
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 
 #[test]
 fn volumes_hold_data_and_give_it_back() {
@@ -22,7 +23,7 @@ fn volumes_hold_data_and_give_it_back() {
     borrows(&docker);
     anonymous_ones_go(&docker);
     images_as_mounts(&docker);
-    binds(&docker, &desk);
+    binds(&lab, &docker, &desk);
     disk_usage(&docker);
     prunes(&docker);
     tells_events(&docker);
@@ -396,7 +397,7 @@ fn images_as_mounts(docker: &Docker) {
     docker.run(&["rm", "-f", "ii"]);
 }
 
-fn binds(docker: &Docker, desk: &Path) {
+fn binds(lab: &Lab, docker: &Docker, desk: &Path) {
     let (source, below) = (desk.join("bind"), desk.join("bind/below"));
     fs::create_dir_all(&below).unwrap();
     let text = source.display();
@@ -413,6 +414,19 @@ fn binds(docker: &Docker, desk: &Path) {
         read_only.stderr.contains("Read-only file system"),
         "{read_only:?}"
     );
+    for propagation in ["rslave", "rshared"] {
+        let bind = format!("{text}:/b:{propagation}");
+        let refused = docker.refuse(&["run", "--rm", "-v", &bind, IMAGE, "true"]);
+        assert!(refused.contains("but it is not a shared"), "{refused}");
+    }
+    let node = lab.init("node-1").to_string();
+    let place = text.to_string();
+    for mount in [["--bind", &place, &place], ["--make-shared", &place, ""]] {
+        let words = mount.into_iter().filter(|word| !word.is_empty());
+        let mut command = Command::new("nsenter");
+        command.args(["-t", &node, "-m", "mount"]).args(words);
+        assert!(command.status().expect("`nsenter` is in the path").success());
+    }
     for (propagation, field) in [("rslave", "master:"), ("rshared", "shared:"), ("rprivate", "")] {
         let command = "grep ' /b ' /proc/self/mountinfo";
         let line = docker.try_run(&[
@@ -426,6 +440,7 @@ fn binds(docker: &Docker, desk: &Path) {
             command,
         ]);
         assert_eq!(line.code, 0, "{propagation}: {line:?}");
+        assert!(line.stdout.contains(field), "{propagation}: {line:?}");
         if field.is_empty() {
             assert!(
                 !line.stdout.contains("master:") && !line.stdout.contains("shared:"),

@@ -50,6 +50,7 @@ mod orphans;
 mod path_stat;
 mod phase;
 mod piece_writer;
+mod propagation;
 mod record;
 mod remove;
 mod rootfs_view;

@@ -94,6 +94,9 @@ impl Inner {
                 point.source = place.to_string_lossy().into_owned();
             }
             check_subpath(point)?;
+            if point.kind == MountKind::Bind {
+                crate::propagation::check(&point.source, &point.propagation)?;
+            }
         }
         Ok(points)
     }

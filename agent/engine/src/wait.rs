@@ -15,7 +15,7 @@ pub enum WaitCondition {
     NotRunning,
     /// Its next end, even if it does not run now.
     NextExit,
-    /// Its removal. The result is that of its last run.
+    /// Its removal. The exit code is that of its last run.
     Removed,
 }
 
@@ -54,9 +54,11 @@ impl Inner {
             // The sender lives in the container, which this future holds.
             let observed = observed.map_err(|_| Error::ShuttingDown)?.clone();
             drop(container);
+            // Once it is removed, what its start complained of was told to whoever started it.
+            let told = observed.error.is_empty() || observed.phase == Phase::Removed;
             Ok(WaitResult {
                 exit_code: observed.exit_code,
-                error: Some(observed.error).filter(|error| !error.is_empty()),
+                error: (!told).then_some(observed.error),
             })
         })
     }

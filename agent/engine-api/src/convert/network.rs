@@ -5,6 +5,7 @@ use super::{Read, unsupported};
 use crate::http::Failure;
 use crate::wire::container::{EndpointIpam, EndpointSettings};
 use crate::wire::network::{ConfigReference, CreateBody, Ipam, IpamRange, Network};
+use ipnet::IpNet;
 use muster_types::container::{ContainerInfo, EndpointSpec};
 use muster_types::network::{AddressRange, NetworkInfo, NetworkSpec};
 use muster_types::overlay::OVERLAY_DRIVER;
@@ -79,6 +80,17 @@ pub(crate) fn read(body: CreateBody) -> Read<NetworkSpec> {
         labels: body.labels,
         options: body.options,
     })
+}
+
+/// Clears what subnets and ranges hold beyond their prefix, as daemons did that older clients were written for.
+pub(crate) fn cut_subnets(body: &mut CreateBody) {
+    for range in &mut body.ipam.config {
+        for text in [&mut range.subnet, &mut range.ip_range] {
+            if let Ok(network) = text.parse::<IpNet>() {
+                *text = network.trunc().to_string();
+            }
+        }
+    }
 }
 
 fn read_range(wire: IpamRange) -> Read<AddressRange> {

@@ -174,7 +174,7 @@ async fn head_is_read(client: &impl Client) {
 }
 
 async fn carry_frames(
-    from_client: impl AsyncRead + Unpin,
+    mut from_client: impl AsyncRead + Unpin,
     mut to_client: impl AsyncWrite + Unpin,
     session: Result<AttachSession, BackendError>,
     tty: bool,
@@ -188,7 +188,9 @@ async fn carry_frames(
         }
         Err(error) => {
             to_client.write_all(&framed(tty, &refusal(&error))).await?;
-            to_client.shutdown().await
+            to_client.shutdown().await?;
+            discard_input(&mut from_client).await;
+            Ok(())
         }
     }
 }
@@ -225,25 +227,41 @@ fn head(response: &Response<Body>) -> Vec<u8> {
 /// Carries both directions until the output ends, the client detaches, or the connection breaks. The end of the
 /// client's input closes the process's input only.
 pub(super) async fn carry(
-    from_client: impl AsyncRead + Unpin,
+    mut from_client: impl AsyncRead + Unpin,
     sending: impl Future<Output = io::Result<()>>,
     input: Option<InputStream>,
     keys: Vec<u8>,
 ) -> io::Result<()> {
-    tokio::pin!(sending);
-    let receiving = async {
-        match input {
-            Some(input) => receive_input(from_client, input, keys).await,
-            None => Received::Closed,
+    {
+        tokio::pin!(sending);
+        let receiving = async {
+            match input {
+                Some(input) => receive_input(&mut from_client, input, keys).await,
+                None => Received::Closed,
+            }
+        };
+        tokio::select! {
+            sent = &mut sending => sent?,
+            received = receiving => match received {
+                Received::Detached => return Ok(()),
+                Received::Closed => sending.await?,
+            },
         }
-    };
-    tokio::select! {
-        sent = &mut sending => sent,
-        received = receiving => match received {
-            Received::Detached => Ok(()),
-            Received::Closed => sending.await,
-        },
     }
+    discard_input(&mut from_client).await;
+    Ok(())
+}
+
+/// How long a client may take to close its side after the end of the output.
+const CLOSING_MAX: Duration = Duration::from_secs(2);
+
+/// Reads what a client still sends after the end of the output, until it closes its side: a connection that is closed
+/// over unread input ends with an error for the client.
+async fn discard_input(client: &mut (impl AsyncRead + Unpin)) {
+    let mut nowhere = tokio::io::sink();
+    let discarding = tokio::io::copy(client, &mut nowhere);
+    // One that broke or stays is closed over what it sends.
+    let _ = tokio::time::timeout(CLOSING_MAX, discarding).await;
 }
 
 async fn send_output(
@@ -411,6 +429,33 @@ mod tests {
         let mut arrived = Vec::new();
         process.read_to_end(&mut arrived).await.unwrap();
         assert_eq!(arrived, b"last");
+    }
+
+    #[tokio::test]
+    async fn late_input_leaves_the_end_of_the_output_whole() {
+        let (mut client, connection) = tokio::net::UnixStream::pair().unwrap();
+        let (from_client, to_client) = tokio::io::split(connection);
+        client.write_all(b"typed too late").await.unwrap();
+        let chunk = OutputChunk {
+            stream: StreamKind::Stdout,
+            data: Bytes::from_static(b"out"),
+        };
+        let output: OutputStream = Box::pin(futures::stream::iter([Ok(chunk)]));
+        let carrying = carry(
+            from_client,
+            send_output(to_client, output, true),
+            None,
+            Vec::new(),
+        );
+        let reading = async {
+            let mut shown = Vec::new();
+            let read = client.read_to_end(&mut shown).await;
+            drop(client);
+            (read.map_err(|error| error.kind()), shown)
+        };
+        let (carried, read) = tokio::join!(carrying, reading);
+        carried.unwrap();
+        assert_eq!(read, (Ok(3), b"out".to_vec()));
     }
 
     #[test]

@@ -12,6 +12,8 @@ use muster_types::overlay::{GATEWAY_BRIDGE, OVERLAY_DRIVER};
 use std::collections::BTreeSet;
 
 const FILTERS: &[&str] = &["dangling", "driver", "id", "label", "name", "scope", "type"];
+/// First version whose daemon refuses a subnet in which bits beyond the prefix are set.
+const REFUSES_HOST_BITS: u32 = 44;
 const BUILT_IN: &[&str] = &["bridge", "host", "none"];
 
 /// Whether it exists by itself.
@@ -123,7 +125,10 @@ pub(super) async fn inspect(call: Call) -> Reply {
 
 /// `POST /networks/create`.
 pub(super) async fn create(mut call: Call) -> Reply {
-    let body: CreateBody = call.body_of(Object::NetworkCreate).await?;
+    let mut body: CreateBody = call.body_of(Object::NetworkCreate).await?;
+    if call.version.minor < REFUSES_HOST_BITS {
+        convert::network::cut_subnets(&mut body);
+    }
     let spec = convert::network::read(body)?;
     // One name means one network, wherever it lies: else neither could be removed by its name.
     let same = |network: &NetworkInfo| network.spec.name == spec.name && !is_built_in(network);

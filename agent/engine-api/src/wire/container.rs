@@ -37,6 +37,8 @@ pub(crate) struct CreateBody {
 #[serde(default, rename_all = "PascalCase")]
 struct Beside {
     host_config: HostConfig,
+    /// docker-py puts the name of the runtime here too.
+    runtime: String,
     networking_config: NetworkingConfig,
 }
 
@@ -44,7 +46,10 @@ impl<'de> Deserialize<'de> for CreateBody {
     /// Read twice: a flattened member would be read through a copy that knows no [`strict`] rule.
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let whole = Value::deserialize(deserializer)?;
-        let beside: Beside = strict::read(whole.clone()).map_err(serde::de::Error::custom)?;
+        let mut beside: Beside = strict::read(whole.clone()).map_err(serde::de::Error::custom)?;
+        if beside.host_config.runtime.is_empty() {
+            beside.host_config.runtime = beside.runtime;
+        }
         Ok(Self {
             config: strict::read(whole).map_err(serde::de::Error::custom)?,
             host_config: beside.host_config,

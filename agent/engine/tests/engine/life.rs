@@ -144,6 +144,22 @@ fn a_running_container_is_removed_only_by_force() {
 }
 
 #[test]
+fn removing_what_never_started_is_no_failure() {
+    on_node(async |node| {
+        let engine = node.open_with_image().await;
+        let mut config = shell("true");
+        config.entrypoint = Some(vec!["/bin/none".to_owned()]);
+        config.host.auto_remove = true;
+        let id = engine.create(None, config).await.unwrap().id;
+        let removal = engine.wait(id.as_str(), WaitCondition::Removed).unwrap();
+        engine.start(id.as_str()).await.unwrap_err();
+        let removed = removal.await.unwrap();
+        assert_eq!((removed.exit_code, removed.error), (127, None));
+        node.close(engine).await;
+    });
+}
+
+#[test]
 fn auto_remove_leaves_nothing() {
     on_node(async |node| {
         let engine = node.open_with_image().await;
