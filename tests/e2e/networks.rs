@@ -131,6 +131,7 @@ fn definitions(docker: &Docker) {
     );
     let nowhere = docker.refuse(&["run", "--rm", "--network", "nope", IMAGE, "true"]);
     assert!(nowhere.contains("network nope not found"), "{nowhere}");
+    assert!(!nowhere.contains("Unable to find image"), "{nowhere}");
 
     let listed = |filter: &str| docker.lines(&["network", "ls", "--filter", filter, "--format", "{{.Name}}"]);
     assert_eq!(listed("label=team=a"), ["lan"]);

@@ -23,10 +23,10 @@ fn volumes_hold_data_and_give_it_back() {
     borrows(&docker);
     anonymous_ones_go(&docker);
     images_as_mounts(&docker);
+    tells_events(&docker);
     binds(&lab, &docker, &desk);
     disk_usage(&docker);
     prunes(&docker);
-    tells_events(&docker);
 }
 
 fn tells_events(docker: &Docker) {

@@ -46,7 +46,8 @@ impl Inner {
             .await?;
         apply_image(&mut config, &image);
         let id = random_id();
-        let wanted = self.networking.wanted(&config).await?;
+        let wanted = self.networking.wanted(&config).await;
+        let wanted = wanted.map_err(as_bad_request)?;
         self.check_links(&config)?;
         let mut record = record(&id, config, image_id, &image)?;
         record.networks = Some(wanted);
@@ -215,6 +216,14 @@ impl Inner {
 }
 
 /// Fills in what the image says and the user does not, so that the container tells all of it.
+/// What is not found when a container is made is its image, to clients: they would pull that for want of a network.
+fn as_bad_request(error: Error) -> Error {
+    match error {
+        missing @ Error::NoSuchNetwork { .. } => Error::invalid(missing.to_string()),
+        other => other,
+    }
+}
+
 fn apply_image(config: &mut ContainerConfig, image: &ImageConfig) {
     let given = |command: &Vec<String>| (!command.is_empty()).then(|| command.clone());
     if config.entrypoint.is_none() {

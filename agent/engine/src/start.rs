@@ -209,7 +209,8 @@ impl Inner {
 
     async fn launch(self: &Arc<Self>, container: &Arc<Container>, leases: Leases) -> Result<(Run, i128)> {
         let record = container.record();
-        let places = self.networking.join(&record, &leases)?;
+        let join = || self.networking.join(&record, &leases);
+        let places = self.networking.join_standing(&record, &leases, join).await?;
         leases.keep();
         let launched = self.launch_at(container, &record, places.clone()).await;
         let for_images = record.clone();

@@ -270,11 +270,12 @@ impl Inner {
     ) -> Result<()> {
         let wanted = place::Wanted::from([(name.to_owned(), spec.clone())]);
         let leases = self.networking.lease_for(record, &wanted).await?;
-        self.networking.await_shared(record, &leases).await?;
-        let leased = leases.on(name);
-        let endpoint = self
-            .networking
-            .join_one(record, (name, spec), leased, &run.places)?;
+        let join = || {
+            let leased = leases.on(name);
+            self.networking
+                .join_one(record, (name, spec), leased, &run.places)
+        };
+        let endpoint = self.networking.join_standing(record, &leases, join).await?;
         leases.keep();
         let mut places = run.places.clone();
         places.insert(name.to_owned(), endpoint.clone());

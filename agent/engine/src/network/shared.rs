@@ -123,18 +123,44 @@ impl Networking {
         failures
     }
 
+    /// The ids of the shared networks that a container is to join, with their names.
+    fn shared_among(&self, record: &Record, leases: &Leases) -> BTreeMap<String, String> {
+        let catalog = self.catalog();
+        let names = record.wanted_networks();
+        let held = names.keys().filter_map(|name| catalog.find(name).ok());
+        let shared = held.filter(|held| held.record.is_shared());
+        let mut wanted: BTreeMap<String, String> = shared
+            .map(|held| (held.record.id.clone(), held.record.spec.name.clone()))
+            .collect();
+        wanted.extend(leases.networks().map(|(id, name)| (id.clone(), name.clone())));
+        wanted
+    }
+
+    /// Lets a container join while every shared network that it means stands. None of them is taken down meanwhile, nor
+    /// later, as it is on them then: what the engine is told may be older than the container's leases.
+    pub async fn join_standing<T>(
+        &self,
+        record: &Record,
+        leases: &Leases,
+        join: impl Fn() -> Result<T>,
+    ) -> Result<T> {
+        loop {
+            let wanted = self.shared_among(record, leases);
+            if wanted.is_empty() {
+                return join();
+            }
+            let standing = self.shared.standing.lock().await;
+            if wanted.keys().all(|id| standing.contains_key(id)) {
+                return join();
+            }
+            drop(standing);
+            self.await_shared(record, leases).await?;
+        }
+    }
+
     /// Waits until the engine was told of the shared networks that a container is to join.
     pub async fn await_shared(&self, record: &Record, leases: &Leases) -> Result<()> {
-        let mut wanted: BTreeMap<String, String> = {
-            let catalog = self.catalog();
-            let names = record.wanted_networks();
-            let held = names.keys().filter_map(|name| catalog.find(name).ok());
-            let shared = held.filter(|held| held.record.is_shared());
-            shared
-                .map(|held| (held.record.id.clone(), held.record.spec.name.clone()))
-                .collect()
-        };
-        wanted.extend(leases.networks().map(|(id, name)| (id.clone(), name.clone())));
+        let wanted = self.shared_among(record, leases);
         let mut tried = self.shared.tried.subscribe();
         let told = tried.wait_for(|tried| wanted.keys().all(|id| tried.contains(id)));
         let told = tokio::select! {
