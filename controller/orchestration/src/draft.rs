@@ -53,8 +53,8 @@ pub(crate) struct Draft<'a> {
     pub(crate) update: Option<UpdateStatus>,
     pub(crate) allocated_ports: Vec<PublishedPort>,
     pub(crate) vips: Vec<NetworkAddresses>,
-    /// Why the service cannot have a virtual address, where that is so.
-    pub(crate) without_address: Option<String>,
+    /// Networks on which the service can have no virtual address, and why.
+    pub(crate) without_address: BTreeMap<NetworkId, String>,
     /// Networks that addresses were taken on, with what is left of them.
     pools: BTreeMap<NetworkId, AddressPool>,
     /// Return to the previous spec, with this message.
@@ -127,7 +127,7 @@ impl<'a> Draft<'a> {
             update: service.update.clone(),
             allocated_ports: service.allocated_ports.clone(),
             vips: service.vips.clone(),
-            without_address: None,
+            without_address: BTreeMap::new(),
             pools: BTreeMap::new(),
             constraints: Constraints::of(&revision.template.placement),
             service,

@@ -131,7 +131,12 @@ fn set(spec: &mut ServiceSpec, option: &str) {
             ..NetworkAttachment::default()
         }),
         "without-networks" => template.networks.clear(),
-        "endpoint-mode" => spec.endpoint_mode = EndpointMode::DnsRoundRobin,
+        "endpoint-mode" => {
+            spec.endpoint_mode = match value {
+                "vip" => EndpointMode::Vip,
+                _ => EndpointMode::DnsRoundRobin,
+            }
+        }
         "image" => template.container.image = value.to_owned(),
         "auth" => template.container.registry_auth = RegistryAuth(value.to_owned()),
         "memory" => template.reservations.memory_bytes = value.parse::<u64>().unwrap() << 20,

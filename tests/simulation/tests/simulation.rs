@@ -66,6 +66,10 @@ const REGRESSIONS: &[(u64, &str)] = &[
         7648,
         "a task of an update that was changed back went on waiting beside the one that was current again",
     ),
+    (
+        9762,
+        "an update away from a full network waited for a virtual address there",
+    ),
 ];
 /// Seeds of an ordinary run of the tests; `MUSTER_SIMULATION_SEEDS` asks for another number.
 const SEEDS: u64 = 1000;

@@ -7,8 +7,8 @@ use muster_types::overlay::NetworkAddresses;
 use muster_types::service::EndpointMode;
 
 /// Gives the service a virtual address on each of its networks, also on those that only tasks of an older revision are
-/// on, and returns the others. Without all of them no task gets a node: its containers would resolve names that lead
-/// nowhere.
+/// on, and returns the others. No task gets a node without those on its own networks: its containers would resolve names
+/// that lead nowhere.
 pub(super) fn allocate_virtual_addresses(draft: &mut Draft<'_>) {
     if draft.service.removing {
         return;
@@ -25,7 +25,7 @@ pub(super) fn allocate_virtual_addresses(draft: &mut Draft<'_>) {
         }
         match draft.take_addresses(&[network]) {
             Ok(taken) => vips.extend(taken),
-            Err(problem) => draft.without_address = Some(problem),
+            Err(problem) => drop(draft.without_address.insert(network, problem)),
         }
     }
     draft.vips = vips;

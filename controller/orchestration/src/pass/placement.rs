@@ -28,9 +28,15 @@ pub(super) fn place_tasks(draft: &mut Draft<'_>) {
     if groups.is_empty() {
         return;
     }
-    if let Some(problem) = draft.without_address.clone() {
-        let tasks: Vec<TaskIndex> = groups.into_values().flatten().collect();
-        return wait_for_addresses(draft, &tasks, &problem);
+    groups.retain(|(version, _), tasks| match no_virtual_address(draft, *version) {
+        Some(problem) => {
+            wait_for_addresses(draft, tasks, &problem);
+            false
+        }
+        None => true,
+    });
+    if groups.is_empty() {
+        return;
     }
     let mut views = node_views(draft);
     for ((version, own_node), tasks) in groups {
@@ -47,6 +53,17 @@ pub(super) fn place_tasks(draft: &mut Draft<'_>) {
         };
         note(draft, version, &tasks, &placements);
     }
+}
+
+/// Why the service has no virtual address on a network of this revision. One that it lacks on a network which only other
+/// revisions are on does not matter: an update that leaves a full network frees its addresses.
+fn no_virtual_address(draft: &Draft<'_>, version: u64) -> Option<String> {
+    let revision = draft.state.template(draft.service.id, version)?;
+    let networks = draft.state.networks_used_by(&revision.template, &revision.ports);
+    let mut problems = networks
+        .iter()
+        .filter_map(|network| draft.without_address.get(network));
+    problems.next().cloned()
 }
 
 /// Every node with what all services take of it. Resources and ports are taken until a task is seen to stop; rank and
