@@ -44,6 +44,12 @@ impl EngineClient {
         self.call(Method::POST, path, body, "application/json").await
     }
 
+    /// PUT with a JSON body.
+    pub async fn put(&self, path: &str, body: &Value) -> anyhow::Result<Value> {
+        let body = serde_json::to_vec(body)?.into();
+        self.call(Method::PUT, path, body, "application/json").await
+    }
+
     /// POST with a tar archive.
     pub async fn post_tar(&self, path: &str, archive: Bytes) -> anyhow::Result<Value> {
         self.call(Method::POST, path, archive, "application/x-tar").await

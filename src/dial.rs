@@ -87,10 +87,15 @@ pub fn run(command: SystemCommand) -> anyhow::Result<()> {
     }
 }
 
-fn dial_stdio(host: Option<String>) -> anyhow::Result<()> {
+/// The socket of the engine to talk to: of this URL, of `DOCKER_HOST`, or the first of the usual ones that is there.
+pub fn engine_socket(host: Option<String>) -> anyhow::Result<PathBuf> {
     let named = host.or_else(|| std::env::var("DOCKER_HOST").ok().filter(|host| !host.is_empty()));
     let default = DEFAULT_SOCKET.trim_start_matches("unix://");
-    let path = socket(named.as_deref(), [Path::new(default), Path::new(DOCKER_SOCKET)])?;
+    socket(named.as_deref(), [Path::new(default), Path::new(DOCKER_SOCKET)])
+}
+
+fn dial_stdio(host: Option<String>) -> anyhow::Result<()> {
+    let path = engine_socket(host)?;
     let connect = || {
         format!(
             "cannot connect to the engine at {}; is it running?",

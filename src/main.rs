@@ -10,6 +10,7 @@ mod demo;
 mod dial;
 mod firewall;
 mod lab;
+mod network;
 mod node;
 mod tls;
 
@@ -34,6 +35,8 @@ enum Command {
     Demo,
     /// Run several nodes on this machine, joined into a cluster
     Lab(lab::LabCommand),
+    /// Say which services of a network may open connections to which
+    Network(network::NetworkCommand),
     /// Serve a docker CLI behind ssh, and look at other firewalls of this host
     System(dial::SystemCommand),
     /// Use the container runtime on its own
@@ -123,6 +126,7 @@ fn run() -> anyhow::Result<ExitCode> {
         Command::Daemon(flags) => daemon::run(*flags).map(|()| ExitCode::SUCCESS),
         Command::Demo => demo::run().map(|()| ExitCode::SUCCESS),
         Command::Lab(command) => lab::run(command).map(|()| ExitCode::SUCCESS),
+        Command::Network(command) => network::run(command).map(|()| ExitCode::SUCCESS),
         Command::System(command) => dial::run(command).map(|()| ExitCode::SUCCESS),
         Command::Runtime(RuntimeCommand::Run { bundle, id }) => run_bundle(&bundle, &id),
         Command::Oci { arguments } => Ok(muster_runtime::oci_main(&arguments)),

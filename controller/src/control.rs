@@ -3,6 +3,7 @@
 use muster_types::file::FileSpec;
 use muster_types::network::NetworkSpec;
 use muster_types::overlay::{NetworkAddresses, NetworkFacts};
+use muster_types::policy::NetworkPolicy;
 use muster_types::{
     AttachmentId, Availability, ClusterSpec, ContainerId, FileId, FileKind, NetworkId, NodeId, NodeRole,
     NodeSpec, RaftId, ServiceId, ServiceSpec,
@@ -92,6 +93,13 @@ pub enum ControlRequest {
         /// Which.
         id: NetworkId,
     },
+    /// Say which services of a network may open connections to which.
+    SetNetworkPolicy {
+        /// Which network.
+        id: NetworkId,
+        /// The rules.
+        policy: NetworkPolicy,
+    },
     /// Make a secret or config; its id is the request's.
     CreateFile {
         /// Which of the two.
@@ -166,6 +174,7 @@ impl ControlRequest {
             | Self::JoinRaft { .. }
             | Self::CreateNetwork { .. }
             | Self::RemoveNetwork { .. }
+            | Self::SetNetworkPolicy { .. }
             | Self::CreateFile { .. }
             | Self::UpdateFile { .. }
             | Self::RemoveFile { .. } => None,

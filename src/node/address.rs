@@ -107,6 +107,21 @@ fn check(address: SocketAddr) -> Result<SocketAddr, String> {
     ))
 }
 
+/// Every address of this host at which ports can be published, but those that mean something on one link only.
+pub fn own_addresses() -> Result<Vec<IpAddr>, String> {
+    let interfaces =
+        nix::ifaddrs::getifaddrs().map_err(|error| format!("cannot list the host's addresses: {error}"))?;
+    let addresses = interfaces.filter_map(|interface| {
+        let address = interface.address?;
+        let ipv4 = address.as_sockaddr_in().map(|address| IpAddr::V4(address.ip()));
+        ipv4.or_else(|| {
+            let ipv6 = address.as_sockaddr_in6()?.ip();
+            (!ipv6.is_unicast_link_local()).then_some(IpAddr::V6(ipv6))
+        })
+    });
+    Ok(addresses.collect())
+}
+
 /// IPv4 addresses of this host's own interfaces.
 fn host_addresses() -> Result<Vec<(String, IpAddr)>, String> {
     let interfaces =

@@ -4,7 +4,7 @@ use super::address::MemberAddresses;
 use super::host::{NodeHost, Standing};
 use super::member::Member;
 use super::refusals::{failed, from_control, from_fetch};
-use super::views::{node_view, service_view, task_view};
+use super::views::{node_view, service_view, task_view, trace_view};
 use super::{address, events, task_logs};
 use crate::daemon::registry::platform as image_platform;
 use async_trait::async_trait;
@@ -16,10 +16,12 @@ use muster_engine_api::backend::{
     BackendError, Candidate, ClusterBackend, ControllerReach, EventStream, InitRequest, JoinRequest,
     LocalSwarm, LocalSwarmState, LogOptions, LogSelection, NOT_PART, NodeView, RemoteController, Result,
     ServiceChange, ServiceCreated, ServiceView, TaskLogStream, TaskSelection, TaskView, TokenRotation,
-    resolve,
+    TraceStep, resolve,
 };
 use muster_types::file::FileSpec;
 use muster_types::network::NetworkSpec;
+use muster_types::policy::NetworkPolicy;
+use muster_types::service::Protocol;
 use muster_types::{
     Cluster, ClusterFile, ClusterNetwork, ClusterSpec, FileId, FileKind, NetworkId, Node, NodeId, NodeSpec,
     RequestId, Service, ServiceId, ServiceSpec, Task, Timestamp,
@@ -381,6 +383,23 @@ impl ClusterBackend for NodeBackend {
 
     async fn network_remove(&self, id: NetworkId) -> Result<()> {
         self.write(ControlRequest::RemoveNetwork { id }).await?;
+        Ok(())
+    }
+
+    async fn service_trace(
+        &self,
+        from: &str,
+        to: &str,
+        port: Option<(Protocol, u16)>,
+    ) -> Result<Vec<TraceStep>> {
+        let [from, to] = [self.service_inspect(from).await?, self.service_inspect(to).await?];
+        let view = self.read().await?;
+        Ok(trace_view(&view.state, &from.service, &to.service, port))
+    }
+
+    async fn network_set_policy(&self, id: NetworkId, policy: NetworkPolicy) -> Result<()> {
+        self.write(ControlRequest::SetNetworkPolicy { id, policy })
+            .await?;
         Ok(())
     }
 

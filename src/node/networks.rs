@@ -1,8 +1,8 @@
 //! The cluster's networks on this node: what the agent was assigned, made so by the engine.
 
 use super::failing_networks::FailingNetworks;
-use muster_engine::{Engine, SharedFailures, SharedMesh, SharedNetwork};
-use muster_node_plan::network_plan;
+use muster_engine::{Engine, SharedFailures, SharedGuard, SharedMesh, SharedNetwork, SharedPort};
+use muster_node_plan::{GuardPlan, MeshPlan, network_plan};
 use muster_types::container::EndpointSpec;
 use muster_types::network::{AddressRange, NetworkSpec};
 use muster_types::overlay::{OVERLAY_DRIVER, TaskNetwork};
@@ -40,6 +40,8 @@ pub struct Wanted {
 #[derive(Debug, Clone, Default)]
 struct Outcome {
     tried: BTreeSet<NetworkId>,
+    /// Applied index of the assignments that said so.
+    index: u64,
     /// Why networks are not as they should be; without a network, what concerns none in particular.
     failures: BTreeMap<Option<NetworkId>, String>,
     /// Connections on this node may go as they did before.
@@ -47,12 +49,13 @@ struct Outcome {
 }
 
 impl Outcome {
-    fn new(tried: BTreeSet<NetworkId>, failures: &SharedFailures) -> Self {
+    fn new(tried: BTreeSet<NetworkId>, index: u64, failures: &SharedFailures) -> Self {
         let of_networks = failures.networks.iter();
         let of_networks = of_networks.map(|(id, failure)| (id.parse().ok(), failure.error.chain()));
         let of_host = failures.host.iter().map(|error| (None, error.chain()));
         Self {
             tried,
+            index,
             failures: of_networks.chain(of_host).collect(),
             lags: failures.networks.values().any(|failure| failure.is_used),
         }
@@ -114,11 +117,9 @@ impl ClusterNetworks {
             let newest = wanted.borrow_and_update().clone();
             let own_now = *own.borrow_and_update();
             let outcome = match (&newest, own_now) {
-                (Some(newest), Some((node, address))) => {
-                    Some(self.make(&newest.networks, node, address).await)
-                }
+                (Some(newest), Some((node, address))) => Some(self.make(newest, node, address).await),
                 (Some(newest), None) if newest.networks.is_empty() => {
-                    Some(self.make(&[], NodeId::default(), IpAddr::from([0; 4])).await)
+                    Some(self.make(newest, NodeId::default(), IpAddr::from([0; 4])).await)
                 }
                 _ => None,
             };
@@ -141,13 +142,15 @@ impl ClusterNetworks {
     }
 
     /// Makes them, as far as they can be made.
-    async fn make(&self, networks: &[AssignedNetwork], node: NodeId, address: IpAddr) -> Outcome {
+    async fn make(&self, newest: &Wanted, node: NodeId, address: IpAddr) -> Outcome {
+        let networks = &newest.networks;
         let shared = networks
             .iter()
             .map(|network| shared_network(network, node, address));
         let outcome = match self.engine.set_shared_networks(shared.collect()).await {
             Ok(failures) => Outcome::new(
                 networks.iter().map(|network| network.facts.id).collect(),
+                newest.index,
                 &failures,
             ),
             // The engine stops.
@@ -166,8 +169,10 @@ impl ClusterNetworks {
         if places.is_empty() {
             return Ok(());
         }
+        // Who may talk to the task was told with it.
+        let told = self.wanted.borrow().as_ref().map_or(0, |newest| newest.index);
         let mut standing = self.standing.subscribe();
-        let stand = standing.wait_for(|outcome| outcome.stand(places));
+        let stand = standing.wait_for(|outcome| outcome.index >= told && outcome.stand(places));
         if tokio::time::timeout(STANDING_WITHIN, stand).await.is_ok() {
             return Ok(());
         }
@@ -235,11 +240,40 @@ fn shared_network(network: &AssignedNetwork, node: NodeId, address: IpAddr) -> S
         in_use: plan.in_use,
         names: plan.names,
         addresses: plan.addresses,
-        mesh: plan.mesh.map(|mesh| SharedMesh {
-            own: mesh.own,
-            nodes: mesh.nodes,
-            ports: mesh.ports,
-            lost: mesh.lost,
-        }),
+        mesh: plan.mesh.map(shared_mesh),
+        guards: plan
+            .guards
+            .iter()
+            .map(|(address, guard)| (*address, shared_guard(guard)))
+            .collect(),
+    }
+}
+
+fn shared_guard(guard: &GuardPlan) -> Arc<SharedGuard> {
+    Arc::new(SharedGuard {
+        from: guard.from.clone(),
+        ports: guard.ports.clone(),
+        open: guard.open.clone(),
+    })
+}
+
+fn shared_mesh(mesh: MeshPlan) -> SharedMesh {
+    let ports = mesh.ports.into_iter().map(|(port, plan)| {
+        let shared = SharedPort {
+            endpoints: plan.endpoints,
+            // Both are written alike.
+            at: plan
+                .at
+                .iter()
+                .filter_map(|net| net.to_string().parse().ok())
+                .collect(),
+        };
+        (port, shared)
+    });
+    SharedMesh {
+        own: mesh.own,
+        nodes: mesh.nodes,
+        ports: ports.collect(),
+        lost: mesh.lost,
     }
 }

@@ -2,9 +2,11 @@
 
 use super::templates::{TemplateError, TemplateNode, expand};
 use muster_types::container::{ContainerConfig, ContainerResources, HostConfig, NetworkMode, PortBinding};
+use muster_types::leading::{LABEL_ADDRESS, Leading};
 use muster_types::service::PublishMode;
 use muster_types::{AssignedTask, NodeId};
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 /// The container that a task asks for.
 pub(super) fn container_config(
@@ -46,6 +48,40 @@ pub(super) fn container_config(
     })
 }
 
+/// The ports that the task's own node publishes, which has the addresses `own`: at all of them, unless the service says
+/// at which.
+pub(super) fn published(task: &AssignedTask, own: &[IpAddr]) -> Result<Vec<PortBinding>, String> {
+    let ports = task.ports.iter().filter(|port| port.mode == PublishMode::Host);
+    let ports: Vec<_> = ports.collect();
+    let leading = Leading::read(&task.service_labels).unwrap_or_default();
+    let at: Vec<Option<IpAddr>> = match leading.addresses.is_empty() {
+        true => vec![None],
+        false => own
+            .iter()
+            .filter(|own| leading.answers_at(**own))
+            .map(|own| Some(*own))
+            .collect(),
+    };
+    if at.is_empty() && !ports.is_empty() {
+        let wanted: Vec<String> = leading.addresses.iter().map(ToString::to_string).collect();
+        return Err(format!(
+            "this node has no address of those at which the service's ports are to answer ({LABEL_ADDRESS}={}): give it \
+             one, or keep the service off the node with a constraint",
+            wanted.join(",")
+        ));
+    }
+    let bindings = ports.iter().flat_map(|port| {
+        at.iter().map(|host_ip| PortBinding {
+            host_port_last: 0,
+            container_port: port.target_port,
+            protocol: port.protocol,
+            host_ip: *host_ip,
+            host_port: port.published_port,
+        })
+    });
+    Ok(bindings.collect())
+}
+
 /// Swarm's labels beside the user's.
 fn labels(task: &AssignedTask, node: NodeId) -> BTreeMap<String, String> {
     let mut labels = task.template.container.labels.clone();
@@ -79,14 +115,6 @@ fn host_config(task: &AssignedTask) -> HostConfig {
         Some("none") => NetworkMode::None,
         Some(other) => NetworkMode::Named(other.to_owned()),
     };
-    let published = task.ports.iter().filter(|port| port.mode == PublishMode::Host);
-    let ports = published.map(|port| PortBinding {
-        host_port_last: 0,
-        container_port: port.target_port,
-        protocol: port.protocol,
-        host_ip: None,
-        host_port: port.published_port,
-    });
     let mut security_opt = Vec::new();
     if spec.no_new_privileges {
         security_opt.push("no-new-privileges".to_owned());
@@ -95,7 +123,6 @@ fn host_config(task: &AssignedTask) -> HostConfig {
         init: spec.init.unwrap_or(false),
         network,
         endpoints: places,
-        ports: ports.collect(),
         mounts: spec.mounts.clone(),
         resources: ContainerResources {
             nano_cpus: limits.nano_cpus,

@@ -1,7 +1,8 @@
 //! Tasks as containers of the local engine.
 
+use super::address::own_addresses;
 use super::networks::ClusterNetworks;
-use super::task_container::container_config;
+use super::task_container::{container_config, published};
 use super::task_files;
 use super::templates::TemplateNode;
 use futures::StreamExt;
@@ -77,7 +78,8 @@ impl EngineTasks {
         self.ensure_image(&task.template.container, peers).await?;
         self.networks.await_standing(&task.networks).await?;
         let node = self.template_node().await?;
-        let config = container_config(task, &node).map_err(|error| error.to_string())?;
+        let mut config = container_config(task, &node).map_err(|error| error.to_string())?;
+        config.host.ports = published(task, &own_addresses()?)?;
         let created = self.engine.container_create(Some(&name), config).await;
         created.map(|created| created.id).map_err(|error| error.message)
     }
@@ -348,6 +350,45 @@ mod tests {
             recorded: (0, muster_types::TaskState::Assigned),
             networks: Vec::new(),
         }
+    }
+
+    #[test]
+    fn ports_of_the_tasks_node_answer_at_the_addresses_that_the_service_names() {
+        use muster_types::service::{Protocol, PublishMode, PublishedPort};
+        let own: Vec<IpAddr> = ["127.0.0.1", "192.0.2.7", "10.1.0.5", "fd00::5"]
+            .map(|text| text.parse().unwrap())
+            .into();
+        let port = |target_port, mode| PublishedPort {
+            name: String::new(),
+            protocol: Protocol::Tcp,
+            target_port,
+            published_port: 8080,
+            mode,
+        };
+        let at = |value: Option<&str>| {
+            let mut task = task();
+            let label = value.map(|value| ("muster.publish.address".to_owned(), value.to_owned()));
+            task.service_labels = label.into_iter().collect();
+            task.ports = vec![port(80, PublishMode::Host), port(81, PublishMode::Ingress)];
+            let bindings = published(&task, &own)?;
+            assert!(
+                bindings
+                    .iter()
+                    .all(|port| (port.container_port, port.host_port) == (80, 8080))
+            );
+            Ok::<_, String>(bindings.into_iter().map(|port| port.host_ip).collect::<Vec<_>>())
+        };
+        assert_eq!(at(None).unwrap(), [None]);
+        assert_eq!(at(Some("192.0.2.7")).unwrap(), [Some(own[1])]);
+        assert_eq!(
+            at(Some("10.0.0.0/8,fd00::/64")).unwrap(),
+            [Some(own[2]), Some(own[3])]
+        );
+        let refused = at(Some("203.0.113.1")).unwrap_err();
+        assert!(
+            refused.contains("muster.publish.address=203.0.113.1/32"),
+            "{refused}"
+        );
     }
 
     fn running(config: ContainerConfig) -> ContainerInfo {

@@ -1,11 +1,13 @@
 //! Records of the state as the Engine API shows them.
 
 use muster_controller::core::io::ReadView;
+use muster_controller::core::trace::trace;
 use muster_engine_api::backend::{
-    ControllerReach, ControllerView, NodeView, Place, ServiceView, TaskCounts, TaskView,
+    ControllerReach, ControllerView, NodeView, Place, ServiceView, TaskCounts, TaskView, TraceStep,
 };
 use muster_state::ClusterState;
 use muster_types::overlay::NetworkAddresses;
+use muster_types::service::Protocol;
 use muster_types::{Node, NodeState, Service, ServiceMode, Task, TaskState};
 use std::sync::Arc;
 
@@ -78,4 +80,20 @@ fn places(state: &ClusterState, places: &[NetworkAddresses]) -> Vec<Place> {
         })
     };
     places.iter().filter_map(place).collect()
+}
+
+/// The way that connections of one service to another take.
+pub(super) fn trace_view(
+    state: &ClusterState,
+    from: &Service,
+    to: &Service,
+    port: Option<(Protocol, u16)>,
+) -> Vec<TraceStep> {
+    let steps = trace(state, from, to, port).into_iter();
+    let steps = steps.map(|step| TraceStep {
+        step: step.step,
+        passes: step.passes,
+        text: step.text,
+    });
+    steps.collect()
 }

@@ -30,6 +30,7 @@ mod old_cli;
 mod overlay;
 mod own_registry;
 mod partitions;
+mod policies;
 mod published;
 mod registry;
 mod remote;

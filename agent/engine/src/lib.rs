@@ -88,8 +88,8 @@ pub use muster_images::{
 };
 pub use muster_runtime::AttachRequest;
 pub use network::{
-    PlaceWish, SharedFailure, SharedFailures, SharedMesh, SharedNetwork, SharedPlace, SharedPlaces,
-    SubnetPool,
+    PlaceWish, SharedFailure, SharedFailures, SharedGuard, SharedMesh, SharedNetwork, SharedPlace,
+    SharedPlaces, SharedPort, SubnetPool,
 };
 pub use observe::{ContainerStats, EngineFacts};
 pub use path_stat::PathStat;

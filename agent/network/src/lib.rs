@@ -37,7 +37,7 @@ pub use address::{InvalidIpv4Net, InvalidMacAddress, Ipv4Net, MacAddress};
 pub use error::NetworkError;
 pub use ip_net::{InvalidIpNet, IpNet, address_from, bits_of};
 pub use links::InterfaceStats;
-pub use mesh::{MeshEntries, MeshSpec};
+pub use mesh::{MeshEntries, MeshPort, MeshSpec};
 pub use namespace::NamespaceError;
 pub use neighbours::{OtherFirewalls, WithdrawError, admit_bridges, other_firewalls, withdraw_bridges};
 pub use netlink::NetlinkError;
@@ -45,7 +45,7 @@ pub use network::Network;
 pub use overlay::{OverlayFailures, OverlaySpec, Station};
 pub use resolver::{RESOLVER_ADDRESS, ResolverSockets};
 pub use sandbox::{DefaultRoute, Sandbox};
-pub use services::{Services, VirtualService};
+pub use services::{Guard, Guards, Services, VirtualService};
 pub use spec::{
     Attachment, BridgeSpec, Families, Interface, InvalidSpec, MacvlanMode, NetworkConfig, PortMapping,
     Protocol, SandboxSpec,

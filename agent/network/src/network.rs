@@ -46,6 +46,7 @@ pub(crate) struct Inner {
     pub(crate) resolver_table: String,
     /// Name of the table that leads to services, in the namespaces of containers.
     pub(crate) service_table: String,
+    pub(crate) guard_table: String,
     /// Name of the table that admits the tunnels of other nodes.
     pub(crate) tunnel_table: String,
     /// Name of the tables of the routing mesh, on the host and in containers.
@@ -301,6 +302,7 @@ impl Inner {
             next_interface: AtomicU32::new(0),
             resolver_table: format!("{}-resolver", config.table_prefix),
             service_table: format!("{}-services", config.table_prefix),
+            guard_table: format!("{}-guard", config.table_prefix),
             tunnel_table: format!("{}-tunnels", config.table_prefix),
             mesh_table: format!("{}-mesh", config.table_prefix),
         };

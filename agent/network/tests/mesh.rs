@@ -5,7 +5,7 @@ mod nodes;
 
 use isolation::*;
 use muster_network::{
-    Attachment, Interface, IpNet, MacAddress, MeshEntries, MeshSpec, Protocol, Sandbox, SandboxSpec,
+    Attachment, Interface, IpNet, MacAddress, MeshEntries, MeshPort, MeshSpec, Protocol, Sandbox, SandboxSpec,
 };
 use nodes::*;
 use std::collections::{BTreeMap, BTreeSet};
@@ -36,7 +36,10 @@ fn mesh(own: usize, endpoints: &[&str]) -> MeshSpec {
         let endpoints = endpoints
             .iter()
             .map(|address| SocketAddr::new(address.parse().unwrap(), port));
-        endpoints.collect::<BTreeSet<_>>()
+        MeshPort {
+            endpoints: endpoints.collect(),
+            at: BTreeSet::new(),
+        }
     };
     MeshSpec {
         overlay: "ingress".to_owned(),
@@ -248,6 +251,47 @@ fn clients_on_the_node_and_in_its_containers_are_served_as_well() {
 }
 
 #[test]
+fn a_port_may_answer_at_some_addresses_of_the_host_alone() {
+    isolated(|run_dir| async move {
+        let all = fixture(&run_dir).await;
+        let at = |nets: &[&str]| {
+            let mut spec = mesh(0, BOTH);
+            for port in spec.ports.values_mut() {
+                port.at = nets.iter().map(|net| net.parse().unwrap()).collect();
+            }
+            spec
+        };
+        let node = &all.nodes[0];
+        let answered = || {
+            let from = |netns: &OwnedFd, target| ask_from(netns, target, REFUSAL).is_some();
+            [
+                from(&all.client, "192.0.2.1:8080"),
+                from(&all.client, "[fd00:9::1]:8080"),
+                from(&node.netns, "127.0.0.1:8080"),
+            ]
+        };
+        for (nets, expected) in [
+            (&["192.0.2.1/32"][..], [true, false, false]),
+            (&["192.0.2.0/25", "fd00:9::/64"], [true, true, false]),
+            (&["127.0.0.0/8"], [false, false, true]),
+            (&["0.0.0.0/0"], [true, false, true]),
+            (&[], [true, true, true]),
+        ] {
+            set_mesh(node, Some(at(nets))).await;
+            assert_eq!(answered(), expected, "{nets:?}");
+        }
+        // Where it does not answer, the port is free.
+        set_mesh(node, Some(at(&["192.0.2.1/32"]))).await;
+        serve(&node.netns, 8080, "own");
+        assert_eq!(
+            answers(&node.netns, "127.0.0.1:8080", 1),
+            BTreeMap::from([("own 127.0.0.1".to_owned(), 1)])
+        );
+        assert_eq!(answers(&all.client, "192.0.2.1:8080", 6), each("192.0.2.9", 3));
+    });
+}
+
+#[test]
 fn the_network_of_the_mesh_carries_nothing_but_published_ports() {
     isolated(|run_dir| async move {
         let all = fixture(&run_dir).await;
@@ -271,6 +315,49 @@ fn the_network_of_the_mesh_carries_nothing_but_published_ports() {
             std::net::TcpListener::bind("0.0.0.0:8080").is_err()
         });
         assert!(taken, "a program of the host could take the port");
+    });
+}
+
+#[test]
+fn datagrams_are_answered_over_both_families_and_no_connection_strays_into_the_mesh() {
+    isolated(|run_dir| async move {
+        let all = fixture(&run_dir).await;
+        for (own, target, client) in [
+            ("0.0.0.0:0", "192.0.2.1:8080", "192.0.2.9"),
+            ("0.0.0.0:0", "192.0.2.2:8080", "192.0.2.9"),
+            ("[::]:0", "[fd00:9::1]:8080", "fd00:9::9"),
+            ("[::]:0", "[fd00:9::2]:8080", "fd00:9::9"),
+        ] {
+            let answers = inside(&all.client, move || {
+                let answers = (0..6).map(|_| {
+                    let socket = UdpSocket::bind(own).unwrap();
+                    socket.set_read_timeout(Some(DEADLINE)).unwrap();
+                    socket.connect(target).unwrap();
+                    socket.send(b"?").unwrap();
+                    let mut buffer = [0; 64];
+                    let length = socket.recv(&mut buffer).unwrap();
+                    String::from_utf8(buffer[..length].to_vec()).unwrap()
+                });
+                answers.collect::<Vec<_>>()
+            });
+            let mut counted = BTreeMap::new();
+            for answer in answers {
+                *counted.entry(answer).or_default() += 1;
+            }
+            assert_eq!(counted, each(client, 3), "{target}");
+        }
+        // The way that answers take is none for what a container begins itself.
+        let begun = inside(&all.servers[0].netns, || {
+            let target = "[2001:db8::7]:80".parse().unwrap();
+            TcpStream::connect_timeout(&target, DEADLINE).unwrap_err().kind()
+        });
+        assert!(
+            matches!(
+                begun,
+                std::io::ErrorKind::NetworkUnreachable | std::io::ErrorKind::HostUnreachable
+            ),
+            "{begun:?}"
+        );
     });
 }
 

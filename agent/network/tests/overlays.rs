@@ -374,7 +374,7 @@ fn an_overlay_that_cannot_be_made_keeps_no_other_from_it() {
         let other = [
             "link", "add", "taken", "type", "vxlan", "id", "4097", "dstport", "4789",
         ];
-        inside(&one.netns, || {
+        inside(&one.netns, move || {
             run("ip", &[&other[..], &["local", "192.0.2.1"]].concat())
         });
         let wanted = [

@@ -27,6 +27,7 @@ fn services(virtuals: &[(&str, &[&str])], in_use: &[&str]) -> Services {
     Services {
         virtuals: Arc::new(virtuals.collect()),
         in_use: Arc::new(in_use.iter().map(|text| address(text)).collect()),
+        ..Services::default()
     }
 }
 
@@ -284,6 +285,7 @@ fn a_thousand_services_are_there_in_one_step_and_changes_stay_small() {
             Services {
                 virtuals: Arc::new(virtuals.collect()),
                 in_use: Arc::default(),
+                ..Services::default()
             }
         };
         inside(&client.netns, || {

@@ -7,13 +7,15 @@
 pub mod agent_core;
 mod leaving;
 pub mod overlay;
+pub mod policy;
 pub mod report;
 mod restored;
 pub mod task_record;
 
 pub use agent_core::{Action, AgentCore, Observation, Taken};
 pub use leaving::LEAVE_WITHIN;
-pub use overlay::{MeshPlan, NetworkPlan, network_plan, places_to_release};
+pub use overlay::{MeshPlan, NetworkPlan, PortPlan, network_plan, places_to_release};
+pub use policy::GuardPlan;
 pub use restored::Restored;
 pub use task_record::{Phase, TaskRecord};
 

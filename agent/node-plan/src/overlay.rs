@@ -1,11 +1,14 @@
 //! What a node does for one network of the cluster: where packets go, where virtual addresses lead, which names stand
 //! for what. Nothing here is kept between calls.
 
+use crate::policy::{GuardPlan, guards};
+use muster_types::leading::IpNet;
 use muster_types::overlay::{EndpointOwner, OverlayService};
 use muster_types::service::Protocol;
 use muster_types::{AssignedNetwork, AttachmentId, NetworkId, NodeId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 /// The wanted state of a network on one node.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -25,6 +28,8 @@ pub struct NetworkPlan {
     pub addresses: BTreeMap<IpAddr, String>,
     /// The ports that every node publishes, where this network carries them.
     pub mesh: Option<MeshPlan>,
+    /// What containers of this node accept, by their addresses; those that accept everything are left out.
+    pub guards: BTreeMap<IpAddr, Arc<GuardPlan>>,
 }
 
 /// The routing mesh on one node.
@@ -35,9 +40,18 @@ pub struct MeshPlan {
     /// The own addresses of every node, by which containers know where a connection came in.
     pub nodes: Vec<Vec<IpAddr>>,
     /// Where published ports lead.
-    pub ports: BTreeMap<(Protocol, u16), BTreeSet<SocketAddr>>,
+    pub ports: BTreeMap<(Protocol, u16), PortPlan>,
     /// Addresses on nodes that are down: connections to these end nowhere.
     pub lost: BTreeSet<IpAddr>,
+}
+
+/// Where a published port leads, and from where.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct PortPlan {
+    /// Containers' addresses and ports.
+    pub endpoints: BTreeSet<SocketAddr>,
+    /// It answers at the host's addresses in these; at all of them when there are none.
+    pub at: BTreeSet<IpNet>,
 }
 
 /// The plan of the node `own` for a network.
@@ -67,8 +81,9 @@ pub fn network_plan(network: &AssignedNetwork, own: NodeId) -> NetworkPlan {
         plan.mesh = mesh_plan(network, own);
         return plan;
     }
+    plan.guards = guards(network, own);
     for service in &network.services {
-        plan_service(&mut plan, service);
+        plan_service(&mut plan, service, own);
     }
     for addresses in plan.names.values_mut() {
         addresses.sort_unstable();
@@ -118,26 +133,46 @@ fn mesh_plan(network: &AssignedNetwork, own: NodeId) -> Option<MeshPlan> {
         mesh.nodes.push(addresses.clone());
     }
     for service in &network.services {
+        let behind = led_to(service, own);
         for port in &service.ports {
-            let endpoints = service.endpoints.iter().flat_map(|endpoint| &endpoint.addresses);
-            let endpoints = endpoints.map(|address| SocketAddr::new(*address, port.target_port));
-            let key = (port.protocol, port.published_port);
-            mesh.ports.entry(key).or_default().extend(endpoints);
+            let endpoints = behind
+                .iter()
+                .map(|address| SocketAddr::new(*address, port.target_port));
+            let plan = PortPlan {
+                endpoints: endpoints.collect(),
+                at: service.leading.addresses.clone(),
+            };
+            mesh.ports.insert((port.protocol, port.published_port), plan);
         }
     }
     (!mesh.own.is_empty()).then_some(mesh)
 }
 
-fn plan_service(plan: &mut NetworkPlan, service: &OverlayService) {
+/// The addresses that new connections from the node `own` are led to.
+fn led_to(service: &OverlayService, own: NodeId) -> Vec<IpAddr> {
+    let addresses = |only_own: bool| {
+        let endpoints = service.endpoints.iter();
+        let endpoints = endpoints.filter(|endpoint| !only_own || endpoint.node == own);
+        endpoints
+            .flat_map(|endpoint| endpoint.addresses.clone())
+            .collect()
+    };
+    let local: Vec<IpAddr> = addresses(true);
+    match service.leading.prefers_local && !local.is_empty() {
+        true => local,
+        false => addresses(false),
+    }
+}
+
+fn plan_service(plan: &mut NetworkPlan, service: &OverlayService, own: NodeId) {
+    let behind = led_to(service, own);
     let everywhere: Vec<IpAddr> = service
         .endpoints
         .iter()
         .flat_map(|endpoint| endpoint.addresses.iter().copied())
         .collect();
     for vip in &service.vips {
-        let behind = everywhere
-            .iter()
-            .filter(|address| address.is_ipv4() == vip.is_ipv4());
+        let behind = behind.iter().filter(|address| address.is_ipv4() == vip.is_ipv4());
         plan.virtuals.entry(*vip).or_default().extend(behind);
     }
     let answer = match service.vips.is_empty() {
@@ -175,21 +210,23 @@ fn add_address(known: &mut BTreeMap<IpAddr, String>, addresses: &[IpAddr], name:
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod sample {
+    //! Networks for tests.
     use super::*;
+    use muster_types::leading::Leading;
     use muster_types::overlay::{NetworkFacts, OverlayEndpoint, ServiceEndpoint};
     use muster_types::service::Labels;
     use muster_types::{ServiceId, Slot, TaskId};
 
-    fn ip(last: u8) -> IpAddr {
+    pub fn ip(last: u8) -> IpAddr {
         IpAddr::from([10, 0, 1, last])
     }
 
-    fn node(n: u8) -> (NodeId, IpAddr) {
+    pub fn node(n: u8) -> (NodeId, IpAddr) {
         (NodeId::from_u128(n.into()), IpAddr::from([192, 0, 2, n]))
     }
 
-    fn endpoint(owner: EndpointOwner, last: u8, on: u8) -> OverlayEndpoint {
+    pub fn endpoint(owner: EndpointOwner, last: u8, on: u8) -> OverlayEndpoint {
         OverlayEndpoint {
             owner,
             addresses: vec![ip(last)],
@@ -197,14 +234,15 @@ mod tests {
             data_path: Some(node(on).1),
             names: Vec::new(),
             down: false,
+            service: None,
         }
     }
 
-    fn task(n: u128) -> EndpointOwner {
+    pub fn task(n: u128) -> EndpointOwner {
         EndpointOwner::Task(TaskId::from_u128(n))
     }
 
-    fn service(name: &str, vips: &[u8], tasks: &[(u128, u8, u8)]) -> OverlayService {
+    pub fn service(name: &str, vips: &[u8], tasks: &[(u128, u8, u8)]) -> OverlayService {
         let endpoint = |(task, last, on): &(u128, u8, u8)| ServiceEndpoint {
             task: TaskId::from_u128(*task),
             slot: Slot::Replica(u64::try_from(*task).unwrap()),
@@ -218,10 +256,11 @@ mod tests {
             aliases: vec!["Front".to_owned()],
             ports: Vec::new(),
             endpoints: tasks.iter().map(endpoint).collect(),
+            leading: Leading::default(),
         }
     }
 
-    fn network(endpoints: Vec<OverlayEndpoint>, services: Vec<OverlayService>) -> AssignedNetwork {
+    pub fn network(endpoints: Vec<OverlayEndpoint>, services: Vec<OverlayService>) -> AssignedNetwork {
         AssignedNetwork {
             facts: NetworkFacts {
                 id: NetworkId::from_u128(1),
@@ -236,11 +275,20 @@ mod tests {
                 mtu: None,
                 labels: Labels::new(),
                 options: Labels::new(),
+                policy: None,
             },
             endpoints,
             services,
         }
     }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::sample::*;
+    use super::*;
+    use muster_types::TaskId;
+    use muster_types::overlay::OverlayEndpoint;
 
     #[test]
     fn others_are_reached_over_their_nodes_and_the_own_ones_are_here() {
@@ -308,6 +356,19 @@ mod tests {
     }
 
     #[test]
+    fn endpoints_of_the_node_itself_are_preferred_where_the_service_wants_it_and_there_are_some() {
+        let mut web = service("web", &[9], &[(1, 2, 1), (2, 3, 2)]);
+        web.leading.prefers_local = true;
+        let both = network(Vec::new(), vec![web]);
+        let behind = |on| network_plan(&both, node(on).0).virtuals[&ip(9)].clone();
+        assert_eq!(behind(1), [ip(2)].into());
+        assert_eq!(behind(2), [ip(3)].into());
+        assert_eq!(behind(3), [ip(2), ip(3)].into());
+        let names = network_plan(&both, node(1).0).names;
+        assert_eq!(names["tasks.web"], [ip(2), ip(3)], "names are of all");
+    }
+
+    #[test]
     fn published_ports_lead_to_endpoints_and_nobody_is_found_by_name_on_the_way() {
         use muster_types::service::{PublishMode, PublishedPort};
         let mut web = service("web", &[9], &[(1, 4, 1), (2, 5, 2)]);
@@ -327,13 +388,24 @@ mod tests {
             (mesh.own, mesh.nodes),
             (vec![ip(2)], vec![vec![ip(2)], vec![ip(3)]])
         );
-        let expected = [4, 5].map(|last| SocketAddr::new(ip(last), 80)).into();
-        assert_eq!(mesh.ports, BTreeMap::from([((Protocol::Udp, 8080), expected)]));
+        let expected = |lasts: &[u8]| {
+            let endpoints = lasts.iter().map(|last| SocketAddr::new(ip(*last), 80));
+            let plan = PortPlan {
+                endpoints: endpoints.collect(),
+                at: BTreeSet::new(),
+            };
+            BTreeMap::from([((Protocol::Udp, 8080), plan)])
+        };
+        assert_eq!(mesh.ports, expected(&[4, 5]));
         assert!(plan.names.is_empty() && plan.virtuals.is_empty());
         assert_eq!(plan.stations, [(vec![ip(3)], node(2).1)]);
         ingress.endpoints[1].down = true;
         let mesh = network_plan(&ingress, node(1).0).mesh.unwrap();
         assert_eq!(mesh.lost, [ip(3)].into());
+        ingress.services[0].leading.prefers_local = true;
+        let mesh = |on| network_plan(&ingress, node(on).0).mesh.unwrap();
+        assert_eq!(mesh(1).ports, expected(&[4]));
+        assert_eq!(mesh(2).ports, expected(&[5]));
         // A node without a place leads nowhere.
         assert_eq!(network_plan(&ingress, node(7).0).mesh, None);
     }

@@ -6,6 +6,7 @@ use muster_types::network::{AddressRange, NetworkSpec};
 use muster_types::overlay::{
     Attachment, INGRESS_NETWORK, INGRESS_VNI, NetworkAddresses, OVERLAY_DRIVER, OverlaySubnet, VNI_MAX,
 };
+use muster_types::policy::NetworkPolicy;
 use muster_types::{
     AttachmentId, ClusterId, ClusterNetwork, ClusterSpec, ContainerId, Meta, NetworkId, NodeId, Reason,
     validate,
@@ -78,6 +79,14 @@ impl<'a> Surroundings<'a> {
     /// A new network with its tunnel identifier and subnets.
     pub fn plan(&self, id: NetworkId, spec: &NetworkSpec) -> Result<ClusterNetwork, NetworkProblem> {
         check(self.state, spec)?;
+        let policy = NetworkPolicy::of_labels(spec)
+            .map_err(|problems| NetworkProblem::Invalid(problems.join("; ")))?;
+        let policy = policy.filter(|policy| !policy.is_empty());
+        if policy.is_some() && spec.ingress {
+            return Err(NetworkProblem::Invalid(
+                "the ingress network carries published ports and has no policy".to_owned(),
+            ));
+        }
         let mut subnets: Vec<OverlaySubnet> = Vec::new();
         for range in spec.ranges.iter().filter(|range| !range.subnet.is_empty()) {
             let subnet = wanted_subnet(range)?;
@@ -110,6 +119,7 @@ impl<'a> Surroundings<'a> {
             vni: self.free_identifier(spec.ingress)?,
             subnets,
             removing: false,
+            policy: policy.map(Arc::new),
         })
     }
 

@@ -19,6 +19,7 @@ pub mod requests;
 mod service_requests;
 mod sessions;
 mod settling;
+pub mod trace;
 mod upgrade;
 pub mod witness;
 

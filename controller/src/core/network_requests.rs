@@ -4,12 +4,15 @@ use super::network_rows::facts;
 use super::requests::Decision;
 use crate::control::{ControlError, ControlReply, RefusalKind};
 use muster_orchestration::networks::{NetworkProblem, Surroundings, plan_attachment};
-use muster_state::{Change, Changeset, ClusterState, LEVEL_OF_NETWORKS, ObjectKey, Rejection};
+use muster_state::{
+    Change, Changeset, ClusterState, LEVEL_OF_NETWORKS, LEVEL_OF_POLICIES, ObjectKey, Rejection,
+};
 use muster_types::network::NetworkSpec;
 use muster_types::overlay::Attachment;
+use muster_types::policy::NetworkPolicy;
 use muster_types::service::EndpointMode;
 use muster_types::{
-    AttachmentId, ClusterNetwork, ContainerId, NetworkId, NodeId, Reason, RequestId, ServiceSpec,
+    AttachmentId, ClusterNetwork, ContainerId, NetworkId, Node, NodeId, Reason, RequestId, ServiceSpec,
 };
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -39,6 +42,9 @@ pub(super) fn create(
     let network = surroundings
         .plan(NetworkId::from_u128(id.as_u128()), spec)
         .map_err(refused)?;
+    if network.policy.is_some() {
+        check_level_of_policies(state)?;
+    }
     let change = Change::NetworkCreate(Box::new(network));
     Ok(Changeset::new(Reason::UserRequest, vec![change]))
 }
@@ -47,6 +53,36 @@ pub(super) fn remove(state: &ClusterState, id: NetworkId) -> Result<Changeset, C
     known(state, id)?;
     let change = Change::NetworkRemove { network: id };
     Ok(Changeset::new(Reason::UserRequest, vec![change]))
+}
+
+pub(super) fn set_policy(
+    state: &ClusterState,
+    id: NetworkId,
+    policy: &NetworkPolicy,
+) -> Result<Changeset, ControlError> {
+    if known(state, id)?.spec.ingress {
+        return Err(ControlError::refused(
+            RefusalKind::Invalid,
+            "the ingress network carries published ports and has no policy",
+        ));
+    }
+    check_level_of_policies(state)?;
+    let policy = (!policy.is_empty()).then(|| Arc::new(policy.clone()));
+    let change = Change::NetworkPolicy { network: id, policy };
+    Ok(Changeset::new(Reason::UserRequest, vec![change]))
+}
+
+/// An older node would let everything through. One that has not told yet is new.
+fn check_level_of_policies(state: &ClusterState) -> Result<(), ControlError> {
+    let level = state.cluster().map_or(0, |cluster| cluster.feature_level);
+    let is_older = |node: &Arc<Node>| (1..LEVEL_OF_POLICIES).contains(&node.description.feature_level);
+    if level >= LEVEL_OF_POLICIES && !state.nodes().any(is_older) {
+        return Ok(());
+    }
+    Err(ControlError::refused(
+        RefusalKind::Unavailable,
+        "some nodes run a version of Muster without policies of networks: update them first, or remove them",
+    ))
 }
 
 /// A container that is attached already keeps its addresses. Its place is a new one all the same, so that a release of

@@ -1,6 +1,7 @@
 //! What a node is told of networks: rows made from the state.
 
 use muster_state::ClusterState;
+use muster_types::leading::Leading;
 use muster_types::overlay::{
     AssignedNetwork, EndpointOwner, NetworkAddresses, NetworkFacts, OverlayEndpoint, OverlayService,
     ServiceEndpoint, TaskNetwork,
@@ -57,6 +58,7 @@ pub fn facts(state: &ClusterState, id: NetworkId) -> Option<NetworkFacts> {
         mtu: network.mtu(),
         labels: spec.labels.clone(),
         options: spec.options.clone(),
+        policy: network.policy.clone(),
     })
 }
 
@@ -77,12 +79,17 @@ pub fn endpoint(state: &ClusterState, network: NetworkId, owner: EndpointOwner) 
         }
     };
     let row = state.node(node);
+    let service = match owner {
+        EndpointOwner::Task(id) => state.task(id).map(|task| task.service),
+        EndpointOwner::Node(_) | EndpointOwner::Attachment(_) => None,
+    };
     Some(OverlayEndpoint {
         owner,
         addresses,
         node,
         data_path: row.and_then(|node| node.description.data_path()),
         names,
+        service,
         down: row.is_some_and(|node| node.status.state == NodeState::Down),
     })
 }
@@ -115,6 +122,8 @@ pub fn service_row(state: &ClusterState, network: NetworkId, id: ServiceId) -> O
         aliases: aliases.collect(),
         ports: ports.cloned().collect(),
         endpoints: endpoints.collect(),
+        // Labels that say something wrong were refused.
+        leading: Leading::read(&service.spec.labels).unwrap_or_default(),
     })
 }
 

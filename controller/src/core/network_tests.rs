@@ -6,6 +6,7 @@ use crate::control::{ControlReply, RefusalKind};
 use crate::sample;
 use muster_types::network::NetworkSpec;
 use muster_types::overlay::{AssignedNetwork, EndpointOwner, NetworkUpdate};
+use muster_types::policy::NetworkPolicy;
 use muster_types::service::{NetworkAttachment, Protocol, PublishMode, PublishedPort};
 use muster_types::{
     AssignmentUpdate, AttachmentId, ContainerId, NetworkId, ServiceId, ServiceSpec, TaskState,
@@ -154,6 +155,96 @@ fn what_a_node_is_sent_of_networks_in_pieces_is_what_it_would_be_sent_as_a_whole
     }
     told.is_current(&single);
     assert_eq!(told.0.len(), 1, "the node has no part in the network any more");
+}
+
+#[test]
+fn the_rules_of_a_network_reach_its_nodes_with_the_services_of_tasks() {
+    let mut single = Single::leading();
+    let mut told = Told::default();
+    let network = make_network(&mut single, 71, |_| {});
+    told.hear(&updates(&single.open_session(session(1))));
+    let spec = on_network(network, 1);
+    told.hear(&assigned(&mut single, 72, ControlRequest::CreateService { spec }));
+    let service = ServiceId::from_u128(72);
+    assert_eq!(told.0[&network].endpoints[0].service, Some(service));
+    let set = |rules: &[&str]| ControlRequest::SetNetworkPolicy {
+        id: network,
+        policy: NetworkPolicy::read("", rules.iter().copied()).unwrap(),
+    };
+    told.hear(&assigned(&mut single, 73, set(&["web -> db:5432"])));
+    told.is_current(&single);
+    let rules = told.0[&network]
+        .facts
+        .policy
+        .as_ref()
+        .map(|policy| policy.rules.len());
+    assert_eq!(rules, Some(1));
+    told.hear(&assigned(&mut single, 74, set(&[])));
+    told.is_current(&single);
+    assert_eq!(
+        told.0[&network].facts.policy, None,
+        "no rules are as if there never were any"
+    );
+
+    let older = muster_types::NodeDescription {
+        feature_level: muster_state::LEVEL_OF_POLICIES - 1,
+        ..muster_types::NodeDescription::default()
+    };
+    let mut state = single.controller.state().clone();
+    let tells = muster_state::Change::NodeDescription {
+        node: WORKER,
+        description: std::sync::Arc::new(older),
+    };
+    sample::applied(&mut state, vec![tells]);
+    let policy = NetworkPolicy::read("deny", []).unwrap();
+    let refused = network_requests::set_policy(&state, network, &policy).unwrap_err();
+    assert!(refused.to_string().contains("update them first"), "{refused}");
+}
+
+#[test]
+fn the_way_of_a_connection_is_told_as_far_as_it_goes() {
+    let mut single = Single::leading();
+    let network = make_network(&mut single, 71, |_| {});
+    let apart = make_network(&mut single, 72, |_| {});
+    single.open_session(session(1));
+    let mut tasks = Vec::new();
+    for (number, name, on) in [(81, "web", network), (82, "db", network), (83, "far", apart)] {
+        let mut spec = on_network(on, 1);
+        spec.name = name.to_owned();
+        let sent = assigned(&mut single, number, ControlRequest::CreateService { spec });
+        tasks.extend(sent.iter().flat_map(|update| &update.tasks).map(|task| task.id));
+    }
+    let steps = |single: &Single, from: u128, to: u128, port| {
+        let state = single.controller.state();
+        let service = |number| state.service(ServiceId::from_u128(number)).unwrap();
+        let steps = trace::trace(state, service(from), service(to), Some((Protocol::Tcp, port)));
+        let steps: Vec<_> = steps.into_iter().map(|step| (step.step, step.passes)).collect();
+        steps
+    };
+    assert_eq!(steps(&single, 81, 83, 80), [("network", false)]);
+    let begins = [("network", true), ("name", true), ("policy", true)];
+    let ends = |single: &Single, from, port| steps(single, from, 82, port)[2..].to_vec();
+    assert_eq!(steps(&single, 81, 82, 80)[..3], begins);
+    assert_eq!(
+        ends(&single, 81, 80)[1..],
+        [("endpoint", false)],
+        "nothing runs yet"
+    );
+    for task in tasks {
+        for state in [TaskState::Starting, TaskState::Running] {
+            report(&mut single, session(1), task, status(state, ""));
+        }
+    }
+    assert_eq!(ends(&single, 81, 80)[1..], [("endpoint", true), ("way", true)]);
+    let policy = NetworkPolicy::read("", ["web -> db:80"]).unwrap();
+    write(
+        &mut single,
+        91,
+        ControlRequest::SetNetworkPolicy { id: network, policy },
+    )
+    .unwrap();
+    assert_eq!(ends(&single, 81, 80)[0], ("policy", true));
+    assert_eq!(ends(&single, 81, 81)[0], ("policy", false));
 }
 
 #[test]

@@ -89,6 +89,7 @@ pub fn decide(
         },
         ControlRequest::CreateNetwork { spec } => network_requests::create(state, id, spec)?,
         ControlRequest::RemoveNetwork { id } => network_requests::remove(state, *id)?,
+        ControlRequest::SetNetworkPolicy { id, policy } => network_requests::set_policy(state, *id, policy)?,
         ControlRequest::CreateFile { kind, spec } => file_requests::create(state, id, *kind, spec)?,
         ControlRequest::UpdateFile {
             kind,
@@ -157,6 +158,7 @@ pub fn reply(state: &ClusterState, id: RequestId, request: &ControlRequest) -> C
         | ControlRequest::Release { .. }
         | ControlRequest::FindNetwork { .. } => ControlReply::Done,
         ControlRequest::UpdateFile { .. }
+        | ControlRequest::SetNetworkPolicy { .. }
         | ControlRequest::RemoveFile { .. }
         | ControlRequest::UpdateService { .. }
         | ControlRequest::RemoveService { .. }

@@ -3,6 +3,7 @@
 use crate::{ObjectKey, Part};
 use muster_types::node::ControllerMember;
 use muster_types::overlay::{Attachment, NetworkAddresses};
+use muster_types::policy::NetworkPolicy;
 use muster_types::service::{Labels, PublishedPort, UpdateStatus};
 use muster_types::{
     AttachmentId, Cluster, ClusterFile, ClusterNetwork, ClusterSpec, DesiredState, FileId, JoinTokens,
@@ -233,6 +234,13 @@ pub enum Change {
     NetworkRemove {
         /// The network.
         network: NetworkId,
+    },
+    /// Which services of a network may open connections to which.
+    NetworkPolicy {
+        /// The network.
+        network: NetworkId,
+        /// The rules; all connections are accepted without any.
+        policy: Option<Arc<NetworkPolicy>>,
     },
     /// A standalone container gets a place in a network; its `meta` is written by apply.
     AttachmentCreate(Box<Attachment>),

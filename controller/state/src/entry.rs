@@ -5,13 +5,16 @@ use muster_types::Timestamp;
 use serde::{Deserialize, Serialize};
 
 /// The highest feature level whose entries this binary can apply.
-pub const SUPPORTED_FEATURE_LEVEL: u32 = 3;
+pub const SUPPORTED_FEATURE_LEVEL: u32 = 4;
 
 /// The level from which on there are networks of the cluster.
 pub const LEVEL_OF_NETWORKS: u32 = 2;
 
 /// The level from which on there are secrets and configs.
 pub const LEVEL_OF_FILES: u32 = 3;
+
+/// The level from which on networks have policies.
+pub const LEVEL_OF_POLICIES: u32 = 4;
 
 /// First byte of an entry: MessagePack with named fields.
 const FORMAT_NAMED: u8 = 1;
@@ -92,6 +95,8 @@ impl Entry {
 fn feature_level(change: &Change) -> u32 {
     let when = |needs: bool, level: u32| if needs { level } else { 1 };
     match change {
+        Change::NetworkCreate(network) if network.policy.is_some() => LEVEL_OF_POLICIES,
+        Change::NetworkPolicy { .. } => LEVEL_OF_POLICIES,
         Change::NetworkCreate(_)
         | Change::NetworkRemove { .. }
         | Change::AttachmentCreate(_)

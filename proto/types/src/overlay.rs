@@ -1,6 +1,8 @@
 //! Networks of the cluster: what the controllers keep of them, and what a node with a part in one needs to know.
 
+use crate::leading::Leading;
 use crate::network::NetworkSpec;
+use crate::policy::NetworkPolicy;
 use crate::service::{Labels, PublishedPort};
 use crate::{AttachmentId, ContainerId, Meta, NetworkId, NodeId, ServiceId, Slot, TaskId};
 use ipnet::IpNet;
@@ -39,6 +41,9 @@ pub struct ClusterNetwork {
     /// The user removed it; it goes once nothing has a place in it.
     #[serde(default)]
     pub removing: bool,
+    /// Which services may open connections to which; not written where there is none, as by versions without it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy: Option<Arc<NetworkPolicy>>,
 }
 
 impl ClusterNetwork {
@@ -147,6 +152,9 @@ pub struct NetworkFacts {
     pub labels: Labels,
     /// Driver options.
     pub options: Labels,
+    /// Which services may open connections to which.
+    #[serde(default)]
+    pub policy: Option<Arc<NetworkPolicy>>,
 }
 
 /// Whose place in a network it is.
@@ -176,6 +184,9 @@ pub struct OverlayEndpoint {
     /// The node is down: whatever leads there ends nowhere.
     #[serde(default)]
     pub down: bool,
+    /// A task's service.
+    #[serde(default)]
+    pub service: Option<ServiceId>,
 }
 
 /// A service as containers of a network see it.
@@ -193,6 +204,9 @@ pub struct OverlayService {
     pub ports: Vec<PublishedPort>,
     /// Its tasks that run and are healthy, by id.
     pub endpoints: Vec<ServiceEndpoint>,
+    /// How connections to it are led.
+    #[serde(default)]
+    pub leading: Leading,
 }
 
 /// A task of a service that runs and is healthy.
@@ -347,6 +361,7 @@ mod tests {
             data_path: None,
             names: Vec::new(),
             down: false,
+            service: None,
         }
     }
 
@@ -365,6 +380,7 @@ mod tests {
                 mtu: None,
                 labels: Labels::new(),
                 options: Labels::new(),
+                policy: None,
             },
             endpoints,
             services: Vec::new(),

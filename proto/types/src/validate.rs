@@ -2,6 +2,7 @@
 
 use crate::constraint::Constraint;
 use crate::file;
+use crate::leading::Leading;
 use crate::service::{PublishMode, ServiceMode, ServiceSpec, TaskTemplate};
 use std::collections::BTreeSet;
 use std::fmt;
@@ -76,6 +77,9 @@ pub fn service_spec(spec: &ServiceSpec) -> Result<(), Problems> {
         }
     }
     ports(spec, &mut problems);
+    for problem in Leading::read(&spec.labels).err().unwrap_or_default() {
+        problems.add("Labels", problem);
+    }
     file::check_references(spec, &mut problems);
     problems.into_result()
 }

@@ -77,6 +77,7 @@ pub fn first_networks() -> Vec<Change> {
                 reserved: Vec::new(),
             }],
             removing: false,
+            policy: None,
         };
         Change::NetworkCreate(Box::new(network))
     };

@@ -4,6 +4,8 @@ use super::{EventStream, LogOptions, Result, TaskLogStream};
 use async_trait::async_trait;
 use muster_types::file::FileSpec;
 use muster_types::network::NetworkSpec;
+use muster_types::policy::NetworkPolicy;
+use muster_types::service::Protocol;
 use muster_types::service::TaskTemplate;
 use muster_types::{
     Availability, Cluster, ClusterFile, ClusterNetwork, ClusterSpec, FileId, FileKind, JoinToken, NetworkId,
@@ -82,6 +84,17 @@ pub trait ClusterBackend: Send + Sync + 'static {
 
     /// Removes a network of the cluster. `Invalid`, with who it is, when something uses it.
     async fn network_remove(&self, id: NetworkId) -> Result<()>;
+
+    /// The way that connections from one service to another take, to a port or any.
+    async fn service_trace(
+        &self,
+        from: &str,
+        to: &str,
+        port: Option<(Protocol, u16)>,
+    ) -> Result<Vec<TraceStep>>;
+
+    /// Gives a network of the cluster these rules, and no others.
+    async fn network_set_policy(&self, id: NetworkId, policy: NetworkPolicy) -> Result<()>;
 
     /// All secrets, or all configs.
     async fn file_list(&self, kind: FileKind) -> Result<Vec<Arc<ClusterFile>>>;
@@ -295,6 +308,17 @@ pub struct TaskView {
     pub up_to_date: bool,
     /// Its places in networks of the cluster.
     pub places: Vec<Place>,
+}
+
+/// One step of the way that a connection takes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TraceStep {
+    /// `network`, `name`, `policy`, `endpoint` or `way`.
+    pub step: &'static str,
+    /// A connection gets past it.
+    pub passes: bool,
+    /// What happens there.
+    pub text: String,
 }
 
 /// A place in a network of the cluster.

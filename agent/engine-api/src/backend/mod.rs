@@ -19,7 +19,7 @@ pub use builds::{
 pub use cluster::{
     ClusterBackend, ControllerReach, ControllerView, InitRequest, JoinRequest, LocalSwarm, LocalSwarmState,
     LogSelection, NodeView, Place, RemoteController, ServiceChange, ServiceCreated, ServiceView, TaskCounts,
-    TaskSelection, TaskView, TokenRotation,
+    TaskSelection, TaskView, TokenRotation, TraceStep,
 };
 pub use engine::{
     ContainerCreated, ContainerFilterHint, EngineInfo, ExecConfig, ExecInfo, ImageLayer, ImageUsage,

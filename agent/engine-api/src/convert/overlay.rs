@@ -126,6 +126,7 @@ mod tests {
                 subnet("fd00:1::/64", "fd00:1::1"),
             ],
             removing: false,
+            policy: None,
         })
     }
 

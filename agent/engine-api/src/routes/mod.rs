@@ -14,6 +14,7 @@ mod networks;
 mod nodes;
 mod operations;
 mod plugins;
+mod policies;
 mod port_filter;
 mod prune;
 mod pull;

@@ -1,8 +1,8 @@
 //! Every operation of the Engine API, by method and path. Those without a handler answer 501 with their name.
 
 use super::{
-    archive, builds, commit, containers, events, exec, hijack, images, logs, networks, nodes, plugins, prune,
-    pull, secrets, services, stats, swarm, system, tasks, volumes, wait, websocket,
+    archive, builds, commit, containers, events, exec, hijack, images, logs, networks, nodes, plugins,
+    policies, prune, pull, secrets, services, stats, swarm, system, tasks, volumes, wait, websocket,
 };
 use crate::http::{Call, Reply};
 use futures::future::BoxFuture;
@@ -103,6 +103,8 @@ pub(crate) const OPERATIONS: &[Operation] = operations! {
     POST "/networks/prune" NetworkPrune => prune::networks;
     GET "/networks/{id}" NetworkInspect => networks::inspect;
     DELETE "/networks/{id}" NetworkDelete => networks::remove;
+    GET "/networks/{id}/policy" NetworkPolicyInspect => policies::inspect;
+    PUT "/networks/{id}/policy" NetworkPolicySet => policies::set;
     POST "/networks/{id}/connect" NetworkConnect => networks::connect;
     POST "/networks/{id}/disconnect" NetworkDisconnect => networks::disconnect;
 
@@ -131,6 +133,7 @@ pub(crate) const OPERATIONS: &[Operation] = operations! {
     GET "/services/{id}" ServiceInspect => services::inspect;
     DELETE "/services/{id}" ServiceDelete => services::remove;
     POST "/services/{id}/update" ServiceUpdate => services::update;
+    GET "/services/{id}/trace" ServiceTrace => policies::trace;
     GET "/services/{id}/logs" ServiceLogs => logs::service;
 
     GET "/tasks" TaskList => tasks::list;
@@ -264,6 +267,9 @@ mod tests {
             "CheckpointList",
             "CheckpointCreate",
             "CheckpointDelete",
+            "NetworkPolicyInspect",
+            "NetworkPolicySet",
+            "ServiceTrace",
         ];
         assert_eq!(names.len() - undocumented.len(), 108);
     }

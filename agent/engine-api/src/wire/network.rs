@@ -32,6 +32,23 @@ pub(crate) struct Network {
     pub labels: Labels,
 }
 
+/// A network's policy, as it is asked for and given.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+pub(crate) struct Policy {
+    pub default: String,
+    pub rules: Vec<String>,
+}
+
+/// A step of the way that a connection takes.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub(crate) struct TraceStep {
+    pub step: &'static str,
+    pub passes: bool,
+    pub text: String,
+}
+
 /// Body of `POST /networks/create`.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default, rename_all = "PascalCase")]

@@ -8,6 +8,7 @@ use muster_engine_api::backend::*;
 use muster_types::file::FileSpec;
 use muster_types::network::NetworkSpec;
 use muster_types::overlay::OverlaySubnet;
+use muster_types::policy::NetworkPolicy;
 use muster_types::service::{UpdateState, UpdateStatus};
 use muster_types::task::{DesiredState, Slot, Task, TaskState, TaskStatus};
 use muster_types::*;
@@ -428,8 +429,33 @@ impl ClusterBackend for FakeCluster {
                     reserved: Vec::new(),
                 }],
                 removing: false,
+                policy: None,
             }));
             Ok(id)
+        })
+    }
+
+    async fn service_trace(
+        &self,
+        from: &str,
+        to: &str,
+        port: Option<(muster_types::service::Protocol, u16)>,
+    ) -> Result<Vec<TraceStep>> {
+        let text = format!("{from} {to} {port:?}");
+        let step = "name";
+        Ok(vec![TraceStep {
+            step,
+            passes: port.is_none(),
+            text,
+        }])
+    }
+
+    async fn network_set_policy(&self, id: NetworkId, policy: NetworkPolicy) -> Result<()> {
+        self.with(|state| {
+            let network = state.networks.iter_mut().find(|network| network.id == id);
+            let network = network.ok_or_else(|| BackendError::not_found("network not found"))?;
+            Arc::make_mut(network).policy = Some(Arc::new(policy));
+            Ok(())
         })
     }
 

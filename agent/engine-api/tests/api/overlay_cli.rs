@@ -123,6 +123,49 @@ async fn a_network_that_a_service_names_is_not_removed() {
 }
 
 #[tokio::test]
+async fn a_network_is_given_rules_and_shows_them() {
+    let server = in_swarm().await;
+    server
+        .docker(&["network", "create", "-d", "overlay", "net"])
+        .await;
+    let (status, _, shown) = server.request("GET", "/networks/net/policy", None).await;
+    assert_eq!((status, shown.trim()), (200, r#"{"Default":"allow","Rules":[]}"#));
+    let put = async |network: &str, body: &str| {
+        let path = format!("/networks/{network}/policy");
+        server.request("PUT", &path, Some(body)).await.0
+    };
+    assert_eq!(
+        put("net", r#"{"Default":"deny","Rules":["web->db:5432, 53/udp"]}"#).await,
+        204
+    );
+    let (_, _, shown) = server.request("GET", "/networks/net/policy", None).await;
+    let written = r#"{"Default":"deny","Rules":["web -> db:5432/tcp,53/udp"]}"#;
+    assert_eq!(shown.trim(), written);
+    for (network, body, status) in [
+        ("net", r#"{"Rules":["web"]}"#, 400),
+        ("net", r#"{"Rules":"web -> db"}"#, 400),
+        ("net", r#"{"Default":"maybe"}"#, 400),
+        ("bridge", "{}", 404),
+        ("none-such", "{}", 404),
+    ] {
+        assert_eq!(put(network, body).await, status, "{network} {body}");
+    }
+}
+
+#[tokio::test]
+async fn the_way_of_a_connection_is_told_in_steps() {
+    let server = in_swarm().await;
+    let path = "/services/web/trace?to=db&port=53/udp";
+    let (status, _, steps) = server.request("GET", path, None).await;
+    let expected = r#"[{"Step":"name","Passes":false,"Text":"web db Some((Udp, 53))"}]"#;
+    assert_eq!((status, steps.trim()), (200, expected));
+    for bad in ["", "?to=", "?to=db&port=0", "?to=db&port=1/icmp"] {
+        let path = format!("/services/web/trace{bad}");
+        assert_eq!(server.request("GET", &path, None).await.0, 400, "{bad}");
+    }
+}
+
+#[tokio::test]
 async fn what_makes_no_sense_is_refused() {
     let server = in_swarm().await;
     let overlay_local = server

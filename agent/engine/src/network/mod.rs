@@ -32,7 +32,7 @@ pub use lease::{PlaceWish, SharedPlace, SharedPlaces};
 pub(crate) use legacy_links::Linked;
 pub(crate) use place::{Kind, Places, Wanted, check_mode, kind, own_network};
 pub use shared::{SharedFailure, SharedFailures};
-pub use shared_network::{SharedMesh, SharedNetwork};
+pub use shared_network::{SharedGuard, SharedMesh, SharedNetwork, SharedPort};
 
 use crate::error::{Error, Result};
 use crate::record::Record;

@@ -347,6 +347,9 @@ impl Networking {
             } else {
                 Arc::make_mut(&mut all.virtuals).extend(services.virtuals.iter().cloned());
                 Arc::make_mut(&mut all.in_use).extend(&*services.in_use);
+                let guards = services.guards.iter();
+                Arc::make_mut(&mut all.guards)
+                    .extend(guards.map(|(address, guard)| (*address, Arc::clone(guard))));
             }
         }
         self.network.set_services(id.as_str(), all).await?;

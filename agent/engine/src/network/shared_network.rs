@@ -2,7 +2,7 @@
 
 use super::ports;
 use muster_network::{
-    IpNet, MacAddress, MeshEntries, MeshSpec, OverlaySpec, Services, Station, VirtualService,
+    Guard, IpNet, MacAddress, MeshEntries, MeshPort, MeshSpec, OverlaySpec, Services, Station, VirtualService,
 };
 use muster_types::network::NetworkSpec;
 use muster_types::service::Protocol;
@@ -37,6 +37,32 @@ pub struct SharedNetwork {
     pub addresses: BTreeMap<IpAddr, String>,
     /// The ports that every node publishes, where this network carries them.
     pub mesh: Option<SharedMesh>,
+    /// What containers of this node accept, by their addresses; those that accept everything are left out.
+    pub guards: BTreeMap<IpAddr, Arc<SharedGuard>>,
+}
+
+/// The new connections that a container accepts; it refuses all others.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SharedGuard {
+    /// Addresses that may open any.
+    pub from: BTreeSet<IpAddr>,
+    /// Addresses that may open some, with the ports.
+    pub ports: BTreeSet<(IpAddr, Protocol, u16)>,
+    /// Ports that are open to everybody.
+    pub open: BTreeSet<(Protocol, u16)>,
+}
+
+impl SharedGuard {
+    fn in_container(&self) -> Guard {
+        let port = |(protocol, port): &(Protocol, u16)| (ports::protocol(*protocol), *port);
+        let of_source =
+            |(source, protocol, port): &(IpAddr, Protocol, u16)| (*source, ports::protocol(*protocol), *port);
+        Guard {
+            from: self.from.clone(),
+            ports: self.ports.iter().map(of_source).collect(),
+            open: self.open.iter().map(port).collect(),
+        }
+    }
 }
 
 /// Ports of every node that lead to containers of any node.
@@ -47,9 +73,27 @@ pub struct SharedMesh {
     /// The own addresses of every node.
     pub nodes: Vec<Vec<IpAddr>>,
     /// Where the ports lead.
-    pub ports: BTreeMap<(Protocol, u16), BTreeSet<SocketAddr>>,
+    pub ports: BTreeMap<(Protocol, u16), SharedPort>,
     /// Addresses whose nodes are gone.
     pub lost: BTreeSet<IpAddr>,
+}
+
+/// A port that every node publishes.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SharedPort {
+    /// Where it leads.
+    pub endpoints: BTreeSet<SocketAddr>,
+    /// It answers at this node's addresses in these networks; at all of them when there are none.
+    pub at: BTreeSet<IpNet>,
+}
+
+impl SharedPort {
+    fn on_host(&self) -> MeshPort {
+        MeshPort {
+            endpoints: self.endpoints.clone(),
+            at: self.at.clone(),
+        }
+    }
 }
 
 impl SharedNetwork {
@@ -92,7 +136,7 @@ impl SharedNetwork {
             overlay: self.id.clone(),
             addresses: mesh.own.iter().filter_map(own).collect(),
             ports: published
-                .map(|((protocol, port), endpoints)| ((ports::protocol(*protocol), *port), endpoints.clone()))
+                .map(|((protocol, port), led)| ((ports::protocol(*protocol), *port), led.on_host()))
                 .collect(),
             lost: mesh.lost.clone(),
         })
@@ -111,9 +155,12 @@ impl SharedNetwork {
             vip: *vip,
             endpoints: endpoints.clone(),
         });
+        let guards = self.guards.iter();
+        let guards = guards.map(|(address, guard)| (*address, Arc::new(guard.in_container())));
         Services {
             virtuals: Arc::new(virtuals.collect()),
             in_use: Arc::new(self.in_use.clone()),
+            guards: Arc::new(guards.collect()),
         }
     }
 }

@@ -3,7 +3,7 @@
 use crate::members::{Member, Members, serve, served};
 use crate::node::info;
 use crate::overlays::{Map, ip, on, remove, tell};
-use muster_engine::{SharedMesh, SharedNetwork};
+use muster_engine::{SharedMesh, SharedNetwork, SharedPort};
 use muster_types::network::AddressRange;
 use muster_types::service::Protocol;
 use std::collections::{BTreeMap, BTreeSet};
@@ -35,10 +35,14 @@ fn ingress(own: usize) -> SharedNetwork {
     network.virtuals.clear();
     network.names.clear();
     network.addresses.clear();
+    let led = SharedPort {
+        endpoints: ["10.41.0.10:80".parse().unwrap()].into(),
+        ..SharedPort::default()
+    };
     network.mesh = Some(SharedMesh {
         own: places[own].clone(),
         nodes: places.to_vec(),
-        ports: BTreeMap::from([((Protocol::Tcp, 8080), ["10.41.0.10:80".parse().unwrap()].into())]),
+        ports: BTreeMap::from([((Protocol::Tcp, 8080), led)]),
         lost: BTreeSet::new(),
     });
     network

@@ -77,6 +77,7 @@ impl Map {
             names: named.map(|(name, addresses)| (name.to_owned(), addresses)).into(),
             addresses: BTreeMap::from([(ip(VIP), "web".to_owned())]),
             mesh: None,
+            guards: BTreeMap::new(),
         }
     }
 

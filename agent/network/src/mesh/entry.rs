@@ -5,41 +5,40 @@
 //! have any address. What comes from elsewhere on this network is dropped: it carries published ports and nothing else.
 //!
 //! A server of UDP that does not say from which of its addresses it answers gets the one that the way to the client would
-//! have without a mark. Datagrams are led to that address, so that connection tracking knows the answer as one.
+//! have without a mark (`abroad`). Datagrams are led to that address, so that connection tracking knows the answer as one.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
 use rustix::io::Errno;
 
 use crate::address::MacAddress;
-use crate::addresses::{AF_INET, AF_INET6, address_of, family, with_octets};
-use crate::ip_net::bits_of;
+use crate::addresses::{AF_INET, AF_INET6, family, with_octets};
+use crate::ip_net::{IpNet, bits_of};
 use crate::links::{Links, ignoring};
 use crate::netlink::{Framing, NetlinkError, Requests, find, flag};
-use crate::nft::terms::{STATE_NEW, STATE_NEW_OR_INVALID, from_interface, in_state, of_protocol};
+use crate::nft::terms::{
+    STATE_NEW, STATE_NEW_OR_INVALID, from_interface, in_state, of_protocol, to_interface, to_network,
+};
 use crate::nft::{
     Change, ConntrackKey, Element, ElementData, Expression, Family, Header, Hook, HookPoint, Register,
     SetSpec, Translation, ValueType, Verdict,
 };
 use crate::spec::Protocol;
 
-const RTM_NEWROUTE: u16 = 24;
+pub(super) const RTM_NEWROUTE: u16 = 24;
 const RTM_DELROUTE: u16 = 25;
-const RTM_GETROUTE: u16 = 26;
-const RTM_NEWRULE: u16 = 32;
+pub(super) const RTM_NEWRULE: u16 = 32;
 const RTM_DELRULE: u16 = 33;
-const RTM_GETRULE: u16 = 34;
+pub(super) const RTM_GETRULE: u16 = 34;
 
-const FRA_PRIORITY: u16 = 6;
+pub(super) const FRA_PRIORITY: u16 = 6;
 const FRA_FWMARK: u16 = 10;
-const FRA_TABLE: u16 = 15;
+pub(super) const FRA_TABLE: u16 = 15;
 const FR_ACT_TO_TBL: u8 = 1;
-const RTA_DST: u16 = 1;
-const RTA_PREFSRC: u16 = 7;
-const RTA_OIF: u16 = 4;
+pub(super) const RTA_OIF: u16 = 4;
 const RTA_GATEWAY: u16 = 5;
-const RTA_TABLE: u16 = 15;
+pub(super) const RTA_TABLE: u16 = 15;
 const RTPROT_STATIC: u8 = 4;
 const RTN_UNICAST: u8 = 1;
 
@@ -49,8 +48,9 @@ const RULE_PRIORITY: u32 = 100;
 const PRIORITY_MANGLE: i32 = -150;
 /// Behind the marks.
 const PRIORITY_DESTINATION_NAT: i32 = -100;
-/// An address outside of every network of a container (a documentation network's).
-const ABROAD: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
+const PRIORITY_FILTER: i32 = 0;
+/// Code of ICMPv6.
+const NO_ROUTE: u8 = 0;
 const ENTRIES: &str = "entries";
 /// Bytes of an Ethernet header before the sender's address, and of that.
 const SENDER: (u32, u32) = (6, 6);
@@ -88,7 +88,12 @@ impl Entry<'_> {
 
 /// Makes the table that marks connections by where they came in, or replaces it. `answers_from` is the address that
 /// servers of UDP answer with.
-pub(super) fn whole(interface: &str, entries: &[Entry<'_>], answers_from: Option<Ipv4Addr>) -> Vec<Change> {
+pub(super) fn whole(
+    interface: &str,
+    entries: &[Entry<'_>],
+    answers_from: Option<IpAddr>,
+    own: Option<IpNet>,
+) -> Vec<Change> {
     let chain = |name: &'static str, kind, point, priority| Change::AddChain {
         name: name.into(),
         hook: Some(Hook {
@@ -175,18 +180,54 @@ pub(super) fn whole(interface: &str, entries: &[Entry<'_>], answers_from: Option
             ],
         ));
     }
+    if let Some(own) = own {
+        changes.push(chain("strays", "filter", HookPoint::Output, PRIORITY_FILTER));
+        changes.extend(strays(interface, own).map(|expressions| Change::AddRule {
+            chain: "strays".into(),
+            expressions,
+        }));
+    }
     changes.retain(|change| !matches!(change, Change::AddElements { elements, .. } if elements.is_empty()));
     changes
 }
 
-fn lead_to(address: Ipv4Addr) -> Vec<Expression> {
+/// What begins a connection by the way that is there for answers: it is told at once that there is no route.
+fn strays(interface: &str, own: IpNet) -> [Vec<Expression>; 2] {
+    let leaves = || to_interface(interface);
+    let unmarked = vec![Expression::Equal {
+        from: FIRST,
+        value: vec![0; 4],
+    }];
+    [
+        [
+            leaves(),
+            to_network(own),
+            vec![Expression::Verdict(Verdict::Return)],
+        ]
+        .concat(),
+        [
+            leaves(),
+            in_state(STATE_NEW),
+            mark(),
+            unmarked,
+            vec![Expression::Refuse { icmp_code: NO_ROUTE }],
+        ]
+        .concat(),
+    ]
+}
+
+fn lead_to(address: IpAddr) -> Vec<Expression> {
+    let family = match address.is_ipv4() {
+        true => Family::Ipv4,
+        false => Family::Ipv6,
+    };
     vec![
         Expression::Immediate {
             to: FIRST,
-            value: address.octets().to_vec(),
+            value: with_octets(address, <[u8]>::to_vec),
         },
         Expression::Translate(Translation::Destination {
-            family: Family::Ipv4,
+            family,
             address: FIRST,
             port: None,
         }),
@@ -257,29 +298,6 @@ impl Links {
         Ok(())
     }
 
-    /// The address with which this namespace talks to the outside by itself; none without a way there.
-    pub(super) fn address_abroad(&mut self) -> Result<Option<Ipv4Addr>, NetlinkError> {
-        let request = Requests::one(RTM_GETROUTE, flag::ACK, |body| {
-            let mut header = [0; 12];
-            (header[0], header[1]) = (AF_INET, 32);
-            body.raw(&header);
-            body.bytes(RTA_DST, &ABROAD.octets());
-        });
-        let replies = match self.socket.query(request) {
-            Err(error) if matches!(error.errno(), Some(Errno::NETUNREACH | Errno::HOSTUNREACH)) => {
-                return Ok(None);
-            }
-            other => other?,
-        };
-        let source = replies
-            .iter()
-            .find_map(|reply| address_of(find(reply.body.get(12..)?, RTA_PREFSRC)?.value));
-        Ok(match source {
-            Some(IpAddr::V4(address)) => Some(address),
-            Some(IpAddr::V6(_)) | None => None,
-        })
-    }
-
     fn forget_route(&mut self, mark: u32, is_ipv4: bool) -> Result<(), NetlinkError> {
         let removed = self.acknowledged(RTM_DELROUTE, flag::ACK, |body| {
             body.raw(&route_header(is_ipv4));
@@ -305,14 +323,14 @@ fn family_of(is_ipv4: bool) -> u8 {
     if is_ipv4 { AF_INET } else { AF_INET6 }
 }
 
-fn rule_header(is_ipv4: bool) -> [u8; 12] {
+pub(super) fn rule_header(is_ipv4: bool) -> [u8; 12] {
     let mut header = [0; 12];
     header[0] = family_of(is_ipv4);
     header[7] = FR_ACT_TO_TBL;
     header
 }
 
-fn route_header(is_ipv4: bool) -> [u8; 12] {
+pub(super) fn route_header(is_ipv4: bool) -> [u8; 12] {
     let mut header = [0; 12];
     header[0] = family_of(is_ipv4);
     header[5] = RTPROT_STATIC;

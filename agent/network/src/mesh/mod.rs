@@ -5,6 +5,7 @@
 //! connection came in by (`entry`), which knows whose they are. Clients on the loopback and in containers of this node
 //! arrive with the address of the node's place, because theirs mean nothing elsewhere.
 
+mod abroad;
 mod entry;
 mod table;
 
@@ -38,9 +39,18 @@ pub struct MeshSpec {
     /// The node's own addresses there, with the subnets' prefixes; at most one of each family.
     pub addresses: Vec<IpNet>,
     /// Where the ports lead. One without endpoints refuses connections.
-    pub ports: BTreeMap<(Protocol, u16), BTreeSet<SocketAddr>>,
+    pub ports: BTreeMap<(Protocol, u16), MeshPort>,
     /// Addresses whose nodes are gone: connections to these are forgotten, so that their clients hear of it.
     pub lost: BTreeSet<IpAddr>,
+}
+
+/// A port that every node publishes.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct MeshPort {
+    /// Where it leads.
+    pub endpoints: BTreeSet<SocketAddr>,
+    /// It answers at the host's addresses in these networks; at all of them when there are none.
+    pub at: BTreeSet<IpNet>,
 }
 
 /// Where a container's connections over the mesh come in.
@@ -178,10 +188,12 @@ impl Inner {
     }
 
     /// Keeps programs and other containers of this host off the ports. One that somebody has already is led to the
-    /// service all the same: it is the same port on every node.
+    /// service all the same: it is the same port on every node. One that answers at some addresses only is free at the
+    /// others.
     fn reserve_mesh(&self, mesh: &mut Mesh, spec: &MeshSpec) {
         let mut wanted = BTreeSet::new();
-        for (protocol, port) in spec.ports.keys() {
+        let everywhere = spec.ports.iter().filter(|(_, led)| led.at.is_empty());
+        for ((protocol, port), _) in everywhere {
             for own in &spec.addresses {
                 let address = match own.is_ipv4() {
                     true => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
@@ -229,9 +241,9 @@ impl Inner {
         }
         let lost = |is_ipv4: &bool, ports: &Ports| {
             let now = now.get(is_ipv4);
-            ports.iter().any(|(port, endpoints)| {
+            ports.iter().any(|(port, before)| {
                 let now = now.and_then(|now| now.get(port));
-                now.is_none_or(|now| !endpoints.is_subset(now))
+                now.is_none_or(|now| !before.endpoints.is_subset(&now.endpoints))
             })
         };
         if !spec.lost.is_subset(&mesh.lost)
@@ -286,7 +298,7 @@ impl Inner {
             let endpoints = spec.ports.get(&port);
             let at = SocketAddr::new(flow.answered_by.0, flow.answered_by.1);
             let through = spec.addresses.iter().any(|own| own.contains(at.ip()));
-            let leads_on = endpoints.is_some_and(|endpoints| endpoints.contains(&at));
+            let leads_on = endpoints.is_some_and(|port| port.endpoints.contains(&at));
             let ends = flow.protocol == Protocol::Udp.number() && !leads_on;
             through && (ends || spec.lost.contains(&at.ip()))
         };
@@ -360,21 +372,32 @@ impl Inner {
         links
             .follow_marks(place.index, &entries)
             .map_err(failed("route the answers of"))?;
-        let answers_from = links.address_abroad().map_err(failed("find the way abroad of"))?;
+        let has = |is_ipv4: bool| wanted.subnets.iter().any(|subnet| subnet.is_ipv4() == is_ipv4);
+        if has(false) {
+            links
+                .answer_abroad(place.index)
+                .map_err(failed("give a way of last resort to"))?;
+        }
         let netns = duplicate(&sandbox.netns)?;
         let opened = self.namespaces.run_in(netns, NetlinkTables::open)?;
         let mut tables = opened.map_err(NetworkError::firewall("open the packet filter of a container"))?;
-        let has = |is_ipv4: bool| wanted.subnets.iter().any(|subnet| subnet.is_ipv4() == is_ipv4);
         for family in [Family::Ipv4, Family::Ipv6] {
             if !has(family == Family::Ipv4) {
                 continue;
             }
-            let answers_from = answers_from.filter(|_| family == Family::Ipv4);
+            let is_ipv4 = family == Family::Ipv4;
+            let answers_from = links
+                .address_abroad(is_ipv4)
+                .map_err(failed("find the way abroad of"))?;
+            let mut own = wanted
+                .subnets
+                .iter()
+                .filter(|subnet| !is_ipv4 && !subnet.is_ipv4());
             tables
                 .commit(&Batch {
                     family,
                     table: self.mesh_table.clone(),
-                    changes: entry::whole(&place.name, &entries, answers_from),
+                    changes: entry::whole(&place.name, &entries, answers_from, own.next().copied()),
                 })
                 .map_err(NetworkError::firewall("mark the connections of a container"))?;
         }

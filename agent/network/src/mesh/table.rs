@@ -4,7 +4,7 @@
 //! prerouting   to this host, not its loopback: publish
 //! output       to this host: publish
 //! publish      protocol.port in @ports: its own chain
-//! PROTOCOL-PORT  next number below the count of endpoints, looked up in map PROTOCOL-PORT: dnat
+//! PROTOCOL-PORT  (to an address at which it answers:) next number below the count of endpoints, looked up in map PROTOCOL-PORT: dnat
 //! input        from the mesh's interface, begins a connection: drop   (containers of other nodes come in by no other port)
 //! ```
 //!
@@ -13,9 +13,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
-use super::LINK;
+use super::{LINK, MeshPort};
 use crate::addresses::with_octets;
-use crate::nft::terms::{STATE_NEW_OR_INVALID, address_type, from_interface, in_state, padded, to_this_host};
+use crate::ip_net::IpNet;
+use crate::nft::terms::{
+    STATE_NEW_OR_INVALID, address_type, from_interface, in_state, padded, to_network, to_this_host,
+};
 use crate::nft::{
     Change, Element, ElementData, Expression, Family, Header, Hook, HookPoint, MetaKey, Name, Register,
     SetSpec, Translation, ValueType, Verdict,
@@ -28,17 +31,24 @@ const PRIORITY_DESTINATION_NAT: i32 = -100;
 const PRIORITY_FILTER: i32 = 0;
 const FIRST: Register = Register(0);
 
-/// The endpoints of one family, by the port that leads to them.
-pub(crate) type Ports = BTreeMap<(Protocol, u16), BTreeSet<SocketAddr>>;
+/// Ports, in the tables of one family.
+pub(crate) type Ports = BTreeMap<(Protocol, u16), MeshPort>;
 
-/// The ports of a family, of all; those without an endpoint of that family are left out.
+/// The ports of a family, of all; those are left out that have no endpoint of that family, or answer at no address of it.
 pub(crate) fn of_family(ports: &Ports, family: Family) -> Ports {
-    let fits = |endpoint: &&SocketAddr| endpoint.is_ipv4() == (family == Family::Ipv4);
-    let of_family = ports.iter().map(|(port, endpoints)| {
-        let endpoints: BTreeSet<SocketAddr> = endpoints.iter().filter(fits).copied().collect();
-        (*port, endpoints)
+    let is_ipv4 = family == Family::Ipv4;
+    let of_family = ports.iter().filter_map(|(port, led)| {
+        let endpoints = led
+            .endpoints
+            .iter()
+            .filter(|endpoint| endpoint.is_ipv4() == is_ipv4);
+        let at = led.at.iter().filter(|net| net.is_ipv4() == is_ipv4);
+        let (endpoints, at): (BTreeSet<SocketAddr>, BTreeSet<IpNet>) =
+            (endpoints.copied().collect(), at.copied().collect());
+        let answers = !endpoints.is_empty() && at.is_empty() == led.at.is_empty();
+        answers.then_some((*port, MeshPort { endpoints, at }))
     });
-    of_family.filter(|(_, endpoints)| !endpoints.is_empty()).collect()
+    of_family.collect()
 }
 
 /// Makes the table of a family, or replaces it; none where the mesh has nothing of the family.
@@ -97,8 +107,8 @@ pub(crate) fn whole(family: Family, stands: bool, ports: &Ports) -> Vec<Change> 
             ],
         ),
     ]);
-    for (port, endpoints) in ports {
-        changes.extend(with_port(family, *port, endpoints));
+    for (port, led) in ports {
+        changes.extend(with_port(family, *port, led));
     }
     changes
 }
@@ -107,14 +117,14 @@ pub(crate) fn whole(family: Family, stands: bool, ports: &Ports) -> Vec<Change> 
 pub(crate) fn between(family: Family, held: &Ports, wanted: &Ports) -> Vec<Change> {
     let gone = held.keys().filter(|port| !wanted.contains_key(*port));
     let mut changes: Vec<Change> = gone.flat_map(|port| without_port(*port)).collect();
-    for (port, endpoints) in wanted {
+    for (port, led) in wanted {
         match held.get(port) {
-            None => changes.extend(with_port(family, *port, endpoints)),
-            Some(before) if before != endpoints => {
+            None => changes.extend(with_port(family, *port, led)),
+            Some(before) if before != led => {
                 let name = name_of(*port);
                 changes.push(Change::FlushChain { name: name.clone() });
                 changes.push(Change::Flush { set: name.clone() });
-                changes.extend(filled(family, &name, endpoints));
+                changes.extend(filled(family, &name, led));
             }
             Some(_) => {}
         }
@@ -122,7 +132,7 @@ pub(crate) fn between(family: Family, held: &Ports, wanted: &Ports) -> Vec<Chang
     changes
 }
 
-fn with_port(family: Family, port: (Protocol, u16), endpoints: &BTreeSet<SocketAddr>) -> Vec<Change> {
+fn with_port(family: Family, port: (Protocol, u16), led: &MeshPort) -> Vec<Change> {
     let name = name_of(port);
     let map = SetSpec {
         name: name.clone(),
@@ -134,7 +144,7 @@ fn with_port(family: Family, port: (Protocol, u16), endpoints: &BTreeSet<SocketA
         hook: None,
     };
     let mut changes = vec![Change::AddSet(map), chain];
-    changes.extend(filled(family, &name, endpoints));
+    changes.extend(filled(family, &name, led));
     changes.push(Change::AddElements {
         set: PORTS.into(),
         elements: vec![entry(port)],
@@ -159,18 +169,23 @@ fn name_of((protocol, port): (Protocol, u16)) -> Name {
     format!("{protocol}-{port}").into()
 }
 
-/// The endpoints of a port by number, and the rule that chooses among them.
-fn filled(family: Family, name: &Name, endpoints: &BTreeSet<SocketAddr>) -> [Change; 2] {
-    let elements = endpoints.iter().enumerate().map(|(number, endpoint)| Element {
-        key: (number as u32).to_ne_bytes().to_vec(),
-        data: Some(ElementData::Value(with_octets(endpoint.ip(), |octets| {
-            [octets, &padded(endpoint.port())].concat()
-        }))),
-        comment: None,
-    });
+/// The endpoints of a port by number, and the rules that choose among them: one for each network at whose addresses it
+/// answers, where it does not at all.
+fn filled(family: Family, name: &Name, led: &MeshPort) -> Vec<Change> {
+    let elements = led
+        .endpoints
+        .iter()
+        .enumerate()
+        .map(|(number, endpoint)| Element {
+            key: (number as u32).to_ne_bytes().to_vec(),
+            data: Some(ElementData::Value(with_octets(endpoint.ip(), |octets| {
+                [octets, &padded(endpoint.port())].concat()
+            }))),
+            comment: None,
+        });
     let choice = vec![
         Expression::NextOf {
-            count: endpoints.len() as u32,
+            count: led.endpoints.len() as u32,
             to: FIRST,
         },
         Expression::Map {
@@ -184,16 +199,19 @@ fn filled(family: Family, name: &Name, endpoints: &BTreeSet<SocketAddr>) -> [Cha
             port: Some(Register(address_bytes(family) / 4)),
         }),
     ];
-    [
-        Change::AddElements {
-            set: name.clone(),
-            elements: elements.collect(),
-        },
-        Change::AddRule {
-            chain: name.clone(),
-            expressions: choice,
-        },
-    ]
+    let mut changes = vec![Change::AddElements {
+        set: name.clone(),
+        elements: elements.collect(),
+    }];
+    let conditions: Vec<Vec<Expression>> = match led.at.is_empty() {
+        true => vec![Vec::new()],
+        false => led.at.iter().map(|net| to_network(*net)).collect(),
+    };
+    changes.extend(conditions.into_iter().map(|condition| Change::AddRule {
+        chain: name.clone(),
+        expressions: [condition, choice.clone()].concat(),
+    }));
+    changes
 }
 
 fn entry((protocol, port): (Protocol, u16)) -> Element {
@@ -253,10 +271,26 @@ mod tests {
 
     fn ports(all: &[(u16, &[&str])]) -> Ports {
         let port = |(port, endpoints): &(u16, &[&str])| {
-            let endpoints = endpoints.iter().map(|text| text.parse().unwrap()).collect();
-            ((Protocol::Tcp, *port), endpoints)
+            let led = MeshPort {
+                endpoints: endpoints.iter().map(|text| text.parse().unwrap()).collect(),
+                at: BTreeSet::new(),
+            };
+            ((Protocol::Tcp, *port), led)
         };
         all.iter().map(port).collect()
+    }
+
+    #[test]
+    fn a_port_at_addresses_of_one_family_is_not_led_in_the_other() {
+        let mut both = ports(&[(80, &["10.0.0.2:8080", "[fd00::2]:8080"])]);
+        let at = ["192.0.2.0/24", "127.0.0.0/8"].map(|text| text.parse().unwrap());
+        both.get_mut(&(Protocol::Tcp, 80)).unwrap().at = at.into();
+        assert!(of_family(&both, Family::Ipv6).is_empty());
+        let changes = whole(Family::Ipv4, true, &of_family(&both, Family::Ipv4));
+        let choices = changes.iter().filter(|change| {
+            matches!(change, Change::AddRule { chain, .. } if *chain == name_of((Protocol::Tcp, 80)))
+        });
+        assert_eq!(choices.count(), 2);
     }
 
     #[test]

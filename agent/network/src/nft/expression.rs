@@ -83,6 +83,11 @@ pub(crate) enum Expression {
         from: Register,
         bits: u32,
     },
+    /// Clears the bits of a register that are not in the mask.
+    Mask {
+        of: Register,
+        mask: Vec<u8>,
+    },
     /// Ends the rule unless (or, inverted, if) the set holds the key.
     Member {
         set: Name,
@@ -153,9 +158,10 @@ impl Expression {
             }),
             Self::Equal { from, value } => compare(body, *from, NFT_CMP_EQ, value),
             Self::AnyBit { from, bits } => {
-                mask(body, *from, *bits);
+                mask(body, *from, &bits.to_ne_bytes());
                 compare(body, *from, NFT_CMP_NEQ, &[0; 4]);
             }
+            Self::Mask { of, mask: bits } => mask(body, *of, bits),
             Self::Member { set, from, inverted } => step(body, "lookup", |data| {
                 data.text(NFTA_LOOKUP_SET, set);
                 data.be32(NFTA_LOOKUP_SREG, from.number());
@@ -235,16 +241,14 @@ fn compare(body: &mut Body<'_>, from: Register, operation: u32, value: &[u8]) {
     });
 }
 
-fn mask(body: &mut Body<'_>, register: Register, bits: u32) {
+fn mask(body: &mut Body<'_>, register: Register, bits: &[u8]) {
     step(body, "bitwise", |data| {
         data.be32(NFTA_BITWISE_SREG, register.number());
         data.be32(NFTA_BITWISE_DREG, register.number());
-        data.be32(NFTA_BITWISE_LEN, 4);
-        data.nested(NFTA_BITWISE_MASK, |operand| {
-            operand.bytes(NFTA_DATA_VALUE, &bits.to_ne_bytes())
-        });
+        data.be32(NFTA_BITWISE_LEN, bits.len() as u32);
+        data.nested(NFTA_BITWISE_MASK, |operand| operand.bytes(NFTA_DATA_VALUE, bits));
         data.nested(NFTA_BITWISE_XOR, |operand| {
-            operand.bytes(NFTA_DATA_VALUE, &[0; 4])
+            operand.bytes(NFTA_DATA_VALUE, &vec![0; bits.len()])
         });
     });
 }

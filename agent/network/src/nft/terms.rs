@@ -1,6 +1,8 @@
 //! Conditions and parts of keys that several rule sets have. Conditions leave what they look at in the first register.
 
-use super::{ConntrackKey, Expression, Family, MetaKey, Register, ValueType};
+use super::{ConntrackKey, Expression, Family, Header, MetaKey, Register, ValueType};
+use crate::addresses::with_octets;
+use crate::ip_net::IpNet;
 use crate::spec::Protocol;
 
 /// Bits of a connection's state (nf_conntrack_common.h).
@@ -25,6 +27,20 @@ pub(crate) fn from_interface(name: &str) -> Vec<Expression> {
     ]
 }
 
+/// Leaves by this interface.
+pub(crate) fn to_interface(name: &str) -> Vec<Expression> {
+    vec![
+        Expression::Meta {
+            key: MetaKey::OutputInterfaceName,
+            to: FIRST,
+        },
+        Expression::Equal {
+            from: FIRST,
+            value: interface_key(name).to_vec(),
+        },
+    ]
+}
+
 /// Goes to an address of this host.
 pub(crate) fn to_this_host() -> Vec<Expression> {
     vec![
@@ -32,6 +48,28 @@ pub(crate) fn to_this_host() -> Vec<Expression> {
         Expression::Equal {
             from: FIRST,
             value: KIND_LOCAL.to_ne_bytes().to_vec(),
+        },
+    ]
+}
+
+/// Goes to an address of this network.
+pub(crate) fn to_network(net: IpNet) -> Vec<Expression> {
+    let (offset, length) = if net.is_ipv4() { (16, 4) } else { (24, 16) };
+    let bits = u128::MAX
+        .checked_shl(length * 8 - u32::from(net.prefix()))
+        .unwrap_or(0);
+    let mask = bits.to_be_bytes()[16 - length as usize..].to_vec();
+    vec![
+        Expression::Payload {
+            header: Header::Network,
+            offset,
+            length,
+            to: FIRST,
+        },
+        Expression::Mask { of: FIRST, mask },
+        Expression::Equal {
+            from: FIRST,
+            value: with_octets(net.network().address(), <[u8]>::to_vec),
         },
     ]
 }

@@ -1,20 +1,23 @@
 //! Load balancing of services inside of each container's namespace: connections to a virtual address are led to one of
 //! the service's endpoints by the packet filter of the container itself.
 
+mod guard;
 mod table;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
 
 use crate::conntrack::{self, Flow};
 use crate::error::NetworkError;
 use crate::firewall::{NetlinkTables, Tables};
+use crate::ip_net::IpNet;
 use crate::netlink::NetlinkError;
 use crate::network::{Inner, lock};
 use crate::nft::{Batch, Family};
 use crate::sandbox::duplicate;
 use crate::spec::Protocol;
+use guard::Guarded;
 use table::Slots;
 
 /// The services that a container reaches by virtual addresses.
@@ -25,6 +28,22 @@ pub struct Services {
     /// Every address that somebody still has. Established connections to one of these go on when it is no longer an
     /// endpoint; those to any other address are forgotten.
     pub in_use: Arc<BTreeSet<IpAddr>>,
+    /// What containers accept, by their addresses; those of other containers are passed over.
+    pub guards: Arc<Guards>,
+}
+
+/// What containers accept, by their addresses; one whose address is not here accepts everything.
+pub type Guards = BTreeMap<IpAddr, Arc<Guard>>;
+
+/// The new connections that a container accepts at an address; it refuses all others.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Guard {
+    /// Addresses that may open any.
+    pub from: BTreeSet<IpAddr>,
+    /// Addresses that may open some, with the ports.
+    pub ports: BTreeSet<(IpAddr, Protocol, u16)>,
+    /// Ports that are open to everybody.
+    pub open: BTreeSet<(Protocol, u16)>,
 }
 
 /// A virtual address, and where connections to it are led.
@@ -45,6 +64,8 @@ pub(crate) struct Balancer {
     tables: NetlinkTables,
     /// What the kernel holds; `None` before the first change and after a failure.
     held: Option<Slots>,
+    /// The same for what the container accepts.
+    guarded: Option<BTreeMap<bool, Guarded>>,
     last: Services,
 }
 
@@ -53,9 +74,25 @@ impl Inner {
         let failed = || NetworkError::firewall("lead a container to services");
         let balancer = self.balancer(container_id)?;
         let mut balancer = lock(&balancer);
+        let own = match wanted.guards.is_empty() {
+            true => BTreeSet::new(),
+            false => self.addresses_of(container_id)?,
+        };
+        // What it may not be sent comes first.
+        balancer
+            .guard(&self.guard_table, &wanted.guards, &own)
+            .map_err(NetworkError::firewall("guard a container"))?;
         balancer
             .set(&self.service_table, container_id, wanted)
             .map_err(failed())
+    }
+
+    fn addresses_of(&self, container_id: &str) -> Result<BTreeSet<IpAddr>, NetworkError> {
+        let mut links = self.links_of(&self.require_sandbox(container_id)?)?;
+        let listed = links
+            .addresses(None)
+            .map_err(NetworkError::link("read the addresses of", container_id))?;
+        Ok(listed.iter().map(IpNet::address).collect())
     }
 
     fn balancer(&self, container_id: &str) -> Result<Arc<Mutex<Balancer>>, NetworkError> {
@@ -68,6 +105,7 @@ impl Inner {
         let balancer = Balancer {
             tables,
             held: None,
+            guarded: None,
             last: Services::default(),
         };
         let mut balancers = lock(&self.balancers);
@@ -108,6 +146,35 @@ impl Balancer {
         }
         self.held = Some(slots);
         self.last = wanted.clone();
+        Ok(())
+    }
+
+    fn guard(&mut self, table: &str, guards: &Guards, own: &BTreeSet<IpAddr>) -> Result<(), NetlinkError> {
+        let held = self.guarded.take();
+        let mut now = BTreeMap::new();
+        for family in [Family::Ipv4, Family::Ipv6] {
+            let wanted = guard::guarded(guards, own, family);
+            let held = held.as_ref().and_then(|held| held.get(&(family == Family::Ipv4)));
+            let changes = match held {
+                Some(held) => guard::between(family, held, &wanted),
+                None => guard::whole(family, &wanted),
+            };
+            let committed = match changes.is_empty() {
+                true => Ok(()),
+                false => self.commit(family, table, changes),
+            };
+            match committed {
+                // The container changed its table.
+                Err(error) if held.is_some() && error.errno().is_some() => {
+                    self.commit(family, table, guard::whole(family, &wanted))?;
+                }
+                // A kernel without IPv6 has no such tables.
+                Err(error) if family == Family::Ipv6 && wanted.is_empty() && error.errno().is_some() => {}
+                other => other?,
+            }
+            now.insert(family == Family::Ipv4, wanted);
+        }
+        self.guarded = Some(now);
         Ok(())
     }
 

@@ -166,6 +166,7 @@ impl ClusterState {
             | Change::TaskRemove { .. } => self.apply_task(change, touched),
             Change::NetworkCreate(_)
             | Change::NetworkRemove { .. }
+            | Change::NetworkPolicy { .. }
             | Change::AttachmentCreate(_)
             | Change::AttachmentRemove { .. } => self.apply_network(change, touched),
             Change::FileCreate(_) | Change::FileLabels { .. } | Change::FileRemove { .. } => {
@@ -225,7 +226,9 @@ impl Change {
                 ObjectKey::Task(*task)
             }
             Self::NetworkCreate(network) => ObjectKey::Network(network.id),
-            Self::NetworkRemove { network } => ObjectKey::Network(*network),
+            Self::NetworkRemove { network } | Self::NetworkPolicy { network, .. } => {
+                ObjectKey::Network(*network)
+            }
             Self::AttachmentCreate(attachment) => ObjectKey::Attachment(attachment.id),
             Self::AttachmentRemove { attachment } => ObjectKey::Attachment(*attachment),
             Self::FileCreate(file) => ObjectKey::File(file.id),

@@ -2,15 +2,19 @@
 
 use crate::networks::{held, named_networks, served_on};
 use crate::{Change, ClusterState, ObjectKey, Rejection, Touched};
+use muster_types::leading::Leading;
 use muster_types::overlay::{Attachment, EndpointOwner, NetworkAddresses};
+use muster_types::policy::NetworkPolicy;
 use muster_types::{ClusterNetwork, NetworkId, Node, NodeId, NodeState, Service, ServiceSpec, Task, TaskId};
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 impl ClusterState {
     pub(super) fn apply_network(&mut self, change: &Change, touched: &mut Touched) -> Result<(), Rejection> {
         match change {
             Change::NetworkCreate(network) => self.create_network(network, touched),
             Change::NetworkRemove { network } => self.remove_network(*network, touched),
+            Change::NetworkPolicy { network, policy } => self.set_policy(*network, policy.as_ref(), touched),
             Change::AttachmentCreate(attachment) => self.create_attachment(attachment, touched),
             Change::AttachmentRemove { attachment } => {
                 let object = ObjectKey::Attachment(*attachment);
@@ -95,6 +99,24 @@ impl ClusterState {
             row.meta.spec_version = self.index;
             row.meta.updated_at = self.time;
             self.put_network(row);
+        }
+        Ok(())
+    }
+
+    fn set_policy(
+        &mut self,
+        id: NetworkId,
+        policy: Option<&Arc<NetworkPolicy>>,
+        touched: &mut Touched,
+    ) -> Result<(), Rejection> {
+        self.check_network(id)?;
+        if let Some(row) = self.networks.get(&id) {
+            let mut row = ClusterNetwork::clone(row);
+            row.policy = policy.cloned();
+            row.meta.spec_version = self.index;
+            row.meta.updated_at = self.time;
+            self.put_network(row);
+            touched.networks.insert(id);
         }
         Ok(())
     }
@@ -266,6 +288,7 @@ impl ClusterState {
                     service.allocated_ports.clone(),
                     service.spec.template.networks.clone(),
                     service.spec.ports.clone(),
+                    Leading::read(&service.spec.labels).ok(),
                     service.removing,
                 )
             })

@@ -4,6 +4,7 @@ use super::tests::{NODE, OTHER, TASK, WEB, apply, control, rejection, spec, stat
 use crate::*;
 use muster_types::network::NetworkSpec;
 use muster_types::overlay::{Attachment, EndpointOwner, NetworkAddresses, OverlaySubnet};
+use muster_types::policy::NetworkPolicy;
 use muster_types::service::{NetworkAttachment, PublishMode, PublishedPort};
 use muster_types::*;
 use proptest::prelude::*;
@@ -31,6 +32,7 @@ fn row(number: u128, third: u8) -> ClusterNetwork {
             reserved: Vec::new(),
         }],
         removing: false,
+        policy: None,
     }
 }
 
@@ -101,6 +103,45 @@ fn networked() -> ClusterState {
     let mut state = world();
     assert_eq!(apply(&mut state, vec![network(1)]), Outcome::Applied);
     state
+}
+
+#[test]
+fn a_networks_rules_come_with_the_level_of_policies_and_are_kept() {
+    let mut state = networked();
+    let policy = NetworkPolicy::read("deny", ["web -> db"]).unwrap();
+    let set = |number, policy: Option<&NetworkPolicy>| Change::NetworkPolicy {
+        network: net(number),
+        policy: policy.map(|policy| Arc::new(policy.clone())),
+    };
+    let missing = rejection(&mut state, set(9, None));
+    assert_eq!(
+        missing,
+        Rejection::NotFound {
+            object: ObjectKey::Network(net(9))
+        }
+    );
+    let bytes = state.snapshot().unwrap();
+    assert!(
+        !bytes.windows(6).any(|part| part == b"policy"),
+        "as versions without policies write it"
+    );
+    assert_eq!(apply(&mut state, vec![set(1, Some(&policy))]), Outcome::Applied);
+    let restored = ClusterState::restore(&state.snapshot().unwrap()).unwrap();
+    assert_eq!(restored.network(net(1)).unwrap().policy.as_deref(), Some(&policy));
+    let level = |change| {
+        let changeset = Changeset::new(Reason::UserRequest, vec![change]);
+        Entry::new(Timestamp::ZERO, changeset).feature_level
+    };
+    let with_policy = ClusterNetwork {
+        policy: Some(Arc::new(policy)),
+        ..row(2, 2)
+    };
+    assert_eq!(level(set(1, None)), LEVEL_OF_POLICIES);
+    assert_eq!(
+        level(Change::NetworkCreate(Box::new(with_policy))),
+        LEVEL_OF_POLICIES
+    );
+    assert_eq!(level(network(2)), LEVEL_OF_NETWORKS);
 }
 
 #[test]
