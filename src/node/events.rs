@@ -192,7 +192,9 @@ fn note(attributes: &mut BTreeMap<String, String>, name: &str, old: &str, new: &
 fn replicas(service: &muster_types::Service) -> String {
     match service.spec.mode {
         muster_types::ServiceMode::Replicated { replicas } => replicas.to_string(),
-        muster_types::ServiceMode::Global => String::new(),
+        muster_types::ServiceMode::Global
+        | muster_types::ServiceMode::ReplicatedJob { .. }
+        | muster_types::ServiceMode::GlobalJob => String::new(),
     }
 }
 

@@ -9,6 +9,7 @@ use muster_state::ClusterState;
 use muster_types::overlay::NetworkAddresses;
 use muster_types::service::Protocol;
 use muster_types::{Node, NodeState, Service, ServiceMode, Task, TaskState};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// A node as the API shows it.
@@ -34,26 +35,37 @@ pub(super) fn node_view(view: &ReadView, node: &Arc<Node>) -> NodeView {
 
 /// A service as the API shows it, with the number of its tasks if that is asked for.
 pub(super) fn service_view(state: &ClusterState, service: &Arc<Service>, counts: bool) -> ServiceView {
-    let counts = counts.then(|| {
-        let (mut running, mut wanted) = (0, 0);
-        for task in state
-            .tasks_of_service(service.id)
-            .filter(|task| task.wants_to_run())
-        {
-            wanted += 1;
-            running += u64::from(task.status.state == TaskState::Running);
-        }
-        let desired = match service.spec.mode {
-            ServiceMode::Replicated { replicas } => replicas,
-            // One task on every node that fits: those are the tasks that exist.
-            ServiceMode::Global => wanted,
-        };
-        TaskCounts { running, desired }
-    });
     ServiceView {
         service: (**service).clone(),
-        counts,
+        counts: counts.then(|| task_counts(state, service)),
         vips: places(state, &service.vips),
+    }
+}
+
+fn task_counts(state: &ClusterState, service: &Service) -> TaskCounts {
+    let (mut running, mut wanted) = (0, 0);
+    // A slot may have completed twice, where a node was out of reach.
+    let mut completed = BTreeSet::new();
+    for task in state.tasks_of_service(service.id) {
+        if service.job.is_some() && task.template_version != service.template_version {
+            continue;
+        }
+        if service.job.is_some() && task.status.state == TaskState::Complete {
+            completed.insert(task.slot);
+        }
+        wanted += u64::from(task.wants_to_run());
+        running += u64::from(task.wants_to_run() && task.status.state == TaskState::Running);
+    }
+    let desired = match service.spec.mode {
+        ServiceMode::Replicated { replicas } => replicas,
+        ServiceMode::ReplicatedJob { concurrent_max, .. } => concurrent_max,
+        // One task on every node that fits: those are the tasks that exist.
+        ServiceMode::Global | ServiceMode::GlobalJob => wanted,
+    };
+    TaskCounts {
+        running,
+        desired,
+        completed: completed.len() as u64,
     }
 }
 
@@ -67,6 +79,7 @@ pub(super) fn task_view(state: &ClusterState, task: &Arc<Task>) -> Option<TaskVi
         service_name: service
             .map(|service| service.spec.name.clone())
             .unwrap_or_default(),
+        iteration: revision.iteration,
         up_to_date: service.is_some_and(|service| service.template_version == task.template_version),
         places: places(state, &task.addresses),
     })

@@ -18,6 +18,7 @@ mod full_disk;
 mod global;
 mod hostile_containers;
 mod hostile_images;
+mod jobs;
 mod killed_store;
 mod labs;
 mod leaving;

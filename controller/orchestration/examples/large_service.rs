@@ -300,6 +300,7 @@ fn placements() {
     let group = Group {
         template,
         ports: Vec::new(),
+        feature_level: 1,
         tasks: (0..PLACED).map(|id| TaskId::from_u128(u128::from(id))).collect(),
     };
     let mut views: Vec<NodeView> = cluster

@@ -3,7 +3,6 @@
 use crate::due::{Due, FIRST_SLOT};
 use imbl::OrdSet;
 use muster_state::{ClusterState, Touched};
-use muster_types::service::ServiceMode;
 use muster_types::{NodeId, ServiceId, Slot, Timestamp};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -155,9 +154,7 @@ impl Dirty {
             }
         }
         if !self.nodes.is_empty() {
-            let global = state
-                .services()
-                .filter(|service| service.spec.mode == ServiceMode::Global);
+            let global = state.services().filter(|service| service.spec.mode.is_per_node());
             for service in global {
                 found.entry(service.id).or_default().nodes = true;
             }

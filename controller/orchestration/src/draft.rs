@@ -2,6 +2,7 @@
 
 mod revisions;
 
+use self::revisions::{Relation, relation};
 use crate::Pending;
 use crate::due::{Due, FIRST_SLOT};
 use crate::networks::no_address;
@@ -90,15 +91,6 @@ pub(crate) struct TaskDraft {
     pub(crate) row: Arc<Task>,
     pub(crate) removed: bool,
     charged: bool,
-}
-
-/// How an older template revision compares with the current one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Relation {
-    Same,
-    /// Up to date on nodes that satisfy the current constraints.
-    OnlyConstraints,
-    Different,
 }
 
 /// Changes that touching a stored task may cost: control and status.
@@ -250,11 +242,12 @@ impl<'a> Draft<'a> {
         }
     }
 
-    /// The slot's restart policy let its last task end, and the service still says the same.
+    /// Nothing follows the slot's last task, and the service still says the same: its restart policy let it end, or it is
+    /// of a job and completed.
     pub(crate) fn is_finished(&self, slot: Slot) -> bool {
         self.in_slot(slot).last().is_some_and(|index| {
             let task = self.task(index);
-            task.reason == Reason::RestartPolicyEnds && self.is_current(index)
+            task.reason.ends_slot() && self.is_current(index)
         })
     }
 
@@ -314,6 +307,13 @@ impl<'a> Draft<'a> {
         let row = self.touch(index);
         row.desired = desired;
         row.reason = reason;
+    }
+
+    /// Says why the task is wanted as it is.
+    pub(crate) fn set_reason(&mut self, index: TaskIndex, reason: Reason) {
+        if self.task(index).reason != reason {
+            self.touch(index).reason = reason;
+        }
     }
 
     /// Says something about a task that its agent cannot say.
@@ -471,25 +471,5 @@ impl<'a> Draft<'a> {
             self.spent += TOUCH_COST;
         }
         Arc::make_mut(&mut task.row)
-    }
-}
-
-/// Whoever pulls the image, what runs stays the same, as in Swarm; only new tasks pull.
-fn relation(older: &TemplateRevision, current: &TemplateRevision) -> Relation {
-    let mut relaxed = older.template.as_ref().clone();
-    relaxed
-        .container
-        .registry_auth
-        .clone_from(&current.template.container.registry_auth);
-    if relaxed == *current.template && older.ports == current.ports {
-        return Relation::Same;
-    }
-    relaxed
-        .placement
-        .constraints
-        .clone_from(&current.template.placement.constraints);
-    match relaxed == *current.template && older.ports == current.ports {
-        true => Relation::OnlyConstraints,
-        false => Relation::Different,
     }
 }

@@ -44,6 +44,7 @@ struct Want {
     parallelism: u64,
     action: FailureAction,
     port: Option<(PublishMode, u16)>,
+    job: bool,
 }
 
 fn want() -> impl Strategy<Value = Want> {
@@ -74,6 +75,7 @@ fn want() -> impl Strategy<Value = Want> {
                 prop_oneof![Just(0u16), Just(8080)],
             ),
         ),
+        prop::bool::weighted(0.25),
     );
     (prop::option::weighted(0.8, 0u64..7), template, update).prop_map(|(replicas, template, update)| Want {
         replicas,
@@ -87,6 +89,7 @@ fn want() -> impl Strategy<Value = Want> {
         parallelism: update.1,
         action: update.2,
         port: update.3,
+        job: update.4,
     })
 }
 
@@ -122,9 +125,14 @@ fn event() -> impl Strategy<Value = Event> {
 
 fn spec(name: &str, want: &Want) -> ServiceSpec {
     let mut spec = world::spec(name, 0);
-    spec.mode = match want.replicas {
-        Some(replicas) => ServiceMode::Replicated { replicas },
-        None => ServiceMode::Global,
+    spec.mode = match (want.replicas, want.job) {
+        (Some(replicas), false) => ServiceMode::Replicated { replicas },
+        (Some(completions), true) => ServiceMode::ReplicatedJob {
+            concurrent_max: want.parallelism,
+            completions,
+        },
+        (None, false) => ServiceMode::Global,
+        (None, true) => ServiceMode::GlobalJob,
     };
     let template = &mut spec.template;
     template.container.image = want.image.to_owned();
@@ -168,7 +176,7 @@ fn happen(world: &mut World, event: &Event) {
                 let mode = old.mode;
                 *old = spec(SERVICES[*service], want);
                 // A service's mode never changes.
-                if (mode == ServiceMode::Global) != (old.mode == ServiceMode::Global) {
+                if std::mem::discriminant(&mode) != std::mem::discriminant(&old.mode) {
                     old.mode = mode;
                 }
             });
@@ -242,7 +250,12 @@ fn assert_wishes_hold(world: &World) {
         assert!(running.values().all(|tasks| *tasks == 1), "{}", world.show_all());
         let wanted = match service.spec.mode {
             ServiceMode::Replicated { replicas } => replicas,
-            ServiceMode::Global => NODES.len() as u64,
+            // What runs does not end.
+            ServiceMode::ReplicatedJob {
+                concurrent_max,
+                completions,
+            } => concurrent_max.min(completions),
+            ServiceMode::Global | ServiceMode::GlobalJob => NODES.len() as u64,
         };
         assert_eq!(running.len() as u64, wanted, "{}", world.show_all());
     }

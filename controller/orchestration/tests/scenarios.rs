@@ -82,6 +82,7 @@ fn run(world: &mut World, command: &str) -> String {
         ["release", name] => world.hold(name, false),
         ["fail", name, slot] => world.end(name, slot.parse().unwrap(), TaskState::Failed),
         ["complete", name, slot] => world.end(name, slot.parse().unwrap(), TaskState::Complete),
+        ["late", name, slot] => world.end_late(name, slot.parse().unwrap(), TaskState::Complete),
         ["quiesce"] => world.quiesce(),
         ["settle"] => world.settle(),
         ["wait", seconds] => world.tick(Duration::from_secs(seconds.parse().unwrap())),
@@ -126,6 +127,14 @@ fn set(spec: &mut ServiceSpec, option: &str) {
             }
         }
         "mode" if value == "global" => spec.mode = ServiceMode::Global,
+        "mode" if value == "global-job" => spec.mode = ServiceMode::GlobalJob,
+        "job" => {
+            let (completions, concurrent_max) = value.split_once('/').unwrap();
+            spec.mode = ServiceMode::ReplicatedJob {
+                concurrent_max: concurrent_max.parse().unwrap(),
+                completions: completions.parse().unwrap(),
+            };
+        }
         "network" => template.networks.push(NetworkAttachment {
             target: value.to_owned(),
             ..NetworkAttachment::default()

@@ -10,6 +10,8 @@ use std::fmt;
 pub enum Cause {
     /// Its agent is not there.
     NotReady(Absence),
+    /// Its version of Muster would not run the task as it is meant.
+    OlderVersion,
     /// The user paused it.
     Paused,
     /// The user drains it.
@@ -110,6 +112,7 @@ impl fmt::Display for Cause {
             Self::NotReady(Absence::Down) => f.write_str("down"),
             Self::NotReady(Absence::Disconnected) => f.write_str("disconnected"),
             Self::NotReady(Absence::Unknown) => f.write_str("not ready"),
+            Self::OlderVersion => f.write_str("its version of Muster is too old for the service: update it"),
             Self::Paused => f.write_str("availability pause"),
             Self::Drained => f.write_str("availability drain"),
             Self::Cpu(short) => write!(f, "{} CPU short", Cpus(*short)),

@@ -13,6 +13,8 @@ pub struct Group {
     pub template: Arc<TaskTemplate>,
     /// Host-mode ports that each needs.
     pub ports: Vec<(Protocol, u16)>,
+    /// The feature level that a node's version must have to run them as they are meant.
+    pub feature_level: u32,
     /// The tasks, placed in this order.
     pub tasks: Vec<TaskId>,
 }
@@ -23,6 +25,7 @@ type Filter = fn(&Group, &Constraints, &NodeView) -> Option<Cause>;
 /// Every filter, in the order in which they are asked; the first that objects names the cause.
 const FILTERS: &[Filter] = &[
     ready,
+    version,
     availability,
     constraints_hold,
     platform,
@@ -44,6 +47,12 @@ pub fn misfit(constraints: &Constraints, node: &Node) -> Option<Cause> {
 
 fn ready(_: &Group, _: &Constraints, view: &NodeView) -> Option<Cause> {
     Absence::of(view.node.status.state).map(Cause::NotReady)
+}
+
+/// A node that has not told its level is new.
+fn version(group: &Group, _: &Constraints, view: &NodeView) -> Option<Cause> {
+    let older = (1..group.feature_level).contains(&view.node.description.feature_level);
+    older.then_some(Cause::OlderVersion)
 }
 
 fn availability(_: &Group, _: &Constraints, view: &NodeView) -> Option<Cause> {

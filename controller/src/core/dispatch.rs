@@ -3,13 +3,15 @@
 use super::io::NodeView;
 use super::network_rows::{assigned_network, endpoint, facts, networks_of_node, service_row, task_networks};
 use super::settling::Settling;
-use muster_state::{ClusterState, Touched};
+use muster_state::{ClusterState, TemplateRevision, Touched};
 use muster_types::overlay::{EndpointOwner, NetworkUpdate};
+use muster_types::service::RestartCondition;
 use muster_types::{
     AssignedFile, AssignedTask, AssignmentAge, AssignmentSet, AssignmentUpdate, DesiredState, FileId,
-    NetworkId, NodeId, NodeRole, ServiceId, SessionId, Task, TaskId, Timestamp,
+    NetworkId, NodeId, NodeRole, ServiceId, SessionId, Task, TaskId, TaskTemplate, Timestamp,
 };
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 /// What was sent to one session last, to send only what differs.
 #[derive(Debug)]
@@ -304,13 +306,23 @@ fn assigned_task(state: &ClusterState, task: &Task) -> Option<AssignedTask> {
         service_labels: service.spec.labels.clone(),
         slot: task.slot,
         template_version: task.template_version,
-        template: revision.template.clone(),
+        template: template_for_agent(revision),
         ports: revision.ports.clone(),
         desired: task.desired,
         start_after: task.start_after,
         recorded: (task.status.attempt, task.status.state),
         networks: task_networks(task, &revision.template),
     })
+}
+
+/// What the agent runs. It never runs a task of a job again by itself, as it does others after a reboot with no controller
+/// in reach: only a controller knows what completed elsewhere.
+fn template_for_agent(revision: &TemplateRevision) -> Arc<TaskTemplate> {
+    let mut template = revision.template.clone();
+    if revision.iteration.is_some() {
+        Arc::make_mut(&mut template).restart.condition = RestartCondition::None;
+    }
+    template
 }
 
 /// Who is who, for one node.

@@ -4,7 +4,7 @@ use super::requests::{invalid, rejected};
 use super::{file_requests, network_requests};
 use crate::control::{ControlError, RefusalKind, ServiceChange};
 use muster_state::{
-    Change, Changeset, ClusterState, ObjectKey, Part, Precondition, Rejection, service_update,
+    Change, Changeset, ClusterState, LEVEL_OF_JOBS, ObjectKey, Part, Precondition, Rejection, service_update,
 };
 use muster_types::service::PublishMode;
 use muster_types::{Reason, RequestId, Service, ServiceId, ServiceSpec, validate};
@@ -21,6 +21,7 @@ pub(super) fn create(
     spec: &ServiceSpec,
 ) -> Result<Changeset, ControlError> {
     validate::service_spec(spec).map_err(|problems| invalid(&problems))?;
+    check_jobs(state, spec)?;
     let spec = network_requests::resolved(state, spec)?;
     if state.service_by_name(&spec.name).is_some() {
         let name = spec.name.clone();
@@ -79,6 +80,18 @@ pub(super) fn update(
     };
     let changeset = Changeset::new(Reason::UserRequest, vec![change]).when(precondition);
     Ok(files.into_iter().fold(changeset, Changeset::when))
+}
+
+/// Agents need to know nothing of jobs, but every controller does.
+fn check_jobs(state: &ClusterState, spec: &ServiceSpec) -> Result<(), ControlError> {
+    let level = state.cluster().map_or(0, |cluster| cluster.feature_level);
+    if !spec.mode.is_job() || level >= LEVEL_OF_JOBS {
+        return Ok(());
+    }
+    Err(ControlError::refused(
+        RefusalKind::Unavailable,
+        "some controllers run a version of Muster without jobs: update them first, or remove them",
+    ))
 }
 
 /// A port that is published on every node belongs to one service.

@@ -1,11 +1,11 @@
 //! The bytes of a log entry: one format byte, then MessagePack with field names.
 
 use crate::{Change, Changeset};
-use muster_types::Timestamp;
+use muster_types::{Reason, Timestamp};
 use serde::{Deserialize, Serialize};
 
 /// The highest feature level whose entries this binary can apply.
-pub const SUPPORTED_FEATURE_LEVEL: u32 = 4;
+pub const SUPPORTED_FEATURE_LEVEL: u32 = 5;
 
 /// The level from which on there are networks of the cluster.
 pub const LEVEL_OF_NETWORKS: u32 = 2;
@@ -15,6 +15,9 @@ pub const LEVEL_OF_FILES: u32 = 3;
 
 /// The level from which on networks have policies.
 pub const LEVEL_OF_POLICIES: u32 = 4;
+
+/// The level from which on there are jobs.
+pub const LEVEL_OF_JOBS: u32 = 5;
 
 /// First byte of an entry: MessagePack with named fields.
 const FORMAT_NAMED: u8 = 1;
@@ -105,9 +108,13 @@ fn feature_level(change: &Change) -> u32 {
         Change::FileCreate(_) | Change::FileLabels { .. } | Change::FileRemove { .. } => LEVEL_OF_FILES,
         Change::ServiceControl { vips, .. } => when(!vips.is_empty(), LEVEL_OF_NETWORKS),
         Change::TaskCreate(task) => when(!task.addresses.is_empty(), LEVEL_OF_NETWORKS),
-        Change::TaskControl { addresses, .. } => when(!addresses.is_empty(), LEVEL_OF_NETWORKS),
+        Change::TaskControl {
+            addresses, reason, ..
+        } => when(*reason == Reason::Completed, LEVEL_OF_JOBS)
+            .max(when(!addresses.is_empty(), LEVEL_OF_NETWORKS)),
         Change::ServiceCreate { spec, .. } | Change::ServiceSpec { spec, .. } => {
-            when(spec.template.files().next().is_some(), LEVEL_OF_FILES)
+            when(spec.mode.is_job(), LEVEL_OF_JOBS)
+                .max(when(spec.template.files().next().is_some(), LEVEL_OF_FILES))
         }
         Change::ClusterCreate(_)
         | Change::ClusterSpec(_)
@@ -138,7 +145,7 @@ struct Level {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use muster_types::{NodeId, Reason};
+    use muster_types::NodeId;
 
     fn entry() -> Entry {
         let node = NodeId::from_u128(7);
@@ -152,6 +159,33 @@ mod tests {
     fn entries_round_trip() {
         let bytes = entry().encode().unwrap();
         assert_eq!(Entry::decode(&bytes).unwrap(), entry());
+    }
+
+    #[test]
+    fn jobs_need_their_level() {
+        let spec = |mode| muster_types::ServiceSpec {
+            mode,
+            ..Default::default()
+        };
+        let create = |mode| Change::ServiceCreate {
+            service: muster_types::ServiceId::from_u128(1),
+            spec: std::sync::Arc::new(spec(mode)),
+        };
+        let level = |change| {
+            Entry::new(Timestamp::ZERO, Changeset::new(Reason::UserRequest, vec![change])).feature_level
+        };
+        assert_eq!(level(create(muster_types::ServiceMode::GlobalJob)), LEVEL_OF_JOBS);
+        assert_eq!(level(create(muster_types::ServiceMode::Global)), 1);
+        let ends = |reason| Change::TaskControl {
+            task: muster_types::TaskId::from_u128(1),
+            node: None,
+            desired: muster_types::DesiredState::Shutdown,
+            start_after: None,
+            reason,
+            addresses: Vec::new(),
+        };
+        assert_eq!(level(ends(Reason::Completed)), LEVEL_OF_JOBS);
+        assert_eq!(level(ends(Reason::RestartPolicyEnds)), 1);
     }
 
     #[test]

@@ -29,7 +29,8 @@ pub use address_pool::{AddressPool, AddressRuns, Exhausted};
 pub use apply::{Application, Outcome};
 pub use change::{Change, Changeset, NewTask, Precondition, PreviousSpec, Reporter, Revision};
 pub use entry::{
-    Entry, EntryError, LEVEL_OF_FILES, LEVEL_OF_NETWORKS, LEVEL_OF_POLICIES, SUPPORTED_FEATURE_LEVEL,
+    Entry, EntryError, LEVEL_OF_FILES, LEVEL_OF_JOBS, LEVEL_OF_NETWORKS, LEVEL_OF_POLICIES,
+    SUPPORTED_FEATURE_LEVEL,
 };
 pub use key::{ObjectKey, Part};
 pub use load::NodeLoad;

@@ -2,7 +2,7 @@
 
 use crate::ClusterState;
 use imbl::{OrdMap, OrdSet};
-use muster_types::{NodeId, Reason, ServiceId, Slot, Task, TaskId, TaskState};
+use muster_types::{NodeId, ServiceId, Slot, Task, TaskId, TaskState};
 use std::collections::BTreeSet;
 use std::ops::Bound;
 use std::sync::Arc;
@@ -70,7 +70,8 @@ impl ServiceTasks {
         self.ended_counts.get(&version).copied().unwrap_or(0)
     }
 
-    /// Slots whose restart policy let their newest task of this revision end, in order; nothing shall run in them.
+    /// Slots in which nothing follows their newest task, of this revision, in order: its restart policy let it end, or
+    /// the slot of the job completed.
     pub fn ended_of(&self, version: u64) -> impl DoubleEndedIterator<Item = Slot> + '_ {
         of_version(&self.ended, version)
     }
@@ -187,7 +188,7 @@ impl SlotSummary {
             }
         }
         if let Some(newest) = newest
-            && newest.reason == Reason::RestartPolicyEnds
+            && newest.reason.ends_slot()
             && summary.wanted.is_empty()
         {
             summary.ended.insert(newest.template_version);
@@ -202,7 +203,7 @@ fn projection(task: &Task) -> (bool, bool, bool, bool, Option<NodeId>) {
         task.wants_to_run(),
         task.status.state < TaskState::Running,
         matches!(task.status.state, TaskState::Failed | TaskState::Rejected),
-        task.reason == Reason::RestartPolicyEnds,
+        task.reason.ends_slot(),
         serving_on(task),
     )
 }

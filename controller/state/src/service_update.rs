@@ -35,7 +35,8 @@ fn roll_back(service: &Service, now: Timestamp, previous: PreviousSpec, message:
         revision: revision(&service.spec, &spec),
         spec,
         previous,
-        update: Some(UpdateStatus {
+        // A job is not replaced task by task: its next run begins.
+        update: (!service.spec.mode.is_job()).then_some(UpdateStatus {
             state: UpdateState::RollbackStarted,
             started_at: now,
             completed_at: None,
@@ -44,9 +45,11 @@ fn roll_back(service: &Service, now: Timestamp, previous: PreviousSpec, message:
     })
 }
 
-/// Labels, scale and update settings do not touch tasks; the template, ports and endpoint mode do.
+/// Labels, scale and update settings do not touch tasks; the template, ports and endpoint mode do. A job runs again
+/// whatever changed, as in Swarm.
 fn revision(before: &ServiceSpec, after: &ServiceSpec) -> Revision {
-    let same = before.template == after.template
+    let same = !after.mode.is_job()
+        && before.template == after.template
         && before.ports == after.ports
         && before.endpoint_mode == after.endpoint_mode;
     match same {

@@ -2,7 +2,7 @@
 
 use crate::index::Indexes;
 use crate::request::Requests;
-use crate::{NodeLoad, ObjectKey, Part, RequestOutcome};
+use crate::{LEVEL_OF_FILES, NodeLoad, ObjectKey, Part, RequestOutcome};
 use imbl::OrdMap;
 use muster_types::overlay::Attachment;
 use muster_types::service::PublishedPort;
@@ -20,6 +20,20 @@ pub struct TemplateRevision {
     pub template: Arc<TaskTemplate>,
     /// Published ports of the service at that revision.
     pub ports: Vec<PublishedPort>,
+    /// The run of the job that these tasks belong to: each run has a revision of its own.
+    #[serde(default)]
+    pub iteration: Option<u64>,
+}
+
+impl TemplateRevision {
+    /// The feature level of the oldest version of an agent that runs these tasks as they are meant. An older one would
+    /// run them without their secrets and configs.
+    pub fn node_level(&self) -> u32 {
+        match self.template.files().next() {
+            Some(_) => LEVEL_OF_FILES,
+            None => 1,
+        }
+    }
 }
 
 /// Everything that the controllers replicate. A clone is a snapshot and costs the same for any size.

@@ -17,6 +17,7 @@ mod health;
 pub mod id;
 pub mod id_map;
 pub mod image;
+pub mod job;
 pub mod leading;
 pub mod meta;
 pub mod namespace;
@@ -39,6 +40,7 @@ pub use id::{
     AttachmentId, ClusterId, ContainerId, FileId, IdSource, NetworkId, NodeId, RaftId, RequestId, ServiceId,
     SessionId, TaskId,
 };
+pub use job::JobStatus;
 pub use meta::Meta;
 pub use node::{Availability, Node, NodeDescription, NodeRole, NodeSpec, NodeState, NodeStatus};
 pub use overlay::{AssignedNetwork, ClusterNetwork, NetworkUpdate, TaskNetwork};

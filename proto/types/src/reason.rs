@@ -23,6 +23,8 @@ pub enum Reason {
     },
     /// Its restart policy lets it end.
     RestartPolicyEnds,
+    /// The slot of its job completed; nothing more runs there in this run of the job.
+    Completed,
     /// The template changed.
     OutOfDate,
     /// A newer task serves the slot.
@@ -80,6 +82,13 @@ pub enum Reason {
     AgentReport,
 }
 
+impl Reason {
+    /// Nothing follows a slot's newest task that has it.
+    pub fn ends_slot(&self) -> bool {
+        matches!(self, Self::RestartPolicyEnds | Self::Completed)
+    }
+}
+
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -88,6 +97,7 @@ impl fmt::Display for Reason {
             Self::SurplusReplica => f.write_str("the service has more tasks than wanted"),
             Self::MissingOnNode => f.write_str("the node has no task of this global service"),
             Self::Restart { of } => write!(f, "replaces task {of}, which ended"),
+            Self::Completed => f.write_str("the slot of the job completed"),
             Self::RestartPolicyEnds => f.write_str("the restart policy lets it end"),
             Self::OutOfDate => f.write_str("the service's task template changed"),
             Self::Replaced { by } => write!(f, "replaced by task {by}"),

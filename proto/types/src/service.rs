@@ -4,7 +4,7 @@ use crate::container::{HealthCheck, MountSpec, Ulimit};
 use crate::file::FileReference;
 use crate::image::RegistryAuth;
 use crate::overlay::NetworkAddresses;
-use crate::{Meta, Resources, ServiceId, Timestamp};
+use crate::{JobStatus, Meta, Resources, ServiceId, Timestamp};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -34,6 +34,9 @@ pub struct Service {
     /// Its virtual addresses, one entry for each network that it has one on.
     #[serde(default)]
     pub vips: Vec<NetworkAddresses>,
+    /// Where it stands, if it is a job.
+    #[serde(default)]
+    pub job: Option<JobStatus>,
     /// The user removed it; it goes once its tasks have stopped.
     pub removing: bool,
 }
@@ -188,6 +191,33 @@ pub enum ServiceMode {
     },
     /// One task on every node that fits.
     Global,
+    /// A number of slots, each of which shall complete once.
+    ReplicatedJob {
+        /// Most tasks that are under way at once.
+        concurrent_max: u64,
+        /// Slots 0..N that shall complete.
+        completions: u64,
+    },
+    /// One task on every node that fits, which shall complete once.
+    GlobalJob,
+}
+
+impl ServiceMode {
+    /// Its tasks shall complete.
+    pub fn is_job(self) -> bool {
+        match self {
+            Self::ReplicatedJob { .. } | Self::GlobalJob => true,
+            Self::Replicated { .. } | Self::Global => false,
+        }
+    }
+
+    /// Its slots are nodes.
+    pub fn is_per_node(self) -> bool {
+        match self {
+            Self::Global | Self::GlobalJob => true,
+            Self::Replicated { .. } | Self::ReplicatedJob { .. } => false,
+        }
+    }
 }
 
 impl Default for ServiceMode {

@@ -47,9 +47,9 @@ impl Task {
 /// A stable position within a service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Slot {
-    /// Replica number, from 1.
+    /// Replica number, from 1; of a job from 0.
     Replica(u64),
-    /// The node of a global service's task.
+    /// The node of a global service's or job's task.
     Node(NodeId),
 }
 

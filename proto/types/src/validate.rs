@@ -63,13 +63,16 @@ pub fn service_spec(spec: &ServiceSpec) -> Result<(), Problems> {
     let mut problems = Problems::default();
     name(&spec.name, &mut problems);
     template(&spec.template, &mut problems);
-    if let ServiceMode::Replicated { replicas } = spec.mode
-        && replicas > REPLICAS_MAX
-    {
-        problems.add(
-            "Mode.Replicated.Replicas",
-            format!("{replicas} is more than {REPLICAS_MAX}"),
-        );
+    let number = match spec.mode {
+        ServiceMode::Replicated { replicas } => Some(("Mode.Replicated.Replicas", replicas)),
+        // More at once than there are slots changes nothing.
+        ServiceMode::ReplicatedJob { completions, .. } => {
+            Some(("Mode.ReplicatedJob.TotalCompletions", completions))
+        }
+        ServiceMode::Global | ServiceMode::GlobalJob => None,
+    };
+    if let Some((field, number)) = number.filter(|(_, number)| *number > REPLICAS_MAX) {
+        problems.add(field, format!("{number} is more than {REPLICAS_MAX}"));
     }
     for (field, config) in [("UpdateConfig", spec.update), ("RollbackConfig", spec.rollback)] {
         if !(0.0..=1.0).contains(&config.failure_ratio_max) {

@@ -293,6 +293,9 @@ impl World {
             SessionMessage::Assign(set) => self.take_assignments(machine, *set),
             SessionMessage::StatusCommitted(sequence) => {
                 agent.core.report_acknowledged(sequence);
+                let told = self.told_completions.remove(&(stream, sequence));
+                let told = told.unwrap_or_default();
+                self.oracle().completions_acknowledged(&told);
                 self.act(machine);
             }
             SessionMessage::View(view) => {
@@ -747,6 +750,7 @@ impl World {
             Life::Long => return,
             Life::Flaky => (5_000_000, 200_000_000, 700),
             Life::Short => (500_000, 20_000_000, 300),
+            Life::Job => (200_000, 4_000_000, 300),
         };
         let wait = dice.between(shortest, longest);
         let exit_code = i32::from(dice.permille(failing));
@@ -764,15 +768,15 @@ impl World {
 
     /// A container ends by itself.
     pub fn container_ends(&mut self, machine: usize, container: &ContainerId, pid: i32, exit_code: i32) {
-        if self.healing || !self.machines[machine].engine.runs_as(container, pid) {
+        let engine = &self.machines[machine].engine;
+        let task = engine.containers.get(container).map(|found| found.task);
+        // What shall go on does, once nothing goes wrong any more; what shall complete does.
+        let completes = task.is_some_and(|task| self.lives.get(&task) == Some(&Life::Job));
+        if !engine.runs_as(container, pid) || (self.healing && !completes) {
             return;
         }
+        let exit_code = if self.healing { 0 } else { exit_code };
         self.machines[machine].engine.end(container, exit_code);
-        let task = self.machines[machine]
-            .engine
-            .containers
-            .get(container)
-            .map(|found| found.task);
         let Some((task, agent)) = task.zip(self.machines[machine].agent_mut()) else {
             return;
         };
@@ -868,12 +872,15 @@ pub enum Life {
     Flaky,
     /// Seconds.
     Short,
+    /// Seconds, also while the cluster heals.
+    Job,
 }
 
 fn life_of(task: &AssignedTask) -> Life {
     match task.template.container.args.first().map(String::as_str) {
         Some("flaky") => Life::Flaky,
         Some("short") => Life::Short,
+        Some("job") => Life::Job,
         Some(_) | None => Life::Long,
     }
 }

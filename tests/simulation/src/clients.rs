@@ -222,7 +222,7 @@ impl World {
                 let may_demote = self.settings.membership_changes && whole;
                 mutate_node(dice, state, mark, may_demote)?
             }
-            12..40 => create(dice, id, mark, state),
+            12..40 => create(dice, id, mark, (state, self.settings.jobs)),
             40..88 => {
                 let service = dice_service(dice, &services)?;
                 update(dice, service, mark, state)
@@ -264,7 +264,12 @@ fn told(kind: RefusalKind) -> Told {
     }
 }
 
-fn create(dice: &mut Dice, id: RequestId, mark: u64, state: &ClusterState) -> (ControlRequest, Key, Action) {
+fn create(
+    dice: &mut Dice,
+    id: RequestId,
+    mark: u64,
+    (state, jobs): (&ClusterState, bool),
+) -> (ControlRequest, Key, Action) {
     let name = NAMES[dice.below(NAMES.len() as u64) as usize];
     let mut spec = ServiceSpec {
         name: name.to_owned(),
@@ -272,7 +277,7 @@ fn create(dice: &mut Dice, id: RequestId, mark: u64, state: &ClusterState) -> (C
     };
     spec.labels.insert(MARK.to_owned(), mark.to_string());
     spec.template.container.image = "busybox".to_owned();
-    draw_mode(dice, &mut spec);
+    draw_mode(dice, &mut spec, jobs);
     draw_template(dice, &mut spec);
     draw_networks(dice, &mut spec, state);
     let action = Action::Create(ServiceId::from_u128(id.as_u128()), mark);
@@ -280,8 +285,17 @@ fn create(dice: &mut Dice, id: RequestId, mark: u64, state: &ClusterState) -> (C
     (request, Key::Service(name.to_owned()), action)
 }
 
-fn draw_mode(dice: &mut Dice, spec: &mut ServiceSpec) {
-    spec.mode = if dice.permille(120) {
+fn draw_mode(dice: &mut Dice, spec: &mut ServiceSpec, jobs: bool) {
+    spec.mode = if jobs && dice.permille(500) {
+        if dice.permille(200) {
+            ServiceMode::GlobalJob
+        } else {
+            ServiceMode::ReplicatedJob {
+                concurrent_max: dice.between(1, 3),
+                completions: dice.between(0, 5),
+            }
+        }
+    } else if dice.permille(120) {
         ServiceMode::Global
     } else {
         ServiceMode::Replicated {
@@ -296,6 +310,7 @@ fn draw_template(dice: &mut Dice, spec: &mut ServiceSpec) {
         6..9 => "flaky",
         _ => "short",
     };
+    let life = if spec.mode.is_job() { "job" } else { life };
     spec.template.container.args = vec![life.to_owned()];
     spec.template.force_update = dice.draw() >> 32;
     spec.template.restart = RestartPolicy {
@@ -335,6 +350,12 @@ fn update(
         (0..6, ServiceMode::Replicated { .. }) => {
             spec.mode = ServiceMode::Replicated {
                 replicas: dice.between(0, 6),
+            };
+        }
+        (0..6, ServiceMode::ReplicatedJob { concurrent_max, .. }) => {
+            spec.mode = ServiceMode::ReplicatedJob {
+                concurrent_max,
+                completions: dice.between(0, 6),
             };
         }
         (6..8, _) => draw_template(dice, &mut spec),

@@ -303,20 +303,49 @@ fn service_missing(state: &ClusterState, service: &Service) -> Option<String> {
         .filter(|node| node.spec.availability == Availability::Pause)
         .count();
     let restart = service.spec.template.restart;
-    let may_end = restart.condition != RestartCondition::Any || restart.attempts_max > 0;
+    let ends_by_condition = match service.spec.mode.is_job() {
+        true => restart.condition == RestartCondition::None,
+        false => restart.condition != RestartCondition::Any,
+    };
+    let may_end = ends_by_condition || restart.attempts_max > 0;
     let (least, most) = match service.spec.mode {
         ServiceMode::Replicated { replicas } => (replicas as usize, replicas as usize),
         ServiceMode::Global => (active, active + paused),
+        ServiceMode::ReplicatedJob { .. } | ServiceMode::GlobalJob => (0, 0),
     };
     let least = if may_end || active == 0 || is_starved(state, service) {
         0
     } else {
         least
     };
+    if let Some(missing) = completions_missing(state, service, active).filter(|_| !may_end) {
+        return Some(missing);
+    }
     (running.len() < least || running.len() > most).then(|| {
         format!(
             "service {what} runs {} tasks, wanted are {least} to {most}",
             running.len()
+        )
+    })
+}
+
+/// What a job lacks; nothing where it cannot have what it needs.
+fn completions_missing(state: &ClusterState, service: &Service, active: usize) -> Option<String> {
+    let wanted = match service.spec.mode {
+        ServiceMode::ReplicatedJob { completions, .. } => completions as usize,
+        ServiceMode::GlobalJob => active,
+        ServiceMode::Replicated { .. } | ServiceMode::Global => return None,
+    };
+    let completed = state.tasks_of_service(service.id).filter(|task| {
+        task.template_version == service.template_version && task.status.state == TaskState::Complete
+    });
+    let slots: BTreeSet<_> = completed.map(|task| task.slot).collect();
+    let lacks = active > 0 && !is_starved(state, service) && slots.len() < wanted;
+    lacks.then(|| {
+        format!(
+            "{} slots of job {} completed, wanted are {wanted}",
+            slots.len(),
+            service.spec.name
         )
     })
 }

@@ -3,8 +3,8 @@
 
 use muster_controller::core::witness::{Applied, Witness};
 use muster_state::invariants::{check, check_step, equal_index_means_equal_state};
-use muster_state::{ClusterState, Entry, Outcome};
-use muster_types::{RaftId, RequestId};
+use muster_state::{Change, ClusterState, Entry, Outcome};
+use muster_types::{RaftId, RequestId, ServiceId, Slot, TaskId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -48,6 +48,8 @@ pub struct Oracle {
     applied_requests: BTreeSet<RequestId>,
     acknowledged: BTreeMap<RequestId, u64>,
     heard_us: BTreeMap<usize, u64>,
+    /// Slots of which an agent was told that the cluster knows that they completed, by service, revision and slot.
+    completed_slots: BTreeSet<(ServiceId, u64, Slot)>,
     /// The first broken invariant.
     pub violation: Option<Violation>,
 }
@@ -101,6 +103,37 @@ impl Oracle {
             self.violated(
                 "an acknowledged write is never lost",
                 format!("request {request} was acknowledged before any controller applied it"),
+            );
+        }
+    }
+
+    /// An agent was told that the cluster knows of these completions.
+    pub fn completions_acknowledged(&mut self, tasks: &[TaskId]) {
+        let newest = &self.newest;
+        let rows = tasks.iter().filter_map(|task| newest.task(*task));
+        let slots = rows.map(|task| (task.service, task.template_version, task.slot));
+        self.completed_slots.extend(slots);
+    }
+
+    /// From then on nothing of that run of a job begins in the slot.
+    fn check_completed_slots(&mut self, applied: &Applied<'_>) {
+        let created = applied
+            .entry
+            .iter()
+            .flat_map(|(entry, _)| &entry.changeset.changes);
+        let again = created.filter_map(|change| match change {
+            Change::TaskCreate(task) => Some((task.service, task.template_version, task.slot)),
+            _ => None,
+        });
+        let is_of_job = |(service, version, _): &(ServiceId, u64, Slot)| {
+            let revision = applied.after.template(*service, *version);
+            revision.is_some_and(|revision| revision.iteration.is_some())
+        };
+        let mut again = again.filter(|slot| self.completed_slots.contains(slot));
+        if let Some((service, _, slot)) = again.find(is_of_job) {
+            self.violated(
+                "a job slot completes exactly once as far as the cluster can know",
+                format!("slot {slot} of service {service} begins although an agent was told that its completion is known"),
             );
         }
     }
@@ -177,6 +210,7 @@ impl Oracle {
         for violation in check_step(applied.before, applied.after) {
             self.violated(violation.invariant, violation.detail);
         }
+        self.check_completed_slots(applied);
         if let Some((entry, Outcome::Applied)) = applied.entry {
             self.applied_requests.extend(entry.changeset.request);
         }

@@ -5,7 +5,7 @@ use crate::wire::SessionMessage;
 use crate::world::{Event, World};
 use muster_controller::authorize::Identity;
 use muster_controller::core::io::Input;
-use muster_types::{AssignmentUpdate, IdSource, NodeId, SessionId, TaskState};
+use muster_types::{AssignmentUpdate, IdSource, NodeId, SessionId, TaskId, TaskState, TaskStatus};
 use std::collections::VecDeque;
 
 /// A connection whose other side is silent for this long is broken (keep-alive interval and time-out).
@@ -178,11 +178,13 @@ impl World {
                 }
             }
             (SessionMessage::Status { sequence, statuses }, Some(session)) => {
+                self.note_completions((stream, sequence), &statuses);
                 let dropped = self.planted == Some(PlantedBug::LostFinalStatus);
-                let statuses = statuses
+                let mut statuses: Vec<_> = statuses
                     .into_iter()
                     .filter(|(_, status)| !(dropped && status.state >= TaskState::Complete))
                     .collect();
+                self.maybe_misreport(&mut statuses);
                 self.input(
                     machine,
                     Input::Status {
@@ -212,6 +214,29 @@ impl World {
                 );
             }
             (_, _) => {}
+        }
+    }
+
+    /// Which tasks a report says completed, until it is acknowledged.
+    fn note_completions(&mut self, report: (u64, u64), statuses: &[(TaskId, TaskStatus)]) {
+        let completed = statuses
+            .iter()
+            .filter(|(_, status)| status.state == TaskState::Complete);
+        let tasks: Vec<TaskId> = completed.map(|(task, _)| *task).collect();
+        if !tasks.is_empty() {
+            self.told_completions.insert(report, tasks);
+        }
+    }
+
+    /// With this bug planted, what completed is reported as failed.
+    fn maybe_misreport(&mut self, statuses: &mut [(TaskId, TaskStatus)]) {
+        if self.planted != Some(PlantedBug::MisreportedCompletion) {
+            return;
+        }
+        for (_, status) in statuses {
+            if status.state == TaskState::Complete && self.dice.permille(300) {
+                status.state = TaskState::Failed;
+            }
         }
     }
 

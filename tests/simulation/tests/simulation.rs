@@ -246,6 +246,11 @@ fn a_certificate_that_is_believed_alone_is_found() {
 }
 
 #[test]
+fn a_completion_that_is_reported_as_a_failure_is_found() {
+    assert_found(PlantedBug::MisreportedCompletion);
+}
+
+#[test]
 fn a_reused_raft_id_is_found() {
     assert_found(PlantedBug::ReusedRaftId);
 }

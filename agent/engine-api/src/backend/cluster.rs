@@ -282,8 +282,10 @@ pub struct ServiceView {
 pub struct TaskCounts {
     /// Running tasks that should run.
     pub running: u64,
-    /// Tasks wanted: replicas, or nodes that fit a global service.
+    /// Tasks wanted: replicas, nodes that fit a global service, or what a job may have under way at once.
     pub desired: u64,
+    /// Slots that completed in this run of a job.
+    pub completed: u64,
 }
 
 /// Which tasks are wanted. Empty lists rule out nothing.
@@ -304,6 +306,8 @@ pub struct TaskView {
     pub template: Arc<TaskTemplate>,
     /// Its service's name; empty when the service is gone.
     pub service_name: String,
+    /// The run of the job that it belongs to, if it is of one.
+    pub iteration: Option<u64>,
     /// It runs its service's newest template.
     pub up_to_date: bool,
     /// Its places in networks of the cluster.

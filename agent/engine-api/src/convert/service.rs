@@ -18,6 +18,10 @@ use muster_types::{Resources, ServiceMode, ServiceSpec, TaskTemplate};
 /// Reads a service's spec; what is not built yet is refused rather than ignored.
 pub(crate) fn read_spec(wire: wire::ServiceSpec) -> Read<ServiceSpec> {
     let endpoint = wire.endpoint_spec.unwrap_or_default();
+    let mode = read_mode(wire.mode)?;
+    if mode.is_job() && wire.update_config.is_some() {
+        return Err(refused("Jobs may not have an update config"));
+    }
     let mut template = read_template(wire.task_template)?;
     if template.networks.is_empty() {
         template.networks = wire.networks.into_iter().map(read_network).collect();
@@ -26,7 +30,7 @@ pub(crate) fn read_spec(wire: wire::ServiceSpec) -> Read<ServiceSpec> {
         name: wire.name,
         labels: wire.labels,
         template,
-        mode: read_mode(wire.mode)?,
+        mode,
         update: read_update(wire.update_config)?,
         rollback: read_update(wire.rollback_config)?,
         ports: endpoint.ports.into_iter().map(read_port).collect::<Read<_>>()?,
@@ -126,17 +130,46 @@ fn read_restart(wire: Option<wire::RestartPolicy>) -> Read<RestartPolicy> {
     })
 }
 
+/// Numbers that a job leaves open are one task, once.
 fn read_mode(wire: wire::Mode) -> Read<ServiceMode> {
-    if wire.replicated_job.is_some() || wire.global_job.is_some() {
-        return Err(unsupported("job services"));
+    let modes = [
+        wire.replicated.is_some(),
+        wire.global.is_some(),
+        wire.replicated_job.is_some(),
+        wire.global_job.is_some(),
+    ];
+    if modes.into_iter().filter(|is_given| *is_given).count() > 1 {
+        return Err(Failure::invalid("must specify only one service mode"));
     }
-    match (wire.replicated, wire.global) {
-        (Some(_), Some(_)) => Err(Failure::invalid("must specify only one service mode")),
-        (None, Some(_)) => Ok(ServiceMode::Global),
-        (replicated, None) => Ok(ServiceMode::Replicated {
-            replicas: replicated.and_then(|mode| mode.replicas).unwrap_or(1),
-        }),
+    if wire.global.is_some() {
+        return Ok(ServiceMode::Global);
     }
+    if wire.global_job.is_some() {
+        return Ok(ServiceMode::GlobalJob);
+    }
+    if let Some(job) = wire.replicated_job {
+        let concurrent_max = job.max_concurrent.unwrap_or(1);
+        let completions = job.total_completions.unwrap_or(concurrent_max);
+        // They are signed where Swarm computes with them.
+        if i64::try_from(concurrent_max).is_err() {
+            return Err(refused("Maximum concurrent jobs must not be negative"));
+        }
+        if i64::try_from(completions).is_err() {
+            return Err(refused("Total completed jobs must not be negative"));
+        }
+        return Ok(ServiceMode::ReplicatedJob {
+            concurrent_max,
+            completions,
+        });
+    }
+    Ok(ServiceMode::Replicated {
+        replicas: wire.replicated.and_then(|mode| mode.replicas).unwrap_or(1),
+    })
+}
+
+/// In the words in which dockerd passes on what Swarm says.
+fn refused(why: &str) -> Failure {
+    Failure::invalid(format!("rpc error: code = InvalidArgument desc = {why}"))
 }
 
 fn read_update(wire: Option<wire::UpdateConfig>) -> Read<UpdateConfig> {
@@ -207,7 +240,11 @@ pub(crate) fn write(view: &ServiceView) -> wire::Service {
         service_status: view.counts.map(|counts| wire::ServiceStatus {
             running_tasks: counts.running,
             desired_tasks: counts.desired,
-            completed_tasks: 0,
+            completed_tasks: counts.completed,
+        }),
+        job_status: service.job.map(|job| wire::JobStatus {
+            job_iteration: ObjectVersion { index: job.iteration },
+            last_execution: time(job.started_at),
         }),
     }
 }
@@ -245,9 +282,24 @@ pub(crate) fn write_spec(spec: &ServiceSpec) -> wire::ServiceSpec {
                 global: Some(wire::Empty {}),
                 ..wire::Mode::default()
             },
+            ServiceMode::ReplicatedJob {
+                concurrent_max,
+                completions,
+            } => wire::Mode {
+                replicated_job: Some(wire::ReplicatedJob {
+                    max_concurrent: Some(concurrent_max),
+                    total_completions: Some(completions),
+                }),
+                ..wire::Mode::default()
+            },
+            ServiceMode::GlobalJob => wire::Mode {
+                global_job: Some(wire::Empty {}),
+                ..wire::Mode::default()
+            },
         },
-        update_config: Some(write_update(&spec.update)),
-        rollback_config: Some(write_update(&spec.rollback)),
+        // What clients read they send back, and a job may have none.
+        update_config: (!spec.mode.is_job()).then(|| write_update(&spec.update)),
+        rollback_config: (!spec.mode.is_job()).then(|| write_update(&spec.rollback)),
         networks: Vec::new(),
         endpoint_spec: Some(wire::EndpointSpec {
             mode: match spec.endpoint_mode {

@@ -5,12 +5,17 @@ use crate::backend::TaskView;
 use crate::wire::ObjectVersion;
 use crate::wire::task::Task;
 use muster_types::task::Slot;
+use muster_types::{DesiredState, Reason, TaskState};
 use serde_json::{Value, json};
 
 /// Writes a task.
 pub(crate) fn write(view: &TaskView) -> Task {
     let task = &view.task;
     let meta = &task.meta;
+    let own_node = match task.slot {
+        Slot::Node(node) => Some(node),
+        Slot::Replica(_) => None,
+    };
     Task {
         id: task.id.to_string(),
         // Nobody updates tasks, so that every change may count.
@@ -29,10 +34,32 @@ pub(crate) fn write(view: &TaskView) -> Task {
             Slot::Replica(number) => Some(number),
             Slot::Node(_) => None,
         },
-        node_id: task.node.map(|node| node.to_string()).unwrap_or_default(),
+        // Where it will go is known before there is room for it.
+        node_id: task
+            .node
+            .or(own_node)
+            .map(|node| node.to_string())
+            .unwrap_or_default(),
         status: status(view),
-        desired_state: task.desired.name(),
+        desired_state: desired_state(view),
         networks_attachments: view.places.iter().map(overlay::attachment).collect(),
+        job_iteration: view.iteration.map(|index| ObjectVersion { index }),
+    }
+}
+
+/// What is wanted of a task; of a job's that it completes, also once it has.
+pub(crate) fn desired_state(view: &TaskView) -> &'static str {
+    let task = &view.task;
+    let completes = match task.desired {
+        DesiredState::Running => true,
+        DesiredState::Shutdown => {
+            task.status.state == TaskState::Complete && task.reason == Reason::Completed
+        }
+        DesiredState::Ready | DesiredState::Remove => false,
+    };
+    match view.iteration {
+        Some(_) if completes => "complete",
+        Some(_) | None => task.desired.name(),
     }
 }
 

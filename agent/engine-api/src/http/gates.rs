@@ -168,6 +168,8 @@ const GATES: &[(Object, &str, Lives)] = &[
         "Spec.TaskTemplate.ContainerSpec.OomScoreAdj",
         Since(46),
     ),
+    (Object::ServiceSpec, "Mode.ReplicatedJob", Since(41)),
+    (Object::ServiceSpec, "Mode.GlobalJob", Since(41)),
     (Object::Service, "ServiceStatus", Since(41)),
     (Object::Task, "Spec.Resources.Limits.Pids", Since(41)),
     (Object::Task, "Spec.ContainerSpec.CapabilityAdd", Since(41)),

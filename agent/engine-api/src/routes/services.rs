@@ -32,6 +32,8 @@ fn matches(view: &ServiceView, filters: &Filters) -> bool {
     let mode = match spec.mode {
         ServiceMode::Replicated { .. } => "replicated",
         ServiceMode::Global => "global",
+        ServiceMode::ReplicatedJob { .. } => "replicated-job",
+        ServiceMode::GlobalJob => "global-job",
     };
     filters.prefix("id", &view.service.id.to_string())
         && filters.labels("label", &spec.labels)

@@ -18,7 +18,7 @@ const FILTERS: &[&str] = &[
 /// `GET /tasks`.
 pub(super) async fn list(call: Call) -> Reply {
     let filters = Filters::parse(&call.query, FILTERS)?;
-    const STATES: &[&str] = &["running", "shutdown", "accepted", "ready", "remove"];
+    const STATES: &[&str] = &["running", "shutdown", "accepted", "ready", "complete", "remove"];
     if let Some(bad) = filters
         .values("desired-state")
         .find(|state| !STATES.contains(state))
@@ -69,7 +69,7 @@ fn matches(view: &TaskView, filters: &Filters) -> bool {
     let name = format!("{}.{}.{id}", view.service_name, task.slot);
     filters.prefix("id", &id)
         && filters.prefix("name", &name)
-        && filters.exact("desired-state", task.desired.name())
+        && filters.exact("desired-state", convert::task::desired_state(view))
         && filters.labels("label", &view.template.container.labels)
         && filters.exact("runtime", "container")
 }

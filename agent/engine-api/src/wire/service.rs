@@ -142,9 +142,18 @@ pub(crate) struct Mode {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub global: Option<Empty>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub replicated_job: Option<Value>,
+    pub replicated_job: Option<ReplicatedJob>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub global_job: Option<Value>,
+    pub global_job: Option<Empty>,
+}
+
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+pub(crate) struct ReplicatedJob {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_concurrent: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub total_completions: Option<u64>,
 }
 
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
@@ -216,6 +225,16 @@ pub(crate) struct Service {
     pub update_status: Option<UpdateStatus>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub service_status: Option<ServiceStatus>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub job_status: Option<JobStatus>,
+}
+
+/// Which run of a job it is, and since when.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub(crate) struct JobStatus {
+    pub job_iteration: ObjectVersion,
+    pub last_execution: String,
 }
 
 /// A service's endpoint in effect.

@@ -27,4 +27,6 @@ pub(crate) struct Task {
     pub desired_state: &'static str,
     #[serde(skip_serializing_if = "super::is_default")]
     pub networks_attachments: Vec<Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub job_iteration: Option<ObjectVersion>,
 }

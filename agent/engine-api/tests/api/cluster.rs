@@ -59,7 +59,8 @@ impl State {
     fn run(&mut self, service: &Service) {
         let replicas = match service.spec.mode {
             ServiceMode::Replicated { replicas } => replicas,
-            ServiceMode::Global => 1,
+            ServiceMode::ReplicatedJob { concurrent_max, .. } => concurrent_max,
+            ServiceMode::Global | ServiceMode::GlobalJob => 1,
         };
         for (task, _) in &mut self.tasks {
             let slot = match task.slot {
@@ -113,6 +114,7 @@ impl State {
             service_name: service
                 .map(|service| service.spec.name.clone())
                 .unwrap_or_default(),
+            iteration: service.and_then(|service| service.job).map(|job| job.iteration),
             up_to_date: service.is_some_and(|service| service.template_version == task.template_version),
             places: Vec::new(),
         }
@@ -307,6 +309,7 @@ impl ClusterBackend for FakeCluster {
             }
             let meta = state.meta();
             let id = ServiceId::from_u128(5 << 100 | u128::from(meta.spec_version));
+            let spec_job = spec.mode.is_job().then(|| JobStatus::first(now()));
             let service = Service {
                 id,
                 meta,
@@ -316,6 +319,7 @@ impl ClusterBackend for FakeCluster {
                 update: None,
                 allocated_ports: Vec::new(),
                 vips: Vec::new(),
+                job: spec_job,
                 removing: false,
             };
             state.services.push(service.clone());
@@ -338,6 +342,7 @@ impl ClusterBackend for FakeCluster {
                 counts.then_some(TaskCounts {
                     running,
                     desired: running,
+                    completed: 0,
                 })
             };
             let views = state.services.iter().map(|service| ServiceView {

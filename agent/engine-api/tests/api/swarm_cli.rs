@@ -243,10 +243,6 @@ async fn a_service_converges_scales_updates_and_rolls_back() {
 async fn what_is_not_built_is_refused() {
     let server = Running::start().await;
     server.docker(&["swarm", "init"]).await;
-    let job = server
-        .docker_fails(&["service", "create", "-d", "--mode", "replicated-job", "whoami"])
-        .await;
-    assert!(job.contains("job services is not implemented yet"), "{job}");
     let bad = server
         .docker_fails(&["service", "create", "-d", "--name", "a.b", "whoami"])
         .await;

@@ -1,8 +1,19 @@
 //! The revisions of a service's template, and what is counted of their tasks.
 
-use super::{Draft, Relation};
-use muster_types::{Reason, Slot, Task};
+use super::Draft;
+use muster_state::TemplateRevision;
+use muster_types::{Slot, Task};
 use std::collections::{BTreeMap, BTreeSet};
+
+/// How an older template revision compares with the current one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Relation {
+    Same,
+    /// Up to date on nodes that satisfy the current constraints.
+    OnlyConstraints,
+    /// Another one, or of another run of a job.
+    Different,
+}
 
 impl Draft<'_> {
     /// Records of each revision as they shall be.
@@ -50,9 +61,21 @@ impl Draft<'_> {
         };
         let newest = || stored().max_by_key(|task| (task.meta.created_at, task.id));
         stored().any(Task::wants_to_run)
-            || newest().is_some_and(|task| {
-                task.reason == Reason::RestartPolicyEnds && current.contains(&task.template_version)
-            })
+            || newest()
+                .is_some_and(|task| task.reason.ends_slot() && current.contains(&task.template_version))
+    }
+
+    /// Whether the counts of all tasks have this loaded slot among those in which nothing follows a task of this revision.
+    pub(crate) fn was_ended(&self, slot: Slot, version: u64) -> bool {
+        let indexes = self.slots.get(&slot).map_or(&[][..], Vec::as_slice);
+        let stored = || {
+            indexes
+                .iter()
+                .filter_map(|index| self.tasks[*index].stored.as_deref())
+        };
+        let newest = stored().max_by_key(|task| (task.meta.created_at, task.id));
+        !stored().any(Task::wants_to_run)
+            && newest.is_some_and(|task| task.reason.ends_slot() && task.template_version == version)
     }
 
     /// Slots whose tasks of a revision that is current on some nodes only lie on one where it is not.
@@ -76,5 +99,28 @@ impl Draft<'_> {
             }
         }
         found
+    }
+}
+
+/// Whoever pulls the image, what runs stays the same, as in Swarm; only new tasks pull.
+pub(super) fn relation(older: &TemplateRevision, current: &TemplateRevision) -> Relation {
+    let mut relaxed = older.template.as_ref().clone();
+    relaxed
+        .container
+        .registry_auth
+        .clone_from(&current.template.container.registry_auth);
+    if older.iteration != current.iteration {
+        return Relation::Different;
+    }
+    if relaxed == *current.template && older.ports == current.ports {
+        return Relation::Same;
+    }
+    relaxed
+        .placement
+        .constraints
+        .clone_from(&current.template.placement.constraints);
+    match relaxed == *current.template && older.ports == current.ports {
+        true => Relation::OnlyConstraints,
+        false => Relation::Different,
     }
 }

@@ -1,15 +1,14 @@
-//! A global service has one task on every node that fits.
+//! A global service, or job, has one task on every node that fits.
 
-use super::replicated::reason_to_fill;
+use super::slots::reason_to_fill;
 use crate::draft::Draft;
 use muster_scheduler::filter;
 use muster_types::node::Availability;
-use muster_types::service::ServiceMode;
 use muster_types::{DesiredState, Node, NodeId, NodeState, Reason, Slot};
 
 /// Gives every fitting node its task, and takes tasks from nodes that do not fit.
 pub(super) fn keep_one_per_node(draft: &mut Draft<'_>) {
-    if draft.service.spec.mode != ServiceMode::Global || draft.service.removing {
+    if !draft.service.spec.mode.is_per_node() || draft.service.removing {
         return;
     }
     if draft.scope.nodes {

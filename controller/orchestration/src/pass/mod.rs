@@ -2,6 +2,7 @@
 
 mod addresses;
 mod global;
+mod jobs;
 mod liveness;
 mod placement;
 mod ports;
@@ -9,6 +10,7 @@ mod reaping;
 mod removal;
 mod replicated;
 mod restart;
+mod slots;
 mod start;
 mod update;
 
@@ -25,10 +27,13 @@ pub const PLACEMENT: &str = "placement";
 pub(crate) const PASSES: &[(&str, Pass)] = &[
     ("removal", removal::remove_tasks_of_removed_service),
     ("liveness", liveness::leave_nodes),
+    ("job runs", jobs::leave_earlier_runs),
+    ("job completions", jobs::settle_completed_slots),
     ("restart", restart::follow_ended_tasks),
     ("update", update::replace_stale_tasks),
     ("replicated", replicated::keep_replicas),
     ("global", global::keep_one_per_node),
+    ("jobs", jobs::run_slots),
     ("start", start::let_tasks_run),
     ("ports", ports::allocate_ports),
     ("addresses", addresses::allocate_virtual_addresses),

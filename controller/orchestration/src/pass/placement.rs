@@ -122,6 +122,7 @@ fn group(draft: &Draft<'_>, version: u64, tasks: &[TaskIndex]) -> Option<Group> 
     Some(Group {
         template: revision.template.clone(),
         ports: host_ports(&revision.ports).collect(),
+        feature_level: revision.node_level(),
         tasks: tasks.iter().map(|index| draft.task(*index).id).collect(),
     })
 }

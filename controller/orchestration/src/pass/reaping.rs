@@ -1,5 +1,6 @@
 //! Records that nobody needs: of tasks that shall be forgotten, beyond the history limit, and of unused revisions.
 
+use super::jobs::has_completed;
 use crate::draft::{Draft, TaskIndex};
 use muster_types::{ClusterSpec, DesiredState, Slot, TaskState};
 
@@ -47,7 +48,8 @@ fn end(draft: &mut Draft<'_>, index: TaskIndex) -> bool {
     true
 }
 
-/// Forgets the slot's oldest ended tasks beyond the limit. The newest stays: it says whether the slot is finished.
+/// Forgets the slot's oldest ended tasks beyond the limit. The newest stays: it says whether the slot is finished. So does
+/// what completed in this run of a job.
 /// `false` when the budget ended.
 fn trim(draft: &mut Draft<'_>, slot: Slot) -> bool {
     let Some(limit) = history_limit(draft) else {
@@ -62,7 +64,8 @@ fn trim(draft: &mut Draft<'_>, slot: Slot) -> bool {
         if surplus == 0 {
             return true;
         }
-        if draft.was_over(*index) && !draft.is_wanted(*index) {
+        let counts = has_completed(draft, *index);
+        if draft.was_over(*index) && !draft.is_wanted(*index) && !counts {
             if !draft.has_room_for(*index) {
                 return false;
             }

@@ -9,7 +9,8 @@ use std::time::Duration;
 
 /// Replaces tasks that do not run what the service says, as its update settings say.
 pub(super) fn replace_stale_tasks(draft: &mut Draft<'_>) {
-    if draft.service.removing {
+    // Tasks of a job's earlier runs are not replaced but over.
+    if draft.service.removing || draft.service.job.is_some() {
         return;
     }
     let config = config(draft);

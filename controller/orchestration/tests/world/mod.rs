@@ -440,6 +440,19 @@ impl World {
         }
     }
 
+    /// The oldest task of a slot that has not stopped ends so, although it shall stop.
+    pub fn end_late(&mut self, name: &str, slot: u64, state: TaskState) {
+        let service = self.service(name).id;
+        let task = self
+            .state
+            .tasks_of_slot(service, Slot::Replica(slot))
+            .filter(|task| !task.is_terminal())
+            .min_by_key(|task| task.meta.created_at)
+            .map(|task| (task.id, task.node));
+        let (task, node) = task.expect("a task has not stopped");
+        self.report(task, node.expect("it has a node"), state, None);
+    }
+
     fn image(&self, task: &Task) -> String {
         let revision = self.state.template(task.service, task.template_version);
         revision

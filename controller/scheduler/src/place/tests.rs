@@ -46,6 +46,7 @@ fn group(tasks: u128, template: TaskTemplate) -> Group {
     Group {
         template: Arc::new(template),
         ports: Vec::new(),
+        feature_level: 3,
         tasks: (0..tasks).map(TaskId::from_u128).collect(),
     }
 }
@@ -243,4 +244,20 @@ proptest! {
             prop_assert!(nodes.iter().all(|view| view.free.memory_bytes < reservation));
         }
     }
+}
+
+#[test]
+fn a_node_of_an_older_version_gets_no_task_that_it_would_run_wrongly() {
+    let mut older = node(1);
+    Arc::make_mut(&mut older.description).feature_level = 2;
+    let mut newer = node(2);
+    Arc::make_mut(&mut newer.description).feature_level = 3;
+    let mut views = views([older, newer]);
+    let placed = place(&group(2, TaskTemplate::default()), &mut views);
+    assert_eq!(per_node(&placed), BTreeMap::from([(2, 2)]));
+    let placed = place(&group(1, TaskTemplate::default()), &mut views[..1]);
+    assert_eq!(
+        placed.explanation.unwrap().to_string(),
+        "1 node: its version of Muster is too old for the service: update it"
+    );
 }

@@ -5,7 +5,7 @@ use crate::{Change, ClusterState, ObjectKey, PreviousSpec, Rejection, Revision, 
 use muster_types::service::{
     PublishMode, PublishedPort, ServiceMode, ServiceSpec, UpdateState, UpdateStatus,
 };
-use muster_types::{Service, ServiceId};
+use muster_types::{JobStatus, Service, ServiceId};
 use std::sync::Arc;
 
 impl ClusterState {
@@ -128,7 +128,8 @@ impl ClusterState {
         if self.services.contains_key(&id) {
             return Err(Rejection::AlreadyExists { object });
         }
-        self.put_template(id, spec);
+        let job = spec.mode.is_job().then(|| JobStatus::first(self.time));
+        self.put_template(id, spec, job);
         self.put_service(Service {
             id,
             meta: self.new_meta(),
@@ -138,6 +139,7 @@ impl ClusterState {
             update: None,
             allocated_ports: Vec::new(),
             vips: Vec::new(),
+            job,
             removing: false,
         });
         Ok(())
@@ -166,16 +168,18 @@ impl ClusterState {
         row.meta.updated_at = self.time;
         if revision == Revision::New {
             row.template_version = self.index;
-            self.put_template(id, spec);
+            row.job = row.job.map(|job| job.next(self.time));
+            self.put_template(id, spec, row.job);
         }
         self.put_service(row);
         Ok(())
     }
 
-    fn put_template(&mut self, id: ServiceId, spec: &ServiceSpec) {
+    fn put_template(&mut self, id: ServiceId, spec: &ServiceSpec, job: Option<JobStatus>) {
         let revision = TemplateRevision {
             template: Arc::new(spec.template.clone()),
             ports: spec.ports.clone(),
+            iteration: job.map(|job| job.iteration),
         };
         self.templates.insert((id, self.index), Arc::new(revision));
     }
@@ -223,6 +227,7 @@ fn concerns_every_slot(before: &Service, after: &Service) -> bool {
     };
     settings(before) != settings(after)
         || before.spec.template.placement != after.spec.template.placement
+        || before.job != after.job
         || breaks_off(before.update.as_ref(), after.update.as_ref())
 }
 

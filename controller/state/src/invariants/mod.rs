@@ -2,6 +2,7 @@
 //!
 //! The simulation runs them after every step and a doctor command on a live snapshot.
 
+mod jobs;
 mod networks;
 
 use crate::{ClusterState, Entry, NodeLoad};
@@ -42,6 +43,7 @@ pub const OF_STATE: &[StateCheck] = &[
 /// Invariants of two states, the second reached from the first by applying one entry.
 pub const OF_STEP: &[StepCheck] = &[
     overlaps_begin_only_in_start_first,
+    jobs::a_slot_completes_exactly_once_as_far_as_known,
     attempt_and_state_never_move_back,
     a_task_never_changes_node,
     desired_state_only_moves_forward,
