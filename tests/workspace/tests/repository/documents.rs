@@ -137,3 +137,17 @@ fn comments_promise_nothing() {
     }
     assert!(found.is_empty(), "write an issue instead:\n{}", found.join("\n"));
 }
+
+/// A compiler sees them in code, nobody in a document.
+#[test]
+fn no_document_has_the_marks_of_a_merge() {
+    let mut found = Vec::new();
+    for document in Repository::open().documents() {
+        for (number, line) in document.text.lines().enumerate() {
+            if line.starts_with("<<<<<<< ") || line.starts_with(">>>>>>> ") {
+                found.push(format!("{}:{}: {line}", document.path, number + 1));
+            }
+        }
+    }
+    assert!(found.is_empty(), "{}", found.join("\n"));
+}
