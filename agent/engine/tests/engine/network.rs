@@ -149,10 +149,11 @@ fn modes_of_networking_differ_in_their_interfaces() {
         assert!(bridge.contains("10.211.0.2/24"), "{bridge}");
         let (_, host) = run(&engine, with_mode(NetworkMode::Host)).await;
         assert!(host.contains("10.211.0.1/24"), "{host}");
+        // Not as something that is not found: clients would look for the image.
         let missing = with_mode(NetworkMode::Named("lan".into()));
         assert_eq!(
             engine.create(None, missing).await.unwrap_err().kind(),
-            ErrorKind::NotFound
+            ErrorKind::Invalid
         );
         engine.create(Some("aa"), shell("sleep 600")).await.unwrap();
         engine.start("aa").await.unwrap();
