@@ -52,8 +52,7 @@ impl ImageStore {
                 .manifests
                 .iter()
                 .filter_map(|manifest| manifest.layer_blobs.get(index));
-            // In whose place the content may have come.
-            for blob in blobs.chain([&image.diff_ids[index]]) {
+            for blob in blobs {
                 if blobs::size(&self.inner.layout, blob)?.is_none() {
                     continue;
                 }

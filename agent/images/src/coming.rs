@@ -7,19 +7,20 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 
-use crate::blobs::Expected;
-use crate::coming_place::{Came, Place};
+use sha2::{Digest as _, Sha256};
+use tempfile::NamedTempFile;
+
+use crate::blobs::{Expected, StagedBlob};
 use crate::digest::Digest;
 use crate::error::{ArchiveError, Error, Result};
 use crate::lease::Lease;
 use crate::store::ImageStore;
-use sha2::{Digest as _, Sha256};
 
 /// Takes the pieces of one blob. Dropped before [`BlobWriter::finish`], it leaves nothing.
 #[derive(Debug)]
 pub struct BlobWriter {
     store: StoreHandle,
-    place: Place,
+    file: NamedTempFile,
     hasher: Sha256,
     written: u64,
     expected: Expected,
@@ -60,7 +61,6 @@ pub(crate) type ComingBlobs = Mutex<HashMap<Digest, Weak<Shared>>>;
 
 #[derive(Debug)]
 pub(crate) struct Shared {
-    digest: Digest,
     file: File,
     bytes: u64,
     state: Mutex<State>,
@@ -87,10 +87,9 @@ impl ImageStore {
     pub fn begin_blob(&self, digest: &Digest, bytes: u64) -> Result<(BlobWriter, ComingBlob)> {
         let temporary = self.inner.layout.temporary();
         let failed = |error: io::Error| Error::io("write a blob in", &temporary, error);
-        let place = Place::begin(&temporary, bytes, &self.inner.in_memory).map_err(failed)?;
+        let file = NamedTempFile::new_in(&temporary).map_err(failed)?;
         let shared = Arc::new(Shared {
-            digest: *digest,
-            file: place.file().try_clone().map_err(failed)?,
+            file: file.as_file().try_clone().map_err(failed)?,
             bytes,
             state: Mutex::new(State {
                 written: 0,
@@ -105,7 +104,7 @@ impl ImageStore {
         }
         let writer = BlobWriter {
             store: StoreHandle(self.clone()),
-            place,
+            file,
             hasher: Sha256::new(),
             written: 0,
             expected: Expected {
@@ -144,7 +143,7 @@ impl BlobWriter {
             .into());
         }
         let failed = |error| Error::io("write a blob in", self.store.0.inner.layout.root(), error);
-        self.place.file().write_all(piece).map_err(failed)?;
+        self.file.write_all(piece).map_err(failed)?;
         self.hasher.update(piece);
         self.written += piece.len() as u64;
         self.shared.0.lock().written = self.written;
@@ -156,8 +155,8 @@ impl BlobWriter {
     pub fn finish(self) -> Result<()> {
         let store = self.store.clone();
         let _lease = store.0.lease([self.expected.digest]);
-        let (came, shared) = self.checked()?;
-        came.store(&store.0.inner.layout)?;
+        let (staged, shared) = self.checked()?;
+        staged.store(&store.0.inner.layout)?;
         shared.0.end(End::Stored);
         Ok(())
     }
@@ -166,26 +165,24 @@ impl BlobWriter {
     pub fn verify(self) -> Result<VerifiedBlob> {
         let store = self.store.clone();
         let lease = store.0.lease([self.expected.digest]);
-        let (came, shared) = self.checked()?;
+        let (staged, shared) = self.checked()?;
         shared.0.end(End::Verified);
         Ok(VerifiedBlob {
             store,
-            came,
+            staged,
             _shared: shared,
             _lease: lease,
         })
     }
 
-    fn checked(self) -> Result<(Came, Producer)> {
-        let digest = Digest::from_hash(self.hasher.finalize().into());
-        let what = || format!("blob {}", self.expected.digest);
-        self.expected.check(&digest, self.written, what)?;
-        let came = Came {
-            place: self.place,
-            digest,
-            bytes: self.written,
-        };
-        Ok((came, self.shared))
+    fn checked(self) -> Result<(StagedBlob, Producer)> {
+        let staged = StagedBlob::from_parts(
+            self.file.into_temp_path(),
+            Digest::from_hash(self.hasher.finalize().into()),
+            self.written,
+        );
+        staged.check(&self.expected, || format!("blob {}", self.expected.digest))?;
+        Ok((staged, self.shared))
     }
 }
 
@@ -193,7 +190,7 @@ impl BlobWriter {
 #[derive(Debug)]
 pub struct VerifiedBlob {
     store: StoreHandle,
-    came: Came,
+    staged: StagedBlob,
     _shared: Producer,
     _lease: Lease,
 }
@@ -201,7 +198,7 @@ pub struct VerifiedBlob {
 impl VerifiedBlob {
     /// Makes it part of the store.
     pub fn store(self) -> Result<()> {
-        self.came.store(&self.store.0.inner.layout)
+        self.staged.store(&self.store.0.inner.layout)
     }
 }
 
@@ -244,11 +241,6 @@ impl ComingBlob {
             shared: self.shared.clone(),
             position,
         }
-    }
-
-    /// Its digest.
-    pub fn digest(&self) -> Digest {
-        self.shared.digest
     }
 
     /// The size that it was announced with.

@@ -172,28 +172,14 @@ impl ImageStore {
         Ok(BlobReader { source, bytes })
     }
 
-    /// As [`ImageStore::open_blob`], for whoever compares what is read with its digest itself, as other nodes do.
-    pub fn open_blob_uncompared(&self, digest: &Digest) -> Result<BlobReader> {
-        let mut blob = self.open_blob(digest)?;
-        if let Source::Layer { comparing, .. } = &mut blob.source {
-            *comparing = None;
-        }
-        Ok(blob)
-    }
-
     /// Opens the file of a blob, for what needs one.
     pub fn open_blob_file(&self, digest: &Digest) -> Result<File> {
         blobs::open(&self.inner.layout, digest)
     }
 
-    /// A layer, if it is here in any form: the blob, announced with this size, or the uncompressed content. Where no content
-    /// is named, it is what the blob was found to have.
-    pub fn layer_here(
-        &self,
-        blob: &Digest,
-        bytes: u64,
-        content: Option<&Digest>,
-    ) -> Result<Option<LayerHere>> {
+    /// The content of a layer's blob, if it is here in any form: the blob, announced with this size, or the uncompressed
+    /// content that it was found to have.
+    pub fn layer_here(&self, blob: &Digest, bytes: u64) -> Result<Option<LayerHere>> {
         let mut lease = self.lease([*blob]);
         if self.has_whole_blob(blob, bytes)? {
             return Ok(Some(LayerHere {
@@ -201,11 +187,7 @@ impl ImageStore {
                 _lease: lease,
             }));
         }
-        let contents = match content {
-            Some(content) => vec![*content],
-            None => self.known_contents(blob)?,
-        };
-        for content in contents {
+        for content in self.known_contents(blob)? {
             lease.extend([content]);
             if self.has_blob(&content)? {
                 return Ok(Some(LayerHere {
@@ -308,13 +290,8 @@ impl ImageStore {
         for manifest in &image.manifests {
             for (index, blob) in manifest.layer_blobs.iter().enumerate() {
                 let is_own = manifest.is_packed && Some(blob) != image.diff_ids.get(index);
-                let stands = stands.get(index).copied().unwrap_or(false);
-                if is_own || !stands {
+                if is_own || !stands.get(index).copied().unwrap_or(false) {
                     needed.push(*blob);
-                }
-                // In whose place the content may have come.
-                if !stands {
-                    needed.extend(image.diff_ids.get(index));
                 }
             }
         }

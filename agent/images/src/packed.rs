@@ -5,7 +5,7 @@
 //! its layers' content are those that Docker has; the digests of compressed layers, and with them that of the manifest,
 //! are not: they are of blobs, which depend on the very compressor (`DiffID` and layer digest in the image specification).
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -135,7 +135,6 @@ impl ImageStore {
                 digest,
                 layer_blobs,
                 is_packed: true,
-                unseen: BTreeSet::new(),
             };
             self.remember_manifest(image, manifest)?;
         }
@@ -205,7 +204,11 @@ impl ImageStore {
                 .enumerate()
                 .filter(|(_, own)| *own == diff_id);
             for (position, _) in positions {
-                for blob in image.forms(position).filter(|blob| *blob != diff_id) {
+                let blobs = image
+                    .manifests
+                    .iter()
+                    .filter_map(|manifest| manifest.layer_blobs.get(position));
+                for blob in blobs.filter(|blob| *blob != diff_id) {
                     // Before it is looked for: what is found then stays.
                     lease.extend([*blob]);
                     let Some(bytes) = self.blob_size(blob)? else {

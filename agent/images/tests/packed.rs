@@ -4,7 +4,7 @@ mod support;
 
 use std::io::Read;
 
-use muster_images::{Digest, LoadLimits, RemoveOptions};
+use muster_images::{Digest, LoadLimits};
 use serde_json::Value;
 use support::*;
 
@@ -126,55 +126,4 @@ fn no_image_brings_a_false_form_of_a_layer_that_is_here() {
         .read_to_end(&mut unpacked)
         .unwrap();
     assert_eq!(unpacked, high);
-}
-
-/// A manifest says what it will; where the content came otherwise, nobody compared its blob with it.
-#[test]
-fn a_form_that_was_never_here_is_not_believed() {
-    let [low, high] = layers();
-    let other = Layer::new().file("high", "other").finish();
-    let (fixture, false_form) = (Fixture::new(), gzip(&other));
-    let store = &fixture.store;
-    fixture.load(&plain_archive("a:1", &[&low, &high]));
-    // An image of the content that is here, which calls another blob its top layer.
-    let mut layout = OciLayout::default();
-    let entry = layout.image(&[&low, &high], &[&low, &false_form]);
-    let manifest: Digest = entry["digest"].as_str().unwrap().parse().unwrap();
-    let named = |digest: &Digest| {
-        let path = format!("blobs/sha256/{}", digest.hex());
-        let mut files = layout.files.iter();
-        files.find(|(name, _)| *name == path).unwrap().1.as_slice()
-    };
-    let _lease = store.lease([manifest]);
-    store.import_blob(&manifest, None, named(&manifest)).unwrap();
-    store
-        .import_image(&manifest, &["evil:1"], &LoadLimits::default())
-        .unwrap();
-
-    let false_blob = Digest::of(&false_form);
-    let here = store
-        .layer_here(&false_blob, false_form.len() as u64, None)
-        .unwrap();
-    assert!(here.is_none(), "another image is told that it has the layer");
-    let _kept = store.lease([false_blob]);
-    store
-        .import_blob(&false_blob, None, false_form.as_slice())
-        .unwrap();
-    let packed = store.packed_manifest("a:1").unwrap();
-    let mut unpacked = Vec::new();
-    let top = content(&fixture, &layer_blobs(&packed.bytes)[1]);
-    flate2::read::GzDecoder::new(top.as_slice())
-        .read_to_end(&mut unpacked)
-        .unwrap();
-    assert!(unpacked == high, "a registry is given another layer");
-
-    // Nor is it once the blob is here: it is compared then.
-    let error = store.import_image(&manifest, &["evil:2"], &LoadLimits::default());
-    assert!(error.unwrap_err().full_message().contains("digest"));
-    // What is compared, and right, is believed from then on.
-    store.remove("evil:1", RemoveOptions::default(), &[]).unwrap();
-    let right = gzip(&high);
-    fixture.load(&docker_archive("b:1", &[&low, &high], &[&low, &right]));
-    let here = store.layer_here(&Digest::of(&right), right.len() as u64, None);
-    assert_eq!(here.unwrap().unwrap().digest, Digest::of(&high));
 }

@@ -1,9 +1,7 @@
 //! The layers of an image that is pulled: downloaded side by side, unpacked from the lowest up as they come.
 
 use crate::progress::{Pace, Report};
-use muster_images::{
-    BlobDescriptor, ComingBlob, Digest, ImageStore, LayerBytes, LayerFeed, LayerHere, VerifiedBlob,
-};
+use muster_images::{BlobDescriptor, ComingBlob, Digest, ImageStore, LayerFeed, LayerHere, VerifiedBlob};
 use std::collections::{HashMap, HashSet};
 use std::io::{self, Read};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -82,7 +80,7 @@ impl Board {
         self.changed.notify_all();
     }
 
-    /// Makes what came, and was not unpacked yet, part of the store, for whoever begins anew.
+    /// Makes what came part of the store, for whoever begins anew.
     pub fn store_all(&self) -> muster_images::Result<()> {
         let verified = std::mem::take(&mut self.lock().verified);
         verified.into_values().try_for_each(VerifiedBlob::store)
@@ -142,18 +140,16 @@ fn failed(error: muster_images::Error) -> io::Error {
 }
 
 impl LayerFeed for Layers {
-    fn open(&self, layer: usize) -> io::Result<LayerBytes> {
+    fn open(&self, layer: usize) -> io::Result<Box<dyn Read>> {
         let blob = self.layers[layer];
-        let (digest, inner): (Digest, Box<dyn Read>) = match self.board.await_state(&blob.digest, |_| true)? {
-            BlobState::Coming(coming) | BlobState::Verified(coming) => {
-                (coming.digest(), Box::new(coming.reader()))
-            }
+        let inner: Box<dyn Read> = match self.board.await_state(&blob.digest, |_| true)? {
+            BlobState::Coming(coming) | BlobState::Verified(coming) => Box::new(coming.reader()),
             BlobState::Stored(here) => {
                 let stored = self.store.open_blob(&here.digest);
-                (here.digest, Box::new(stored.map_err(failed)?))
+                Box::new(stored.map_err(failed)?)
             }
         };
-        let reader = Box::new(Unpacking {
+        Ok(Box::new(Unpacking {
             inner,
             blob,
             id: self.id(layer),
@@ -161,8 +157,7 @@ impl LayerFeed for Layers {
             pace: Pace::new(),
             board: self.board.clone(),
             report: self.report.clone(),
-        });
-        Ok(LayerBytes { digest, reader })
+        }))
     }
 
     fn await_verified(&self, layer: usize) -> io::Result<()> {
@@ -183,7 +178,7 @@ impl LayerFeed for Layers {
                 match state {
                     BlobState::Coming(coming) | BlobState::Verified(coming) => {
                         self.store
-                            .import_blob(&coming.digest(), Some(coming.size()), coming.reader())
+                            .import_blob(&blob.digest, Some(blob.bytes), coming.reader())
                     }
                     BlobState::Stored(_) => Ok(()),
                 }

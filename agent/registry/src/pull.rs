@@ -210,7 +210,12 @@ impl Pull {
             Some(id) => id,
             None => {
                 let origin = self.repository();
-                let assembly = Assembly::new(&self.registries, &self.store, &self.report, Some(&origin));
+                let assembly = Assembly {
+                    registries: &self.registries,
+                    store: &self.store,
+                    report: &self.report,
+                    origin: Some(&origin),
+                };
                 assembly.image(coming, image, lease).await?
             }
         };

@@ -15,8 +15,7 @@ use muster_proto::transport::Dialer;
 use muster_registry::sources::{Rank, Rate, is_worth_asking};
 use muster_registry::{PeerBlob, Peers};
 use muster_types::NodeId;
-use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
@@ -33,8 +32,6 @@ const OTHERS_TIMEOUT: Duration = Duration::from_millis(200);
 const SILENT_FOR: Duration = Duration::from_secs(10);
 /// Whoever gave what is false is not asked for the same blob for so long.
 const DISTRUSTED_FOR: Duration = Duration::from_secs(600);
-/// So long nobody is asked a second time for a blob that nobody had.
-const MISSED_FOR: Duration = Duration::from_millis(500);
 /// Most entries of what is remembered of others; beyond, it is forgotten.
 const REMEMBERED_MAX: usize = 4096;
 /// Stored blobs served at once; more wait, so that a rollout does not starve the node's own containers of disk.
@@ -77,8 +74,6 @@ struct State {
     /// Who gave of blobs that were not verified.
     doubtful: HashMap<Digest, BTreeSet<String>>,
     distrusted: HashMap<(Digest, String), Instant>,
-    /// When it was asked for blobs that nobody had.
-    missed: HashMap<Digest, Instant>,
     /// Connections, while any blob is coming.
     channels: HashMap<String, Channel>,
 }
@@ -90,17 +85,6 @@ enum Feed {
     /// From the registry, or from one that has all of it.
     FirstHand,
     Follows,
-}
-
-/// The sizes that were told, the one that most told first. Nodes of earlier versions tell none.
-fn sizes_told(told: impl Iterator<Item = u64>) -> Vec<u64> {
-    let mut counts: BTreeMap<u64, usize> = BTreeMap::new();
-    for size in told.filter(|size| *size > 0) {
-        *counts.entry(size).or_default() += 1;
-    }
-    let mut sizes: Vec<(u64, usize)> = counts.into_iter().collect();
-    sizes.sort_by_key(|(size, count)| (Reverse(*count), *size));
-    sizes.into_iter().map(|(size, _)| size).collect()
 }
 
 /// What a peer said of a blob.
@@ -245,54 +229,6 @@ impl Spread {
     }
 }
 
-impl Spread {
-    /// Who has a layer's content; `None` where somebody has the blob. Both are asked for at once, so that it costs no time
-    /// where nobody has either.
-    async fn ask_for_content(
-        &self,
-        cluster: &Cluster,
-        blob: &Digest,
-        content: &Digest,
-    ) -> Option<Vec<Found>> {
-        let has_content = self.ask(cluster, content);
-        let has_blob = self.ask(cluster, blob);
-        tokio::pin!(has_content, has_blob);
-        let mut with_content = None;
-        let with_blob = loop {
-            tokio::select! {
-                found = &mut has_blob => break found,
-                found = &mut has_content, if with_content.is_none() => with_content = Some(found),
-            }
-        };
-        if with_blob
-            .iter()
-            .any(|found| !self.is_distrusted(blob, &found.address))
-        {
-            return None;
-        }
-        {
-            let mut state = self.state();
-            state.missed.retain(|_, since| since.elapsed() < MISSED_FOR);
-            state.missed.insert(*blob, Instant::now());
-        }
-        match with_content {
-            Some(found) => Some(found),
-            None => Some(has_content.await),
-        }
-    }
-
-    /// Whether nobody had the blob a moment ago.
-    fn was_missed(&self, blob: &Digest) -> bool {
-        let missed = self.state().missed.remove(blob);
-        missed.is_some_and(|since| since.elapsed() < MISSED_FOR)
-    }
-
-    fn is_distrusted(&self, blob: &Digest, address: &str) -> bool {
-        let state = self.state();
-        state.distrusted.contains_key(&(*blob, address.to_owned()))
-    }
-}
-
 impl Peers for Spread {
     fn begin(&self, blob: &BlobDescriptor, registry: Option<&str>) -> Box<dyn PeerBlob> {
         self.set_feed(&blob.digest, Feed::Undecided);
@@ -304,20 +240,18 @@ impl Peers for Spread {
         blob: &'a Digest,
         content: &'a Digest,
         registry: Option<&'a str>,
-    ) -> BoxFuture<'a, Vec<u64>> {
+    ) -> BoxFuture<'a, Option<u64>> {
         Box::pin(async move {
-            let Some(cluster) = self.cluster() else {
-                return Vec::new();
-            };
-            let Some(found) = self.ask_for_content(&cluster, blob, content).await else {
-                return Vec::new();
-            };
+            let cluster = self.cluster()?;
+            if !self.ask(&cluster, blob).await.is_empty() {
+                return None;
+            }
             let registry = registry.and_then(|name| self.rate(name));
-            let asked = |found: &&Found| {
-                is_worth_asking(self.rate(&found.address), registry)
-                    && !self.is_distrusted(content, &found.address)
-            };
-            sizes_told(found.iter().filter(asked).map(|found| found.reply.size))
+            let found = self.ask(&cluster, content).await;
+            let asked = |found: &&Found| is_worth_asking(self.rate(&found.address), registry);
+            // Nodes of earlier versions tell no size.
+            let sizes = found.iter().filter(asked).map(|found| found.reply.size);
+            sizes.filter(|size| *size > 0).max()
         })
     }
 
@@ -336,17 +270,5 @@ impl Peers for Spread {
             }
         }
         any
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_size_that_most_nodes_tell_comes_first_and_none_of_those_that_tell_none() {
-        let told = [0, 1 << 60, 500, 500, 0, 7];
-        assert_eq!(sizes_told(told.into_iter()), [500, 7, 1 << 60]);
-        assert!(sizes_told([0, 0].into_iter()).is_empty());
     }
 }

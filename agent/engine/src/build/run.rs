@@ -9,7 +9,6 @@ use bytes::Bytes;
 use futures::future::join_all;
 use muster_build::{Instruction, Step};
 use std::collections::BTreeSet;
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -50,15 +49,9 @@ pub(super) async fn run(build: Build, client: mpsc::Sender<Result<BuildOutput>>)
     let inner = Arc::clone(&build.inner);
     let trimmed = inner
         .blocking(move |inner| {
-            // Of a build that failed.
-            build.note_used()?;
-            let made_any = build.made_any.load(Ordering::Relaxed);
             // Its context goes with it.
             drop(build);
-            match made_any {
-                true => Ok(inner.images.trim_steps(&inner.images_in_use())?),
-                false => Ok(()),
-            }
+            Ok(inner.images.trim_steps(&inner.images_in_use())?)
         })
         .await;
     if let Err(error) = trimmed {
@@ -159,19 +152,12 @@ fn extra_steps(build: &Build, index: usize) -> Vec<Step> {
     }]
 }
 
-async fn finish(
-    build: &Arc<Build>,
-    end: Arc<StageEnd>,
-    client: &mpsc::Sender<Result<BuildOutput>>,
-) -> Result<()> {
+async fn finish(build: &Build, end: Arc<StageEnd>, client: &mpsc::Sender<Result<BuildOutput>>) -> Result<()> {
     let id = end.image;
-    let finished = Arc::clone(build);
+    let tags = build.request.tags.clone();
     build
         .inner
-        .blocking(move |inner| {
-            finished.note_used()?;
-            Ok(inner.images.finish_build(&id, &finished.request.tags)?)
-        })
+        .blocking(move |inner| Ok(inner.images.finish_build(&id, &tags)?))
         .await?;
     let declared = build.dockerfile.declared();
     let unused: Vec<&str> = build.args.unused(&declared).collect();
