@@ -18,7 +18,8 @@ pub(super) fn a_slot_completes_exactly_once_as_far_as_known(
             imbl::ordmap::DiffItem::Remove(..) => continue,
         };
         let was_let_run = old.is_some_and(|old| old.desired == DesiredState::Running);
-        let begins = old.is_none() || (!was_let_run && task.desired == DesiredState::Running);
+        // A report may be committed between a task's decision and its creation; it is then made and never let run.
+        let begins = !was_let_run && task.desired == DesiredState::Running;
         if begins && is_of_job(after, task) && was_complete(before, task) {
             found.push(broken(
                 "a job slot completes exactly once as far as the cluster can know",
