@@ -1,6 +1,6 @@
 //! Jobs: services whose slots complete once, driven by the real docker CLI.
 
-use crate::support::{Docker, IMAGE, LONG, Lab, eventually};
+use crate::support::{Docker, IMAGE, LONG, Lab, eventually, stack_deploy};
 use serde_json::Value;
 
 /// Ends well, soon.
@@ -208,19 +208,8 @@ fn jobs_of_stacks_run_at_each_deployment() {
          sh, -c, \"{QUICK}\"]\n    deploy:\n      mode: global-job\n"
     );
     std::fs::write(&file, text).expect("the test's directory can be written");
-    let file = file.to_str().expect("the path is text");
-    let deploy = [
-        "stack",
-        "deploy",
-        "--detach=true",
-        "--resolve-image",
-        "never",
-        "-c",
-        file,
-        "shop",
-    ];
     for iteration in 0..2 {
-        docker.run(&deploy);
+        docker.run(&stack_deploy(&file, &[]));
         await_replicas(&docker, "shop_migrate", "0/2 (2/2 completed)");
         await_replicas(&docker, "shop_sweep", "0/0 (1/1 completed)");
         eventually("both slots of the run", LONG, || {

@@ -1,6 +1,6 @@
 //! Stacks: compose files of version 3, deployed, changed, pruned and removed by the real docker CLI.
 
-use crate::support::{Docker, IMAGE, LONG, Lab, eventually};
+use crate::support::{Docker, IMAGE, LONG, Lab, eventually, stack_deploy};
 use std::path::{Path, PathBuf};
 
 /// A stack with everything that lies beside services; `extra` is one more service, or nothing.
@@ -56,20 +56,6 @@ fn write(directory: &Path, name: &str, content: &str) {
     std::fs::write(directory.join(name), content).expect("the test's directory can be written");
 }
 
-fn deploy<'a>(file: &'a Path, options: &[&'a str]) -> Vec<&'a str> {
-    let file = file.to_str().expect("the path is text");
-    let begin = [
-        "stack",
-        "deploy",
-        "--detach=true",
-        "--resolve-image",
-        "never",
-        "-c",
-        file,
-    ];
-    [&begin[..], options, &["shop"]].concat()
-}
-
 fn await_lines(docker: &Docker, args: &[&str], expected: &[&str]) {
     eventually(&args.join(" "), LONG, || {
         let mut lines = docker.lines(args);
@@ -86,7 +72,7 @@ fn a_stack_is_deployed_changed_pruned_and_removed() {
     write(&directory, "other", "halibut");
     write(&directory, "page", "<p>hello");
     let file = compose(&directory, &WORKER.replace("IMAGE", IMAGE));
-    docker.run(&deploy(&file, &[]));
+    docker.run(&stack_deploy(&file, &[]));
     let services = [
         "stack",
         "services",
@@ -142,12 +128,12 @@ fn a_stack_is_deployed_changed_pruned_and_removed() {
 
     // The same again changes nothing that runs.
     let ids = docker.run(&["stack", "ps", "-q", "shop"]);
-    docker.run(&deploy(&file, &[]));
+    docker.run(&stack_deploy(&file, &[]));
     assert_eq!(docker.run(&["stack", "ps", "-q", "shop"]), ids);
 
     // Content never changes under one name.
     write(&directory, "key", "another");
-    let refused = docker.refuse(&deploy(&file, &[]));
+    let refused = docker.refuse(&stack_deploy(&file, &[]));
     assert!(
         refused.contains("only updates to Labels are allowed"),
         "{refused}"
@@ -156,7 +142,7 @@ fn a_stack_is_deployed_changed_pruned_and_removed() {
     assert_eq!(docker.run(&["stack", "ps", "-q", "shop"]), ids);
 
     let file = compose(&directory, "");
-    docker.run(&deploy(&file, &["--prune"]));
+    docker.run(&stack_deploy(&file, &["--prune"]));
     await_lines(&docker, &services, &["shop_web replicated 2/2 (max 1 per node)"]);
 
     docker.run(&["stack", "rm", "shop"]);

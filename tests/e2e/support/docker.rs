@@ -190,6 +190,21 @@ impl Docker {
     }
 }
 
+/// The command that deploys the stack `shop` of a compose file.
+pub fn stack_deploy<'a>(file: &'a Path, options: &[&'a str]) -> Vec<&'a str> {
+    let file = file.to_str().expect("the path is text");
+    let begin = [
+        "stack",
+        "deploy",
+        "--detach=true",
+        "--resolve-image",
+        "never",
+        "-c",
+        file,
+    ];
+    [&begin[..], options, &["shop"]].concat()
+}
+
 fn finish(command: &mut Command) -> Output {
     let output = command
         .output()

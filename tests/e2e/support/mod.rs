@@ -8,7 +8,7 @@ mod registry;
 mod request;
 mod wait;
 
-pub use docker::{Docker, Output};
+pub use docker::{Docker, Output, stack_deploy};
 pub use image::{IMAGE, SERVER, WAITER, busybox, rootfs};
 pub use lab::Lab;
 pub use registry::{PASSWORD, Registry, Setup, USER};
