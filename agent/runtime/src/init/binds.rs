@@ -72,10 +72,9 @@ impl<'a> Binds<'a> {
         let Ok(copy) = clone_tree(opened, source.recursive) else {
             return Ok(None);
         };
-        if source.attributes.propagation != libc::MS_PRIVATE {
-            // The next one is attached on top, and must not appear at the source.
-            change_propagation(opened, false, libc::MS_PRIVATE)?;
-        }
+        // The next one is attached on top, and must not appear at the source. And what lies below shares its mounts with
+        // the host, from which they would go when the old root does.
+        change_propagation(opened, source.recursive, libc::MS_PRIVATE)?;
         Ok(Some(copy))
     }
 

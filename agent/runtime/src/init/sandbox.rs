@@ -157,8 +157,15 @@ fn pivot(context: &InitContext<'_>) -> Result<(), Errno> {
         rustix::process::chroot(c".")?;
         return rustix::process::chdir(c"/");
     }
+    let old = rustix::fs::open(c"/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
     // With the old root put onto the new one it is the topmost mount of ".", so the unmount takes it away again.
     rustix::process::pivot_root(c".", c".")?;
+    // Whatever came below it since it was made private: no unmount of it may reach the host.
+    let private = MountAttributes {
+        propagation: libc::MS_PRIVATE,
+        ..MountAttributes::default()
+    };
+    sys::mount_setattr(old.as_fd(), true, private)?;
     rustix::mount::unmount(c".", UnmountFlags::DETACH)?;
     rustix::process::chdir(c"/")?;
     if let Some(propagation) = context.sandbox.root_propagation {

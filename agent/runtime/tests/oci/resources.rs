@@ -175,7 +175,10 @@ impl SharedMount {
 
 impl Drop for SharedMount {
     fn drop(&mut self) {
-        self.call("umount", &["--recursive", self.place()]);
+        // A test that failed may have left nothing to unmount.
+        let _ = Command::new("umount")
+            .args(["--recursive", self.place()])
+            .status();
     }
 }
 
@@ -222,12 +225,42 @@ fn mounts_are_listed_in_the_order_of_the_configuration() {
     };
     let found = ["/b1", "/b2", "/b3", "/b4", "/b5", "/b6"].map(propagation);
     assert_eq!(found, ["shared", "master", "", "unbindable", "unbindable", ""]);
+    assert_eq!(mounts_below(shared.place()), 1, "nothing came back");
+}
+
+/// The mounts of this namespace at or below a place.
+fn mounts_below(place: &str) -> usize {
     let host = std::fs::read_to_string("/proc/self/mountinfo").expect("procfs is mounted");
-    let below = host.lines().filter(|line| {
-        let place = line.split(' ').nth(4);
-        place.is_some_and(|place| place.starts_with(shared.place()))
-    });
-    assert_eq!(below.count(), 1, "nothing came back: {host}");
+    let places = host.lines().filter_map(|line| line.split(' ').nth(4));
+    places.filter(|found| found.starts_with(place)).count()
+}
+
+/// A mount two levels below the source is a child of one that is shared with the host.
+#[test]
+fn shared_trees_stay_as_they_are_on_the_host() {
+    let runtime = Runtime::new();
+    let shared = SharedMount::new(runtime.path("shared"));
+    let below = [format!("{}/a", shared.place()), format!("{}/a/b", shared.place())];
+    for place in &below {
+        std::fs::create_dir(place).expect("the directory is writable");
+        shared.call("mount", &["-t", "tmpfs", "tmpfs", place]);
+    }
+    for propagation in ["rshared", "rslave", "rprivate", "runbindable"] {
+        let mut config = runtime.config("one", "cat /proc/self/mountinfo");
+        let mount = json!({ "destination": "/tree", "type": "bind", "source": shared.place(),
+                            "options": ["rbind", propagation] });
+        config["mounts"].as_array_mut().expect("a list").push(mount);
+        let called = runtime.run("one", &config);
+        assert_eq!(called.code, 0, "{propagation}: {}", called.err);
+        for place in ["/tree", "/tree/a", "/tree/a/b"] {
+            let shown = called.out();
+            assert!(
+                shown.contains(&format!(" {place} ")),
+                "{propagation} {place}: {shown}"
+            );
+        }
+        assert_eq!(mounts_below(shared.place()), 3, "{propagation}");
+    }
 }
 
 #[test]
