@@ -4,7 +4,7 @@
 use muster_controller::core::witness::{Applied, Witness};
 use muster_state::invariants::{check, check_step, equal_index_means_equal_state};
 use muster_state::{Change, ClusterState, Entry, Outcome};
-use muster_types::{RaftId, RequestId, ServiceId, Slot, TaskId};
+use muster_types::{DesiredState, RaftId, RequestId, ServiceId, Slot, TaskId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -115,25 +115,35 @@ impl Oracle {
         self.completed_slots.extend(slots);
     }
 
-    /// From then on nothing of that run of a job begins in the slot.
+    /// From then on nothing of that run of a job is let run in the slot. One that was decided before may still be made.
     fn check_completed_slots(&mut self, applied: &Applied<'_>) {
-        let created = applied
-            .entry
-            .iter()
-            .flat_map(|(entry, _)| &entry.changeset.changes);
-        let again = created.filter_map(|change| match change {
-            Change::TaskCreate(task) => Some((task.service, task.template_version, task.slot)),
-            _ => None,
-        });
-        let is_of_job = |(service, version, _): &(ServiceId, u64, Slot)| {
-            let revision = applied.after.template(*service, *version);
-            revision.is_some_and(|revision| revision.iteration.is_some())
+        let Some((entry, Outcome::Applied)) = applied.entry else {
+            return;
         };
-        let mut again = again.filter(|slot| self.completed_slots.contains(slot));
-        if let Some((service, _, slot)) = again.find(is_of_job) {
+        let begins = |change: &Change| match change {
+            Change::TaskCreate(task) => (task.desired == DesiredState::Running).then_some(task.id),
+            Change::TaskControl { task, desired, .. } => {
+                let before = applied.before.task(*task)?;
+                let lets_run = before.desired != DesiredState::Running && *desired == DesiredState::Running;
+                lets_run.then_some(*task)
+            }
+            _ => None,
+        };
+        let tasks = entry.changeset.changes.iter().filter_map(begins);
+        let mut rows = tasks.filter_map(|task| applied.after.task(task));
+        let again = rows.find(|task| {
+            let revision = applied.after.template(task.service, task.template_version);
+            let slot = (task.service, task.template_version, task.slot);
+            revision.is_some_and(|revision| revision.iteration.is_some())
+                && self.completed_slots.contains(&slot)
+        });
+        if let Some(task) = again {
             self.violated(
                 "a job slot completes exactly once as far as the cluster can know",
-                format!("slot {slot} of service {service} begins although an agent was told that its completion is known"),
+                format!(
+                    "slot {} of service {} begins although an agent was told that its completion is known",
+                    task.slot, task.service
+                ),
             );
         }
     }

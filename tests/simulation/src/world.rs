@@ -88,7 +88,7 @@ impl Settings {
             membership_changes: dice.permille(600),
             old_cluster: dice.permille(150),
             // A third of all, none of them a seed that failed before there were jobs: those run as they did.
-            jobs: [0, 6, 8].contains(&(seed % 9)),
+            jobs: [0, 6, 8].contains(&(seed % 9)) && seed != 9762,
         }
     }
 }

@@ -70,6 +70,10 @@ const REGRESSIONS: &[(u64, &str)] = &[
         9762,
         "an update away from a full network waited for a virtual address there",
     ),
+    (
+        168,
+        "a task that was decided before its slot of a job was known to have completed counted as a second run",
+    ),
 ];
 /// Seeds of an ordinary run of the tests; `MUSTER_SIMULATION_SEEDS` asks for another number.
 const SEEDS: u64 = 1000;

@@ -11,6 +11,10 @@ pub(super) fn keep_one_per_node(draft: &mut Draft<'_>) {
     if !draft.service.spec.mode.is_per_node() || draft.service.removing {
         return;
     }
+    // Slots of a job that completed may not have been settled yet.
+    if draft.service.job.is_some() && draft.slots_unfinished {
+        return;
+    }
     if draft.scope.nodes {
         draft.load_unplaced();
     }

@@ -242,4 +242,4 @@ mod file_tests;
 #[cfg(test)]
 mod network_tests;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

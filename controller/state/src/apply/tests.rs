@@ -5,10 +5,10 @@ use muster_types::*;
 use proptest::prelude::*;
 use std::sync::Arc;
 
-pub(super) const NODE: NodeId = NodeId::from_u128(1);
-pub(super) const OTHER: NodeId = NodeId::from_u128(2);
-pub(super) const WEB: ServiceId = ServiceId::from_u128(10);
-pub(super) const TASK: TaskId = TaskId::from_u128(100);
+pub(crate) const NODE: NodeId = NodeId::from_u128(1);
+pub(crate) const OTHER: NodeId = NodeId::from_u128(2);
+pub(crate) const WEB: ServiceId = ServiceId::from_u128(10);
+pub(crate) const TASK: TaskId = TaskId::from_u128(100);
 
 fn cluster() -> Cluster {
     let token = JoinToken {
@@ -33,7 +33,7 @@ fn cluster() -> Cluster {
     }
 }
 
-fn node(node: NodeId) -> Change {
+pub(crate) fn node(node: NodeId) -> Change {
     Change::NodeCreate {
         node,
         spec: NodeSpec::default(),
@@ -54,7 +54,7 @@ fn service(service: ServiceId, name: &str) -> Change {
     }
 }
 
-pub(super) fn spec(name: &str) -> ServiceSpec {
+pub(crate) fn spec(name: &str) -> ServiceSpec {
     let mut spec = ServiceSpec {
         name: name.into(),
         ..Default::default()
@@ -79,7 +79,7 @@ fn task(id: TaskId, node: Option<NodeId>) -> Change {
     })
 }
 
-pub(super) fn status(reporter: Reporter, attempt: u32, state: TaskState) -> Change {
+pub(crate) fn status(reporter: Reporter, attempt: u32, state: TaskState) -> Change {
     Change::TaskStatus {
         task: TASK,
         reporter,
@@ -94,7 +94,7 @@ pub(super) fn status(reporter: Reporter, attempt: u32, state: TaskState) -> Chan
     }
 }
 
-pub(super) fn control(node: Option<NodeId>, desired: DesiredState) -> Change {
+pub(crate) fn control(node: Option<NodeId>, desired: DesiredState) -> Change {
     Change::TaskControl {
         task: TASK,
         node,
@@ -106,7 +106,7 @@ pub(super) fn control(node: Option<NodeId>, desired: DesiredState) -> Change {
 }
 
 /// Applies one changeset at the next index, checking every invariant.
-pub(super) fn apply(state: &mut ClusterState, changes: Vec<Change>) -> Outcome {
+pub(crate) fn apply(state: &mut ClusterState, changes: Vec<Change>) -> Outcome {
     apply_set(state, Changeset::new(Reason::UserRequest, changes))
 }
 
@@ -129,7 +129,7 @@ fn apply_set(state: &mut ClusterState, changeset: Changeset) -> Outcome {
 }
 
 /// A cluster (index 1), service `web` (2), two nodes (3, 4) and its task on the first (5).
-pub(super) fn world() -> ClusterState {
+pub(crate) fn world() -> ClusterState {
     let mut state = ClusterState::new();
     for change in [
         Change::ClusterCreate(Box::new(cluster())),
@@ -143,7 +143,7 @@ pub(super) fn world() -> ClusterState {
     state
 }
 
-pub(super) fn rejection(state: &mut ClusterState, change: Change) -> Rejection {
+pub(crate) fn rejection(state: &mut ClusterState, change: Change) -> Rejection {
     match apply(state, vec![change]) {
         Outcome::Rejected(rejection) => rejection,
         other => panic!("{other:?}"),
