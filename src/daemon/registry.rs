@@ -168,11 +168,15 @@ impl RegistryClient for EngineBackend {
 
     async fn registry_inspect(&self, name: &str, auth: RegistryAuth) -> Result<RemoteImage> {
         let name = reference(name)?;
-        let asked = self.registries.inspect(&name, credentials(&auth)?).await;
-        let found = match asked {
+        let credentials = credentials(&auth)?;
+        let logged_in = credentials.is_some();
+        let found = match self.registries.inspect(&name, credentials).await {
             Ok(found) => found,
-            // Whoever pins a service by this digest has every node run what is here now, whichever registry there is.
-            Err(error) => return self.image_here(name).await.ok_or_else(|| failed(error)),
+            // Whoever pins a service by this digest has every node run what is here now.
+            Err(error) if has_no_registry(&error, logged_in) => {
+                return self.image_here(name).await.ok_or_else(|| failed(error));
+            }
+            Err(error) => return Err(failed(error)),
         };
         let platforms = found.platforms.into_iter().map(|platform| RemotePlatform {
             os: platform.os,
@@ -185,6 +189,15 @@ impl RegistryClient for EngineBackend {
             size: found.size,
             platforms: platforms.collect(),
         })
+    }
+}
+
+/// Whether no registry has the image, or none can be reached. One that refuses a login may well have it.
+fn has_no_registry(error: &own::Error, logged_in: bool) -> bool {
+    match error.kind() {
+        own::ErrorKind::Unreachable => true,
+        own::ErrorKind::NotFound => !(logged_in && matches!(error, own::Error::PullDenied { .. })),
+        own::ErrorKind::Invalid | own::ErrorKind::Unauthorized | own::ErrorKind::Internal => false,
     }
 }
 
@@ -214,6 +227,26 @@ impl EngineBackend {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_refused_login_is_not_answered_with_what_is_here() {
+        let (reference, detail) = ("app:1".to_owned(), "denied".to_owned());
+        let denied = own::Error::PullDenied {
+            reference: reference.clone(),
+            detail: detail.clone(),
+        };
+        assert!(has_no_registry(&denied, false));
+        assert!(!has_no_registry(&denied, true));
+        assert!(has_no_registry(
+            &own::Error::NoManifest { reference, detail },
+            true
+        ));
+        let broken = own::Error::Protocol {
+            url: String::new(),
+            problem: String::new(),
+        };
+        assert!(!has_no_registry(&broken, false));
+    }
 
     #[test]
     fn platforms_are_read() {
