@@ -297,10 +297,10 @@ pub async fn join_raft(
 ) -> anyhow::Result<RaftMembership> {
     let mut request_id: u128 = rand::random();
     // Nobody runs under an id of the record, or this would not be asked; which one it has, if any, the answer tells.
-    let mut replaces = 0;
+    let (mut replaces, mut told) = (0, false);
     let mut last = anyhow::anyhow!("no controller is known");
-    let twice = |address| std::iter::repeat_n(address, 2);
-    for address in controllers.iter().flat_map(twice) {
+    let mut next = controllers.iter().peekable();
+    while let Some(address) = next.peek().copied() {
         let request = JoinRaftRequest {
             address: advertise.to_string(),
             request_id: request_id.to_be_bytes().to_vec().into(),
@@ -315,6 +315,9 @@ pub async fn join_raft(
                 if reply.raft_id == 0 {
                     (request_id, replaces) = (rand::random(), reply.held);
                     last = anyhow::anyhow!("{address}: the node's record has Raft id {}", reply.held);
+                    // The same one, once more.
+                    anyhow::ensure!(!told, "the node's record is being changed: {last}");
+                    told = true;
                     continue;
                 }
                 let members = reply
@@ -328,6 +331,7 @@ pub async fn join_raft(
             }
             Err(status) => last = anyhow::anyhow!("{address}: {}", status.message()),
         }
+        next.next();
     }
     Err(last).context("no controller gave out a Raft id")
 }
