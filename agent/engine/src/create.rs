@@ -215,7 +215,6 @@ impl Inner {
     }
 }
 
-/// Fills in what the image says and the user does not, so that the container tells all of it.
 /// What is not found when a container is made is its image, to clients: they would pull that for want of a network.
 fn as_bad_request(error: Error) -> Error {
     match error {
@@ -224,6 +223,7 @@ fn as_bad_request(error: Error) -> Error {
     }
 }
 
+/// Fills in what the image says and the user does not, so that the container tells all of it.
 fn apply_image(config: &mut ContainerConfig, image: &ImageConfig) {
     let given = |command: &Vec<String>| (!command.is_empty()).then(|| command.clone());
     if config.entrypoint.is_none() {

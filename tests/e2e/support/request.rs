@@ -76,23 +76,18 @@ pub fn connect_inside(namespace: &Path, address: &str) -> Result<TcpStream, Stri
         TcpStream::connect_timeout(&target, FETCH_WITHIN)
     });
     let connected = thread.join().map_err(|_| "the thread panicked".to_owned())?;
-    connected.map_err(|error| error.to_string())
+    connected.map_err(|error| format!("{address}: {error}"))
 }
 
 /// Sends a request from inside a network namespace and returns all that comes back.
 pub fn send_inside(namespace: &Path, address: &str, request: String) -> Result<String, String> {
-    let namespace = File::open(namespace).map_err(|error| format!("network namespace: {error}"))?;
-    let target: SocketAddr = address.parse().map_err(|error| format!("{address}: {error}"))?;
-    // Only the thread that enters it is in the namespace, and it ends here.
-    let thread = std::thread::spawn(move || -> std::io::Result<String> {
-        setns(&namespace, CloneFlags::CLONE_NEWNET)?;
-        let mut stream = TcpStream::connect_timeout(&target, FETCH_WITHIN)?;
+    let mut stream = connect_inside(namespace, address)?;
+    let mut exchange = || -> std::io::Result<String> {
         stream.set_read_timeout(Some(FETCH_WITHIN))?;
         stream.write_all(request.as_bytes())?;
         let mut answer = Vec::new();
         stream.read_to_end(&mut answer)?;
         Ok(String::from_utf8_lossy(&answer).into_owned())
-    });
-    let answer = thread.join().map_err(|_| "the request panicked")?;
-    answer.map_err(|error| format!("{address}: {error}"))
+    };
+    exchange().map_err(|error| format!("{address}: {error}"))
 }

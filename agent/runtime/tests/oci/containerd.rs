@@ -1,7 +1,7 @@
 //! containerd's shim with Muster as its runtime.
 
 use crate::support::containerd::Containerd;
-use crate::support::{printed, until};
+use crate::support::printed;
 
 #[test]
 fn the_shim_runs_execs_kills_and_removes() {
@@ -33,14 +33,7 @@ fn the_shim_runs_execs_kills_and_removes() {
     );
     assert!(containerd.ok(&["tasks", "ps", "one"]).lines().count() >= 2);
     assert!(containerd.ok(&["tasks", "metrics", "one"]).contains("one"));
-    containerd.ok(&["tasks", "pause", "one"]);
-    assert!(containerd.ok(&["tasks", "list"]).contains("PAUSED"));
-    containerd.ok(&["tasks", "resume", "one"]);
-    containerd.ok(&["tasks", "kill", "--signal", "KILL", "one"]);
-    until("its end", || {
-        containerd.ok(&["tasks", "list"]).contains("STOPPED")
-    });
-    containerd.ok(&["tasks", "delete", "one"]);
+    containerd.pause_and_end("one");
     containerd.ok(&["containers", "delete", "one"]);
     // What the runtime logged as JSON comes back in the shim's words.
     let missing = containerd.run(&["--rm"], &["four", "no-such-program"]);

@@ -82,6 +82,16 @@ impl Containerd {
         self.call(&[&first[..], options, &[IMAGE], command].concat())
     }
 
+    /// Pauses and resumes the container's task, kills it and removes it.
+    pub fn pause_and_end(&self, container: &str) {
+        self.ok(&["tasks", "pause", container]);
+        assert!(self.ok(&["tasks", "list"]).contains("PAUSED"));
+        self.ok(&["tasks", "resume", container]);
+        self.ok(&["tasks", "kill", "--signal", "KILL", container]);
+        until("its end", || self.ok(&["tasks", "list"]).contains("STOPPED"));
+        self.ok(&["tasks", "delete", container]);
+    }
+
     /// Makes an archive as `docker save` does, and imports it.
     pub fn import(&self) {
         let root = self.runtime.path("image");

@@ -1,7 +1,7 @@
 //! Containers of `muster oci --systemd-cgroup`. Runs inside user-mode Linux, whose process 1 is systemd there.
 
 use crate::oci_support::containerd::Containerd;
-use crate::oci_support::{Runtime, make_root, printed, until};
+use crate::oci_support::{Runtime, make_root, printed};
 use muster_runtime::cgroup::{CgroupRoot, CgroupVersion};
 use serde_json::json;
 use std::path::PathBuf;
@@ -239,14 +239,7 @@ fn containers_of_containerd_are_in_scopes_of_systemds() {
     ];
     assert!(containerd.ok(&exec).contains("test-one-two.scope"));
     assert!(containerd.ok(&["tasks", "metrics", "one"]).contains("memory"));
-    containerd.ok(&["tasks", "pause", "one"]);
-    assert!(containerd.ok(&["tasks", "list"]).contains("PAUSED"));
-    containerd.ok(&["tasks", "resume", "one"]);
-    containerd.ok(&["tasks", "kill", "--signal", "KILL", "one"]);
-    until("its end", || {
-        containerd.ok(&["tasks", "list"]).contains("STOPPED")
-    });
-    containerd.ok(&["tasks", "delete", "one"]);
+    containerd.pause_and_end("one");
     assert_eq!(shown("ActiveState"), "inactive");
     assert!(!group(version, "memory").exists());
 }
