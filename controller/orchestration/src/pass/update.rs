@@ -256,13 +256,15 @@ fn config(draft: &Draft<'_>) -> UpdateConfig {
 /// Loads the slots that have a stale task beside one of the current revision. Where the service is changed back while an
 /// update is under way, the old task is the current one at once, and no event of that slot tells.
 fn load_overlaps(draft: &mut Draft<'_>) {
-    let stale = draft.stale_revisions();
+    let counted = draft.counted.clone();
+    let mut stale = draft.stale_revisions();
+    // Old templates stay as long as there are records of them.
+    stale.retain(|version| counted.wanted_of(*version).next().is_some());
     if stale.is_empty() {
         return;
     }
     let mut current = draft.current_revisions();
     current.extend(draft.relaxed_revisions());
-    let counted = draft.counted.clone();
     // An overlap lasts until both run.
     for slot in counted.starting() {
         let wants = |version: &u64| counted.wants(*version, slot);
