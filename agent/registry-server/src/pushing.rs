@@ -15,11 +15,13 @@ use hyper::{Response, StatusCode};
 use muster_images::repository::{ContentDigest, Entered, EntryKey, ManifestEntry, StoredContent, Upload};
 use muster_images::{ArchiveError, Digest, Lease, LoadLimits};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tokio::sync::{OwnedMutexGuard, mpsc};
 
 /// Pieces between the network and the disk.
 const PIECES_BUFFERED: usize = 8;
+/// How long a request waits for another one at the same upload.
+const TAKE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Most tags that come with a manifest that is pushed by its digest.
 const TAGS_MAX: usize = 32;
 const SUBJECT: HeaderName = HeaderName::from_static("oci-subject");
@@ -64,9 +66,11 @@ impl Sessions {
     }
 }
 
-/// The upload behind a session, for this request alone.
-fn take(session: Session) -> Outcome<Taken> {
-    session.try_lock_owned().map_err(|_| {
+/// The upload behind a session, for this request alone. One that another request still looks at, or whose client is gone
+/// without the server knowing yet, is free in a moment.
+async fn take(session: Session) -> Outcome<Taken> {
+    let taken = tokio::time::timeout(TAKE_TIMEOUT, session.lock_owned()).await;
+    taken.map_err(|_| {
         Failure::new(
             StatusCode::CONFLICT,
             Code::BlobUploadInvalid,
@@ -169,7 +173,7 @@ async fn enter_blob(
 
 /// `GET` of an upload.
 pub(crate) async fn status(registry: &Registry, name: &str, id: &str) -> Outcome {
-    let upload = take(registry.sessions.find(name, id)?)?;
+    let upload = take(registry.sessions.find(name, id)?).await?;
     let written = upload.as_ref().map_or(0, Upload::written);
     Ok(goes_on(StatusCode::NO_CONTENT, name, id, written))
 }
@@ -177,7 +181,7 @@ pub(crate) async fn status(registry: &Registry, name: &str, id: &str) -> Outcome
 /// `DELETE` of an upload.
 pub(crate) async fn cancel(registry: &Registry, name: &str, id: &str) -> Outcome {
     // Not while another request is at it: that one would put a complete blob where nobody looks for it.
-    let mut upload = take(registry.sessions.find(name, id)?)?;
+    let mut upload = take(registry.sessions.find(name, id)?).await?;
     registry.sessions.lock().remove(id);
     *upload = None;
     Ok(with_status(StatusCode::NO_CONTENT))
@@ -204,7 +208,7 @@ pub(crate) async fn complete(registry: &Registry, name: &str, id: &str, call: Ca
 
 /// Takes the piece of a request into its upload.
 async fn take_piece(registry: &Registry, name: &str, id: &str, call: Call) -> Outcome<Taken> {
-    let upload = take(registry.sessions.find(name, id)?)?;
+    let upload = take(registry.sessions.find(name, id)?).await?;
     let length = check_piece(&upload, name, id, &call)?;
     let (upload, received) = receive(registry, upload, call.body, length).await?;
     if upload.is_none() {
