@@ -131,6 +131,14 @@ impl<E: TaskEngine + ?Sized> Agent<E> {
         Ok((agent, receiver))
     }
 
+    /// The controllers as the last session named them, or else those to begin with.
+    pub fn last_controllers(&self) -> &[String] {
+        match self.kept_controllers.as_slice() {
+            [] => &self.config.controllers,
+            kept => kept,
+        }
+    }
+
     /// Runs until told to stop. Containers are left running, except when the node leaves its cluster.
     pub async fn run(mut self, mut stop: watch::Receiver<Stop>) {
         let heartbeat = heartbeat::spawn(

@@ -13,6 +13,7 @@ pub mod core;
 pub mod leases;
 pub mod membership;
 pub mod metrics;
+pub mod opening;
 mod pace;
 #[cfg(test)]
 mod sample;

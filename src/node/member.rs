@@ -14,7 +14,7 @@ use muster_consensus::{NodeConfig, RealDisk, SystemEntropy};
 use muster_controller::authorize::may_replace;
 use muster_controller::core::io::Members;
 use muster_controller::metrics::ControllerMetrics;
-use muster_controller::shell::{ControllerConfig, ControllerHandle, ControllerSlot, Running, start};
+use muster_controller::shell::{ControllerConfig, ControllerHandle, ControllerSlot, Running, Started, start};
 use muster_images::ImagePlatform;
 use muster_proto::transport::{CertificateError, Dialer, NodeCertificate};
 use muster_state::ClusterState;
@@ -71,8 +71,16 @@ pub struct Member {
     server: Mutex<Option<ClusterServer>>,
 }
 
+/// What became of the start of a controller.
+#[derive(Debug, PartialEq, Eq)]
+enum Begun {
+    Running,
+    /// Its log is gone; it must not speak under its Raft id any more.
+    LogLost,
+}
+
 struct ControllerRun {
-    running: Option<Running>,
+    running: Option<Box<Running>>,
     failed: watch::Receiver<Option<String>>,
     watcher: JoinHandle<()>,
 }
@@ -101,6 +109,8 @@ impl Member {
             description,
         };
         let (agent, view) = Agent::restore(config, context.tasks.clone() as Arc<dyn TaskEngine>).await?;
+        let own = membership.advertise.to_string();
+        let others = agent.last_controllers().iter().any(|known| *known != own);
         let (stop_agent, stopped) = watch::channel(Stop::No);
         let (begin_agent, begun) = oneshot::channel();
         let agent = tokio::spawn(async move {
@@ -137,8 +147,8 @@ impl Member {
             begin_agent: Mutex::new(Some(begin_agent)),
             server: Mutex::new(Some(server)),
         });
-        if raft_id.is_some() {
-            member.start_controller(None, bootstrap).await?;
+        if raft_id.is_some() && member.start_controller(None, bootstrap).await? == Begun::LogLost {
+            member.give_up_raft_id(others).await?;
         }
         Ok(member)
     }
@@ -222,15 +232,44 @@ impl Member {
         // Always: a controller that lags believes only a certificate that is newer than the record that it knows.
         self.renew_certificate().await?;
         let joined = join::join_raft(&self.dialer, &self.controllers(), self.advertise).await?;
+        // What an id that was given up left, also where a crash came before it was removed.
+        self.context.files.remove_raft()?;
         {
             let mut membership = self.membership.lock().await;
             membership.raft_id = Some(joined.raft_id);
             self.context.files.save_membership(&membership)?;
         }
-        self.start_controller(Some(joined), None).await
+        match self.start_controller(Some(joined), None).await? {
+            Begun::Running => Ok(()),
+            Begun::LogLost => {
+                anyhow::bail!("the cluster gave out a Raft id and named no controller to begin with")
+            }
+        }
     }
 
-    /// Stops the controller and removes its log: another promotion begins with a new Raft id.
+    /// Forgets the Raft id whose log is gone: the role supervisor asks the other controllers for a new one. The only
+    /// controller has nobody to ask and keeps its id, so that a log that is put back is taken up again.
+    async fn give_up_raft_id(&self, others: bool) -> anyhow::Result<()> {
+        let mut membership = self.membership.lock().await;
+        let raft_id = membership.raft_id.map(|id| id.0).unwrap_or_default();
+        let directory = self.context.files.raft_directory();
+        anyhow::ensure!(
+            others,
+            "the log of this cluster's only controller is gone from {}, and with it the cluster's state: stop the \
+             daemon, put the directory back from a copy and start again, or give the cluster up with `docker swarm \
+             leave --force`",
+            directory.display()
+        );
+        tracing::warn!(
+            raft_id,
+            directory = %directory.display(),
+            "the Raft log of this controller is gone: it gives up its Raft id and joins the group again under a new one"
+        );
+        membership.raft_id = None;
+        self.context.files.save_membership(&membership)
+    }
+
+    /// Stops the controller, if one runs, and removes its log: another promotion begins with a new Raft id.
     pub async fn become_worker(&self) -> anyhow::Result<()> {
         self.stop_controller().await;
         let mut membership = self.membership.lock().await;
@@ -286,7 +325,7 @@ impl Member {
         &self,
         joined: Option<RaftMembership>,
         bootstrap: Option<ClusterState>,
-    ) -> anyhow::Result<()> {
+    ) -> anyhow::Result<Begun> {
         let membership = self.membership.lock().await.clone();
         let raft_id = membership.raft_id.context("a controller needs a Raft id")?;
         let directory = self.context.files.raft_directory();
@@ -313,7 +352,10 @@ impl Member {
             dialer: self.dialer.clone(),
             metrics: self.context.metrics.clone(),
         };
-        let mut running = tokio::task::spawn_blocking(move || start(config)).await??;
+        let mut running = match tokio::task::spawn_blocking(move || start(config)).await?? {
+            Started::Running(running) => running,
+            Started::LogLost => return Ok(Begun::LogLost),
+        };
         self.slot.store(Some(Arc::new(running.handle.clone())));
         let (failure, failed) = watch::channel(None);
         let (unused, never) = oneshot::channel();
@@ -338,7 +380,7 @@ impl Member {
         if interrupted {
             self.rotate_raft_key().await?;
         }
-        Ok(())
+        Ok(Begun::Running)
     }
 
     /// Puts a new key in the place of the one that wraps the Raft log's data keys, and forgets that. After a crash at

@@ -115,6 +115,10 @@ async fn look(member: &Member, renew_at_share: f64) -> anyhow::Result<()> {
     let role = member.certificate.identity().role;
     let demoted =
         view.controller == Some(false) && role == NodeRole::Controller && member.controller().is_none();
+    if demoted {
+        // Again, in case that a crash cut the demotion short after it was noted, or that the controller had failed.
+        member.become_worker().await?;
+    }
     if demoted || renewal_due(member.certificate.validity(), renew_at_share) {
         member.renew_certificate().await?;
         tracing::info!("the node's certificate was renewed");

@@ -23,6 +23,7 @@ mod killed_store;
 mod labs;
 mod leaving;
 mod log_drivers;
+mod lost_logs;
 mod malformed_requests;
 mod mesh;
 mod networks;

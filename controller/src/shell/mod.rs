@@ -9,7 +9,7 @@ mod thread;
 
 pub use authorize::authorize;
 pub use handle::{ControllerHandle, ControllerSlot, SessionMessage};
-pub use thread::{ControllerConfig, Running, start};
+pub use thread::{ControllerConfig, Running, Started, start};
 
 use std::time::Duration;
 

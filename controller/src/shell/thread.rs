@@ -7,6 +7,7 @@ use super::peers::Peers;
 use crate::core::io::{Input, Members, Now, Output};
 use crate::core::{Controller, ControllerError};
 use crate::metrics::ControllerMetrics;
+use crate::opening::{Opened, Opening, opening};
 use arc_swap::ArcSwap;
 use muster_consensus::{Disk, KeyRing, NodeConfig, OpenError, RaftNode};
 use muster_proto::transport::Dialer;
@@ -67,18 +68,35 @@ impl Running {
     }
 }
 
+/// What became of a start.
+pub enum Started {
+    /// The controller runs.
+    Running(Box<Running>),
+    /// The log is gone, and with it the right to speak under this Raft id; see [`crate::opening`].
+    LogLost,
+}
+
 /// Opens the Raft node and starts the core's thread. Blocking: it reads the log.
-pub fn start(config: ControllerConfig) -> Result<Running, ControllerError> {
+pub fn start(config: ControllerConfig) -> Result<Started, ControllerError> {
     let own = RaftId(config.raft.raft_id);
     let mut config = config;
     config
         .raft
         .set_tick_ms(u64::try_from(TICK.as_millis()).unwrap_or(1));
     let mut raft = RaftNode::open(config.raft, config.disk, config.keys)?;
-    if let Some(state) = config.bootstrap.filter(|_| !raft.is_initialized()) {
-        let data = state.snapshot().map_err(ControllerError::State)?;
-        raft.bootstrap(&[own.0], &data)
-            .map_err(|error| OpenError::Configuration(error.to_string()))?;
+    let opened = Opened {
+        initialized: raft.is_initialized(),
+        begins_cluster: config.bootstrap.is_some(),
+        joins: !config.known.members.is_empty(),
+    };
+    match (opening(opened), config.bootstrap) {
+        (Opening::GiveUpRaftId, _) => return Ok(Started::LogLost),
+        (Opening::BeginCluster, Some(state)) => {
+            let data = state.snapshot().map_err(ControllerError::State)?;
+            raft.bootstrap(&[own.0], &data)
+                .map_err(|error| OpenError::Configuration(error.to_string()))?;
+        }
+        (Opening::BeginCluster, None) | (Opening::TakePart, _) => {}
     }
     let mut controller = Controller::new(config.node, raft, config.known, Box::new(SystemIds));
     let origin = Instant::now();
@@ -124,12 +142,12 @@ pub fn start(config: ControllerConfig) -> Result<Running, ControllerError> {
             let _ = ended_sender.send(result);
         })
         .map_err(|error| OpenError::Configuration(format!("no thread for the controller: {error}")))?;
-    Ok(Running {
+    Ok(Started::Running(Box::new(Running {
         handle,
         ended,
         stop,
         thread,
-    })
+    })))
 }
 
 struct Core {

@@ -13,6 +13,7 @@ use muster_controller::authorize::Identity;
 use muster_controller::control::ControlError;
 use muster_controller::core::Controller;
 use muster_controller::core::io::{Input, Members, Now, Output, Token};
+use muster_controller::opening::{Opened, Opening, opening};
 use muster_state::ClusterState;
 use muster_types::{NodeId, NodeRole, RaftId, RequestId, SessionId};
 use std::collections::BTreeMap;
@@ -133,16 +134,22 @@ impl World {
         let seed = self.dice.draw();
         let config = self.raft_config(machine, raft_id, seed);
         let disk = Arc::new(self.machines[machine].disk.clone());
+        let opened = |raft: &RaftNode| Opened {
+            initialized: raft.is_initialized(),
+            begins_cluster: bootstrap.is_some(),
+            joins: !known.is_empty(),
+        };
         let raft = RaftNode::open(config, disk, KeyRing::new([7; 32])).and_then(|mut raft| {
-            if let Some(state) = bootstrap.filter(|_| !raft.is_initialized()) {
+            let decision = opening(opened(&raft));
+            if let (Opening::BeginCluster, Some(state)) = (decision, bootstrap) {
                 let data = state.snapshot().unwrap_or_default();
                 let begun = raft.bootstrap(&[raft_id.0], &data);
                 begun.map_err(|error| muster_consensus::OpenError::Configuration(error.to_string()))?;
             }
-            Ok(raft)
+            Ok((raft, decision))
         });
-        let raft = match raft {
-            Ok(raft) => raft,
+        let (raft, decision) = match raft {
+            Ok(opened) => opened,
             Err(error) => {
                 if self.machines[machine].disk.is_powered() {
                     self.controller_failed(machine, &error);
@@ -153,8 +160,7 @@ impl World {
             }
         };
         self.machines[machine].log_lost = false;
-        if !raft.is_initialized() && known.is_empty() && self.planted != Some(PlantedBug::ReusedRaftId) {
-            // It holds nothing and knows nobody to ask: its log is gone, or it never got one.
+        if decision == Opening::GiveUpRaftId && self.planted != Some(PlantedBug::ReusedRaftId) {
             self.forget_raft_id(machine);
             return;
         }

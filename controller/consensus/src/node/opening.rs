@@ -249,6 +249,11 @@ fn join_snapshot_and_log(snapshot: Option<&StoredSnapshot>, log: &mut RecoveredL
     let Some(snapshot) = snapshot else {
         return check_hard_state(log);
     };
+    if log.segments.is_empty() {
+        // A node begins a segment before anything else. Without one its vote is lost, whatever the snapshot says.
+        let missing = "every segment of the log".to_owned();
+        return Err(OpenError::Missing { missing });
+    }
     if log.term(index) != Some(snapshot.id.term) {
         // A crash came between the installation of a leader's snapshot and the record of it.
         log.begin_after(index, snapshot.id.term);

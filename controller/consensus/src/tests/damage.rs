@@ -202,6 +202,17 @@ fn a_missing_segment_or_snapshot_refuses_to_start() {
     disk.remove(&snapshot.expect("a snapshot")).expect("remove");
     let error = open(&disk, KeyRing::new(KEY), 2).err().expect("refused");
     assert!(matches!(error, OpenError::Missing { .. }), "{error}");
+
+    let disk = SimDisk::new(3);
+    drop(leading(&disk));
+    for name in log_names(&disk) {
+        disk.remove(&name).expect("remove");
+    }
+    let error = open(&disk, KeyRing::new(KEY), 2).err().expect("refused");
+    assert!(
+        error.to_string().contains("lacks every segment of the log"),
+        "{error}"
+    );
 }
 
 #[test]
