@@ -131,7 +131,7 @@ async fn serve(
             registries,
             networks.clone(),
         )),
-        peers: PeerService::new(images.clone(), local.clone(), spread),
+        peers: PeerService::new(images.clone(), Arc::new(local.clone()), spread),
         description,
         metrics: controller_metrics,
     });

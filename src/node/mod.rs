@@ -19,6 +19,8 @@ mod roles;
 mod routes;
 mod server;
 pub mod service;
+#[cfg(test)]
+mod service_rights;
 pub mod spread;
 mod task_container;
 mod task_files;

@@ -2,10 +2,13 @@
 
 use super::registry;
 use super::spread::Spread;
-use futures::StreamExt;
+use futures::future::BoxFuture;
 use futures::stream::BoxStream;
+use futures::{FutureExt, StreamExt};
 use muster_agent::agent::AgentView;
-use muster_engine_api::backend::{ContainerFilterHint, LocalEngine, LogOptions, StreamKind};
+use muster_engine_api::backend::{
+    BackendError, ContainerFilterHint, LocalEngine, LogOptions, LogSession, StreamKind,
+};
 use muster_images::{Digest, ImagePlatform, ImageStore, Reference};
 use muster_proto::node::node_server::Node;
 use muster_proto::node::{
@@ -20,6 +23,28 @@ use tokio::sync::watch;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
+/// Where the logs of this node's tasks are read.
+pub trait TaskLogs: Send + Sync {
+    /// The log of the task's container; `NotFound` when there is none here.
+    fn read(&self, task: TaskId, options: LogOptions) -> BoxFuture<'_, Result<LogSession, Status>>;
+}
+
+impl TaskLogs for Arc<dyn LocalEngine> {
+    fn read(&self, task: TaskId, options: LogOptions) -> BoxFuture<'_, Result<LogSession, Status>> {
+        async move {
+            let internal = |error: BackendError| Status::internal(error.message);
+            let containers = self.container_list(ContainerFilterHint::default()).await;
+            let containers = containers.map_err(internal)?;
+            let found = containers.iter().find(|info| info.config.task == Some(task));
+            let found =
+                found.ok_or_else(|| Status::not_found(format!("no container of task {task} is here")))?;
+            let session = self.container_logs(&found.id.to_string(), options).await;
+            session.map_err(internal)
+        }
+        .boxed()
+    }
+}
+
 /// Whom the service is for: this node's own identity, and the nodes that the controllers name.
 type Served = (Identity, watch::Receiver<AgentView>);
 
@@ -27,17 +52,17 @@ type Served = (Identity, watch::Receiver<AgentView>);
 #[derive(Clone)]
 pub struct PeerService {
     images: ImageStore,
-    engine: Arc<dyn LocalEngine>,
+    logs: Arc<dyn TaskLogs>,
     cluster: Arc<RwLock<Option<Served>>>,
     spread: Spread,
 }
 
 impl PeerService {
     /// Serves these images and containers' logs.
-    pub fn new(images: ImageStore, engine: Arc<dyn LocalEngine>, spread: Spread) -> Self {
+    pub fn new(images: ImageStore, logs: Arc<dyn TaskLogs>, spread: Spread) -> Self {
         Self {
             images,
-            engine,
+            logs,
             cluster: Arc::default(),
             spread,
         }
@@ -71,17 +96,6 @@ impl PeerService {
             ));
         }
         Ok(())
-    }
-
-    async fn task_container(&self, task: &str) -> Result<String, Status> {
-        let containers = self.engine.container_list(ContainerFilterHint::default()).await;
-        let containers = containers.map_err(|error| Status::internal(error.message))?;
-        let wanted: TaskId = task
-            .parse()
-            .map_err(|_| Status::invalid_argument("a malformed task id"))?;
-        let found = containers.iter().find(|info| info.config.task == Some(wanted));
-        let found = found.ok_or_else(|| Status::not_found(format!("no container of task {task} is here")))?;
-        Ok(found.id.to_string())
     }
 }
 
@@ -171,7 +185,8 @@ impl Node for PeerService {
     ) -> Result<Response<Self::TaskLogsStream>, Status> {
         self.authorize(&request, NodeRole::Controller)?;
         let request = request.into_inner();
-        let container = self.task_container(&request.task).await?;
+        let task = request.task.parse();
+        let task = task.map_err(|_| Status::invalid_argument("a malformed task id"))?;
         let bound = |nanoseconds: i64| (nanoseconds != 0).then_some(Timestamp(nanoseconds));
         let options = LogOptions {
             stdout: request.stdout,
@@ -181,8 +196,7 @@ impl Node for PeerService {
             until: bound(request.until),
             tail: u64::try_from(request.tail).ok(),
         };
-        let session = self.engine.container_logs(&container, options).await;
-        let session = session.map_err(|error| Status::internal(error.message))?;
+        let session = self.logs.read(task, options).await?;
         let records = session.entries.map(|entry| match entry {
             Ok(entry) => Ok(LogRecord {
                 stderr: entry.stream == StreamKind::Stderr,
