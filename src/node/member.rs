@@ -6,12 +6,12 @@ use super::routes;
 use super::server::{self, ClusterServer};
 use super::service::PeerService;
 use super::tasks::EngineTasks;
+use super::upkeep::Upkeep;
 use anyhow::Context;
 use arc_swap::ArcSwapOption;
 use muster_agent::agent::{Agent, AgentConfig, AgentView, Stop};
 use muster_agent::task_engine::TaskEngine;
 use muster_consensus::{NodeConfig, RealDisk, SystemEntropy};
-use muster_controller::authorize::may_replace;
 use muster_controller::core::io::Members;
 use muster_controller::metrics::ControllerMetrics;
 use muster_controller::shell::{ControllerConfig, ControllerHandle, ControllerSlot, Running, Started, start};
@@ -280,19 +280,14 @@ impl Member {
 
     /// Replaces the certificate by one with the role of the node's record.
     pub async fn renew_certificate(&self) -> anyhow::Result<()> {
-        let root = self.certificate.root_pem();
-        let credentials = join::renew(&self.dialer, &self.controllers(), &root).await?;
-        let issued = join::identity_of(&credentials)?;
-        if !may_replace(issued.role, self.controller().is_some()) {
-            return Ok(());
-        }
-        self.context.files.save_credentials(&credentials)?;
-        self.certificate.replace(
-            &credentials.root_pem,
-            &credentials.certificate_pem,
-            &credentials.key_pem,
-        )?;
-        Ok(())
+        let upkeep = Upkeep {
+            certificate: &self.certificate,
+            dialer: &self.dialer,
+            files: &self.context.files,
+        };
+        upkeep
+            .renew(&self.controllers(), self.controller().is_some())
+            .await
     }
 
     /// Why the controller ended by itself, if it did.

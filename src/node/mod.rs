@@ -28,6 +28,7 @@ mod task_image;
 mod task_logs;
 pub mod tasks;
 mod templates;
+mod upkeep;
 mod views;
 
 pub use host::NodeHost;

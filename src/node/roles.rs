@@ -1,23 +1,21 @@
 //! Keeps the node's role and certificate as its record says: promote and demote work while the daemon runs.
 
 use super::member::Member;
+use super::upkeep::{renewal_due, renewal_share};
 use muster_types::NodeRole;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 use tokio::sync::watch;
 
 /// Wait before a failed change of role is tried again.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 /// How often role and certificate are looked at when nothing tells of a change.
 const LOOK_EVERY: Duration = Duration::from_secs(60);
-/// Share of a certificate's validity after which it is renewed; SwarmKit draws from 50 to 80 %.
-const RENEW_FROM: f64 = 0.5;
-const RENEW_TO: f64 = 0.8;
 
 /// Runs until `stop` becomes true.
 pub async fn supervise(member: Arc<Member>, mut stop: watch::Receiver<bool>) {
     let mut view = member.view.clone();
-    let renew_at_share = RENEW_FROM + (RENEW_TO - RENEW_FROM) * rand::random::<f64>();
+    let renew_at_share = renewal_share();
     loop {
         let wait = match look(&member, renew_at_share).await {
             Ok(()) => LOOK_EVERY,
@@ -128,12 +126,6 @@ async fn look(member: &Member, renew_at_share: f64) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn renewal_due((from, to): (SystemTime, SystemTime), share: f64) -> bool {
-    let validity = to.duration_since(from).unwrap_or_default();
-    let used = SystemTime::now().duration_since(from).unwrap_or_default();
-    used >= validity.mul_f64(share)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -169,14 +161,5 @@ mod tests {
         );
         assert_eq!(step(Some(false), standing(true, true, true)), Step::BecomeWorker);
         assert_eq!(step(Some(false), None), Step::Nothing);
-    }
-
-    #[test]
-    fn certificates_are_renewed_before_they_expire() {
-        let now = SystemTime::now();
-        let hours = |count: u64| Duration::from_secs(count * 3600);
-        assert!(!renewal_due((now - hours(1), now + hours(9)), 0.5));
-        assert!(renewal_due((now - hours(6), now + hours(4)), 0.5));
-        assert!(renewal_due((now - hours(6), now - hours(1)), 0.8));
     }
 }
