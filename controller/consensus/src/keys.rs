@@ -131,6 +131,8 @@ impl KeyRing {
                 &mut sealed,
             )
             .map_err(|_| FatalError::Entropy)?;
+        #[cfg(test)]
+        nonces::note(&self.current.key, nonce);
         let mut wrapped = [0; WRAPPED_BYTES];
         wrapped[..KEY_ID_BYTES].copy_from_slice(&self.current.id.0);
         wrapped[KEY_ID_BYTES..KEY_ID_BYTES + NONCE_LEN].copy_from_slice(&nonce);
@@ -184,11 +186,19 @@ fn cipher(key: &[u8; KEY_BYTES]) -> LessSafeKey {
 }
 
 /// The key of one file. Each number given to `seal` must be used once only.
-pub(crate) struct DataKey(LessSafeKey);
+pub(crate) struct DataKey {
+    cipher: LessSafeKey,
+    #[cfg(test)]
+    bytes: [u8; KEY_BYTES],
+}
 
 impl DataKey {
     pub(crate) fn new(key: &[u8; KEY_BYTES]) -> DataKey {
-        DataKey(cipher(key))
+        DataKey {
+            cipher: cipher(key),
+            #[cfg(test)]
+            bytes: *key,
+        }
     }
 
     /// Encrypts `plain` (from `start` to its end) in place and appends the tag.
@@ -199,8 +209,10 @@ impl DataKey {
         buffer: &mut Vec<u8>,
         start: usize,
     ) -> Result<(), FatalError> {
+        #[cfg(test)]
+        nonces::note(&self.bytes, nonce_bytes(number));
         let tag = self
-            .0
+            .cipher
             .seal_in_place_separate_tag(nonce(number), Aad::from(bound_to), &mut buffer[start..])
             .map_err(|_| FatalError::Inconsistent {
                 reason: "a record is too large to encrypt".to_owned(),
@@ -211,7 +223,7 @@ impl DataKey {
 
     /// Decrypts in place; `None` when the bytes are not what was sealed under this number.
     pub(crate) fn open<'a>(&self, number: u64, bound_to: &[u8], sealed: &'a mut [u8]) -> Option<&'a [u8]> {
-        self.0
+        self.cipher
             .open_in_place(nonce(number), Aad::from(bound_to), sealed)
             .ok()
             .map(|plain| &*plain)
@@ -219,9 +231,47 @@ impl DataKey {
 }
 
 fn nonce(number: u64) -> Nonce {
+    Nonce::assume_unique_for_key(nonce_bytes(number))
+}
+
+fn nonce_bytes(number: u64) -> [u8; NONCE_LEN] {
     let mut bytes = [0; NONCE_LEN];
     bytes[NONCE_LEN - 8..].copy_from_slice(&number.to_be_bytes());
-    Nonce::assume_unique_for_key(bytes)
+    bytes
+}
+
+/// A witness of the invariant "a sector is encrypted once", over any number of crashes and restarts: a test of the log or
+/// of the node watches its thread, and whatever seals twice under one key and nonce panics.
+#[cfg(test)]
+pub(crate) mod nonces {
+    use super::{KEY_BYTES, NONCE_LEN};
+    use std::cell::RefCell;
+    use std::collections::HashSet;
+
+    type Seen = HashSet<([u8; KEY_BYTES], [u8; NONCE_LEN])>;
+
+    thread_local! {
+        static SEEN: RefCell<Option<Seen>> = const { RefCell::new(None) };
+    }
+
+    /// Forgets what was sealed on this thread and watches what will be. Seeds give the same keys again, so each run of a
+    /// test begins with this.
+    pub(crate) fn watch() {
+        SEEN.set(Some(Seen::new()));
+    }
+
+    /// How much was sealed since.
+    pub(crate) fn watched() -> usize {
+        SEEN.with_borrow(|seen| seen.as_ref().map_or(0, HashSet::len))
+    }
+
+    pub(super) fn note(key: &[u8; KEY_BYTES], nonce: [u8; NONCE_LEN]) {
+        let first = SEEN.with_borrow_mut(|seen| seen.as_mut().is_none_or(|seen| seen.insert((*key, nonce))));
+        assert!(
+            first,
+            "a sector is encrypted once: nonce {nonce:?} was used again"
+        );
+    }
 }
 
 #[cfg(test)]
@@ -257,5 +307,15 @@ mod tests {
         );
         assert_eq!(key.open(6, b"bound", &mut buffer[4..].to_vec()), None);
         assert_eq!(key.open(5, b"bounded", &mut buffer[4..].to_vec()), None);
+    }
+
+    #[test]
+    #[should_panic(expected = "a sector is encrypted once")]
+    fn a_nonce_that_is_used_again_is_noticed_also_after_the_key_was_read_again() {
+        nonces::watch();
+        for _ in 0..2 {
+            let sealed = DataKey::new(&[7; 32]).seal(5, b"bound", &mut b"plain".to_vec(), 0);
+            sealed.expect("seal");
+        }
     }
 }

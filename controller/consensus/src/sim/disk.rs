@@ -8,6 +8,9 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+/// What a disk writes as a whole.
+const SECTOR_BYTES: u64 = 512;
+
 /// A disk that survives its node. Clones are the same disk.
 #[derive(Clone)]
 pub struct SimDisk(Arc<Mutex<State>>);
@@ -105,7 +108,7 @@ impl SimDisk {
         self.state().used_bytes()
     }
 
-    /// Makes every write fail.
+    /// Makes every write fail, with some of its sectors written: none of them in part, as disks and page caches do it.
     pub fn fail_writes(&self, fail: bool) {
         self.state().fail_writes = fail;
     }
@@ -336,8 +339,9 @@ impl DiskFile for SimFile {
             let grown = (offset as usize + bytes.len()).saturating_sub(file.seen.len());
             state.check_space(file.seen.len() as u64 + grown as u64)?;
             if state.fail_writes {
-                let written = state.source.below(bytes.len() as u64 + 1) as usize;
-                file.write(offset as usize, &bytes[..written]);
+                let reached = offset + state.source.below(bytes.len() as u64 + 1);
+                let whole = (reached - reached % SECTOR_BYTES).max(offset);
+                file.write(offset as usize, &bytes[..(whole - offset) as usize]);
                 return Err(io::Error::other("the simulated disk failed to write"));
             }
             file.write(offset as usize, bytes);

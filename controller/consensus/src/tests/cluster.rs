@@ -2,6 +2,8 @@
 //!
 //! Checked as it goes: equal index means equal entry; a read sees every write acknowledged before it began.
 
+use super::arrivals::Arrivals;
+use crate::keys::nonces;
 use crate::seeded::SeededSource;
 use crate::sim::{PlantedBug, SeededEntropy, SimDisk};
 use crate::{
@@ -75,10 +77,13 @@ pub(super) struct Cluster {
     pub(super) reads_confirmed: u64,
     /// A digest of everything that was sent and applied.
     pub(super) trace: u64,
+    /// What came of snapshots.
+    pub(super) arrivals: Arrivals,
 }
 
 impl Cluster {
     pub(super) fn new(seed: u64, ids: &[u64], weather: Weather) -> Cluster {
+        nonces::watch();
         let mut source = SeededSource::new(seed);
         let machine = |source: &mut SeededSource| Machine {
             disk: SimDisk::new(source.draw()),
@@ -108,6 +113,7 @@ impl Cluster {
             acknowledged_index: 0,
             reads_confirmed: 0,
             trace: 0,
+            arrivals: Arrivals::default(),
         }
     }
 
@@ -150,6 +156,7 @@ impl Cluster {
     }
 
     fn open(&mut self, id: u64) -> Checked {
+        self.arrivals.begin_anew(id);
         let (seed, tick_ms, planted_bug) = (self.seed, self.tick_ms, self.planted_bug);
         let machine = self.machine(id);
         let mut config = NodeConfig::new(id, 42, seed);
@@ -243,9 +250,14 @@ impl Cluster {
             }
             Packet::Chunk(chunk) => {
                 // A repeated chunk is refused, which is right.
-                let _ = node.install_chunk(from, chunk);
+                if node.install_chunk(from, chunk.clone()).is_ok() {
+                    self.arrivals.came(to, from, &chunk)?;
+                }
             }
-            Packet::Gone(id) => node.snapshot_unavailable(&id),
+            Packet::Gone(id) => {
+                node.snapshot_unavailable(&id);
+                self.arrivals.begin_anew(to);
+            }
         }
         Ok(())
     }
@@ -299,6 +311,7 @@ impl Cluster {
             self.send(id, message.to, Packet::Raft(message.bytes));
         }
         for request in ready.snapshot_requests {
+            self.arrivals.asked(id, &request)?;
             self.send(id, request.to, Packet::Request(request));
         }
         if let Some(snapshot) = ready.snapshot {

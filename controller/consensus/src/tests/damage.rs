@@ -104,6 +104,42 @@ fn a_failed_sync_ends_the_node_for_good() {
 }
 
 #[test]
+fn a_failed_write_ends_the_node_for_good_and_what_it_left_is_cut_off() {
+    for seed in 0..20 {
+        let disk = SimDisk::new(seed);
+        let mut node = leading(&disk);
+        write(&mut node, 3);
+        let acknowledged = node.status().commit;
+        let syncs = disk.syncs();
+        disk.fail_writes(true);
+        node.propose(vec![7; 5_000].into()).expect("propose");
+        let first = node.ready().expect_err("the write failed");
+        assert!(
+            matches!(
+                first,
+                FatalError::Disk {
+                    operation: "write",
+                    ..
+                }
+            ),
+            "{first}"
+        );
+        disk.fail_writes(false);
+        assert!(matches!(node.ready(), Err(FatalError::Stopped { .. })));
+        assert!(matches!(node.tick(), Err(FatalError::Stopped { .. })));
+        assert!(node.propose("y".into()).is_err());
+        assert_eq!(disk.syncs(), syncs, "nothing is synced after a failed write");
+        drop(node);
+        // A part of the frame is there, in no cache that a power loss has taken.
+        let mut node = open(&disk, KeyRing::new(KEY), 2).expect("open");
+        assert!(node.status().last_index >= acknowledged, "seed {seed}");
+        node.campaign().expect("campaign");
+        drain(&mut node);
+        write(&mut node, 3);
+    }
+}
+
+#[test]
 fn what_is_read_back_after_a_failed_sync_survives_a_power_loss() {
     for seed in 0..50 {
         let disk = SimDisk::new(seed);

@@ -125,7 +125,54 @@ fn a_follower_far_behind_is_served_by_snapshot_though_chunks_are_lost() {
         .expect("caught up");
     assert_eq!(cluster.node(behind).status().counters.snapshots_installed, 1);
     assert_eq!(cluster.machine(behind).values.len(), 150);
+    let report = cluster.arrivals.report(behind);
+    assert!(report.pieces.len() >= 3 && report.is_one_whole(), "{report:?}");
     cluster.heal_and_check().expect("check");
+}
+
+#[test]
+fn a_follower_goes_on_with_another_leader_where_its_download_stood() {
+    let mut cluster = Cluster::new(5, &[1, 2, 3], Weather::default());
+    // Three chunks.
+    cluster.padding = 5 * 1024 * 1024 / 2;
+    cluster.start(&[1, 2, 3]).expect("start");
+    cluster
+        .run_until("leader", 200, |cluster| cluster.leader().is_some())
+        .expect("leader");
+    let leader = cluster.leader().expect("leader");
+    let others: Vec<u64> = cluster.ids().into_iter().filter(|id| *id != leader).collect();
+    let (behind, heir) = (others[0], others[1]);
+    cluster.isolated.insert(behind);
+    for value in 0..150 {
+        cluster.propose(value);
+        cluster.tick().expect("tick");
+    }
+    cluster
+        .run_until("the same snapshot", 50, |cluster| {
+            let index = |cluster: &mut Cluster, id| cluster.node(id).status().snapshot_index;
+            let (one, other) = (index(cluster, leader), index(cluster, heir));
+            one == other && cluster.machine(leader).applied == cluster.machine(heir).applied
+        })
+        .expect("the same snapshot");
+    cluster.isolated.clear();
+    cluster
+        .run_until("a part", 400, |cluster| {
+            !cluster.arrivals.report(behind).pieces.is_empty()
+        })
+        .expect("a part");
+    assert_eq!(cluster.arrivals.report(behind).pieces.len(), 1);
+    cluster.crash(leader, u64::MAX / 2);
+    cluster
+        .run_until("caught up", 1_000, |cluster| {
+            let applied = cluster.leader().map(|leader| cluster.machine(leader).applied);
+            applied == Some(cluster.machine(behind).applied)
+        })
+        .expect("caught up");
+    assert_eq!(cluster.leader(), Some(heir));
+    let report = cluster.arrivals.report(behind);
+    assert!(report.is_one_whole(), "{report:?}");
+    assert_eq!(report.sources, [leader, heir].into());
+    assert_eq!(cluster.machine(behind).values.len(), 150);
 }
 
 #[test]

@@ -30,7 +30,7 @@ const ALL_TYPES: [MessageType; 19] = [
 ];
 
 /// Controller 1 of three, which follows controller 2 in term 2.
-fn follower() -> RaftNode {
+pub(super) fn follower() -> RaftNode {
     let mut config = NodeConfig::new(1, 5, 1);
     config.segment_bytes = 64 * 1024;
     config.entropy = Arc::new(SeededEntropy::new(1));
@@ -58,7 +58,7 @@ fn leader() -> RaftNode {
     node
 }
 
-fn rounds(node: &mut RaftNode) -> Result<(), FatalError> {
+pub(super) fn rounds(node: &mut RaftNode) -> Result<(), FatalError> {
     while node.has_ready() {
         for entry in node.ready()?.committed {
             node.applied(entry.index)?;
@@ -67,7 +67,7 @@ fn rounds(node: &mut RaftNode) -> Result<(), FatalError> {
     Ok(())
 }
 
-fn message(kind: MessageType, term: u64) -> Message {
+pub(super) fn message(kind: MessageType, term: u64) -> Message {
     let mut message = Message {
         from: 2,
         to: 1,
@@ -92,7 +92,7 @@ fn append(term: u64, after: u64, entries: &[(u64, u64)], commit: u64) -> Message
     message
 }
 
-fn step(node: &mut RaftNode, message: Message) -> Result<(), StepError> {
+pub(super) fn step(node: &mut RaftNode, message: Message) -> Result<(), StepError> {
     node.step(2, &message.write_to_bytes().expect("encode"))
 }
 

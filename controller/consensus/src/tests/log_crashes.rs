@@ -3,7 +3,7 @@
 use crate::disk::Disk;
 use crate::error::{FatalError, OpenError};
 use crate::file_header::Owner;
-use crate::keys::KeyRing;
+use crate::keys::{KeyRing, nonces};
 use crate::log::{Batch, FileContext, RecoveredLog, SegmentLog, recover};
 use crate::seeded::SeededSource;
 use crate::sim::{SeededEntropy, SimDisk};
@@ -91,6 +91,7 @@ struct Run {
 
 impl Run {
     fn new(seed: u64) -> Run {
+        nonces::watch();
         let disk = SimDisk::new(seed);
         let context = FileContext {
             disk: Arc::new(disk.clone()),
@@ -168,6 +169,8 @@ fn crash_again_and_again(seed: u64, crashes: u64) {
         run.disk.power_on();
     }
     run.recover().expect("recover");
+    // Nothing that was sealed shared a key and a nonce with anything else, or it had panicked.
+    assert!(nonces::watched() > 0);
 }
 
 #[test]
