@@ -272,6 +272,35 @@ fn a_session_is_sent_the_whole_set_once_and_then_what_changes() {
 }
 
 #[test]
+fn a_report_over_an_earlier_session_counts_for_nothing() {
+    let mut single = Single::leading();
+    single.open_session(session(1));
+    let created = assigned(&mut single, 7, ControlRequest::CreateService { spec: service(1) });
+    let task = created[0].tasks[0].id;
+    let outputs = single.open_session(session(2));
+    let ended = |outputs: &[Output], wanted| {
+        let is =
+            |output: &Output| matches!(output, Output::SessionEnded { session, .. } if *session == wanted);
+        outputs.iter().any(is)
+    };
+    assert!(
+        ended(&outputs, session(1)),
+        "one live session per node: {outputs:?}"
+    );
+    let before = single.controller.state().clone();
+    let outputs = report(&mut single, session(1), task, status(TaskState::Failed, "late"));
+    assert!(ended(&outputs, session(1)), "{outputs:?}");
+    let acknowledged = |output: &Output| matches!(output, Output::StatusCommitted { .. });
+    assert!(!outputs.iter().any(acknowledged), "{outputs:?}");
+    assert_eq!(*single.controller.state(), before);
+    // The live session goes on.
+    let outputs = report(&mut single, session(2), task, status(TaskState::Failed, "now"));
+    assert!(outputs.iter().any(acknowledged), "{outputs:?}");
+    let stored = &single.controller.state().task(task).unwrap().status;
+    assert_eq!(stored.message, "now");
+}
+
+#[test]
 fn texts_of_a_worker_are_replicated_only_up_to_a_bound() {
     let mut single = Single::leading();
     single.open_session(session(1));

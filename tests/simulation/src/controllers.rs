@@ -1,7 +1,7 @@
 //! A machine's controller: the production core between simulated inputs and outputs, as `muster-controller`'s thread
 //! runs it.
 
-use crate::oracle::{OracleWitness, SharedOracle, lock};
+use crate::oracle::{OracleWitness, SharedOracle, act_of_a_leader, lock};
 use crate::planted::PlantedBug;
 use crate::random::Dice;
 use crate::rpc::{Purpose, ReplyTo};
@@ -103,12 +103,13 @@ impl ControllerProcess {
         member.map(|(_, _, address)| address.clone())
     }
 
-    /// Shows the oracle every leader, also one that loses its term before it has committed anything.
-    fn note_election(&self, oracle: &SharedOracle) {
+    /// Shows the oracle every leader, also one that loses its term before it has committed anything. Whether it leads.
+    fn note_election(&self, oracle: &SharedOracle) -> bool {
         let role = self.core.raft().role();
         if role.is_leader() {
             lock(oracle).led(role.term, self.raft_id);
         }
+        role.is_leader()
     }
 
     /// Notes who waits, and returns the token for the input.
@@ -302,14 +303,20 @@ impl World {
             return;
         };
         let run = controller.run;
+        let mut led = controller.note_election(&oracle);
         for input in std::mem::take(&mut controller.inbox) {
             controller.core.handle(input, now);
-            controller.note_election(&oracle);
+            led |= controller.note_election(&oracle);
         }
         let flushed = controller.core.flush(now);
-        controller.note_election(&oracle);
+        led |= controller.note_election(&oracle);
         let outputs = match flushed {
-            Ok(outputs) => outputs,
+            Ok(outputs) => {
+                if let Some(what) = outputs.iter().find_map(act_of_a_leader).filter(|_| !led) {
+                    lock(&oracle).acted_without_leading(controller.raft_id, what);
+                }
+                outputs
+            }
             Err(error) => {
                 if disk.is_powered() {
                     self.controller_failed(machine, &error);

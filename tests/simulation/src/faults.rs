@@ -34,6 +34,8 @@ pub enum Fault {
     SlowDisk,
     /// A disk fails to sync.
     FailedSync,
+    /// A disk fails to write, with a part of the bytes on it.
+    FailedWrite,
     /// A disk is full.
     FullDisk,
     /// A machine's wall clock jumps.
@@ -158,8 +160,12 @@ impl World {
                     .set_sync_delay_us(longest / 10, longest);
                 self.push(lasting, Event::Recover(Recovery::Disk(leader)));
             }
-            Fault::FailedSync | Fault::FullDisk => {
-                self.hit_disk(fault, if dice.permille(500) { leader } else { any }, lasting)
+            Fault::FailedSync | Fault::FailedWrite | Fault::FullDisk => {
+                let target = if dice.permille(500) { leader } else { any };
+                // A disk that fails does so in one of two ways.
+                let in_write = fault == Fault::FailedSync && dice.permille(500);
+                let fault = if in_write { Fault::FailedWrite } else { fault };
+                self.hit_disk(fault, target, lasting);
             }
             Fault::ClockJump => {
                 let jump = dice.between(0, 7200 * SECOND) as i64 - 3600 * SECOND as i64;
@@ -239,10 +245,10 @@ impl World {
         self.tell(format_args!("fault: {fault:?} on {}", name(machine)));
         let found = &mut self.machines[machine];
         found.disk_fault = true;
-        if fault == Fault::FailedSync {
-            found.disk.fail_syncs(true);
-        } else {
-            found.disk.set_capacity(Some(found.disk.used_bytes()));
+        match fault {
+            Fault::FailedSync => found.disk.fail_syncs(true),
+            Fault::FailedWrite => found.disk.fail_writes(true),
+            _ => found.disk.set_capacity(Some(found.disk.used_bytes())),
         }
         self.push(lasting, Event::Recover(Recovery::Disk(machine)));
     }
@@ -333,6 +339,7 @@ impl World {
         let (shortest, longest) = self.settings.sync_us;
         let found = &mut self.machines[machine];
         found.disk.fail_syncs(false);
+        found.disk.fail_writes(false);
         found.disk.set_capacity(None);
         found.disk.set_sync_delay_us(shortest, longest);
         let failed = found

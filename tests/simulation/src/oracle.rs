@@ -1,6 +1,7 @@
 //! What is known of the one true log: every applied entry of every controller is compared with it, and every step
 //! between two states is checked.
 
+use muster_controller::core::io::Output;
 use muster_controller::core::witness::{Applied, Witness};
 use muster_state::invariants::{check, check_step, equal_index_means_equal_state};
 use muster_state::{Change, ClusterState, Entry, Outcome};
@@ -12,6 +13,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 const SAMPLE_EVERY: u64 = 16;
 /// Whole states kept for comparison with controllers that lag.
 const SAMPLES_KEPT: usize = 256;
+
+/// What only a leader may do, it does in the term that it leads.
+const LEADER_ONLY: &str = "leader-only effects carry the current term";
 
 /// A broken invariant.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -93,6 +97,11 @@ impl Oracle {
                 format!("Raft ids {first} and {raft_id} both lead term {term}"),
             );
         }
+    }
+
+    /// A controller did what only a leader may, in a round in which it did not lead at any moment.
+    pub fn acted_without_leading(&mut self, raft_id: RaftId, what: &str) {
+        self.violated(LEADER_ONLY, format!("Raft id {raft_id} does not lead and {what}"));
     }
 
     /// A write was acknowledged.
@@ -215,7 +224,14 @@ impl Oracle {
                 "index {} of term {} follows index {index} of term {term}",
                 applied.index, applied.term
             );
-            self.violated("leader-only effects carry the current term", detail);
+            self.violated(LEADER_ONLY, detail);
+        }
+        if !self.leaders.contains_key(&applied.term) {
+            let detail = format!(
+                "index {} is of term {}, which nobody led",
+                applied.index, applied.term
+            );
+            self.violated(LEADER_ONLY, detail);
         }
         for violation in check_step(applied.before, applied.after) {
             self.violated(violation.invariant, violation.detail);
@@ -257,6 +273,29 @@ impl Oracle {
     }
 }
 
+/// What of this a leader alone may do.
+pub fn act_of_a_leader(output: &Output) -> Option<&'static str> {
+    match output {
+        Output::Assign { .. } => Some("assigns tasks"),
+        Output::SessionOpened { .. } => Some("opens a session"),
+        Output::HeartbeatTaken { accepted: true, .. } => Some("renews a lease"),
+        // What is committed stays so when its proposer leads no more, and it may say so.
+        Output::Reply { .. } | Output::StatusCommitted { .. } => None,
+        Output::Send { .. }
+        | Output::FetchChunk { .. }
+        | Output::ChunkServed { .. }
+        | Output::Members(_)
+        | Output::Changed { .. }
+        | Output::Removed
+        | Output::Read { .. }
+        | Output::HeartbeatTaken { .. }
+        | Output::SessionEnded { .. }
+        | Output::View { .. }
+        | Output::KeysRotated { .. }
+        | Output::Settled { .. } => None,
+    }
+}
+
 /// Shows one controller's entries to the oracle.
 pub struct OracleWitness {
     oracle: SharedOracle,
@@ -282,5 +321,95 @@ impl Witness for OracleWitness {
         {
             oracle.violated(violation.invariant, violation.detail);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn broken(oracle: &Oracle) -> &str {
+        oracle
+            .violation
+            .as_ref()
+            .map_or("", |violation| &violation.invariant)
+    }
+
+    /// An oracle that saw Raft id 1 lead term 3 and apply index 7 in it.
+    fn oracle() -> Oracle {
+        let mut oracle = Oracle::new(ClusterState::new());
+        oracle.led(3, RaftId(1));
+        apply(&mut oracle, 1, (7, 3));
+        assert_eq!(oracle.violation, None);
+        oracle
+    }
+
+    /// Raft id `by` applies an entry of Raft's own.
+    fn apply(oracle: &mut Oracle, by: u64, (index, term): (u64, u64)) {
+        let state = ClusterState::new();
+        let applied = Applied {
+            index,
+            term,
+            entry: None,
+            before: &state,
+            after: &state,
+        };
+        oracle.applied(RaftId(by), &applied);
+    }
+
+    #[test]
+    fn a_second_leader_of_a_term_is_noticed() {
+        let mut oracle = oracle();
+        oracle.led(3, RaftId(1));
+        assert_eq!(oracle.violation, None);
+        oracle.led(3, RaftId(2));
+        assert_eq!(broken(&oracle), "a term has one leader");
+    }
+
+    #[test]
+    fn an_entry_of_a_term_that_nobody_led_or_that_is_over_is_noticed() {
+        let mut nobody = oracle();
+        apply(&mut nobody, 1, (8, 4));
+        assert_eq!(broken(&nobody), LEADER_ONLY);
+        let mut over = oracle();
+        over.led(2, RaftId(2));
+        apply(&mut over, 1, (8, 2));
+        assert_eq!(broken(&over), LEADER_ONLY);
+        let mut next = oracle();
+        next.led(4, RaftId(2));
+        apply(&mut next, 1, (8, 4));
+        assert_eq!(next.violation, None);
+    }
+
+    #[test]
+    fn an_index_that_two_apply_in_other_terms_is_noticed() {
+        let mut oracle = oracle();
+        oracle.led(4, RaftId(2));
+        apply(&mut oracle, 2, (7, 3));
+        assert_eq!(oracle.violation, None);
+        apply(&mut oracle, 2, (7, 4));
+        assert_eq!(broken(&oracle), "equal index means equal state");
+    }
+
+    #[test]
+    fn a_write_that_nobody_applied_and_one_that_is_lost_in_the_end_are_noticed() {
+        let request = RequestId::from_u128(1);
+        let mut early = oracle();
+        early.acknowledged(request);
+        assert_eq!(broken(&early), "an acknowledged write is never lost");
+        let mut lost = oracle();
+        lost.applied_requests.insert(request);
+        lost.acknowledged(request);
+        assert_eq!(lost.violation, None);
+        lost.check_acknowledged(&ClusterState::new());
+        assert_eq!(broken(&lost), "an acknowledged write is never lost");
+    }
+
+    #[test]
+    fn the_first_violation_counts() {
+        let mut oracle = oracle();
+        oracle.acted_without_leading(RaftId(2), "assigns tasks");
+        oracle.led(3, RaftId(2));
+        assert_eq!(broken(&oracle), LEADER_ONLY);
     }
 }

@@ -55,6 +55,22 @@ const REGRESSIONS: &[(u64, &str)] = &[
         "a power loss took the addresses of all controllers but the node's own",
     ),
     (
+        4824,
+        "a task went on waiting for an address that a service had given up",
+    ),
+    (
+        9845,
+        "the simulation itself stopped a cluster for good: by two removals of one machine at once, or a log lost in a demotion",
+    ),
+    (
+        9880,
+        "the simulation itself stopped a cluster for good: by two removals of one machine at once, or a log lost in a demotion",
+    ),
+    (
+        9995,
+        "the simulation itself stopped a cluster for good: by two removals of one machine at once, or a log lost in a demotion",
+    ),
+    (
         793,
         "what a controller read back after a failed sync was lost with the power",
     ),

@@ -240,6 +240,8 @@ impl Change {
 #[cfg(test)]
 mod file_tests;
 #[cfg(test)]
+mod invariant_tests;
+#[cfg(test)]
 mod network_tests;
 #[cfg(test)]
 pub(crate) mod tests;

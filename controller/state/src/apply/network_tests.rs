@@ -15,7 +15,7 @@ fn net(number: u128) -> NetworkId {
     NetworkId::from_u128(number)
 }
 
-fn row(number: u128, third: u8) -> ClusterNetwork {
+pub(super) fn row(number: u128, third: u8) -> ClusterNetwork {
     ClusterNetwork {
         id: net(number),
         meta: Meta::default(),
@@ -40,7 +40,7 @@ fn network(number: u128) -> Change {
     Change::NetworkCreate(Box::new(row(number, number as u8)))
 }
 
-fn places(number: u128, last: u8) -> Vec<NetworkAddresses> {
+pub(super) fn places(number: u128, last: u8) -> Vec<NetworkAddresses> {
     vec![NetworkAddresses {
         network: net(number),
         addresses: vec![IpAddr::from([10, 0, number as u8, last])],
@@ -99,7 +99,7 @@ fn vips(places: Vec<NetworkAddresses>) -> Change {
 }
 
 /// The world of the other tests with network 1, 10.0.1.0/29.
-fn networked() -> ClusterState {
+pub(super) fn networked() -> ClusterState {
     let mut state = world();
     assert_eq!(apply(&mut state, vec![network(1)]), Outcome::Applied);
     state

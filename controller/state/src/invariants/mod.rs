@@ -1,6 +1,6 @@
 //! The named invariants of ARCHITECTURE.md that can be seen on one controller's state, one checker each.
 //!
-//! The simulation runs them after every step and a doctor command on a live snapshot.
+//! The simulation and the tests of apply and reconcile run them after every step.
 
 mod jobs;
 mod networks;
