@@ -73,25 +73,28 @@ impl Links {
 
     /// The addresses of a link, or of all links, without those that IPv6 makes by itself for one link only.
     pub fn addresses(&mut self, index: Option<u32>) -> Result<Vec<IpNet>, NetlinkError> {
+        let owned = self.addresses_of_links()?.into_iter();
+        let wanted = |owner: u32| index.is_none_or(|index| index == owner);
+        Ok(owned
+            .filter(|(owner, _)| wanted(*owner))
+            .map(|(_, net)| net)
+            .collect())
+    }
+
+    /// The same addresses with the indexes of their links.
+    pub fn addresses_of_links(&mut self) -> Result<Vec<(u32, IpNet)>, NetlinkError> {
         let request = Requests::one(RTM_GETADDR, flag::DUMP, |body| {
             body.raw(&[AF_UNSPEC, 0, 0, 0, 0, 0, 0, 0])
         });
         let replies = self.socket.query(request)?;
-        Ok(replies
-            .iter()
-            .filter_map(|reply| parse_address(reply, index))
-            .collect())
+        Ok(replies.iter().filter_map(parse_address).collect())
     }
 
     /// Index of the link that has this address.
     pub fn owner_of(&mut self, address: IpAddr) -> Result<Option<u32>, NetlinkError> {
-        let request = Requests::one(RTM_GETADDR, flag::DUMP, |body| {
-            body.raw(&[AF_UNSPEC, 0, 0, 0, 0, 0, 0, 0])
-        });
-        let has_it = |reply: &Reply| parse_address(reply, None).is_some_and(|own| own.address() == address);
-        let replies = self.socket.query(request)?;
-        let owner = replies.iter().find(|reply| has_it(reply));
-        Ok(owner.and_then(|reply| Some(u32::from_ne_bytes(reply.body.get(4..8)?.try_into().ok()?))))
+        let owned = self.addresses_of_links()?.into_iter();
+        let mut owners = owned.filter(|(_, own)| own.address() == address);
+        Ok(owners.next().map(|(owner, _)| owner))
     }
 
     /// Takes an address off a link.
@@ -162,15 +165,16 @@ pub(crate) fn address_of(octets: &[u8]) -> Option<IpAddr> {
     }
 }
 
-fn parse_address(reply: &Reply, index: Option<u32>) -> Option<IpNet> {
-    let owner = u32::from_ne_bytes(reply.body.get(4..8)?.try_into().ok()?);
-    if reply.kind != RTM_NEWADDR || index.is_some_and(|index| index != owner) {
+fn parse_address(reply: &Reply) -> Option<(u32, IpNet)> {
+    if reply.kind != RTM_NEWADDR {
         return None;
     }
+    let owner = u32::from_ne_bytes(reply.body.get(4..8)?.try_into().ok()?);
     let parts = reply.body.get(8..)?;
     // Of a tunnel's two ends, the own one is IFA_LOCAL; IPv6 names only one.
     let own = find(parts, IFA_LOCAL).or_else(|| find(parts, IFA_ADDRESS))?;
     let address = address_of(own.value)?;
     let own_making = matches!(address, IpAddr::V6(address) if address.is_unicast_link_local());
-    (!own_making).then(|| IpNet::new(address, *reply.body.get(1)?))?
+    let net = IpNet::new(address, *reply.body.get(1)?)?;
+    (!own_making).then_some((owner, net))
 }

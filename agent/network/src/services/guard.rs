@@ -2,12 +2,19 @@
 //! changes. Nothing here acts.
 //!
 //! ```text
-//! input   to an address in @own, begins a connection or is of none:
-//!             from an address in @from: accept
-//!             from.protocol.port in @ports: accept
-//!             to.protocol.port in @open: accept
-//!             begins a connection: reject;  else: drop
+//! input   begins a connection or is of none:
+//!             to an address in @own: jump guarded
+//!             by an interface in @by, and not of IGMP: jump guarded
+//! guarded from an address in @from: accept
+//!         from.protocol.port in @ports: accept
+//!         to.protocol.port in @open: accept
+//!         by.protocol.port in @open-by: accept
+//!         begins a connection: reject;  else: drop
 //! ```
+//!
+//! The interfaces are those that have the addresses. What comes by them is guarded whatever it is sent to: the address
+//! that IPv6 makes for a link, a multicast group or everybody. Questions about neighbours and about groups of IPv6 are of
+//! no state that this looks at.
 //!
 //! Connections that stand go on whatever changes. A change of who may is some elements, whatever else the table holds.
 
@@ -16,7 +23,7 @@ use std::net::IpAddr;
 
 use super::{Guard, Guards};
 use crate::addresses::with_octets;
-use crate::nft::terms::{STATE_NEW, STATE_NEW_OR_INVALID, address_type, in_state, padded};
+use crate::nft::terms::{STATE_NEW, STATE_NEW_OR_INVALID, address_type, in_state, interface_key, padded};
 use crate::nft::{
     Change, Element, Expression, Family, Header, Hook, HookPoint, MetaKey, Name, Register, SetSpec,
     ValueType, Verdict,
@@ -24,40 +31,61 @@ use crate::nft::{
 use crate::spec::Protocol;
 
 const INPUT: &str = "input";
+const GUARDED: &str = "guarded";
 const OWN: &str = "own";
+const BY: &str = "by";
 const FROM: &str = "from";
 const PORTS: &str = "ports";
 const OPEN: &str = "open";
+const OPEN_BY: &str = "open-by";
+const SETS: [&str; 6] = [OWN, BY, FROM, PORTS, OPEN, OPEN_BY];
 const PRIORITY_FILTER: i32 = 0;
 const FIRST: Register = Register(0);
 /// Codes of ICMP and of ICMPv6 for a port that nobody listens on.
 const PORT_UNREACHABLE: [u8; 2] = [3, 4];
+/// Number of the protocol by which routers and bridges ask who is in a group of IPv4.
+const IGMP: u8 = 2;
+/// A name of an interface fills so many registers.
+const INTERFACE_REGISTERS: u32 = 4;
 
 /// The elements of one family's table, by set.
 pub(crate) type Guarded = BTreeMap<&'static str, BTreeSet<Vec<u8>>>;
+/// A container's addresses, and the interfaces that have them; one may have gone meanwhile.
+pub(crate) type Own = BTreeMap<IpAddr, Option<String>>;
 
 /// What the guards of a container's own addresses are in the table of a family. A container may always talk to itself.
-pub(crate) fn guarded(guards: &Guards, own: &BTreeSet<IpAddr>, family: Family) -> Guarded {
+/// An interface is guarded in both families, because IPv6 can be there without addresses of ours.
+pub(crate) fn guarded(guards: &Guards, own: &Own, family: Family) -> Guarded {
     let fits = |address: &IpAddr| address.is_ipv4() == (family == Family::Ipv4);
     let mut sets = Guarded::new();
     let mut add = |set, key: Vec<u8>| {
         sets.entry(set).or_default().insert(key);
     };
-    let guards = guards
-        .iter()
-        .filter(|(address, _)| fits(address) && own.contains(*address));
-    for (address, guard) in guards {
+    for (address, interface) in own {
+        let Some(guard) = guards.get(address) else {
+            continue;
+        };
         let Guard { from, ports, open } = &**guard;
+        if let Some(interface) = interface {
+            let interface = interface_key(interface);
+            add(BY, interface.to_vec());
+            for (protocol, port) in open {
+                add(OPEN_BY, key(&interface, *protocol, *port));
+            }
+        }
+        if !fits(address) {
+            continue;
+        }
         add(OWN, octets(*address));
         add(FROM, octets(*address));
         for source in from.iter().filter(|source| fits(source)) {
             add(FROM, octets(*source));
         }
         for (source, protocol, port) in ports.iter().filter(|(source, ..)| fits(source)) {
-            add(PORTS, key(*source, *protocol, *port));
+            add(PORTS, key(&octets(*source), *protocol, *port));
         }
         for (protocol, port) in open {
-            add(OPEN, key(*address, *protocol, *port));
+            add(OPEN, key(&octets(*address), *protocol, *port));
         }
     }
     sets
@@ -67,8 +95,13 @@ fn octets(address: IpAddr) -> Vec<u8> {
     with_octets(address, <[u8]>::to_vec)
 }
 
-fn key(address: IpAddr, protocol: Protocol, port: u16) -> Vec<u8> {
-    [&octets(address), &[protocol.number(), 0, 0, 0][..], &padded(port)].concat()
+/// Whether any address is guarded, and not interfaces only.
+pub(crate) fn has_addresses(guarded: &Guarded) -> bool {
+    guarded.contains_key(OWN)
+}
+
+fn key(of: &[u8], protocol: Protocol, port: u16) -> Vec<u8> {
+    [of, &[protocol.number(), 0, 0, 0][..], &padded(port)].concat()
 }
 
 /// Makes the table of a family, or replaces it; there is none where nothing is guarded.
@@ -81,9 +114,14 @@ pub(crate) fn whole(family: Family, wanted: &Guarded) -> Vec<Change> {
     let address = address_type(family);
     for (name, key) in [
         (OWN, vec![address]),
+        (BY, vec![ValueType::InterfaceName]),
         (FROM, vec![address]),
         (PORTS, vec![address, ValueType::Protocol, ValueType::Port]),
         (OPEN, vec![address, ValueType::Protocol, ValueType::Port]),
+        (
+            OPEN_BY,
+            vec![ValueType::InterfaceName, ValueType::Protocol, ValueType::Port],
+        ),
     ] {
         changes.push(Change::AddSet(SetSpec {
             name: name.into(),
@@ -92,6 +130,10 @@ pub(crate) fn whole(family: Family, wanted: &Guarded) -> Vec<Change> {
         }));
     }
     changes.push(Change::AddChain {
+        name: GUARDED.into(),
+        hook: None,
+    });
+    changes.push(Change::AddChain {
         name: INPUT.into(),
         hook: Some(Hook {
             kind: "filter",
@@ -99,46 +141,44 @@ pub(crate) fn whole(family: Family, wanted: &Guarded) -> Vec<Change> {
             priority: PRIORITY_FILTER,
         }),
     });
-    let begins = || {
-        [
-            side(family, Side::To),
-            member(OWN),
-            in_state(STATE_NEW_OR_INVALID),
-        ]
-        .concat()
+    let add = |chain: &'static str| {
+        move |parts: Vec<Vec<Expression>>| Change::AddRule {
+            chain: chain.into(),
+            expressions: parts.concat(),
+        }
     };
+    changes.extend(choice(family).into_iter().map(add(INPUT)));
+    changes.extend(answers(family).into_iter().map(add(GUARDED)));
+    changes.extend(between_sets(&Guarded::new(), wanted));
+    changes
+}
+
+/// The rules that choose what is looked at.
+fn choice(family: Family) -> Vec<Vec<Vec<Expression>>> {
+    let begins = || in_state(STATE_NEW_OR_INVALID);
+    let look = || vec![Expression::Verdict(Verdict::Jump(GUARDED.into()))];
+    vec![
+        vec![begins(), side(family, Side::To), member(OWN), look()],
+        vec![igmp(), vec![Expression::Verdict(Verdict::Accept)]],
+        vec![begins(), by(), member(BY), look()],
+    ]
+}
+
+/// The rules that let in what may come, and refuse the rest.
+fn answers(family: Family) -> Vec<Vec<Vec<Expression>>> {
     let accept = || vec![Expression::Verdict(Verdict::Accept)];
     let [icmp, icmpv6] = PORT_UNREACHABLE;
     let icmp_code = if family == Family::Ipv6 { icmpv6 } else { icmp };
-    let rules = [
-        vec![begins(), side(family, Side::From), member(FROM), accept()],
-        vec![
-            begins(),
-            side(family, Side::From),
-            port(family),
-            member(PORTS),
-            accept(),
-        ],
-        vec![
-            begins(),
-            side(family, Side::To),
-            port(family),
-            member(OPEN),
-            accept(),
-        ],
-        vec![
-            begins(),
-            in_state(STATE_NEW),
-            vec![Expression::Refuse { icmp_code }],
-        ],
-        vec![begins(), vec![Expression::Verdict(Verdict::Drop)]],
-    ];
-    changes.extend(rules.into_iter().map(|parts| Change::AddRule {
-        chain: INPUT.into(),
-        expressions: parts.concat(),
-    }));
-    changes.extend(between_sets(&Guarded::new(), wanted));
-    changes
+    let behind = address_registers(family);
+    let (from, to) = (|| side(family, Side::From), || side(family, Side::To));
+    vec![
+        vec![from(), member(FROM), accept()],
+        vec![from(), port(behind), member(PORTS), accept()],
+        vec![to(), port(behind), member(OPEN), accept()],
+        vec![by(), port(INTERFACE_REGISTERS), member(OPEN_BY), accept()],
+        vec![in_state(STATE_NEW), vec![Expression::Refuse { icmp_code }]],
+        vec![vec![Expression::Verdict(Verdict::Drop)]],
+    ]
 }
 
 /// Makes a table that holds `held` one that holds `wanted`.
@@ -152,7 +192,7 @@ pub(crate) fn between(family: Family, held: &Guarded, wanted: &Guarded) -> Vec<C
 
 fn between_sets(held: &Guarded, wanted: &Guarded) -> Vec<Change> {
     let mut changes = Vec::new();
-    for name in [OWN, FROM, PORTS, OPEN] {
+    for name in SETS {
         let none = BTreeSet::new();
         let (before, after) = (held.get(name).unwrap_or(&none), wanted.get(name).unwrap_or(&none));
         let gone: Vec<Element> = before.difference(after).map(|key| element(key)).collect();
@@ -203,12 +243,36 @@ fn side(family: Family, side: Side) -> Vec<Expression> {
     }]
 }
 
-/// Loads protocol and port into the registers behind an address.
-fn port(family: Family) -> Vec<Expression> {
-    let behind = match family {
+fn address_registers(family: Family) -> u32 {
+    match family {
         Family::Ipv6 => 4,
         Family::Ipv4 | Family::Inet | Family::Bridge => 1,
-    };
+    }
+}
+
+/// Loads the name of the interface that the packet came by into the first registers.
+fn by() -> Vec<Expression> {
+    vec![Expression::Meta {
+        key: MetaKey::InputInterfaceName,
+        to: FIRST,
+    }]
+}
+
+fn igmp() -> Vec<Expression> {
+    vec![
+        Expression::Meta {
+            key: MetaKey::TransportProtocol,
+            to: FIRST,
+        },
+        Expression::Equal {
+            from: FIRST,
+            value: vec![IGMP],
+        },
+    ]
+}
+
+/// Loads protocol and port into the registers behind so many.
+fn port(behind: u32) -> Vec<Expression> {
     vec![
         Expression::Meta {
             key: MetaKey::TransportProtocol,
@@ -251,18 +315,25 @@ mod tests {
 
     #[test]
     fn only_the_containers_own_addresses_are_guarded() {
-        let own = [ip(2), "fd00::2".parse().unwrap()].into();
+        let at = |address, interface: &str| (address, Some(interface.to_owned()));
+        let own = [at(ip(2), "eth0"), at("fd00::2".parse().unwrap(), "eth1")].into();
         let sets = guarded(&guards(&[4]), &own, Family::Ipv4);
         assert_eq!(sets[OWN], [octets(ip(2))].into());
+        assert_eq!(sets[BY], [interface_key("eth0").to_vec()].into());
         assert_eq!(sets[FROM], [octets(ip(2)), octets(ip(4))].into());
-        assert_eq!((sets[PORTS].len(), sets[OPEN].len()), (1, 1));
-        assert!(guarded(&guards(&[4]), &own, Family::Ipv6).is_empty());
-        assert!(guarded(&guards(&[4]), &[ip(7)].into(), Family::Ipv4).is_empty());
+        let lengths = [PORTS, OPEN, OPEN_BY].map(|set| sets[set].len());
+        assert_eq!(lengths, [1, 1, 1]);
+        // IPv6 may be there without an address of ours.
+        let other = guarded(&guards(&[4]), &own, Family::Ipv6);
+        assert_eq!(other.keys().copied().collect::<Vec<_>>(), [BY, OPEN_BY]);
+        assert!(!has_addresses(&other) && has_addresses(&sets));
+        let unguarded = [at(ip(7), "eth0")].into();
+        assert!(guarded(&guards(&[4]), &unguarded, Family::Ipv4).is_empty());
     }
 
     #[test]
     fn one_more_that_may_is_one_element() {
-        let own = [ip(2)].into();
+        let own = [(ip(2), Some("eth0".to_owned()))].into();
         let of = |from: &[u8]| guarded(&guards(from), &own, Family::Ipv4);
         let changes = between(Family::Ipv4, &of(&[4, 5]), &of(&[5, 6]));
         let [

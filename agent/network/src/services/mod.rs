@@ -11,13 +11,13 @@ use std::sync::{Arc, Mutex};
 use crate::conntrack::{self, Flow};
 use crate::error::NetworkError;
 use crate::firewall::{NetlinkTables, Tables};
-use crate::ip_net::IpNet;
+use crate::links::Detail;
 use crate::netlink::NetlinkError;
 use crate::network::{Inner, lock};
 use crate::nft::{Batch, Family};
 use crate::sandbox::duplicate;
 use crate::spec::Protocol;
-use guard::Guarded;
+use guard::{Guarded, Own};
 use table::Slots;
 
 /// The services that a container reaches by virtual addresses.
@@ -75,7 +75,7 @@ impl Inner {
         let balancer = self.balancer(container_id)?;
         let mut balancer = lock(&balancer);
         let own = match wanted.guards.is_empty() {
-            true => BTreeSet::new(),
+            true => Own::new(),
             false => self.addresses_of(container_id)?,
         };
         // What it may not be sent comes first.
@@ -87,12 +87,19 @@ impl Inner {
             .map_err(failed())
     }
 
-    fn addresses_of(&self, container_id: &str) -> Result<BTreeSet<IpAddr>, NetworkError> {
+    fn addresses_of(&self, container_id: &str) -> Result<Own, NetworkError> {
         let mut links = self.links_of(&self.require_sandbox(container_id)?)?;
-        let listed = links
-            .addresses(None)
-            .map_err(NetworkError::link("read the addresses of", container_id))?;
-        Ok(listed.iter().map(IpNet::address).collect())
+        let failed = NetworkError::link("read the addresses of", container_id);
+        let read = links
+            .list(Detail::Identity)
+            .and_then(|named| Ok((named, links.addresses_of_links()?)));
+        let (named, owned) = read.map_err(failed)?;
+        let name = |index| named.iter().find(|link| link.index == index);
+        let own = owned.iter().map(|(index, net)| {
+            let interface = name(*index).map(|link| link.name.clone());
+            (net.address(), interface)
+        });
+        Ok(own.collect())
     }
 
     fn balancer(&self, container_id: &str) -> Result<Arc<Mutex<Balancer>>, NetworkError> {
@@ -149,7 +156,7 @@ impl Balancer {
         Ok(())
     }
 
-    fn guard(&mut self, table: &str, guards: &Guards, own: &BTreeSet<IpAddr>) -> Result<(), NetlinkError> {
+    fn guard(&mut self, table: &str, guards: &Guards, own: &Own) -> Result<(), NetlinkError> {
         let held = self.guarded.take();
         let mut now = BTreeMap::new();
         for family in [Family::Ipv4, Family::Ipv6] {
@@ -159,18 +166,20 @@ impl Balancer {
                 Some(held) => guard::between(family, held, &wanted),
                 None => guard::whole(family, &wanted),
             };
-            let committed = match changes.is_empty() {
+            let mut committed = match changes.is_empty() {
                 true => Ok(()),
                 false => self.commit(family, table, changes),
             };
-            match committed {
-                // The container changed its table.
-                Err(error) if held.is_some() && error.errno().is_some() => {
-                    self.commit(family, table, guard::whole(family, &wanted))?;
-                }
-                // A kernel without IPv6 has no such tables.
-                Err(error) if family == Family::Ipv6 && wanted.is_empty() && error.errno().is_some() => {}
-                other => other?,
+            let refused =
+                |result: &Result<(), NetlinkError>| matches!(result, Err(error) if error.errno().is_some());
+            // The container changed its table.
+            if held.is_some() && refused(&committed) {
+                committed = self.commit(family, table, guard::whole(family, &wanted));
+            }
+            // A kernel without IPv6 has no such tables.
+            let dispensable = family == Family::Ipv6 && !guard::has_addresses(&wanted);
+            if !(dispensable && refused(&committed)) {
+                committed?;
             }
             now.insert(family == Family::Ipv4, wanted);
         }
