@@ -42,9 +42,9 @@ enum PolicyAction {
     Set {
         /// Name or id
         network: String,
-        /// What holds for services that no rule leads to
-        #[arg(long, value_enum, default_value_t = Unruled::Allow)]
-        default: Unruled,
+        /// What holds for services that no rule leads to [default: what held before]
+        #[arg(long, value_enum)]
+        default: Option<Unruled>,
         /// FROM -> TO[:PORT[/PROTOCOL],...], as in "web -> db:5432"; "*" stands for everybody
         rules: Vec<String>,
     },
@@ -121,8 +121,9 @@ async fn policy(client: &EngineClient, action: PolicyAction) -> anyhow::Result<(
             rules,
         } => {
             let default = match default {
-                Unruled::Allow => "allow",
-                Unruled::Deny => "deny",
+                Some(Unruled::Allow) => json!("allow"),
+                Some(Unruled::Deny) => json!("deny"),
+                None => client.get(&path(&network)).await?["Default"].take(),
             };
             let body = json!({ "Default": default, "Rules": rules });
             client.put(&path(&network), &body).await.map(drop)

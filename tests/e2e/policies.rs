@@ -82,6 +82,10 @@ fn a_service_accepts_connections_that_its_networks_rules_allow() {
         .0
     );
     expect("nobody reaches other", [false, true, false]);
+    assert!(policy(&lab, "node-1", &["set", "net", "other -> db"]).0);
+    let shown = policy(&lab, "node-1", &["show", "net"]);
+    assert_eq!(shown, (true, "default: deny\nother -> db\n".to_owned()));
+    expect("still nobody reaches other", [false, true, false]);
     for (args, says) in [
         (&["set", "net", "web > db"][..], "FROM -> TO"),
         (&["set", "none", "web -> db"], "network none not found"),

@@ -1,12 +1,11 @@
 //! Policies of the cluster's networks, and the ways that connections take there: beyond Docker's API.
 
-use super::networks::{cluster_id, of_cluster};
-use crate::backend::{BackendError, Candidate, resolve};
+use crate::backend::{Candidate, resolve};
 use crate::http::{Call, Failure, Reply, json, status_only};
-use crate::wire::network::{Policy, TraceStep};
+use crate::wire::network::{Policy, PolicyBody, TraceStep};
 use hyper::StatusCode;
+use muster_types::ClusterNetwork;
 use muster_types::policy::{NetworkPolicy, read_port};
-use muster_types::{ClusterNetwork, NetworkId};
 use std::sync::Arc;
 
 /// `GET /networks/{id}/policy`.
@@ -21,13 +20,25 @@ pub(super) async fn inspect(call: Call) -> Reply {
 
 /// `PUT /networks/{id}/policy`.
 pub(super) async fn set(mut call: Call) -> Reply {
-    let body: Policy = call.body().await?;
-    let rules = body.rules.iter().map(String::as_str);
-    let policy = NetworkPolicy::read(&body.default, rules)
-        .map_err(|problems| Failure::invalid(problems.join("; ")))?;
+    let policy = read(&call.body().await?)?;
     let id = find(&call).await?.id;
     call.cluster().network_set_policy(id, policy).await?;
     Ok(status_only(StatusCode::NO_CONTENT))
+}
+
+/// An empty object takes the policy away.
+fn read(body: &PolicyBody) -> Result<NetworkPolicy, Failure> {
+    let default = match (&body.default, &body.rules) {
+        (None, None) => return Ok(NetworkPolicy::default()),
+        (Some(default), _) if !default.is_empty() => default,
+        _ => {
+            return Err(Failure::invalid(
+                "the policy has to say its Default, \"allow\" or \"deny\"; {} takes it away",
+            ));
+        }
+    };
+    let rules = body.rules.iter().flatten().map(String::as_str);
+    NetworkPolicy::read(default, rules).map_err(|problems| Failure::invalid(problems.join("; ")))
 }
 
 /// `GET /services/{id}/trace`, with `to` and perhaps `port`.
@@ -50,19 +61,14 @@ pub(super) async fn trace(call: Call) -> Reply {
     json(&steps)
 }
 
-/// The network of the cluster that the path names.
+/// The network of the cluster that the path names. Where the cluster cannot be asked, nobody can say that there is none.
 async fn find(call: &Call) -> Result<Arc<ClusterNetwork>, Failure> {
-    let reference = call.reference();
-    let infos = match call.cluster().local().controller {
-        true => of_cluster(call).await?,
-        false => return Err(BackendError::not_controller().into()),
-    };
-    let candidates = infos.iter().map(|network| Candidate {
-        id: &network.id,
+    let mut networks = call.cluster().network_list().await?;
+    let ids: Vec<String> = networks.iter().map(|network| network.id.to_string()).collect();
+    let candidates = networks.iter().zip(&ids).map(|(network, id)| Candidate {
+        id,
         name: &network.spec.name,
     });
-    let id: NetworkId = cluster_id(&infos[resolve("network", reference, candidates)?])?;
-    let networks = call.cluster().network_list().await?;
-    let network = networks.into_iter().find(|network| network.id == id);
-    network.ok_or_else(|| BackendError::not_found(format!("network {reference} not found")).into())
+    let found = resolve("network", call.reference(), candidates)?;
+    Ok(networks.swap_remove(found))
 }

@@ -32,12 +32,20 @@ pub(crate) struct Network {
     pub labels: Labels,
 }
 
-/// A network's policy, as it is asked for and given.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
-#[serde(default, rename_all = "PascalCase")]
+/// A network's policy, as it is shown.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "PascalCase")]
 pub(crate) struct Policy {
     pub default: String,
     pub rules: Vec<String>,
+}
+
+/// Body of `PUT /networks/{id}/policy`. One that is not wholly understood must not let more through than it says.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, rename_all = "PascalCase", deny_unknown_fields)]
+pub(crate) struct PolicyBody {
+    pub default: Option<String>,
+    pub rules: Option<Vec<String>>,
 }
 
 /// A step of the way that a connection takes.

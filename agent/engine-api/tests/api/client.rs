@@ -17,6 +17,7 @@ pub const DEADLINE: Duration = Duration::from_secs(60);
 pub struct Running {
     pub directory: tempfile::TempDir,
     pub socket: PathBuf,
+    pub cluster: Arc<FakeCluster>,
     stop: Option<oneshot::Sender<()>>,
     server: Option<tokio::task::JoinHandle<()>>,
 }
@@ -37,9 +38,10 @@ impl Running {
             ..ServerConfig::default()
         };
         let server = Server::bind(&config).await.unwrap();
+        let cluster = Arc::new(FakeCluster::default());
         let backends = Backends {
             engine: Arc::new(FakeEngine::default()),
-            cluster: Arc::new(FakeCluster::default()),
+            cluster: cluster.clone(),
         };
         let (stop, stopped) = oneshot::channel::<()>();
         let server = tokio::spawn(server.run(backends, async move {
@@ -48,6 +50,7 @@ impl Running {
         Self {
             directory,
             socket,
+            cluster,
             stop: Some(stop),
             server: Some(server),
         }

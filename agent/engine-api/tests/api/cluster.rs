@@ -25,6 +25,7 @@ struct State {
     networks: Vec<Arc<ClusterNetwork>>,
     files: Vec<Arc<ClusterFile>>,
     index: u64,
+    has_leader: bool,
 }
 
 impl State {
@@ -124,9 +125,18 @@ impl State {
 impl FakeCluster {
     fn with<T>(&self, act: impl FnOnce(&mut State) -> Result<T>) -> Result<T> {
         match self.0.lock().unwrap().as_mut() {
+            Some(state) if !state.has_leader => Err(BackendError::no_leader()),
             Some(state) => act(state),
             None => Err(BackendError::no_swarm()),
         }
+    }
+
+    pub fn lose_leader(&self) {
+        self.with(|state| {
+            state.has_leader = false;
+            Ok(())
+        })
+        .unwrap();
     }
 }
 
@@ -216,6 +226,7 @@ impl ClusterBackend for FakeCluster {
             tasks: Vec::new(),
             networks: Vec::new(),
             files: Vec::new(),
+            has_leader: true,
             index: 10,
         };
         *self.0.lock().unwrap() = Some(state);

@@ -142,14 +142,41 @@ async fn a_network_is_given_rules_and_shows_them() {
     let written = r#"{"Default":"deny","Rules":["web -> db:5432/tcp,53/udp"]}"#;
     assert_eq!(shown.trim(), written);
     for (network, body, status) in [
-        ("net", r#"{"Rules":["web"]}"#, 400),
-        ("net", r#"{"Rules":"web -> db"}"#, 400),
+        ("net", r#"{"Default":"deny","Rules":["web"]}"#, 400),
+        ("net", r#"{"Default":"deny","Rules":"web -> db"}"#, 400),
+        ("net", r#"{"Rules":["web -> db"]}"#, 400),
+        ("net", r#"{"Default":"","Rules":["web -> db"]}"#, 400),
+        ("net", r#"{"default":"deny","rules":["web -> db"]}"#, 400),
+        ("net", r#"{"Default":"deny","Ruled":["web -> db"]}"#, 400),
         ("net", r#"{"Default":"maybe"}"#, 400),
         ("bridge", "{}", 404),
         ("none-such", "{}", 404),
     ] {
         assert_eq!(put(network, body).await, status, "{network} {body}");
     }
+    let (_, _, shown) = server.request("GET", "/networks/net/policy", None).await;
+    assert_eq!(shown.trim(), written);
+    assert_eq!(put("net", "{}").await, 204);
+    let (_, _, shown) = server.request("GET", "/networks/net/policy", None).await;
+    assert_eq!(shown.trim(), r#"{"Default":"allow","Rules":[]}"#);
+}
+
+#[tokio::test]
+async fn who_cannot_ask_the_cluster_does_not_say_that_a_network_is_missing() {
+    let server = Running::start().await;
+    let expect = async |says: &str| {
+        for (method, body) in [("GET", None), ("PUT", Some("{}"))] {
+            let (status, _, answer) = server.request(method, "/networks/net/policy", body).await;
+            assert!(
+                status == 503 && answer.contains(says),
+                "{method}: {status} {answer}"
+            );
+        }
+    };
+    expect("docker swarm init").await;
+    server.docker(&["swarm", "init"]).await;
+    server.cluster.lose_leader();
+    expect("does not have a leader").await;
 }
 
 #[tokio::test]
