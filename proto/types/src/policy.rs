@@ -15,8 +15,8 @@ pub const LABEL_DEFAULT: &str = "muster.network.policy.default";
 const LABEL_STACK: &str = "com.docker.stack.namespace";
 /// Most rules of a network: each is looked at for every service that a node runs there.
 pub const RULES_MAX: usize = 256;
-/// Most ports of a rule.
-pub const PORTS_MAX: usize = 64;
+/// Most ports of all rules of a network together: each becomes an element of packet filters for every task that may come.
+pub const PORTS_MAX: usize = 256;
 
 /// A network's rules. A service that some rule leads to accepts new connections that a rule allows, and no others.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -106,6 +106,10 @@ impl NetworkPolicy {
         if read.len() > RULES_MAX {
             problems.push(format!("there are more than {RULES_MAX} rules"));
         }
+        let ports: usize = read.iter().map(|rule: &PolicyRule| rule.ports.len()).sum();
+        if ports > PORTS_MAX {
+            problems.push(format!("the rules have more than {PORTS_MAX} ports together"));
+        }
         match problems.is_empty() {
             true => Ok(Self { unruled, rules: read }),
             false => Err(problems),
@@ -165,9 +169,6 @@ impl std::str::FromStr for PolicyRule {
         let mut ports = BTreeSet::new();
         for port in list.iter().flat_map(|list| list.split(',')) {
             ports.insert(read_port(port.trim())?);
-        }
-        if ports.len() > PORTS_MAX {
-            return Err(format!("it has more than {PORTS_MAX} ports"));
         }
         Ok(Self {
             from: Party::read(from.trim())?,
@@ -249,6 +250,20 @@ mod tests {
         spec.labels.insert(LABEL_DEFAULT.to_owned(), "no".to_owned());
         spec.labels.insert(LABEL_RULES.to_owned(), "web; db".to_owned());
         assert_eq!(NetworkPolicy::of_labels(&spec).unwrap_err().len(), 3);
+    }
+
+    #[test]
+    fn rules_and_the_ports_of_all_of_them_together_are_bounded() {
+        let read = |rules: usize, ports: usize| {
+            let list: Vec<String> = (1..=ports).map(|port| port.to_string()).collect();
+            let rules = vec![format!("web -> db:{}", list.join(",")); rules];
+            NetworkPolicy::read("deny", rules.iter().map(String::as_str))
+        };
+        assert!(read(RULES_MAX, 1).is_ok() && read(1, PORTS_MAX).is_ok() && read(4, PORTS_MAX / 4).is_ok());
+        for (rules, ports) in [(RULES_MAX + 1, 1), (1, PORTS_MAX + 1), (4, PORTS_MAX / 4 + 1)] {
+            let problems = read(rules, ports).unwrap_err();
+            assert!(problems[0].contains("more than 256"), "{problems:?}");
+        }
     }
 
     #[test]
