@@ -77,6 +77,7 @@ fn run(world: &mut World, command: &str) -> String {
         ["active", name] => world.set_availability(name, Availability::Active),
         ["label", name, key, value] => world.set_label(name, key, value),
         ["memory", name, mib] => world.set_memory(name, mib.parse().unwrap()),
+        ["level", name, level] => world.describe(name, |node| node.feature_level = level.parse().unwrap()),
         ["remove", name] => world.remove_node(name),
         ["hold", name] => world.hold(name, true),
         ["release", name] => world.hold(name, false),
@@ -88,6 +89,7 @@ fn run(world: &mut World, command: &str) -> String {
         ["wait", seconds] => world.tick(Duration::from_secs(seconds.parse().unwrap())),
         ["show"] => return world.show_all(),
         ["network", name, subnets @ ..] => world.create_network(name, subnets),
+        ["policy", name, rules @ ..] => world.set_policy(name, rules),
         ["rm-network", name] => {
             let refused = world.remove_network(name);
             return refused.map_or(String::new(), |refused| format!("{refused}\n"));
@@ -149,6 +151,10 @@ fn set(spec: &mut ServiceSpec, option: &str) {
         "image" => template.container.image = value.to_owned(),
         "auth" => template.container.registry_auth = RegistryAuth(value.to_owned()),
         "memory" => template.reservations.memory_bytes = value.parse::<u64>().unwrap() << 20,
+        "label" => {
+            let (key, value) = value.split_once('=').unwrap();
+            spec.labels.insert(key.to_owned(), value.to_owned());
+        }
         "constraint" => template.placement.constraints.push(value.to_owned()),
         "spread" => template.placement.preferences.push(SpreadOver {
             descriptor: value.to_owned(),

@@ -27,7 +27,8 @@ pub struct Touched {
     pub endpoints: BTreeSet<(NetworkId, EndpointOwner)>,
     /// Services that look different to containers of a network.
     pub network_services: BTreeSet<(NetworkId, ServiceId)>,
-    /// Some node's load changed or addresses came free, so that a waiting task may fit, or wait for another cause.
+    /// Some node's load changed, addresses came free or a network has other rules, so that a waiting task may fit, or wait
+    /// for another cause.
     pub loads: bool,
 }
 

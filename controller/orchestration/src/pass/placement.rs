@@ -4,6 +4,8 @@ use crate::draft::{Draft, TaskIndex};
 use muster_scheduler::place::FAILURE_WINDOW;
 use muster_scheduler::{Group, NodeView, Placements, place};
 use muster_state::load::host_ports;
+use muster_state::{LEVEL_OF_POLICIES, TemplateRevision};
+use muster_types::leading::LABEL_ADDRESS;
 use muster_types::{Node, NodeId, Reason, Slot, Task, TaskState};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -122,9 +124,24 @@ fn group(draft: &Draft<'_>, version: u64, tasks: &[TaskIndex]) -> Option<Group> 
     Some(Group {
         template: revision.template.clone(),
         ports: host_ports(&revision.ports).collect(),
-        feature_level: revision.node_level(),
+        feature_level: node_level(draft, revision),
         tasks: tasks.iter().map(|index| draft.task(*index).id).collect(),
     })
+}
+
+/// The feature level that a node has to have. An older one would let everybody reach the tasks, or open their ports at
+/// every address.
+fn node_level(draft: &Draft<'_>, revision: &TemplateRevision) -> u32 {
+    let networks = draft.state.networks_used_by(&revision.template, &revision.ports);
+    let mut networks = networks
+        .iter()
+        .filter_map(|network| draft.state.network(*network));
+    let is_bounded = networks.any(|network| network.policy.is_some())
+        || draft.service.spec.labels.contains_key(LABEL_ADDRESS);
+    match is_bounded {
+        true => revision.node_level().max(LEVEL_OF_POLICIES),
+        false => revision.node_level(),
+    }
 }
 
 /// Writes placements into the draft. The scheduler keeps the order of tasks, so placed ones come first.

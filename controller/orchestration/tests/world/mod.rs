@@ -10,6 +10,7 @@ use muster_state::{
 use muster_types::network::{AddressRange, NetworkSpec};
 use muster_types::node::Availability;
 use muster_types::overlay::{INGRESS_NETWORK, NetworkAddresses, OVERLAY_DRIVER};
+use muster_types::policy::NetworkPolicy;
 use muster_types::{
     AttachmentId, Cluster, ClusterId, ClusterSpec, ContainerId, DesiredState, IdSource, JoinToken,
     JoinTokens, Meta, NetworkId, Node, NodeDescription, NodeId, NodeSpec, NodeState, Reason, Resources,
@@ -288,8 +289,12 @@ impl World {
     }
 
     pub fn set_memory(&mut self, name: &str, mib: u64) {
+        self.describe(name, |node| node.resources.memory_bytes = mib << 20);
+    }
+
+    pub fn describe(&mut self, name: &str, edit: impl FnOnce(&mut NodeDescription)) {
         let mut description = self.node(name).description.as_ref().clone();
-        description.resources.memory_bytes = mib << 20;
+        edit(&mut description);
         let (node, description) = (self.nodes[name], Arc::new(description));
         self.propose(Change::NodeDescription { node, description });
     }
@@ -328,6 +333,14 @@ impl World {
         let surroundings = Surroundings::of(&self.state).expect("there is a cluster");
         let network = surroundings.plan(id, &spec).expect("the network can be made");
         self.propose(Change::NetworkCreate(Box::new(network)));
+    }
+
+    /// Gives a network these rules, or none.
+    pub fn set_policy(&mut self, name: &str, rules: &[&str]) {
+        let network = self.state.network_by_name(name).expect("the network exists").id;
+        let policy = NetworkPolicy::read("allow", rules.iter().copied()).expect("these are rules");
+        let policy = (!policy.is_empty()).then(|| Arc::new(policy));
+        self.propose(Change::NetworkPolicy { network, policy });
     }
 
     /// Why a network cannot be removed, if so.

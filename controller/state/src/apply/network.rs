@@ -117,6 +117,7 @@ impl ClusterState {
             row.meta.updated_at = self.time;
             self.put_network(row);
             touched.networks.insert(id);
+            touched.loads = true;
         }
         Ok(())
     }
