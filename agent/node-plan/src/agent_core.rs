@@ -322,6 +322,8 @@ impl AgentCore {
                 Some(Step::Stop)
                     if is_endpoint(record, task) && !self.leaving.may_stop(*id, self.set.age.index, now) => {}
                 Some(step) => {
+                    // One that waited may be gone from the set meanwhile, and waits no more.
+                    self.leaving.forget(id);
                     self.changed = true;
                     actions.extend(perform(*id, record, step, (&self.set, task), now));
                 }

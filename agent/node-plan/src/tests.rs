@@ -280,6 +280,13 @@ fn an_endpoint_gets_its_stop_signal_once_every_node_knows_that_it_leaves() {
     let waits = core.wake_at().unwrap();
     assert!(waits <= at(1000).after(LEAVE_WITHIN), "{waits:?}");
     assert_eq!(effects(&core.tick(at(3000))), ["stop"]);
+
+    // One that is not assigned any more stops at once, and nothing is due for its sake.
+    let mut core = leaving();
+    assert_eq!(effects(&core.tick(at(1000))), [""; 0]);
+    assert_eq!(core.assign(change(5, 6, vec![], &[7]), at(1010)), Taken::Yes);
+    assert_eq!(effects(&core.tick(at(1010))), ["stop"]);
+    assert_eq!(core.wake_at(), None);
 }
 
 fn prepared() -> Observation {
