@@ -48,6 +48,7 @@ pub enum FileNode {
 pub struct FileTree {
     root: BTreeMap<Vec<u8>, FileNode>,
     kept: BTreeMap<Vec<u8>, Vec<u8>>,
+    entries: usize,
 }
 
 /// What lies at a path of a tree.
@@ -79,6 +80,7 @@ impl FileTree {
         let mut tree = Some(FileTree {
             root: BTreeMap::new(),
             kept: BTreeMap::new(),
+            entries: 0,
         });
         let mut buffer = vec![0; BUFFER_BYTES];
         while let Some(entry) = stream.next_entry()? {
@@ -111,6 +113,11 @@ impl FileTree {
             located = Located::Node(node);
         }
         located
+    }
+
+    /// How many entries the archive has.
+    pub fn entries(&self) -> usize {
+        self.entries
     }
 
     /// The beginning of a file that was to be kept.
@@ -150,6 +157,7 @@ impl FileTree {
         keeps: &dyn Fn(&[u8]) -> Option<u64>,
         buffer: &mut [u8],
     ) -> Result<bool> {
+        self.entries += 1;
         let Some(parts) = plain_parts(&entry.path).filter(|_| entry.xattrs.is_empty()) else {
             return Ok(false);
         };

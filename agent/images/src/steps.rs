@@ -53,27 +53,35 @@ pub struct StepPruning {
 }
 
 impl ImageStore {
-    /// The image that a step made of the same things, which the lease keeps, and notes its use.
-    pub fn cached_step(&self, key: &Digest, now_unix_s: i64) -> Result<Option<(ImageId, Lease)>> {
+    /// The image that a step made of the same things, which the lease keeps. Its use is to be noted.
+    pub fn cached_step(&self, key: &Digest) -> Result<Option<(ImageId, Lease)>> {
         let Some(step) = self.inner.records.view()?.step(key)? else {
             return Ok(None);
         };
         // Before the image is looked for: what is found then stays.
         let lease = self.lease([step.image_id]);
-        let found = self.inner.records.change(Persist::Later, |changes| {
-            if changes.image(&step.image_id)?.is_none() {
-                changes.remove_step(&key.to_string())?;
-                return Ok(None);
+        let found = self.inner.records.view()?.image(&step.image_id)?;
+        Ok(found.map(|image| (image.id, lease)))
+    }
+
+    /// Notes that a build used these steps.
+    pub fn note_used(&self, keys: &[Digest], now_unix_s: i64) -> Result<()> {
+        if keys.is_empty() {
+            return Ok(());
+        }
+        // Their loss costs nothing but the order in which steps are forgotten.
+        self.inner.records.change(Persist::Later, |changes| {
+            for key in keys {
+                let Some(step) = changes.step(key)? else { continue };
+                let used = StepRecord {
+                    used_unix_s: now_unix_s,
+                    uses: step.uses.saturating_add(1),
+                    ..step
+                };
+                changes.put_step(key, &used)?;
             }
-            let used = StepRecord {
-                used_unix_s: now_unix_s,
-                uses: step.uses.saturating_add(1),
-                ..step.clone()
-            };
-            changes.put_step(key, &used)?;
-            Ok(Some(step.image_id))
-        })?;
-        Ok(found.map(|id| (id, lease)))
+            Ok(())
+        })
     }
 
     /// Remembers what a step made.

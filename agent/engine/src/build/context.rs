@@ -32,25 +32,51 @@ pub(crate) struct Context {
     pub dockerfile: String,
 }
 
+/// An archive of at most so many bytes stays in memory while its build runs: most contexts are that small, and a build whose
+/// steps are all cached then writes nothing.
+const MEMORY_BYTES_MAX: usize = 4 << 20;
+
 #[derive(Debug)]
 enum Files {
     /// As they came.
-    Packed(File),
+    Packed(Packed),
     /// The directory that they lie in.
     Unpacked(Arc<OwnedFd>),
+}
+
+#[derive(Debug)]
+enum Packed {
+    Memory(Vec<u8>),
+    File(File),
+}
+
+impl Packed {
+    /// Appends to it; what becomes too large goes on in a file.
+    fn write(&mut self, bytes: &[u8], path: &Path) -> io::Result<()> {
+        let memory = match self {
+            Self::File(file) => return file.write_all(bytes),
+            Self::Memory(memory) => memory,
+        };
+        if memory.len() + bytes.len() <= MEMORY_BYTES_MAX {
+            memory.extend_from_slice(bytes);
+            return Ok(());
+        }
+        let mut options = File::options();
+        let mut file = options.read(true).write(true).create_new(true).open(path)?;
+        file.write_all(memory)?;
+        file.write_all(bytes)?;
+        *self = Self::File(file);
+        Ok(())
+    }
 }
 
 impl Context {
     /// Takes an archive, compressed or not, into `place`. Blocks.
     pub fn receive(place: &Path, archive: impl Read, dockerfile: &str) -> Result<Self> {
         make_directory(place)?;
-        let path = place.join("archive");
-        let mut options = File::options();
-        let opened = options.read(true).write(true).create_new(true).open(&path);
-        let packed = opened.map_err(|error| Error::io("keep the build context", error))?;
         let mut context = Self {
             place: place.to_path_buf(),
-            files: Mutex::new(Files::Packed(packed)),
+            files: Mutex::new(Files::Packed(Packed::Memory(Vec::new()))),
             tree: None,
             hidden: Vec::new(),
             dockerfile: String::new(),
@@ -101,28 +127,44 @@ impl Context {
             let is_read = path == IGNORE_FILE.as_bytes() || path == named(dockerfile).as_bytes();
             is_read.then_some(DOCKERFILE_BYTES_MAX as u64 + 1)
         };
-        let archive = Copied { archive, packed };
+        let archive = Copied {
+            archive,
+            packed,
+            path: self.archive(),
+        };
         Ok(FileTree::list(archive, &keeps, &LoadLimits::default())?)
     }
 
-    fn unpack(&self, packed: &mut File) -> Result<OwnedFd> {
+    /// Where the archive lies, if it does not stay in memory.
+    fn archive(&self) -> PathBuf {
+        self.place.join("archive")
+    }
+
+    fn unpack(&self, packed: &mut Packed) -> Result<OwnedFd> {
         let files = self.place.join("context");
         make_directory(&files)?;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = rustix::fs::open(&files, flags, Mode::empty())
             .map_err(|error| Error::io("open the build context", error.into()))?;
-        packed
-            .rewind()
-            .map_err(|error| Error::io("read the build context", error))?;
         // What a client owns on its machine says nothing here.
         let options = ExtractOptions {
             keep_kinds: false,
             owner: Some(Owner { uid: 0, gid: 0 }),
         };
         let limits = LoadLimits::default();
-        extract(root.as_fd(), "", packed, &options, &Some, &limits)?;
-        std::fs::remove_file(self.place.join("archive"))
-            .map_err(|error| Error::io("remove the archive of the build context", error))?;
+        match packed {
+            Packed::Memory(archive) => {
+                extract(root.as_fd(), "", archive.as_slice(), &options, &Some, &limits)?;
+            }
+            Packed::File(archive) => {
+                archive
+                    .rewind()
+                    .map_err(|error| Error::io("read the build context", error))?;
+                extract(root.as_fd(), "", archive, &options, &Some, &limits)?;
+                std::fs::remove_file(self.archive())
+                    .map_err(|error| Error::io("remove the archive of the build context", error))?;
+            }
+        }
         Ok(root)
     }
 
@@ -242,13 +284,14 @@ fn hide(root: &OwnedFd, path: &str) -> Result<()> {
 /// A reader of which everything that is read is also written down.
 struct Copied<'a, R> {
     archive: R,
-    packed: &'a mut File,
+    packed: &'a mut Packed,
+    path: PathBuf,
 }
 
 impl<R: Read> Read for Copied<'_, R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let read = self.archive.read(buffer)?;
-        self.packed.write_all(&buffer[..read])?;
+        self.packed.write(&buffer[..read], &self.path)?;
         Ok(read)
     }
 }
@@ -257,6 +300,44 @@ impl Drop for Context {
     fn drop(&mut self) {
         if let Err(error) = remove_directory(&self.place) {
             tracing::warn!(error = error.chain(), "a build context is left over");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn archive(file_bytes: usize) -> Vec<u8> {
+        let mut builder = tar::Builder::new(Vec::new());
+        for (name, content) in [
+            ("Dockerfile", b"FROM scratch".to_vec()),
+            ("file", vec![7; file_bytes]),
+        ] {
+            let mut header = tar::Header::new_gnu();
+            header.set_size(content.len() as u64);
+            header.set_mode(0o644);
+            builder
+                .append_data(&mut header, name, content.as_slice())
+                .unwrap();
+        }
+        builder.into_inner().unwrap()
+    }
+
+    #[test]
+    fn a_small_context_is_written_only_for_its_files_and_a_large_one_at_once() {
+        let place = tempfile::tempdir().unwrap();
+        for (file_bytes, is_written) in [(1000, false), (MEMORY_BYTES_MAX, true)] {
+            let place = place.path().join(file_bytes.to_string());
+            let context = Context::receive(&place, archive(file_bytes).as_slice(), "Dockerfile").unwrap();
+            assert_eq!(context.dockerfile, "FROM scratch");
+            assert_eq!(place.join("archive").exists(), is_written, "{file_bytes}");
+            context.root().unwrap();
+            let file = std::fs::metadata(place.join("context/file")).unwrap();
+            assert_eq!(file.len(), file_bytes as u64);
+            assert!(!place.join("archive").exists());
+            drop(context);
+            assert!(!place.exists());
         }
     }
 }

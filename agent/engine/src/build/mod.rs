@@ -25,11 +25,13 @@ pub use cache::StepCache;
 use context::Context;
 use futures::future::BoxFuture;
 use muster_build::{BuildArgs, Dockerfile, Plan};
+use muster_images::Digest;
 use muster_types::container::HostConfig;
 use rand::Rng;
 use std::collections::BTreeMap;
 use std::io::Read;
-use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, PoisonError};
 pub(crate) use step_mounts::StepCaches;
 use tokio::sync::mpsc;
 
@@ -119,9 +121,19 @@ pub(crate) struct Build {
     pub args: BuildArgs,
     pub context: Arc<Context>,
     pub bases: Arc<dyn BaseImages>,
+    /// Steps that were taken from the cache; their use is to be noted.
+    pub used: Mutex<Vec<Digest>>,
+    /// Some step was not.
+    pub made_any: AtomicBool,
 }
 
 impl Build {
+    /// Notes the uses of steps since the last time. Blocks.
+    fn note_used(&self) -> Result<()> {
+        let used = std::mem::take(&mut *self.used.lock().unwrap_or_else(PoisonError::into_inner));
+        Ok(self.inner.images.note_used(&used, step::now_s())?)
+    }
+
     /// A name for a container, or a root file system, of this build.
     pub fn member(&self, number: usize) -> String {
         format!("{NAME_PREFIX}{}-{number}", self.id)
@@ -167,6 +179,8 @@ impl Inner {
                 args,
                 context: Arc::new(context),
                 bases,
+                used: Mutex::default(),
+                made_any: AtomicBool::new(false),
             })
         })
         .await

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use futures::future::join_all;
 use muster_build::{Instruction, Step};
 use std::collections::BTreeSet;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -49,9 +50,15 @@ pub(super) async fn run(build: Build, client: mpsc::Sender<Result<BuildOutput>>)
     let inner = Arc::clone(&build.inner);
     let trimmed = inner
         .blocking(move |inner| {
+            // Of a build that failed.
+            build.note_used()?;
+            let made_any = build.made_any.load(Ordering::Relaxed);
             // Its context goes with it.
             drop(build);
-            Ok(inner.images.trim_steps(&inner.images_in_use())?)
+            match made_any {
+                true => Ok(inner.images.trim_steps(&inner.images_in_use())?),
+                false => Ok(()),
+            }
         })
         .await;
     if let Err(error) = trimmed {
@@ -152,12 +159,19 @@ fn extra_steps(build: &Build, index: usize) -> Vec<Step> {
     }]
 }
 
-async fn finish(build: &Build, end: Arc<StageEnd>, client: &mpsc::Sender<Result<BuildOutput>>) -> Result<()> {
+async fn finish(
+    build: &Arc<Build>,
+    end: Arc<StageEnd>,
+    client: &mpsc::Sender<Result<BuildOutput>>,
+) -> Result<()> {
     let id = end.image;
-    let tags = build.request.tags.clone();
+    let finished = Arc::clone(build);
     build
         .inner
-        .blocking(move |inner| Ok(inner.images.finish_build(&id, &tags)?))
+        .blocking(move |inner| {
+            finished.note_used()?;
+            Ok(inner.images.finish_build(&id, &finished.request.tags)?)
+        })
         .await?;
     let declared = build.dockerfile.declared();
     let unused: Vec<&str> = build.args.unused(&declared).collect();

@@ -11,6 +11,7 @@ use muster_images::{Digest, Image, ImageId, ImageStore, Lease, NewImage};
 use muster_types::Timestamp;
 use serde_json::json;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::PoisonError;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Raised when steps make other images of the same things.
@@ -49,7 +50,7 @@ impl StageRun {
             .build
             .inner
             .blocking(move |inner| {
-                let found = inner.images.cached_step(&key, now_s())?;
+                let found = inner.images.cached_step(&key)?;
                 Ok(match found {
                     Some((id, _)) if !sources.is_empty() && !is_step_of(&inner.images, &id, &sources)? => {
                         None
@@ -58,6 +59,10 @@ impl StageRun {
                 })
             })
             .await?;
+        if found.is_some() {
+            let mut used = self.build.used.lock().unwrap_or_else(PoisonError::into_inner);
+            used.push(key);
+        }
         Ok(found.map(|(image, lease)| Made {
             image,
             lease,
@@ -88,6 +93,7 @@ impl StageRun {
         make: impl FnOnce(&ImageStore) -> Result<(ImageId, Lease)> + Send + 'static,
     ) -> Result<Made> {
         let description = description.to_owned();
+        self.build.made_any.store(true, Ordering::Relaxed);
         let (image, lease) = self
             .build
             .inner

@@ -17,6 +17,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
+/// Most entries of a context that are looked at between two waits of the build; of more, a thread of its own does it.
+const AT_HAND_ENTRIES_MAX: usize = 1000;
+
 /// One source, once it is known what it is.
 enum Found {
     /// Below the origin.
@@ -48,6 +51,11 @@ impl Origin {
             Self::Context(context) => context.listed(),
             Self::Image(_) => None,
         }
+    }
+
+    /// As [`Origin::listed`], where a look at them takes no time.
+    fn at_hand(&self) -> Option<&FileTree> {
+        self.listed().filter(|tree| tree.entries() <= AT_HAND_ENTRIES_MAX)
     }
 
     /// The paths that a source means. Blocks.
@@ -91,15 +99,18 @@ impl StageRun {
         let name = transfer.kind.name();
         let failed = |error: Error| error.of_step(name);
         let work = self.prepare(state, transfer).await.map_err(failed)?;
-        let (work, content) = self
-            .build
-            .inner
-            .blocking(move |_| {
-                let content = digest(&work)?;
-                Ok((work, content))
-            })
-            .await
-            .map_err(failed)?;
+        let (work, content) = match digest_at_hand(&work) {
+            Some(content) => (work, content),
+            None => self
+                .build
+                .inner
+                .blocking(move |_| {
+                    let content = digest(&work)?;
+                    Ok((work, content))
+                })
+                .await
+                .map_err(failed)?,
+        };
         let shaped = Shaped {
             content,
             destination: work.destination.clone(),
@@ -144,7 +155,11 @@ impl StageRun {
                         refuse_remote(&path)?;
                     }
                     let origin = origin.clone();
-                    let paths = self.build.inner.blocking(move |_| origin.select(&path)).await?;
+                    let known = origin.at_hand().map(|tree| listed::select(tree, &path));
+                    let paths = match known.transpose()?.flatten() {
+                        Some(paths) => paths,
+                        None => self.build.inner.blocking(move |_| origin.select(&path)).await?,
+                    };
                     found.extend(paths.into_iter().map(Found::Path));
                 }
             }
@@ -207,13 +222,24 @@ impl StageRun {
 
 /// The digest of all sources, as the history shows it.
 fn digest(work: &Work) -> Result<String> {
+    digest_by(work, |path| work.origin.digest_at(path, &work.cancel))
+}
+
+/// As [`digest`], where the list of the context tells it at once.
+fn digest_at_hand(work: &Work) -> Option<String> {
+    let tree = work.origin.at_hand()?;
+    let unknown = || Error::invalid("only the files tell");
+    digest_by(work, |path| listed::digest_at(tree, path).ok_or_else(unknown)).ok()
+}
+
+fn digest_by(work: &Work, digest_at: impl Fn(&str) -> Result<(bool, Digest)>) -> Result<String> {
     let mut digests = Vec::new();
     let mut kind = "file";
     for found in &work.found {
         digests.push(match found {
             Found::Inline { content, .. } => Digest::of(content.as_bytes()),
             Found::Path(path) => {
-                let (is_directory, digest) = work.origin.digest_at(path, &work.cancel)?;
+                let (is_directory, digest) = digest_at(path)?;
                 if is_directory {
                     kind = "dir";
                 }
