@@ -67,7 +67,7 @@ pub fn register_images(
         spread,
         bytes: IntGauge::with_opts(Opts::new(
             "muster_image_bytes",
-            "Bytes of all files in the layers of this node's images",
+            "Bytes of all that this node keeps of images: files of layers, their archives' headers, blobs of layers",
         ))?,
         fetched: IntCounterVec::new(
             Opts::new(

@@ -42,6 +42,8 @@ use tokio::sync::watch;
 
 /// Threads that run the daemon's tasks; blocking work has its own.
 const WORKER_THREADS_MAX: usize = 4;
+/// Between two looks at whether what came of unfinished images is too old.
+const UNFINISHED_LOOK_PERIOD: std::time::Duration = std::time::Duration::from_secs(60);
 
 /// Runs the daemon until SIGTERM or SIGINT. Containers outlive it.
 pub fn run(flags: DaemonFlags) -> anyhow::Result<()> {
@@ -123,6 +125,7 @@ async fn serve(
     let networks = ClusterNetworks::new(engine.clone());
     let following = tokio::spawn(networks.clone().follow());
     let reserving = tokio::spawn(reserve.keep());
+    let expiring = tokio::spawn(expire_unfinished(images.clone()));
     let host = NodeHost::new(MemberContext {
         files: NodeFiles::new(&config.data_dir),
         tasks: Arc::new(EngineTasks::new(
@@ -176,6 +179,7 @@ async fn serve(
     leasing.abort();
     following.abort();
     reserving.abort();
+    expiring.abort();
     engine.shutdown().await;
     Ok(())
 }
@@ -215,6 +219,22 @@ fn api_config(config: &DaemonConfig) -> anyhow::Result<ServerConfig> {
         }
     }
     Ok(server)
+}
+
+/// Deletes what came of images that nobody finished.
+async fn expire_unfinished(images: muster_images::ImageStore) {
+    let mut look = tokio::time::interval(UNFINISHED_LOOK_PERIOD);
+    loop {
+        look.tick().await;
+        let images = images.clone();
+        let expired = tokio::task::spawn_blocking(move || images.expire_unfinished()).await;
+        if let Ok(Err(error)) = expired {
+            tracing::warn!(
+                error = error.full_message(),
+                "what came of unfinished images is left over"
+            );
+        }
+    }
 }
 
 /// What the node says of itself to the cluster.

@@ -3,6 +3,7 @@
 use crate::support::{IMAGE, LONG, Lab, PASSWORD, Registry, Setup, USER, eventually};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 fn plain(port: u16) -> Setup {
@@ -95,6 +96,44 @@ fn what_is_pushed_is_pulled_by_tag_and_digest() {
         nothing.contains("An image does not exist locally with the tag"),
         "{nothing}"
     );
+}
+
+#[test]
+fn what_was_pulled_is_pushed_to_a_registry_that_has_nothing_of_it() {
+    let lab = Lab::with_image("e2eregag", 1, 1);
+    let first = Registry::start(&lab, "node-1", &plain(5000));
+    let second = Registry::start(&lab, "node-1", &plain(5001));
+    let docker = lab.docker("node-1");
+    let (from, to) = (format!("{}/app:1", first.name), format!("{}/app:1", second.name));
+    docker.run(&["tag", IMAGE, &from]);
+    docker.run(&["push", &from]);
+    let id = docker.run(&["inspect", "--format", "{{.Id}}", IMAGE]);
+    docker.run(&["rmi", "-f", &id]);
+    docker.run(&["pull", &from]);
+    drop(first);
+
+    // Its blobs are no longer here: the layers' archives are made again of their files.
+    docker.run(&["tag", &from, &to]);
+    let digest = digest_in(&docker.run(&["push", &to]));
+    let manifest = std::fs::read(second.blob(&digest)).unwrap();
+    let manifest: serde_json::Value = serde_json::from_slice(&manifest).unwrap();
+    let contents: Vec<String> = manifest["layers"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|layer| {
+            let blob = second.blob(layer["digest"].as_str().unwrap());
+            let file = std::fs::File::open(blob).unwrap();
+            let unpacked = Command::new("gzip").arg("-dc").stdin(file).output();
+            muster_images::Digest::of(&unpacked.unwrap().stdout).to_string()
+        })
+        .collect();
+    let layers = docker.run(&["inspect", "--format", "{{json .RootFS.Layers}}", &to]);
+    assert_eq!(serde_json::json!(contents).to_string(), layers);
+    docker.run(&["rmi", "-f", &id]);
+    docker.run(&["pull", &to]);
+    assert_eq!(docker.run(&["inspect", "--format", "{{.Id}}", &to]), id);
+    assert_eq!(docker.run(&["run", "--rm", &to, "echo", "here"]), "here");
 }
 
 #[test]

@@ -272,3 +272,37 @@ fn the_image_of_another_platform_comes_from_a_node_while_its_registry_is_out_of_
     let none = two.refuse(&["pull", "--platform", "linux/s390x", &all]);
     assert!(none.contains("no node of the cluster has"), "{none}");
 }
+
+#[test]
+fn a_late_node_takes_the_content_of_layers_whose_blobs_nobody_keeps() {
+    let lab = Lab::with_image("e2erolco", 2, 1);
+    let (one, two) = (lab.docker("node-1"), lab.docker("node-2"));
+    let (setup, certificate) = with_tls(&lab, "node-1", 5443);
+    let registry = Registry::start(&lab, "node-1", &setup);
+    trust(&lab, "node-1", &registry, &certificate);
+    trust(&lab, "node-2", &registry, &certificate);
+    let name = format!("{}/app:1", registry.name);
+    one.run(&["tag", IMAGE, &name]);
+    let pushed = one.run(&["push", &name]);
+    let digest = &pushed[pushed.find("digest: ").unwrap() + 8..][..71];
+    let manifest = std::fs::read(registry.blob(digest)).unwrap();
+    let manifest: serde_json::Value = serde_json::from_slice(&manifest).unwrap();
+    let layers = manifest["layers"].as_array().unwrap();
+    let compressed: u64 = layers.iter().map(|layer| layer["size"].as_u64().unwrap()).sum();
+    let id = one.run(&["inspect", "--format", "{{.Id}}", &name]);
+    // The one node has it as it came from the registry, without the blobs; the other has nothing of it.
+    one.run(&["rmi", "-f", &id]);
+    two.run(&["rmi", "-f", &id]);
+    one.run(&["pull", &name]);
+    drop(registry);
+
+    two.run(&["pull", &name]);
+    assert_eq!(two.run(&["inspect", "--format", "{{.Id}}", &name]), id);
+    assert_eq!(two.run(&["run", "--rm", &name, "echo", "here"]), "here");
+    let (from_registry, from_nodes, _) = traffic(&lab, &["node-2"]);
+    assert_eq!(from_registry, 0);
+    assert!(
+        from_nodes > compressed,
+        "{from_nodes} bytes came of layers that were {compressed} at the registry"
+    );
+}

@@ -52,7 +52,8 @@ impl ImageStore {
                 .manifests
                 .iter()
                 .filter_map(|manifest| manifest.layer_blobs.get(index));
-            for blob in blobs {
+            // In whose place the content may have come.
+            for blob in blobs.chain([&image.diff_ids[index]]) {
                 if blobs::size(&self.inner.layout, blob)?.is_none() {
                     continue;
                 }

@@ -30,6 +30,30 @@ pub(crate) struct Expected {
     pub(crate) bytes: Option<u64>,
 }
 
+impl Expected {
+    /// Refuses what is not this.
+    pub(crate) fn check(&self, digest: &Digest, bytes: u64, what: impl Fn() -> String) -> Result<()> {
+        if let Some(expected) = self.bytes.filter(|expected| *expected != bytes) {
+            let mismatch = ArchiveError::SizeMismatch {
+                what: what(),
+                expected,
+                actual: bytes,
+            };
+            return Err(mismatch.into());
+        }
+        if self.digest != *digest {
+            let (expected, actual) = (self.digest, *digest);
+            return Err(ArchiveError::DigestMismatch {
+                what: what(),
+                expected,
+                actual,
+            }
+            .into());
+        }
+        Ok(())
+    }
+}
+
 impl StagedBlob {
     /// A file in `tmp` whose content was hashed while it was written.
     pub(crate) fn from_parts(path: TempPath, digest: Digest, bytes: u64) -> StagedBlob {
@@ -89,24 +113,7 @@ impl StagedBlob {
 
     /// Refuses a blob that is not what was announced.
     pub(crate) fn check(&self, expected: &Expected, what: impl Fn() -> String) -> Result<()> {
-        if let Some(bytes) = expected.bytes.filter(|bytes| *bytes != self.bytes) {
-            let mismatch = ArchiveError::SizeMismatch {
-                what: what(),
-                expected: bytes,
-                actual: self.bytes,
-            };
-            return Err(mismatch.into());
-        }
-        if expected.digest != self.digest {
-            let (expected, actual) = (expected.digest, self.digest);
-            return Err(ArchiveError::DigestMismatch {
-                what: what(),
-                expected,
-                actual,
-            }
-            .into());
-        }
-        Ok(())
+        expected.check(&self.digest, self.bytes, what)
     }
 
     /// The staged file.

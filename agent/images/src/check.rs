@@ -17,10 +17,11 @@ use crate::limits::{DOCUMENT_BYTES_MAX, LoadLimits};
 use crate::manifest::Document;
 use crate::records::{ImageRecord, Lookup, Persist};
 use crate::reference::Reference;
-use crate::register::{LayerStack, UnpackBounds};
+use crate::register::LayerStack;
 use crate::staged_layers::StoredLayers;
 use crate::store::{ImageStore, Inner};
 use crate::unpack::open_directory;
+use crate::unpacked_layer::UnpackBounds;
 
 /// How long what is left of a damaged image is kept, so that a fetch has to bring only what is missing.
 const REST_KEPT_S: i64 = 7 * 24 * 3600;
@@ -266,7 +267,7 @@ impl ImageStore {
                 layers: stack,
                 staged: None,
             };
-            outcome = self.ensure_layers(stack, &feed, bounds, &mut lease);
+            outcome = self.ensure_layers(stack, &feed, bounds, &mut lease).map(drop);
             if outcome.is_ok() {
                 break;
             }
@@ -352,11 +353,12 @@ impl ImageStore {
             let has_archive = layer.is_some_and(|layer| layer.archive_bytes.is_some())
                 && layout.layer(chain_id).is_dir()
                 && layout.split(chain_id).is_file();
-            stands.push(has_archive);
-            let mut blobs = image
-                .manifests
-                .iter()
-                .filter_map(|manifest| manifest.layer_blobs.get(index));
+            let content = image.diff_ids.get(index);
+            let content_bytes = content.map_or(Ok(None), |content| blobs::size_on_disk(layout, content))?;
+            stands.push(has_archive || content_bytes.is_some());
+            let blobs = image.manifests.iter();
+            let blobs = blobs.filter_map(|manifest| manifest.layer_blobs.get(index));
+            let mut blobs = blobs.chain(content);
             // Nobody can tell whether it is whole.
             let is_lost = !has_archive
                 && layout.layer_doubt().is_in_doubt(chain_id)

@@ -3,13 +3,15 @@
 use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
+use std::time::Instant;
 
 use crate::digest::Digest;
 use crate::error::Result;
-use crate::layout::names;
+use crate::layout::{Layout, names};
 use crate::records::{Changes, Lookup, Persist};
 use crate::repository::held_by_repositories;
 use crate::store::ImageStore;
+use crate::usage::split_bytes;
 
 /// What a collection removed.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -18,7 +20,7 @@ pub struct Collected {
     pub layers: Vec<Digest>,
     /// Digests of removed blobs.
     pub blobs: Vec<Digest>,
-    /// Bytes of files in the removed layers.
+    /// Bytes of the removed layers.
     pub layer_bytes: u64,
 }
 
@@ -35,12 +37,13 @@ impl ImageStore {
     /// Removes every blob and layer that no image, container or lease needs.
     pub fn collect_garbage(&self) -> Result<Collected> {
         let layout = &self.inner.layout;
+        self.inner.unfinished.expire(Instant::now());
         let collected = {
             // Under the pins nothing unrecorded can become needed; under the change nothing recorded can.
             let pins = self.inner.pins.hold();
             let unneeded = |digest: &Digest| !pins.is_pinned(digest);
             let collected = self.inner.records.change(Persist::Now, |changes| {
-                let mut collected = unneeded_layers(changes, &unneeded)?;
+                let mut collected = unneeded_layers(layout, changes, &unneeded)?;
                 let mut needed = held_by_repositories(changes)?;
                 for image in changes.images_and_rests()? {
                     needed.extend(self.blob_files_needed(changes, &image)?);
@@ -137,7 +140,11 @@ impl ImageStore {
 }
 
 /// Takes the records of layers that no image, container or lease needs.
-fn unneeded_layers(changes: &Changes, unneeded: &dyn Fn(&Digest) -> bool) -> Result<Collected> {
+fn unneeded_layers(
+    layout: &Layout,
+    changes: &Changes,
+    unneeded: &dyn Fn(&Digest) -> bool,
+) -> Result<Collected> {
     let (images, snapshots) = (changes.images_and_rests()?, changes.snapshots()?);
     let of_images = images.iter().flat_map(|image| image.chain_ids.iter());
     let of_snapshots = snapshots
@@ -152,7 +159,7 @@ fn unneeded_layers(changes: &Changes, unneeded: &dyn Fn(&Digest) -> bool) -> Res
         // Who reads the content as a blob has a lease on its digest.
         if !needed.contains(&chain_id) && unneeded(&chain_id) && unneeded(&layer.diff_id) {
             changes.remove_layer(&key)?;
-            collected.layer_bytes += layer.content_bytes;
+            collected.layer_bytes += layer.content_bytes + split_bytes(layout, &chain_id)?;
             collected.layers.push(chain_id);
         }
     }

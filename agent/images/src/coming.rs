@@ -7,20 +7,19 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 
-use sha2::{Digest as _, Sha256};
-use tempfile::NamedTempFile;
-
-use crate::blobs::{Expected, StagedBlob};
+use crate::blobs::Expected;
+use crate::coming_place::{Came, Place, Taken};
 use crate::digest::Digest;
 use crate::error::{ArchiveError, Error, Result};
 use crate::lease::Lease;
 use crate::store::ImageStore;
+use sha2::{Digest as _, Sha256};
 
 /// Takes the pieces of one blob. Dropped before [`BlobWriter::finish`], it leaves nothing.
 #[derive(Debug)]
 pub struct BlobWriter {
     store: StoreHandle,
-    file: NamedTempFile,
+    place: Place,
     hasher: Sha256,
     written: u64,
     expected: Expected,
@@ -61,7 +60,10 @@ pub(crate) type ComingBlobs = Mutex<HashMap<Digest, Weak<Shared>>>;
 
 #[derive(Debug)]
 pub(crate) struct Shared {
+    digest: Digest,
     file: File,
+    /// Where the file is in memory.
+    _memory: Option<Taken>,
     bytes: u64,
     state: Mutex<State>,
     changed: Condvar,
@@ -87,9 +89,11 @@ impl ImageStore {
     pub fn begin_blob(&self, digest: &Digest, bytes: u64) -> Result<(BlobWriter, ComingBlob)> {
         let temporary = self.inner.layout.temporary();
         let failed = |error: io::Error| Error::io("write a blob in", &temporary, error);
-        let file = NamedTempFile::new_in(&temporary).map_err(failed)?;
+        let (place, memory) = Place::begin(&temporary, bytes, &self.inner.in_memory).map_err(failed)?;
         let shared = Arc::new(Shared {
-            file: file.as_file().try_clone().map_err(failed)?,
+            digest: *digest,
+            file: place.file().try_clone().map_err(failed)?,
+            _memory: memory,
             bytes,
             state: Mutex::new(State {
                 written: 0,
@@ -104,7 +108,7 @@ impl ImageStore {
         }
         let writer = BlobWriter {
             store: StoreHandle(self.clone()),
-            file,
+            place,
             hasher: Sha256::new(),
             written: 0,
             expected: Expected {
@@ -143,7 +147,7 @@ impl BlobWriter {
             .into());
         }
         let failed = |error| Error::io("write a blob in", self.store.0.inner.layout.root(), error);
-        self.file.write_all(piece).map_err(failed)?;
+        self.place.file().write_all(piece).map_err(failed)?;
         self.hasher.update(piece);
         self.written += piece.len() as u64;
         self.shared.0.lock().written = self.written;
@@ -155,8 +159,8 @@ impl BlobWriter {
     pub fn finish(self) -> Result<()> {
         let store = self.store.clone();
         let _lease = store.0.lease([self.expected.digest]);
-        let (staged, shared) = self.checked()?;
-        staged.store(&store.0.inner.layout)?;
+        let (came, shared) = self.checked()?;
+        came.store(&store.0.inner.layout)?;
         shared.0.end(End::Stored);
         Ok(())
     }
@@ -165,24 +169,26 @@ impl BlobWriter {
     pub fn verify(self) -> Result<VerifiedBlob> {
         let store = self.store.clone();
         let lease = store.0.lease([self.expected.digest]);
-        let (staged, shared) = self.checked()?;
+        let (came, shared) = self.checked()?;
         shared.0.end(End::Verified);
         Ok(VerifiedBlob {
             store,
-            staged,
+            came,
             _shared: shared,
             _lease: lease,
         })
     }
 
-    fn checked(self) -> Result<(StagedBlob, Producer)> {
-        let staged = StagedBlob::from_parts(
-            self.file.into_temp_path(),
-            Digest::from_hash(self.hasher.finalize().into()),
-            self.written,
-        );
-        staged.check(&self.expected, || format!("blob {}", self.expected.digest))?;
-        Ok((staged, self.shared))
+    fn checked(self) -> Result<(Came, Producer)> {
+        let digest = Digest::from_hash(self.hasher.finalize().into());
+        let what = || format!("blob {}", self.expected.digest);
+        self.expected.check(&digest, self.written, what)?;
+        let came = Came {
+            place: self.place,
+            digest,
+            bytes: self.written,
+        };
+        Ok((came, self.shared))
     }
 }
 
@@ -190,7 +196,7 @@ impl BlobWriter {
 #[derive(Debug)]
 pub struct VerifiedBlob {
     store: StoreHandle,
-    staged: StagedBlob,
+    came: Came,
     _shared: Producer,
     _lease: Lease,
 }
@@ -198,7 +204,7 @@ pub struct VerifiedBlob {
 impl VerifiedBlob {
     /// Makes it part of the store.
     pub fn store(self) -> Result<()> {
-        self.staged.store(&self.store.0.inner.layout)
+        self.came.store(&self.store.0.inner.layout)
     }
 }
 
@@ -241,6 +247,11 @@ impl ComingBlob {
             shared: self.shared.clone(),
             position,
         }
+    }
+
+    /// Its digest.
+    pub fn digest(&self) -> Digest {
+        self.shared.digest
     }
 
     /// The size that it was announced with.
@@ -296,6 +307,7 @@ impl Read for ComingReader {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::atomic::Ordering;
 
     fn store() -> (tempfile::TempDir, ImageStore) {
         let place = tempfile::tempdir().unwrap();
@@ -327,6 +339,10 @@ mod tests {
         coming.await_verified().unwrap();
         assert_eq!(follower.join().unwrap().unwrap(), content);
         assert!(store.has_blob(&digest).unwrap());
+        let in_memory = &store.inner.in_memory;
+        assert_eq!(in_memory.load(Ordering::Relaxed), 1000, "it can still be read");
+        drop((found, coming));
+        assert_eq!(in_memory.load(Ordering::Relaxed), 0);
     }
 
     #[test]

@@ -172,14 +172,28 @@ impl ImageStore {
         Ok(BlobReader { source, bytes })
     }
 
+    /// As [`ImageStore::open_blob`], for whoever compares what is read with its digest itself, as other nodes do.
+    pub fn open_blob_uncompared(&self, digest: &Digest) -> Result<BlobReader> {
+        let mut blob = self.open_blob(digest)?;
+        if let Source::Layer { comparing, .. } = &mut blob.source {
+            *comparing = None;
+        }
+        Ok(blob)
+    }
+
     /// Opens the file of a blob, for what needs one.
     pub fn open_blob_file(&self, digest: &Digest) -> Result<File> {
         blobs::open(&self.inner.layout, digest)
     }
 
-    /// The content of a layer's blob, if it is here in any form: the blob, announced with this size, or the uncompressed
-    /// content that it was found to have.
-    pub fn layer_here(&self, blob: &Digest, bytes: u64) -> Result<Option<LayerHere>> {
+    /// A layer, if it is here in any form: the blob, announced with this size, or the uncompressed content. Where no content
+    /// is named, it is what the blob was found to have.
+    pub fn layer_here(
+        &self,
+        blob: &Digest,
+        bytes: u64,
+        content: Option<&Digest>,
+    ) -> Result<Option<LayerHere>> {
         let mut lease = self.lease([*blob]);
         if self.has_whole_blob(blob, bytes)? {
             return Ok(Some(LayerHere {
@@ -187,7 +201,11 @@ impl ImageStore {
                 _lease: lease,
             }));
         }
-        for content in self.known_contents(blob)? {
+        let contents = match content {
+            Some(content) => vec![*content],
+            None => self.known_contents(blob)?,
+        };
+        for content in contents {
             lease.extend([content]);
             if self.has_blob(&content)? {
                 return Ok(Some(LayerHere {
@@ -260,8 +278,9 @@ impl ImageStore {
         let view = self.inner.records.view()?;
         let mut needed = HashSet::new();
         let has_one = |image: &ImageRecord| {
-            let mut layers = image.manifests.iter().flat_map(|manifest| &manifest.layer_blobs);
-            layers.any(|blob| blobs.contains(blob))
+            let layers = image.manifests.iter().flat_map(|manifest| &manifest.layer_blobs);
+            let mut forms = layers.chain(&image.diff_ids);
+            forms.any(|form| blobs.contains(form))
         };
         for image in view.images_and_rests()?.into_iter().filter(has_one) {
             needed.extend(self.blob_files_needed(&view, &image)?);
@@ -290,8 +309,13 @@ impl ImageStore {
         for manifest in &image.manifests {
             for (index, blob) in manifest.layer_blobs.iter().enumerate() {
                 let is_own = manifest.is_packed && Some(blob) != image.diff_ids.get(index);
-                if is_own || !stands.get(index).copied().unwrap_or(false) {
+                let stands = stands.get(index).copied().unwrap_or(false);
+                if is_own || !stands {
                     needed.push(*blob);
+                }
+                // In whose place the content may have come.
+                if !stands {
+                    needed.extend(image.diff_ids.get(index));
                 }
             }
         }

@@ -165,8 +165,7 @@ impl ImageStore {
         {
             let known = missing.iter().any(|blob| blob.digest == needed.digest);
             let content = position.checked_sub(1).and_then(|layer| contents.get(layer));
-            let is_here = self.layer_here(&needed.digest, needed.size)?.is_some()
-                || content.map_or(Ok(false), |content| self.has_blob(content))?;
+            let is_here = self.layer_here(&needed.digest, needed.size, content)?.is_some();
             if !known && !is_here {
                 missing.push(BlobDescriptor {
                     digest: needed.digest,

@@ -53,7 +53,7 @@ impl PinsHeld<'_> {
 
 impl Lease {
     /// Pins more.
-    pub(crate) fn extend(&mut self, digests: impl IntoIterator<Item = Digest>) {
+    pub fn extend(&mut self, digests: impl IntoIterator<Item = Digest>) {
         let pins = self.pins.clone();
         let mut held = pins.hold();
         for digest in digests {

@@ -67,7 +67,7 @@ impl ImageStore {
         // Not by the name, which may be another image's by now.
         let image = find(&self.inner.records.view()?, &manifest.config.digest.to_string())?;
         let packed = self.pack_layers(&image, &unpacked, &mut lease)?;
-        self.remember_packed(&image, manifest.with_layers(&packed), lease)
+        self.remember_packed(&image, manifest.with_layers(&packed), &packed, lease)
     }
 
     /// A manifest for a registry that lacks layers of which only the content is here: those are compressed here.
@@ -84,15 +84,17 @@ impl ImageStore {
             }
             layers.push(layer);
         }
-        for (position, packed) in self.pack_layers(&image, &unpacked, &mut lease)? {
-            layers[position] = packed;
+        let packed = self.pack_layers(&image, &unpacked, &mut lease)?;
+        for (position, packed) in &packed {
+            layers[*position] = *packed;
         }
         let config_bytes = self.config_bytes(&image.id)?.len() as u64;
-        self.remember_packed(&image, synthesise(image.id, config_bytes, &layers), lease)
+        let bytes = synthesise(image.id, config_bytes, &layers);
+        self.remember_packed(&image, bytes, &packed, lease)
     }
 
-    /// The image's own manifest, and each of its layers in the form in which it is here: the blob that the manifest names, or
-    /// else the content.
+    /// The image's own manifest, and each of its layers in the form in which it is here: the blob that the manifest names, if
+    /// that was compared with the content, or else the content.
     pub(crate) fn layers_here(&self, image: &ImageRecord) -> Result<(Manifest, Vec<LayerBlob>)> {
         let digest = image.manifests[0].digest;
         let own = match Document::parse(&self.read_document(&digest)?, "a stored manifest")? {
@@ -100,8 +102,10 @@ impl ImageStore {
             Document::Index(_) => return Err(Error::NoSuchBlob { digest }),
         };
         let mut layers = Vec::new();
-        for (layer, content) in own.layers.iter().zip(&image.diff_ids) {
-            layers.push(match self.has_blob(&layer.digest)? {
+        for (position, (layer, content)) in own.layers.iter().zip(&image.diff_ids).enumerate() {
+            let content_bytes = self.blob_size(content)?;
+            let is_believed = image.has_form(position, &layer.digest) || content_bytes.is_none();
+            layers.push(match is_believed && self.has_blob(&layer.digest)? {
                 true => LayerBlob {
                     digest: layer.digest,
                     bytes: layer.size,
@@ -109,7 +113,7 @@ impl ImageStore {
                 },
                 false => LayerBlob {
                     digest: *content,
-                    bytes: self.blob_size(content)?.unwrap_or_default(),
+                    bytes: content_bytes.unwrap_or_default(),
                     compression: Compression::None,
                 },
             });
@@ -117,11 +121,13 @@ impl ImageStore {
         Ok((own, layers))
     }
 
-    /// Stores a manifest with compressed layers as one more of the image.
+    /// Stores a manifest with compressed layers as one more of the image. What was not compressed here of it, nor compared
+    /// before, is believed no more than it was.
     fn remember_packed(
         &self,
         image: &ImageRecord,
         bytes: Vec<u8>,
+        packed: &HashMap<usize, LayerBlob>,
         mut lease: Lease,
     ) -> Result<PackedManifest> {
         let digest = Digest::of(&bytes);
@@ -130,11 +136,19 @@ impl ImageStore {
             .store(&self.inner.layout)?;
         let layers = Document::parse(&bytes, "the packed manifest")?;
         if let Document::Manifest(layers) = layers {
-            let layer_blobs = layers.layers.iter().map(|layer| layer.digest).collect();
+            let layer_blobs: Vec<Digest> = layers.layers.iter().map(|layer| layer.digest).collect();
+            let is_unseen = |position: &usize| {
+                let blob = layer_blobs[*position];
+                !packed.contains_key(position)
+                    && image.diff_ids.get(*position) != Some(&blob)
+                    && !image.has_form(*position, &blob)
+            };
+            let unseen = (0..layer_blobs.len()).filter(is_unseen).collect();
             let manifest = ManifestRecord {
                 digest,
                 layer_blobs,
                 is_packed: true,
+                unseen,
             };
             self.remember_manifest(image, manifest)?;
         }
@@ -204,11 +218,7 @@ impl ImageStore {
                 .enumerate()
                 .filter(|(_, own)| *own == diff_id);
             for (position, _) in positions {
-                let blobs = image
-                    .manifests
-                    .iter()
-                    .filter_map(|manifest| manifest.layer_blobs.get(position));
-                for blob in blobs.filter(|blob| *blob != diff_id) {
+                for blob in image.forms(position).filter(|blob| *blob != diff_id) {
                     // Before it is looked for: what is found then stays.
                     lease.extend([*blob]);
                     let Some(bytes) = self.blob_size(blob)? else {

@@ -232,6 +232,8 @@ impl ImageStore {
             digest: *digest,
             layer_blobs: manifest.layers.iter().map(|layer| layer.digest).collect(),
             is_packed: false,
+            // Whoever compared them is forgotten.
+            unseen: (0..manifest.layers.len()).collect(),
         };
         match parse_config(&id, &config) {
             Ok((_, diff_ids)) if is_whole && diff_ids.len() == record.layer_blobs.len() => {

@@ -4,14 +4,15 @@ use std::ops::Range;
 use std::path::Path;
 
 use redb::{Database, Durability, ReadTransaction, ReadableTable, TableDefinition, WriteTransaction};
+use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
 
 use crate::digest::{Digest, ImageId};
 use crate::error::{Error, Result};
 use crate::lasting::LastingDatabase;
-use crate::limits::MANIFESTS_PER_IMAGE_MAX;
 use crate::repository::Entry;
+
+pub(crate) use crate::record::{ImageRecord, LayerRecord, ManifestRecord, SnapshotRecord, StepRecord};
 
 pub(crate) type Table = TableDefinition<'static, &'static str, &'static [u8]>;
 
@@ -30,109 +31,10 @@ pub(crate) const REPOSITORY_HELD: Table = Table::new("repository-held");
 const FORMAT_KEY: &str = "format";
 /// There while some container's record is lost and its owner may yet give it back.
 const LOST_CONTAINERS_KEY: &str = "lost-containers";
-/// Raised when records change in a way that older versions must not touch.
-const FORMAT: u64 = 1;
+/// Raised when records change in a way that older versions must not touch. 2: layers stand without their blobs.
+const FORMAT: u64 = 2;
 /// Records of hundreds of images fit; the default of 1 GiB would let the cache outgrow the daemon.
 const CACHE_BYTES: usize = 2 << 20;
-
-/// An image.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct ImageRecord {
-    pub(crate) id: ImageId,
-    /// The manifests that lead to this image, the preferred one first.
-    pub(crate) manifests: Vec<ManifestRecord>,
-    /// The indexes that led to one of the manifests; kept so that other nodes can verify the way from a digest.
-    #[serde(default)]
-    pub(crate) indexes: Vec<Digest>,
-    pub(crate) diff_ids: Vec<Digest>,
-    pub(crate) chain_ids: Vec<Digest>,
-    /// Bytes of all files in all layers.
-    pub(crate) content_bytes: u64,
-    /// A build made it on its way; only a name makes it an image that users see.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub(crate) is_step: bool,
-    /// Since when something that it needs to run is missing, in seconds since 1970: it is hidden until it is fetched
-    /// again, and what is left of it is kept for that.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) damaged_since_unix_s: Option<i64>,
-}
-
-/// A manifest of an image.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct ManifestRecord {
-    pub(crate) digest: Digest,
-    /// The layers' blobs, lowest first.
-    pub(crate) layer_blobs: Vec<Digest>,
-    /// This store compressed the layers for a registry, and keeps what it made.
-    #[serde(default, skip_serializing_if = "is_false")]
-    pub(crate) is_packed: bool,
-}
-
-/// An unpacked layer.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct LayerRecord {
-    pub(crate) diff_id: Digest,
-    /// Bytes of its files.
-    pub(crate) content_bytes: u64,
-    /// Bytes of its archive, where that can be made again of its directory and what was written down beside it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) archive_bytes: Option<u64>,
-}
-
-/// A container's root filesystem.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct SnapshotRecord {
-    pub(crate) image_id: ImageId,
-    /// Its layers stay while it exists, also when the image is removed.
-    pub(crate) chain_ids: Vec<Digest>,
-}
-
-/// What a step of a build made.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct StepRecord {
-    pub(crate) image_id: ImageId,
-    /// The step, as a user reads it.
-    pub(crate) description: String,
-    /// When it was made, in seconds since 1970.
-    pub(crate) created_unix_s: i64,
-    /// When a build used it last.
-    pub(crate) used_unix_s: i64,
-    /// How often builds used it.
-    pub(crate) uses: u64,
-}
-
-fn is_false(value: &bool) -> bool {
-    !value
-}
-
-impl ImageRecord {
-    /// Remembers one more index that leads here, in place of the oldest where there are too many.
-    pub(crate) fn note_index(&mut self, index: Option<Digest>) {
-        if let Some(index) = index.filter(|index| !self.indexes.contains(index)) {
-            self.indexes.push(index);
-            if self.indexes.len() > MANIFESTS_PER_IMAGE_MAX {
-                self.indexes.remove(0);
-            }
-        }
-    }
-
-    /// Whether this is the digest of one of its manifests or of an index that leads to one.
-    pub(crate) fn leads_by(&self, digest: &Digest) -> bool {
-        self.indexes.contains(digest) || self.manifests.iter().any(|manifest| manifest.digest == *digest)
-    }
-
-    /// Whether this blob is the layer of this number in one of its manifests.
-    pub(crate) fn has_form(&self, layer: usize, blob: &Digest) -> bool {
-        let mut manifests = self.manifests.iter();
-        manifests.any(|manifest| manifest.layer_blobs.get(layer) == Some(blob))
-    }
-
-    /// The blobs that are not layers: manifests, indexes and the configuration.
-    pub(crate) fn documents(&self) -> impl Iterator<Item = Digest> + '_ {
-        let manifests = self.manifests.iter().map(|manifest| manifest.digest);
-        manifests.chain(self.indexes.iter().copied()).chain([self.id])
-    }
-}
 
 /// The database.
 pub(crate) struct Records {
@@ -179,8 +81,9 @@ impl Records {
             }
             match changes.get::<u64>(STORE, FORMAT_KEY)? {
                 Some(found) if found > FORMAT => Err(Error::NewerFormat { found, known: FORMAT }),
-                Some(_) => Ok(()),
-                None => changes.put(STORE, FORMAT_KEY, &FORMAT),
+                Some(FORMAT) => Ok(()),
+                // Of an earlier version: all that it wrote is understood.
+                Some(_) | None => changes.put(STORE, FORMAT_KEY, &FORMAT),
             }
         })?;
         Ok(records)

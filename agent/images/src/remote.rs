@@ -4,11 +4,12 @@ use crate::check::LayerState;
 use crate::digest::{Digest, ImageId};
 use crate::error::Result;
 use crate::import::BlobDescriptor;
+use crate::layer_feed::LayerFeed;
 use crate::limits::LoadLimits;
 use crate::manifest::{Descriptor, Document, choose, choose_for, parse_config};
 use crate::records::{ImageRecord, Lookup, Persist};
 use crate::reference::Reference;
-use crate::register::{LayerFeed, PlannedImage};
+use crate::register::PlannedImage;
 use crate::store::ImageStore;
 
 /// What lies behind a name or digest of a registry.

@@ -3,13 +3,14 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 
 use crate::blobs::StagedBlob;
 use crate::digest::Digest;
 use crate::error::{Error, Result};
+use crate::layer_feed::{LayerBytes, LayerFeed};
 use crate::layout::Layout;
-use crate::register::{LayerFeed, LayerStack};
+use crate::register::LayerStack;
 use crate::store::ImageStore;
 
 /// Layers that are all here: staged, or in the store as the blobs or as their uncompressed content.
@@ -20,19 +21,26 @@ pub(crate) struct StoredLayers<'a> {
 }
 
 impl LayerFeed for StoredLayers<'_> {
-    fn open(&self, layer: usize) -> io::Result<Box<dyn Read>> {
+    fn open(&self, layer: usize) -> io::Result<LayerBytes> {
         let (blob, content) = (self.layers.blobs[layer], self.layers.diff_ids[layer]);
         if let Some(file) = self.staged.and_then(|staged| staged.open(&blob)) {
-            return Ok(Box::new(file?));
+            return Ok(LayerBytes {
+                digest: blob,
+                reader: Box::new(file?),
+            });
         }
         let opened = match self.store.open_blob(&blob) {
-            Err(Error::NoSuchBlob { .. }) => match self.store.open_blob(&content) {
-                Err(Error::NoSuchBlob { .. }) => Err(Error::NoSuchBlob { digest: blob }),
-                opened => opened,
+            Err(missing @ Error::NoSuchBlob { .. }) => match self.store.open_blob(&content) {
+                Err(Error::NoSuchBlob { .. }) => Err(missing),
+                opened => opened.map(|opened| (content, opened)),
             },
-            opened => opened,
+            opened => opened.map(|opened| (blob, opened)),
         };
-        Ok(Box::new(opened.map_err(io::Error::other)?))
+        let (digest, reader) = opened.map_err(io::Error::other)?;
+        Ok(LayerBytes {
+            digest,
+            reader: Box::new(reader),
+        })
     }
 
     fn await_verified(&self, _: usize) -> io::Result<()> {

@@ -1,6 +1,5 @@
 //! The store: opening it, finding images, naming them.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
@@ -9,6 +8,7 @@ use std::thread::JoinHandle;
 use crate::blobs;
 use crate::collect::Unrecorded;
 use crate::coming::ComingBlobs;
+use crate::coming_place::InMemory;
 use crate::digest::{Digest, ImageId};
 use crate::error::{Error, Result};
 use crate::image::{Image, unix_seconds};
@@ -21,6 +21,7 @@ use crate::records::{ImageRecord, Lookup, Persist, Records};
 use crate::reference::Reference;
 use crate::session::Session;
 use crate::turns::Turns;
+use crate::unfinished::Unfinished;
 
 /// The images, layers and container root filesystems of one node. Clones share one store; methods block.
 #[derive(Clone)]
@@ -39,27 +40,14 @@ pub(crate) struct Inner {
     /// Some image may be hidden.
     pub(crate) hides: AtomicBool,
     pub(crate) coming: ComingBlobs,
+    pub(crate) unfinished: Unfinished,
+    pub(crate) in_memory: InMemory,
 }
 
 impl Drop for Inner {
     fn drop(&mut self) {
         self.session.close();
     }
-}
-
-/// What the store holds, in bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct DiskUsage {
-    /// Number of images.
-    pub images: usize,
-    /// Number of unpacked layers.
-    pub layers: usize,
-    /// Number of container root filesystems.
-    pub containers: usize,
-    /// Bytes of files in unpacked layers.
-    pub layer_bytes: u64,
-    /// Bytes of blobs, compressed as they came.
-    pub blob_bytes: u64,
 }
 
 impl ImageStore {
@@ -87,6 +75,8 @@ impl ImageStore {
                 checking: Mutex::new(None),
                 hides: AtomicBool::new(false),
                 coming: ComingBlobs::default(),
+                unfinished: Unfinished::default(),
+                in_memory: InMemory::default(),
             }),
         };
         if earlier.lost_power {
@@ -175,83 +165,6 @@ impl ImageStore {
             "the size of a configuration",
             DOCUMENT_BYTES_MAX,
         )
-    }
-
-    /// Bytes of files over all layers of the image.
-    pub fn size(&self, reference_or_id: &str) -> Result<u64> {
-        Ok(find(&self.inner.records.view()?, reference_or_id)?.content_bytes)
-    }
-
-    /// Bytes of the files of all layers but those that only steps of builds have, each counted once.
-    pub fn layer_bytes(&self) -> Result<u64> {
-        let hidden = self.step_images()?;
-        let view = self.inner.records.view()?;
-        let images = view.images()?;
-        let (steps, images): (Vec<_>, Vec<_>) = images.iter().partition(|image| hidden.contains(&image.id));
-        let mut only_steps: BTreeSet<Digest> =
-            steps.iter().flat_map(|image| image.chain_ids.clone()).collect();
-        let snapshots = view.snapshots()?;
-        let seen = images.iter().flat_map(|image| &image.chain_ids);
-        for chain_id in seen.chain(snapshots.iter().flat_map(|(_, snapshot)| &snapshot.chain_ids)) {
-            only_steps.remove(chain_id);
-        }
-        let layers = view.layers()?.into_iter();
-        Ok(layers
-            .filter(|(key, _)| {
-                key.parse()
-                    .map_or(true, |chain_id| !only_steps.contains(&chain_id))
-            })
-            .map(|(_, layer)| layer.content_bytes)
-            .sum())
-    }
-
-    /// Bytes of the layers that each image shares with another one.
-    pub fn shared_bytes(&self) -> Result<BTreeMap<ImageId, u64>> {
-        let hidden = self.step_images()?;
-        let view = self.inner.records.view()?;
-        let mut images = view.images()?;
-        images.retain(|image| !hidden.contains(&image.id));
-        let mut users: BTreeMap<Digest, u32> = BTreeMap::new();
-        for chain_id in images.iter().flat_map(|image| &image.chain_ids) {
-            *users.entry(*chain_id).or_default() += 1;
-        }
-        let mut sizes: BTreeMap<Digest, u64> = BTreeMap::new();
-        for chain_id in users.keys() {
-            let layer = view.layer(chain_id)?;
-            sizes.insert(*chain_id, layer.map_or(0, |layer| layer.content_bytes));
-        }
-        let shared = |image: &ImageRecord| {
-            let layers = image
-                .chain_ids
-                .iter()
-                .filter(|id| users.get(*id).is_some_and(|count| *count > 1));
-            layers.filter_map(|id| sizes.get(id)).sum()
-        };
-        Ok(images.iter().map(|image| (image.id, shared(image))).collect())
-    }
-
-    /// What the store holds.
-    pub fn disk_usage(&self) -> Result<DiskUsage> {
-        let view = self.inner.records.view()?;
-        let layers = view.layers()?;
-        let mut blob_bytes = 0;
-        for name in crate::layout::names(&self.inner.layout.blobs())? {
-            let digest = std::str::from_utf8(&name)
-                .ok()
-                .and_then(|hex| Digest::from_hex(hex).ok());
-            blob_bytes += digest
-                .map_or(Ok(None), |digest| {
-                    blobs::size_on_disk(&self.inner.layout, &digest)
-                })?
-                .unwrap_or(0);
-        }
-        Ok(DiskUsage {
-            images: view.images()?.len(),
-            layers: layers.len(),
-            containers: view.snapshots()?.len(),
-            layer_bytes: layers.iter().map(|(_, layer)| layer.content_bytes).sum(),
-            blob_bytes,
-        })
     }
 
     /// Keeps blobs (and layers, by chain id) from being collected until the lease is dropped.

@@ -22,13 +22,28 @@ fn fetch(from: &ImageStore, to: &ImageStore, manifest: &Digest, name: &str) -> R
         for blob in missing {
             lease.push(to.lease([blob.digest]));
             // Of a layer that was compressed elsewhere there may be its content only.
-            let here = from.layer_here(&blob.digest, blob.bytes)?;
+            let content = content_of(from, manifest, &blob.digest);
+            let here = from.layer_here(&blob.digest, blob.bytes, content.as_ref())?;
             let digest = here.map_or(blob.digest, |here| here.digest);
             let bytes = (blob.bytes > 0 && digest == blob.digest).then_some(blob.bytes);
             to.import_blob(&digest, bytes, from.open_blob(&digest)?)?;
         }
     }
     to.import_image(manifest, &[name], &LoadLimits::default())
+}
+
+/// The content of the layer that a manifest gives as this blob.
+fn content_of(store: &ImageStore, manifest: &Digest, blob: &Digest) -> Option<Digest> {
+    let mut document = String::new();
+    store
+        .open_blob(manifest)
+        .ok()?
+        .read_to_string(&mut document)
+        .ok()?;
+    let document: serde_json::Value = serde_json::from_str(&document).ok()?;
+    let mut layers = document["layers"].as_array()?.iter();
+    let position = layers.position(|layer| layer["digest"] == blob.to_string())?;
+    store.layer_contents(manifest).ok()?.get(position).copied()
 }
 
 #[test]

@@ -4,7 +4,7 @@ mod support;
 
 use std::io::Read;
 
-use muster_images::{Digest, LoadLimits};
+use muster_images::{Digest, LoadLimits, RemoveOptions};
 use serde_json::Value;
 use support::*;
 
@@ -126,4 +126,88 @@ fn no_image_brings_a_false_form_of_a_layer_that_is_here() {
         .read_to_end(&mut unpacked)
         .unwrap();
     assert_eq!(unpacked, high);
+}
+
+/// A manifest says what it will; where the content came otherwise, nobody compared its blob with it.
+#[test]
+fn a_form_that_was_never_here_is_not_believed() {
+    let [low, high] = layers();
+    let other = Layer::new().file("high", "other").finish();
+    let (fixture, false_form) = (Fixture::new(), gzip(&other));
+    let store = &fixture.store;
+    fixture.load(&plain_archive("a:1", &[&low, &high]));
+    // An image of the content that is here, which calls another blob its top layer.
+    let mut layout = OciLayout::default();
+    let entry = layout.image(&[&low, &high], &[&low, &false_form]);
+    let manifest: Digest = entry["digest"].as_str().unwrap().parse().unwrap();
+    let named = |digest: &Digest| {
+        let path = format!("blobs/sha256/{}", digest.hex());
+        let mut files = layout.files.iter();
+        files.find(|(name, _)| *name == path).unwrap().1.as_slice()
+    };
+    let _lease = store.lease([manifest]);
+    store.import_blob(&manifest, None, named(&manifest)).unwrap();
+    store
+        .import_image(&manifest, &["evil:1"], &LoadLimits::default())
+        .unwrap();
+
+    let false_blob = Digest::of(&false_form);
+    let here = store
+        .layer_here(&false_blob, false_form.len() as u64, None)
+        .unwrap();
+    assert!(here.is_none(), "another image is told that it has the layer");
+    let _kept = store.lease([false_blob]);
+    store
+        .import_blob(&false_blob, None, false_form.as_slice())
+        .unwrap();
+    let packed = store.packed_manifest("a:1").unwrap();
+    let mut unpacked = Vec::new();
+    let top = content(&fixture, &layer_blobs(&packed.bytes)[1]);
+    flate2::read::GzDecoder::new(top.as_slice())
+        .read_to_end(&mut unpacked)
+        .unwrap();
+    assert!(unpacked == high, "a registry is given another layer");
+    let repacked = store.repacked_manifest("evil:1").unwrap();
+    assert!(!layer_blobs(&repacked.bytes).contains(&false_blob));
+
+    // Nor is it once the blob is here: it is compared then.
+    let error = store.import_image(&manifest, &["evil:2"], &LoadLimits::default());
+    assert!(error.unwrap_err().full_message().contains("digest"));
+    // What is compared, and right, is believed from then on.
+    store.remove("evil:1", RemoveOptions::default(), &[]).unwrap();
+    let right = gzip(&high);
+    fixture.load(&docker_archive("b:1", &[&low, &high], &[&low, &right]));
+    let here = store.layer_here(&Digest::of(&right), right.len() as u64, None);
+    assert_eq!(here.unwrap().unwrap().digest, Digest::of(&high));
+}
+
+/// What this store packs anew of a manifest is in the form of its own, which others can write, too.
+#[test]
+fn a_form_that_was_never_here_is_not_believed_when_the_rest_is_packed() {
+    let [low, high] = layers();
+    let (one, two) = (Fixture::new(), Fixture::new());
+    let false_blob = Digest::of(b"another layer");
+    one.load(&plain_archive("a:1", &[&low, &high]));
+    let (_, own) = one.store.manifest("a:1").unwrap();
+    let own = String::from_utf8(own).unwrap();
+    let crafted = own.replace(&Digest::of(&high).to_string(), &false_blob.to_string());
+    assert_ne!(crafted, own);
+    // The contents are there, as another image's.
+    let top = Layer::new().file("top", "top").finish();
+    two.load(&plain_archive("b:1", &[&low, &high, &top]));
+    let (manifest, config) = (Digest::of(crafted.as_bytes()), config(&[&low, &high]));
+    let store = &two.store;
+    let _lease = store.lease([manifest, Digest::of(&config)]);
+    for (digest, document) in [
+        (Digest::of(&config), config.as_slice()),
+        (manifest, crafted.as_bytes()),
+    ] {
+        store.import_blob(&digest, None, document).unwrap();
+    }
+    store
+        .import_image(&manifest, &["evil:1"], &LoadLimits::default())
+        .unwrap();
+    let packed = store.packed_manifest("evil:1").unwrap();
+    assert_ne!(packed.digest, manifest, "the low layer is packed");
+    assert!(store.layer_here(&false_blob, 1, None).unwrap().is_none());
 }

@@ -7,7 +7,9 @@ use std::fs;
 use std::io::Read;
 use std::path::PathBuf;
 
-use muster_images::{Digest, Error, ImageStore, LoadLimits, RemoveOptions};
+use muster_images::{
+    ComingImage, Digest, Error, ImageStore, LayerBytes, LayerFeed, LoadLimits, Reference, RemoveOptions,
+};
 use support::*;
 
 struct Loaded {
@@ -101,7 +103,7 @@ fn assert_whole(loaded: &Loaded, store: &ImageStore) {
     assert_eq!(store.resolve("app:1").unwrap().id, loaded.id);
     assert_eq!(store.damaged().unwrap(), []);
     for (layer, packed) in loaded.layers.iter().zip(&loaded.packed) {
-        let here = store.layer_here(&Digest::of(packed), packed.len() as u64);
+        let here = store.layer_here(&Digest::of(packed), packed.len() as u64, Some(&Digest::of(layer)));
         let given = content(store, &here.unwrap().unwrap().digest);
         assert!(given == *layer || given == *packed);
     }
@@ -122,7 +124,8 @@ fn a_loaded_image_is_there_once_and_all_of_it_is_given() {
     let (low, compressed) = (Digest::of(&loaded.layers[0]), Digest::of(&loaded.packed[0]));
     assert!(!store.has_blob(&compressed).unwrap());
     let bytes = loaded.packed[0].len() as u64;
-    assert_eq!(store.layer_here(&compressed, bytes).unwrap().unwrap().digest, low);
+    let here = store.layer_here(&compressed, bytes, None);
+    assert_eq!(here.unwrap().unwrap().digest, low);
     let mut reader = store.open_blob(&low).unwrap();
     assert_eq!(reader.size(), loaded.layers[0].len() as u64);
     reader.skip(100_000).unwrap();
@@ -329,4 +332,130 @@ fn an_image_of_layers_that_are_kept_and_layers_that_are_not_is_saved_and_compres
         .read_to_end(&mut unpacked)
         .unwrap();
     assert!(unpacked == plain);
+}
+
+/// Layers that come as their uncompressed content.
+struct Contents<'a> {
+    store: &'a ImageStore,
+    layers: &'a [&'a [u8]],
+    /// So many of them come.
+    coming: usize,
+}
+
+impl LayerFeed for Contents<'_> {
+    fn open(&self, layer: usize) -> std::io::Result<LayerBytes> {
+        if layer >= self.coming {
+            return Err(std::io::Error::other("the others fell silent"));
+        }
+        Ok(LayerBytes {
+            digest: Digest::of(self.layers[layer]),
+            reader: Box::new(std::io::Cursor::new(self.layers[layer].to_vec())),
+        })
+    }
+
+    fn await_verified(&self, _: usize) -> std::io::Result<()> {
+        Ok(())
+    }
+
+    fn keep(&self, layer: usize) -> std::io::Result<()> {
+        let content = self.layers[layer];
+        self.store
+            .import_blob(&Digest::of(content), None, content)
+            .map_err(std::io::Error::other)
+    }
+
+    fn unpacked(&self, _: usize) {}
+}
+
+fn begin(store: &ImageStore, layers: &[&[u8]], packed: &[&[u8]]) -> (ComingImage, muster_images::Lease) {
+    let mut layout = OciLayout::default();
+    let entry = layout.image(layers, packed);
+    let manifest: Digest = entry["digest"].as_str().unwrap().parse().unwrap();
+    let documents = [manifest, Digest::of(&config(layers))];
+    let lease = store.lease(
+        documents
+            .into_iter()
+            .chain(layers.iter().map(|layer| Digest::of(layer))),
+    );
+    for document in documents {
+        let path = format!("blobs/sha256/{}", document.hex());
+        let (_, bytes) = layout.files.iter().find(|(name, _)| *name == path).unwrap();
+        store.import_blob(&document, None, bytes.as_slice()).unwrap();
+    }
+    let coming = ComingImage {
+        manifest,
+        index: None,
+        references: vec![Reference::parse("app:1").unwrap().with_default_tag()],
+    };
+    (coming, lease)
+}
+
+#[test]
+fn content_that_came_in_place_of_a_blob_stays_where_it_cannot_be_made_again() {
+    let fixture = Fixture::new();
+    let store = &fixture.store;
+    let kept = Layer::new().file("low", "replaced").file("low", "low").finish();
+    let packed = gzip(&kept);
+    let layers: &[&[u8]] = &[&kept];
+    let (coming, lease) = begin(store, layers, &[&packed]);
+    let feed = Contents {
+        store,
+        layers,
+        coming: 1,
+    };
+    let id = store
+        .import_coming(&coming, &feed, &LoadLimits::default())
+        .unwrap();
+    drop(lease);
+    store.discard_unpacked(&[Digest::of(&packed), Digest::of(&kept)], None);
+    store.collect_garbage().unwrap();
+    let is_whole = |store: &ImageStore| {
+        let saved = store.find_saved(&["app:1".to_owned()]).unwrap();
+        let mut archive = Vec::new();
+        store.save(&saved, &mut archive).unwrap();
+        assert_eq!(Fixture::new().load(&archive)[0].id, id);
+        assert_eq!(store.missing_blobs(&coming.manifest).unwrap(), []);
+    };
+    is_whole(store);
+    let Fixture { store, place } = fixture;
+    drop(store);
+    fs::write(place.path().join("session"), "an-earlier-boot open\n").unwrap();
+    let store = ImageStore::open(place.path()).unwrap();
+    store.await_checked();
+    assert_eq!(store.damaged().unwrap(), []);
+    is_whole(&store);
+    store.remove("app:1", RemoveOptions::default(), &[]).unwrap();
+    store.wait_until_deleted();
+    assert_eq!(store.disk_usage().unwrap(), muster_images::DiskUsage::default());
+}
+
+#[test]
+fn the_layers_of_an_image_that_broke_off_stand_for_whoever_goes_on_with_it() {
+    let fixture = Fixture::new();
+    let store = &fixture.store;
+    let [low, high] = [
+        Layer::new().file("low", "low").finish(),
+        Layer::new().file("high", "high").finish(),
+    ];
+    let layers: &[&[u8]] = &[&low, &high];
+    let (coming, lease) = begin(store, layers, layers);
+    let mut feed = Contents {
+        store,
+        layers,
+        coming: 1,
+    };
+    let import = |feed: &Contents<'_>| store.import_coming(&coming, feed, &LoadLimits::default());
+    import(&feed).unwrap_err();
+    assert!(store.list().unwrap().is_empty());
+    assert!(store.has_blob(&Digest::of(&low)).unwrap() && !store.has_blob(&Digest::of(&high)).unwrap());
+    store.collect_garbage().unwrap();
+    assert!(store.has_blob(&Digest::of(&low)).unwrap());
+    drop(lease);
+    store.collect_garbage().unwrap();
+    store.wait_until_deleted();
+    assert_eq!(store.disk_usage().unwrap(), muster_images::DiskUsage::default());
+    let (_, _lease) = begin(store, layers, layers);
+    import(&feed).unwrap_err();
+    feed.coming = 2;
+    import(&feed).unwrap();
 }

@@ -8,7 +8,7 @@ use crate::progress::Report;
 use crate::pull::blocking;
 use crate::registries::Registries;
 use crate::repository::Repository;
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::{StreamExt, stream};
 use muster_images::limits::LAYERS_MAX;
 use muster_images::{
     ArchiveError, BlobDescriptor, ComingBlob, ComingImage, Digest, ErrorKind, ImageStore, LayerHere, Lease,
@@ -16,8 +16,8 @@ use muster_images::{
 };
 use std::collections::HashSet;
 use std::future::Future;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// Layers that are downloaded at once, as Docker's.
 const DOWNLOADS_MAX: usize = 3;
@@ -48,25 +48,38 @@ pub(crate) struct Assembly<'a> {
     pub report: &'a Report,
     /// Where the layers are, besides with peers.
     pub origin: Option<&'a Repository<'a>>,
+    /// The sizes of contents that were believed.
+    believed: Mutex<HashSet<BlobSize>>,
 }
+
+/// A digest and the size that others told for it.
+type BlobSize = (Digest, u64);
 
 /// What was brought of an image: whoever lets go of it last, the pull or an import that a dropped pull left running,
 /// removes what no image came of.
 struct Kept {
     lease: Option<Lease>,
+    manifest: Digest,
     store: ImageStore,
     /// Which need no blobs once they are unpacked.
     layers: Vec<Digest>,
     /// The image stands.
     made: AtomicBool,
+    /// It may succeed a little later.
+    may_go_on: AtomicBool,
 }
 
 impl Drop for Kept {
     fn drop(&mut self) {
-        drop(self.lease.take());
-        match *self.made.get_mut() {
-            true => self.store.discard_unpacked(&self.layers, None),
-            false => self.store.collect_after_failure(),
+        let lease = self.lease.take();
+        if *self.made.get_mut() {
+            drop(lease);
+            self.store.finished(&self.manifest);
+            self.store.discard_unpacked(&self.layers, None);
+        } else if let Some(lease) = lease.filter(|_| *self.may_go_on.get_mut()) {
+            self.store.keep_unfinished(self.manifest, lease);
+        } else {
+            self.store.collect_after_failure();
         }
     }
 }
@@ -83,19 +96,29 @@ impl Registries {
     ) -> Result<Digest> {
         // Nobody reads the lines; those of layers are left out then.
         let (report, _unread) = Report::new();
-        let assembly = Assembly {
-            registries: self,
-            store,
-            report: &report,
-            origin: None,
-        };
+        let assembly = Assembly::new(self, store, &report, None);
         assembly.image(coming, image, lease).await
     }
 }
 
-impl Assembly<'_> {
+impl<'a> Assembly<'a> {
+    pub fn new(
+        registries: &'a Registries,
+        store: &'a ImageStore,
+        report: &'a Report,
+        origin: Option<&'a Repository<'a>>,
+    ) -> Self {
+        Self {
+            registries,
+            store,
+            report,
+            origin,
+            believed: Mutex::default(),
+        }
+    }
+
     /// Downloads and unpacks what is missing of an image, and makes it one.
-    pub async fn image(&self, coming: ComingImage, image: RemoteImage, lease: Lease) -> Result<Digest> {
+    pub async fn image(&self, coming: ComingImage, image: RemoteImage, mut lease: Lease) -> Result<Digest> {
         let (store, manifest) = (self.store.clone(), coming.manifest);
         let contents = blocking(move || store.layer_contents(&manifest)).await?;
         let layers: Vec<Layer> = image
@@ -108,13 +131,19 @@ impl Assembly<'_> {
             })
             .collect();
         let blobs = layers.iter().map(|layer| layer.blob.digest);
+        lease.extend(contents.iter().copied());
         let kept = Arc::new(Kept {
             lease: Some(lease),
+            manifest: coming.manifest,
             store: self.store.clone(),
             layers: blobs.chain(contents).collect(),
             made: AtomicBool::new(false),
+            may_go_on: AtomicBool::new(false),
         });
         let outcome = self.attempts(coming, layers, &kept).await;
+        let passes = |error: &Error| error.is_passing() || matches!(error, Error::NoPeer { .. });
+        let may_go_on = outcome.as_ref().err().is_some_and(passes);
+        kept.may_go_on.store(may_go_on, Ordering::Relaxed);
         // What holds the rest lets go here, if the import has not.
         blocking(move || {
             drop(kept);
@@ -126,6 +155,8 @@ impl Assembly<'_> {
 
     async fn attempts(&self, coming: ComingImage, layers: Vec<Layer>, kept: &Arc<Kept>) -> Result<Digest> {
         let mut forms = Forms::Any;
+        let mut seen = 0;
+        let mut is_asked_again = false;
         for _ in 0..FALSE_PEERS_MAX {
             match self
                 .attempt(coming.clone(), layers.clone(), kept.clone(), forms)
@@ -134,6 +165,13 @@ impl Assembly<'_> {
                 // Nobody has what was begun in that form; the registry has the other.
                 Err(Error::NoPeer { .. }) if self.origin.is_some() && forms == Forms::Any => {
                     forms = Forms::Blobs;
+                }
+                // Whoever had it is gone; others may have it in the other form, or may have told another size of it.
+                Err(Error::NoPeer { .. })
+                    if self.origin.is_none() && (!is_asked_again || self.sizes_believed() > seen) =>
+                {
+                    is_asked_again = true;
+                    seen = self.sizes_believed();
                 }
                 Err(Error::Store(error))
                     if error.kind() == ErrorKind::Invalid && self.is_of_a_peer(&layers) =>
@@ -147,7 +185,14 @@ impl Assembly<'_> {
                 outcome => return outcome,
             }
         }
+        if self.origin.is_some() {
+            forms = Forms::Blobs;
+        }
         self.attempt(coming, layers, kept.clone(), forms).await
+    }
+
+    fn sizes_believed(&self) -> usize {
+        self.believed.lock().unwrap_or_else(PoisonError::into_inner).len()
     }
 
     /// Whether a peer gave what the store refused, which then is not asked again.
@@ -201,10 +246,7 @@ impl Assembly<'_> {
             kept.made.store(imported.is_ok(), Ordering::Relaxed);
             imported
         });
-        let downloads = stream::iter(missing)
-            .map(|layer| self.fetch_layer(layer, &board, forms))
-            .buffer_unordered(DOWNLOADS_MAX.min(LAYERS_MAX))
-            .try_for_each(|()| async { Ok(()) });
+        let downloads = self.fetch_layers(missing, &board, forms);
         let outcome = together(downloads, importing, going).await;
         if outcome.is_err() {
             // Whoever begins anew need not fetch it again; else it is collected.
@@ -218,8 +260,44 @@ impl Assembly<'_> {
 
     /// What is here of a layer.
     async fn here(&self, layer: &Layer) -> Result<Option<LayerHere>> {
-        let (store, blob) = (self.store.clone(), layer.blob);
-        blocking(move || store.layer_here(&blob.digest, blob.bytes)).await
+        let (store, Layer { blob, content }) = (self.store.clone(), *layer);
+        blocking(move || store.layer_here(&blob.digest, blob.bytes, Some(&content))).await
+    }
+
+    /// What came here whole for another pull, which may not store it.
+    fn coming_elsewhere(&self, layer: &Layer) -> Option<ComingBlob> {
+        let mut forms = [layer.blob.digest, layer.content].into_iter();
+        forms.find_map(|form| self.store.coming_blob(&form).filter(ComingBlob::is_verified))
+    }
+
+    /// Downloads layers side by side. When nobody has one of them, those that are on their way come to their end: whoever
+    /// begins anew need not fetch them again.
+    async fn fetch_layers(&self, layers: Vec<Layer>, board: &Board, forms: Forms) -> Result<()> {
+        let missed = AtomicBool::new(false);
+        let fetch = |layer| {
+            let missed = &missed;
+            async move {
+                match missed.load(Ordering::Relaxed) {
+                    true => Ok(()),
+                    false => self.fetch_layer(layer, board, forms).await,
+                }
+            }
+        };
+        let mut fetched = stream::iter(layers)
+            .map(fetch)
+            .buffer_unordered(DOWNLOADS_MAX.min(LAYERS_MAX));
+        let mut outcome = Ok(());
+        while let Some(layer) = fetched.next().await {
+            match layer {
+                Ok(()) => {}
+                Err(error @ Error::NoPeer { .. }) => {
+                    missed.store(true, Ordering::Relaxed);
+                    outcome = Err(error);
+                }
+                error => return error,
+            }
+        }
+        outcome
     }
 
     async fn fetch_layer(&self, layer: Layer, board: &Board, forms: Forms) -> Result<()> {
@@ -230,7 +308,7 @@ impl Assembly<'_> {
         // Another pull may have brought it, or have it and not store it.
         if let Some(here) = self.here(&layer).await? {
             board.stored(digest, here);
-        } else if let Some(coming) = self.store.coming_blob(&digest).filter(ComingBlob::is_verified) {
+        } else if let Some(coming) = self.coming_elsewhere(&layer) {
             board.verified(digest, coming, None);
         } else {
             let content = match forms {
@@ -255,9 +333,15 @@ impl Assembly<'_> {
         }
         let registry = self.registry();
         let found = peers.content(&layer.blob.digest, &layer.content, registry.as_deref());
-        let bytes = found.await?;
+        let mut sizes = found.await;
+        sizes.retain(|bytes| *bytes <= LoadLimits::default().unpacked_bytes_max);
         let digest = layer.content;
-        (bytes <= LoadLimits::default().unpacked_bytes_max).then_some(BlobDescriptor { digest, bytes })
+        let mut believed = self.believed.lock().unwrap_or_else(PoisonError::into_inner);
+        // One that did not come true before is tried again only where no other is told.
+        let is_new = |bytes: &&u64| !believed.contains(&(digest, **bytes));
+        let bytes = *sizes.iter().find(is_new).or(sizes.first())?;
+        believed.insert((digest, bytes));
+        Some(BlobDescriptor { digest, bytes })
     }
 
     fn registry(&self) -> Option<String> {

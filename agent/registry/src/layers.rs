@@ -1,7 +1,9 @@
 //! The layers of an image that is pulled: downloaded side by side, unpacked from the lowest up as they come.
 
 use crate::progress::{Pace, Report};
-use muster_images::{BlobDescriptor, ComingBlob, Digest, ImageStore, LayerFeed, LayerHere, VerifiedBlob};
+use muster_images::{
+    BlobDescriptor, ComingBlob, Digest, ImageStore, LayerBytes, LayerFeed, LayerHere, VerifiedBlob,
+};
 use std::collections::{HashMap, HashSet};
 use std::io::{self, Read};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -80,7 +82,7 @@ impl Board {
         self.changed.notify_all();
     }
 
-    /// Makes what came part of the store, for whoever begins anew.
+    /// Makes what came, and was not unpacked yet, part of the store, for whoever begins anew.
     pub fn store_all(&self) -> muster_images::Result<()> {
         let verified = std::mem::take(&mut self.lock().verified);
         verified.into_values().try_for_each(VerifiedBlob::store)
@@ -140,16 +142,18 @@ fn failed(error: muster_images::Error) -> io::Error {
 }
 
 impl LayerFeed for Layers {
-    fn open(&self, layer: usize) -> io::Result<Box<dyn Read>> {
+    fn open(&self, layer: usize) -> io::Result<LayerBytes> {
         let blob = self.layers[layer];
-        let inner: Box<dyn Read> = match self.board.await_state(&blob.digest, |_| true)? {
-            BlobState::Coming(coming) | BlobState::Verified(coming) => Box::new(coming.reader()),
+        let (digest, inner): (Digest, Box<dyn Read>) = match self.board.await_state(&blob.digest, |_| true)? {
+            BlobState::Coming(coming) | BlobState::Verified(coming) => {
+                (coming.digest(), Box::new(coming.reader()))
+            }
             BlobState::Stored(here) => {
                 let stored = self.store.open_blob(&here.digest);
-                Box::new(stored.map_err(failed)?)
+                (here.digest, Box::new(stored.map_err(failed)?))
             }
         };
-        Ok(Box::new(Unpacking {
+        let reader = Box::new(Unpacking {
             inner,
             blob,
             id: self.id(layer),
@@ -157,7 +161,8 @@ impl LayerFeed for Layers {
             pace: Pace::new(),
             board: self.board.clone(),
             report: self.report.clone(),
-        }))
+        });
+        Ok(LayerBytes { digest, reader })
     }
 
     fn await_verified(&self, layer: usize) -> io::Result<()> {
@@ -178,7 +183,7 @@ impl LayerFeed for Layers {
                 match state {
                     BlobState::Coming(coming) | BlobState::Verified(coming) => {
                         self.store
-                            .import_blob(&blob.digest, Some(blob.bytes), coming.reader())
+                            .import_blob(&coming.digest(), Some(coming.size()), coming.reader())
                     }
                     BlobState::Stored(_) => Ok(()),
                 }

@@ -17,14 +17,14 @@ pub trait Peers: Send + Sync + 'static {
     /// A blob begins to come. The registry's name is given where it may be asked.
     fn begin(&self, blob: &BlobDescriptor, registry: Option<&str>) -> Box<dyn PeerBlob>;
 
-    /// The size of a layer's uncompressed content, if others have that, none of them has the blob, and asking them is
-    /// worth it beside the registry.
+    /// The sizes that others tell of a layer's uncompressed content, if they have that, none of them has the blob, and asking
+    /// them is worth it beside the registry. The one that most of them tell comes first.
     fn content<'a>(
         &'a self,
         blob: &'a Digest,
         content: &'a Digest,
         registry: Option<&'a str>,
-    ) -> BoxFuture<'a, Option<u64>>;
+    ) -> BoxFuture<'a, Vec<u64>>;
 
     /// What came of one of these blobs was false, or what was made of it: whoever gave of it unverified is not asked
     /// for it again. Returns whether anybody did.

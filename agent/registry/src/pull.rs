@@ -210,12 +210,7 @@ impl Pull {
             Some(id) => id,
             None => {
                 let origin = self.repository();
-                let assembly = Assembly {
-                    registries: &self.registries,
-                    store: &self.store,
-                    report: &self.report,
-                    origin: Some(&origin),
-                };
+                let assembly = Assembly::new(&self.registries, &self.store, &self.report, Some(&origin));
                 assembly.image(coming, image, lease).await?
             }
         };

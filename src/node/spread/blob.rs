@@ -74,13 +74,7 @@ impl ComingHere {
                 first_hand: found.reply.first_hand,
             },
         };
-        let distrusted = {
-            let state = self.spread.state();
-            state
-                .distrusted
-                .contains_key(&(self.blob.digest, found.address.clone()))
-        };
-        let standing = match distrusted {
+        let standing = match self.spread.is_distrusted(&self.blob.digest, &found.address) {
             true => Standing::Failed,
             false => standing_of(&self.standings, &found.address),
         };
@@ -93,10 +87,16 @@ impl ComingHere {
         }
     }
 
+    /// Whether a peer tells the size that is expected; those of earlier versions tell none.
+    fn is_of_size(&self, found: &Found) -> bool {
+        found.reply.size == 0 || found.reply.size == self.blob.bytes
+    }
+
     async fn find(&mut self, from: u64, brings: Option<Rate>) -> Option<Pieces> {
         let cluster = self.spread.cluster()?;
         for _ in 0..CHOICES_MAX {
-            let found = self.spread.ask(&cluster, &self.blob.digest).await;
+            let mut found = self.spread.ask(&cluster, &self.blob.digest).await;
+            found.retain(|found| self.is_of_size(found));
             let offers: Vec<Offer> = found.iter().map(|found| self.offer(found)).collect();
             let seeker = Seeker {
                 rank: Rank::of(&self.blob.digest, &cluster.own.to_string()),

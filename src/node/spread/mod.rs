@@ -15,7 +15,8 @@ use muster_proto::transport::Dialer;
 use muster_registry::sources::{Rank, Rate, is_worth_asking};
 use muster_registry::{PeerBlob, Peers};
 use muster_types::NodeId;
-use std::collections::{BTreeSet, HashMap};
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
@@ -85,6 +86,17 @@ enum Feed {
     /// From the registry, or from one that has all of it.
     FirstHand,
     Follows,
+}
+
+/// The sizes that were told, the one that most told first. Nodes of earlier versions tell none.
+fn sizes_told(told: impl Iterator<Item = u64>) -> Vec<u64> {
+    let mut counts: BTreeMap<u64, usize> = BTreeMap::new();
+    for size in told.filter(|size| *size > 0) {
+        *counts.entry(size).or_default() += 1;
+    }
+    let mut sizes: Vec<(u64, usize)> = counts.into_iter().collect();
+    sizes.sort_by_key(|(size, count)| (Reverse(*count), *size));
+    sizes.into_iter().map(|(size, _)| size).collect()
 }
 
 /// What a peer said of a blob.
@@ -186,6 +198,11 @@ impl Spread {
         asked
     }
 
+    fn is_distrusted(&self, blob: &Digest, address: &str) -> bool {
+        let state = self.state();
+        state.distrusted.contains_key(&(*blob, address.to_owned()))
+    }
+
     /// Who has the blob or a part of it.
     async fn ask(&self, cluster: &Cluster, blob: &Digest) -> Vec<Found> {
         let peers = self.peers_for(cluster, blob);
@@ -240,18 +257,25 @@ impl Peers for Spread {
         blob: &'a Digest,
         content: &'a Digest,
         registry: Option<&'a str>,
-    ) -> BoxFuture<'a, Option<u64>> {
+    ) -> BoxFuture<'a, Vec<u64>> {
         Box::pin(async move {
-            let cluster = self.cluster()?;
-            if !self.ask(&cluster, blob).await.is_empty() {
-                return None;
+            let Some(cluster) = self.cluster() else {
+                return Vec::new();
+            };
+            let with_blob = self.ask(&cluster, blob).await;
+            if with_blob
+                .iter()
+                .any(|found| !self.is_distrusted(blob, &found.address))
+            {
+                return Vec::new();
             }
             let registry = registry.and_then(|name| self.rate(name));
             let found = self.ask(&cluster, content).await;
-            let asked = |found: &&Found| is_worth_asking(self.rate(&found.address), registry);
-            // Nodes of earlier versions tell no size.
-            let sizes = found.iter().filter(asked).map(|found| found.reply.size);
-            sizes.filter(|size| *size > 0).max()
+            let asked = |found: &&Found| {
+                is_worth_asking(self.rate(&found.address), registry)
+                    && !self.is_distrusted(content, &found.address)
+            };
+            sizes_told(found.iter().filter(asked).map(|found| found.reply.size))
         })
     }
 
@@ -270,5 +294,17 @@ impl Peers for Spread {
             }
         }
         any
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_size_that_most_nodes_tell_comes_first_and_none_of_those_that_tell_none() {
+        let told = [0, 1 << 60, 500, 500, 0, 7];
+        assert_eq!(sizes_told(told.into_iter()), [500, 7, 1 << 60]);
+        assert!(sizes_told([0, 0].into_iter()).is_empty());
     }
 }

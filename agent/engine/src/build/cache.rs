@@ -47,6 +47,7 @@ impl Engine {
             inner
                 .blocking(move |inner| {
                     let in_use = inner.images_in_use();
+                    inner.images.forget_unfinished()?;
                     let (mut removed, mut bytes) = inner.images.prune_steps(pruning, &in_use)?;
                     let place = inner.layout.step_caches();
                     for name in names(&place).into_iter().filter(|_| mounts) {

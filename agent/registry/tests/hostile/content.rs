@@ -60,6 +60,40 @@ impl Content {
         }
     }
 
+    /// An image of the layers of two, in their order, whose manifest calls them what it will.
+    pub fn of_two(low: &Content, high: &Content, called: [(Digest, u64); 2]) -> Self {
+        let config = |content: &Content| -> serde_json::Value {
+            let mut blobs = content.blobs.iter();
+            let (_, config) = blobs.find(|(digest, _)| **digest != content.layer).unwrap();
+            serde_json::from_slice(config).unwrap()
+        };
+        let mut document = config(low);
+        let layer = serde_json::json!(high.layer.to_string());
+        document["rootfs"]["diff_ids"].as_array_mut().unwrap().push(layer);
+        let step = config(high)["history"][0].clone();
+        document["history"].as_array_mut().unwrap().push(step);
+        let document = document.to_string().into_bytes();
+        let mut manifest: serde_json::Value = serde_json::from_slice(&low.manifest).unwrap();
+        manifest["config"]["digest"] = Digest::of(&document).to_string().into();
+        manifest["config"]["size"] = document.len().into();
+        let layer = |(digest, bytes): (Digest, u64)| {
+            let mut layer = manifest["layers"][0].clone();
+            layer["digest"] = digest.to_string().into();
+            layer["size"] = bytes.into();
+            layer
+        };
+        manifest["layers"] = called.map(layer).to_vec().into();
+        let mut blobs = HashMap::from([(Digest::of(&document), document)]);
+        for content in [low, high] {
+            blobs.insert(content.layer, content.blobs[&content.layer].clone());
+        }
+        Self {
+            manifest: manifest.to_string().into_bytes(),
+            layer: low.layer,
+            blobs,
+        }
+    }
+
     /// What a good registry answers: manifests by any name, blobs from any byte.
     pub fn answer(&self, asked: &Asked) -> Answer {
         if asked.path.contains("/manifests/") {
@@ -131,6 +165,7 @@ impl Place {
     /// Nothing of a pull is left: no image, no blob, no layer, no temporary file.
     #[track_caller]
     pub fn assert_empty(&self) {
+        self.store.forget_unfinished().unwrap();
         self.store.collect_garbage().unwrap();
         self.store.wait_until_deleted();
         assert!(self.store.list().unwrap().is_empty());

@@ -1,6 +1,7 @@
 //! Pulls from servers that err, lie and break off. Needs root, as the store does.
 
 mod content;
+mod nodes;
 mod peers;
 mod server;
 mod slow;

@@ -49,8 +49,8 @@ impl Peers for Peer {
         Box::new(self.clone())
     }
 
-    fn content<'a>(&'a self, _: &'a Digest, _: &'a Digest, _: Option<&'a str>) -> BoxFuture<'a, Option<u64>> {
-        Box::pin(async { None })
+    fn content<'a>(&'a self, _: &'a Digest, _: &'a Digest, _: Option<&'a str>) -> BoxFuture<'a, Vec<u64>> {
+        Box::pin(async { Vec::new() })
     }
 
     fn distrust(&self, _: &[Digest]) -> bool {
