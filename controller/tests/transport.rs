@@ -125,6 +125,24 @@ async fn connect(
     }
 }
 
+/// What serves a connection may outlive the server: a controller that stopped must not go on speaking there.
+#[tokio::test]
+async fn connections_break_off_with_the_server() {
+    let root = root();
+    let mut server = Server::start(&root, NodeRole::Controller).await;
+    let own = Shown::new(&root, 7, NodeRole::Worker);
+    let client = connect(server.address, &root, Some(&own), &version::TLS13);
+    let serve = async {
+        let mut held = server.accepted.next().await.unwrap().unwrap();
+        server.task.abort();
+        let read = tokio::time::timeout(LIMIT, held.read_u8()).await;
+        read.expect("the read ends").unwrap_err().kind()
+    };
+    let (told, seen) = tokio::join!(client, serve);
+    assert_eq!(seen, io::ErrorKind::ConnectionAborted);
+    told.unwrap();
+}
+
 #[tokio::test]
 async fn a_peer_is_who_its_certificate_says() {
     let root = root();

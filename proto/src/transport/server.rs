@@ -13,6 +13,7 @@ use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::transport::server::Connected;
 
 /// Finished handshakes that wait for the server; it takes them at once.
@@ -22,10 +23,13 @@ const ACCEPTED_QUEUE: usize = 64;
 pub struct TlsConnection {
     stream: TlsStream<TcpStream>,
     peer: PeerIdentity,
+    /// Ready once the server is gone.
+    ended: Pin<Box<WaitForCancellationFutureOwned>>,
     _permit: OwnedSemaphorePermit,
 }
 
-/// Accepts connections until the returned stream is dropped. Run the returned future in the caller's scope.
+/// Accepts connections until the returned stream is dropped. Run the returned future in the caller's scope: once it is
+/// dropped all connections break off, whoever holds them, and peers have to connect again.
 pub fn accept_tls(
     listener: TcpListener,
     config: Arc<ServerConfig>,
@@ -35,6 +39,7 @@ pub fn accept_tls(
 ) {
     let (sender, receiver) = mpsc::channel(ACCEPTED_QUEUE);
     let acceptor = TlsAcceptor::from(config);
+    let scope = CancellationToken::new().drop_guard();
     let accept = async move {
         let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
         let mut handshakes = JoinSet::new();
@@ -50,7 +55,9 @@ pub fn accept_tls(
             };
             match accepted {
                 Ok((stream, _)) => {
-                    handshakes.spawn(handshake(acceptor.clone(), stream, permit, sender.clone()));
+                    let ended = scope.token().clone().cancelled_owned();
+                    let place = (ended, permit);
+                    handshakes.spawn(handshake(acceptor.clone(), stream, place, sender.clone()));
                 }
                 // Out of descriptors or memory: connections that end make room again.
                 Err(error) => {
@@ -67,7 +74,7 @@ pub fn accept_tls(
 async fn handshake(
     acceptor: TlsAcceptor,
     stream: TcpStream,
-    permit: OwnedSemaphorePermit,
+    (ended, permit): (WaitForCancellationFutureOwned, OwnedSemaphorePermit),
     sender: mpsc::Sender<io::Result<TlsConnection>>,
 ) {
     let peer_address = stream.peer_addr().ok();
@@ -83,6 +90,7 @@ async fn handshake(
                 .send(Ok(TlsConnection {
                     stream,
                     peer,
+                    ended: Box::pin(ended),
                     _permit: permit,
                 }))
                 .await;
@@ -111,6 +119,9 @@ impl AsyncRead for TlsConnection {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if self.ended.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+        }
         Pin::new(&mut self.stream).poll_read(cx, buf)
     }
 }
