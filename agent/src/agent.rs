@@ -31,8 +31,8 @@ pub struct AgentConfig {
     pub dialer: Dialer,
     /// Controllers to begin with; those of the last session are known from the file.
     pub controllers: Vec<String>,
-    /// What the node says of itself.
-    pub description: NodeDescription,
+    /// What the node says of itself; when it changes, the agent opens another session to say so.
+    pub description: watch::Receiver<NodeDescription>,
 }
 
 /// What the agent learned of the cluster.
@@ -46,6 +46,10 @@ pub struct AgentView {
     pub controller: Option<bool>,
     /// Other nodes' cluster servers.
     pub peers: Vec<(NodeId, String)>,
+    /// The root certificate to trust, PEM; empty before the first session.
+    pub root_pem: String,
+    /// Public key of who signs certificates, DER; empty where it is not known.
+    pub issuer_public_key: Vec<u8>,
 }
 
 /// How the agent ends.
@@ -176,7 +180,8 @@ impl<E: TaskEngine + ?Sized> Agent<E> {
 
     /// Looks for the leader with the controllers as they are known at each try.
     fn open_session(&self) -> BoxFuture<'static, Session> {
-        let (dialer, description) = (self.config.dialer.clone(), self.config.description.clone());
+        let dialer = self.config.dialer.clone();
+        let description = self.config.description.borrow().clone();
         let view = self.view.subscribe();
         Box::pin(
             async move { session::open(&dialer, || view.borrow().controllers.clone(), &description).await },
@@ -209,6 +214,10 @@ impl<E: TaskEngine + ?Sized> Agent<E> {
             () = self.refused.notified() => self.take(SessionEvent::Lost, session),
             // What changed is told with what is to be done next.
             Ok(()) = self.applied.changed() => {}
+            Ok(()) = self.config.description.changed() => {
+                *opening = None;
+                self.take(SessionEvent::Lost, session);
+            }
             () = tokio::time::sleep(wake) => {}
         }
     }
@@ -274,6 +283,8 @@ impl<E: TaskEngine + ?Sized> Agent<E> {
             }
             view.controller = Some(update.controller);
             view.peers = peers;
+            view.root_pem = update.root_pem;
+            view.issuer_public_key = update.issuer_public_key.into();
         });
         self.unsaved = true;
     }
@@ -333,7 +344,7 @@ impl<E: TaskEngine + ?Sized> Agent<E> {
             records: self.core.records().clone(),
             controllers: self.view.borrow().controllers.clone(),
         };
-        match self.store.save(&saved) {
+        match self.store.save(saved) {
             Ok(()) => self.unsaved = false,
             Err(error) => tracing::error!(
                 error = &error as &dyn std::error::Error,

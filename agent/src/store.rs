@@ -2,10 +2,11 @@
 //!
 //! The state is sealed with AES-256-GCM, because specs in it hold what registries are shown, under a key in a file of
 //! its own: a copy of the one says nothing without the other. The key is not the node's TLS key, which is renewed. The
+//! content of secrets and configs is sealed in a file of its own, which is written only when other ones are needed. The
 //! controllers' addresses have a file of their own, too, one a line.
 
 use muster_node_plan::TaskRecord;
-use muster_types::{AssignmentSet, TaskId};
+use muster_types::{AssignedFile, AssignmentSet, DesiredState, FileId, TaskId};
 use ring::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use ring::rand::{SecureRandom, SystemRandom};
 use serde::{Deserialize, Serialize};
@@ -14,9 +15,15 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// Format of the file: this byte, a nonce, and what is sealed.
 const FORMAT: u8 = 2;
+/// The same, of a state whose secrets and configs are in the file beside it. Earlier versions, which would run tasks
+/// without them, refuse it.
+const FORMAT_WITH_FILES_APART: u8 = 3;
+/// Format of the file of secrets and configs.
+const FORMAT_OF_FILES: u8 = 1;
 /// Format of files that were not sealed; they are read, and written in the new one.
 const FORMAT_IN_CLEAR: u8 = 1;
 const KEY_BYTES: usize = 32;
@@ -76,12 +83,15 @@ pub struct Saved {
     pub controllers: Vec<String>,
 }
 
-/// The files of the state, of its key and of the controllers' addresses.
+/// The files of the state, of secrets and configs, of the key and of the controllers' addresses.
 #[derive(Debug, Clone)]
 pub struct Store {
     path: PathBuf,
+    files_path: PathBuf,
     key_path: PathBuf,
     controllers_path: PathBuf,
+    /// The secrets and configs that are in their file, once that is known. Their content never changes.
+    kept_files: Arc<Mutex<Option<Vec<FileId>>>>,
 }
 
 impl Store {
@@ -89,8 +99,10 @@ impl Store {
     pub fn new(directory: &Path) -> Self {
         Self {
             path: directory.join("agent.state"),
+            files_path: directory.join("agent.files"),
             key_path: directory.join("agent.key"),
             controllers_path: directory.join("agent.controllers"),
+            kept_files: Arc::default(),
         }
     }
 
@@ -115,9 +127,31 @@ impl Store {
         let format = || StoreError::Format {
             path: self.path.clone(),
         };
+        let (apart, body) = match bytes.split_first_mut() {
+            Some((&mut FORMAT, sealed)) => (false, self.open(&self.path, FORMAT, sealed)?),
+            Some((&mut FORMAT_WITH_FILES_APART, sealed)) => {
+                (true, self.open(&self.path, FORMAT_WITH_FILES_APART, sealed)?)
+            }
+            Some((&mut FORMAT_IN_CLEAR, body)) => (false, &*body),
+            Some(_) | None => return Err(format()),
+        };
+        let mut saved: Saved = muster_proto::pack::unpack(body).map_err(|_| format())?;
+        if apart {
+            saved.set.files = self.load_files()?;
+            drop_incomplete(&mut saved);
+        }
+        Ok(saved)
+    }
+
+    fn load_files(&self) -> Result<Vec<AssignedFile>, StoreError> {
+        let Some(mut bytes) = self.read(&self.files_path)? else {
+            return Ok(Vec::new());
+        };
+        let format = || StoreError::Format {
+            path: self.files_path.clone(),
+        };
         let body = match bytes.split_first_mut() {
-            Some((&mut FORMAT, sealed)) => self.open(sealed)?,
-            Some((&mut FORMAT_IN_CLEAR, body)) => body,
+            Some((&mut FORMAT_OF_FILES, sealed)) => self.open(&self.files_path, FORMAT_OF_FILES, sealed)?,
             Some(_) | None => return Err(format()),
         };
         muster_proto::pack::unpack(body).map_err(|_| format())
@@ -125,15 +159,41 @@ impl Store {
 
     /// Replaces the state: written beside and renamed, so that a crash leaves the old or the new one. It is not synced:
     /// after a power loss the controllers send the set again, and a stale file only makes the node report less.
-    pub fn save(&self, saved: &Saved) -> Result<(), StoreError> {
-        let body = muster_proto::pack::pack(saved)
+    pub fn save(&self, mut saved: Saved) -> Result<(), StoreError> {
+        let files = std::mem::take(&mut saved.set.files);
+        // First, so that they are there when the state is.
+        self.keep_files(&files)?;
+        let format = match files.is_empty() {
+            true => FORMAT,
+            false => FORMAT_WITH_FILES_APART,
+        };
+        let body = muster_proto::pack::pack(&saved)
             .map_err(|error| self.failed("encode", io::Error::other(error)))?;
-        let bytes = self.seal(body.into())?;
+        let bytes = self.seal(format, body.into())?;
         let beside = self.path.with_extension("new");
         new_file(&beside)
             .and_then(|mut file| file.write_all(&bytes))
             .and_then(|()| std::fs::rename(&beside, &self.path))
             .map_err(|source| self.failed("write", source))
+    }
+
+    /// Replaces the file of secrets and configs, if it holds others. It outlasts a power loss: what the node runs
+    /// afterwards with no controller in reach needs it.
+    fn keep_files(&self, files: &[AssignedFile]) -> Result<(), StoreError> {
+        let ids: Vec<FileId> = files.iter().map(|file| file.id).collect();
+        let mut kept = self.kept_files.lock().unwrap_or_else(PoisonError::into_inner);
+        if kept.as_ref() == Some(&ids) {
+            return Ok(());
+        }
+        if files.is_empty() {
+            remove(&self.files_path)?;
+        } else {
+            let body = muster_proto::pack::pack(&files)
+                .map_err(|error| self.failed("encode", io::Error::other(error)))?;
+            replace_synced(&self.files_path, &self.seal(FORMAT_OF_FILES, body.into())?)?;
+        }
+        *kept = Some(ids);
+        Ok(())
     }
 
     /// Replaces the controllers' addresses. They outlast a power loss: a node that knows an old list alone may find
@@ -144,7 +204,7 @@ impl Store {
 
     /// The file's bytes. A nonce is random: at ten saves a second two are equal with a chance of one in eight thousand
     /// million after thirteen years (NIST SP 800-38D, 8.3).
-    fn seal(&self, mut body: Vec<u8>) -> Result<Vec<u8>, StoreError> {
+    fn seal(&self, format: u8, mut body: Vec<u8>) -> Result<Vec<u8>, StoreError> {
         let key = match self.key()? {
             Some(key) => key,
             None => self.make_key()?,
@@ -152,21 +212,21 @@ impl Store {
         let nonce: [u8; NONCE_LEN] = random()?;
         key.seal_in_place_append_tag(
             Nonce::assume_unique_for_key(nonce),
-            Aad::from([FORMAT]),
+            Aad::from([format]),
             &mut body,
         )
         .map_err(|_| self.failed("seal", io::Error::other("it is too large")))?;
-        Ok([&[FORMAT], &nonce[..], &body].concat())
+        Ok([&[format], &nonce[..], &body].concat())
     }
 
-    fn open<'a>(&self, sealed: &'a mut [u8]) -> Result<&'a [u8], StoreError> {
+    fn open<'a>(&self, path: &Path, format: u8, sealed: &'a mut [u8]) -> Result<&'a [u8], StoreError> {
         let wrong = || StoreError::Sealed {
-            path: self.path.clone(),
+            path: path.to_owned(),
             key: self.key_path.clone(),
         };
         let key = self.key()?.ok_or_else(wrong)?;
         let (nonce, sealed) = sealed.split_first_chunk_mut::<NONCE_LEN>().ok_or_else(wrong)?;
-        key.open_in_place(Nonce::assume_unique_for_key(*nonce), Aad::from([FORMAT]), sealed)
+        key.open_in_place(Nonce::assume_unique_for_key(*nonce), Aad::from([format]), sealed)
             .map(|body| &*body)
             .map_err(|_| wrong())
     }
@@ -204,19 +264,15 @@ impl Store {
 
     /// Removes them: the node left its cluster.
     pub fn clear(&self) -> Result<(), StoreError> {
-        for path in [&self.path, &self.key_path, &self.controllers_path] {
-            match std::fs::remove_file(path) {
-                Err(source) if source.kind() != io::ErrorKind::NotFound => {
-                    return Err(StoreError::Io {
-                        operation: "remove",
-                        path: path.clone(),
-                        source,
-                    });
-                }
-                Ok(()) | Err(_) => {}
-            }
-        }
-        Ok(())
+        *self.kept_files.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        [
+            &self.path,
+            &self.files_path,
+            &self.key_path,
+            &self.controllers_path,
+        ]
+        .into_iter()
+        .try_for_each(|path| remove(path))
     }
 
     fn failed(&self, operation: &'static str, source: io::Error) -> StoreError {
@@ -225,6 +281,32 @@ impl Store {
             path: self.path.clone(),
             source,
         }
+    }
+}
+
+/// A power loss can leave a state older than its files. Tasks that shall run without all of theirs would start without
+/// them; they come again with the first set that a controller sends.
+fn drop_incomplete(saved: &mut Saved) {
+    let there: Vec<FileId> = saved.set.files.iter().map(|file| file.id).collect();
+    let records = &saved.records;
+    saved.set.tasks.retain(|task| {
+        let ended = records
+            .get(&task.id)
+            .is_some_and(|record| record.status.state.is_terminal());
+        let shall_run = task.desired <= DesiredState::Running && !ended;
+        !shall_run || task.template.files().all(|(_, file)| there.contains(&file.id))
+    });
+}
+
+/// Removes a file, if it is there.
+fn remove(path: &Path) -> Result<(), StoreError> {
+    match std::fs::remove_file(path) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => Err(StoreError::Io {
+            operation: "remove",
+            path: path.to_owned(),
+            source,
+        }),
+        Ok(()) | Err(_) => Ok(()),
     }
 }
 
@@ -265,92 +347,4 @@ fn random<const N: usize>() -> Result<[u8; N], StoreError> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn saved() -> Saved {
-        Saved {
-            controllers: vec!["10.0.0.1:2377".to_owned()],
-            ..Default::default()
-        }
-    }
-
-    #[test]
-    fn what_was_saved_is_loaded() {
-        let directory = tempfile::tempdir().unwrap();
-        let store = Store::new(directory.path());
-        assert!(store.load().unwrap().controllers.is_empty());
-        store.save(&saved()).unwrap();
-        assert_eq!(store.load().unwrap().controllers, saved().controllers);
-        store.clear().unwrap();
-        assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
-        std::fs::write(directory.path().join("agent.state"), b"garbage").unwrap();
-        assert!(matches!(store.load(), Err(StoreError::Format { .. })));
-    }
-
-    #[test]
-    fn controllers_outlast_a_state_that_a_power_loss_took() {
-        let directory = tempfile::tempdir().unwrap();
-        let store = Store::new(directory.path());
-        store.save(&saved()).unwrap();
-        let known = ["10.0.0.2:2377".to_owned(), "10.0.0.3:2377".to_owned()];
-        store.keep_controllers(&known).unwrap();
-        assert_eq!(store.load().unwrap().controllers, known);
-        for lost in [&b""[..], &[0; 300]] {
-            std::fs::write(directory.path().join("agent.state"), lost).unwrap();
-            assert_eq!(store.load().unwrap().controllers, known);
-        }
-        store.clear().unwrap();
-        assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
-    }
-
-    #[test]
-    fn the_file_says_nothing_and_opens_only_with_its_key() {
-        let directory = tempfile::tempdir().unwrap();
-        let store = Store::new(directory.path());
-        store.save(&saved()).unwrap();
-        let (state, key) = (
-            directory.path().join("agent.state"),
-            directory.path().join("agent.key"),
-        );
-        let bytes = std::fs::read(&state).unwrap();
-        let address = saved().controllers[0].clone();
-        assert!(
-            !bytes
-                .windows(address.len())
-                .any(|window| window == address.as_bytes())
-        );
-        store.save(&saved()).unwrap();
-        assert_ne!(std::fs::read(&state).unwrap(), bytes, "no nonce is used twice");
-
-        let mut changed = bytes.clone();
-        *changed.last_mut().unwrap() ^= 1;
-        std::fs::write(&state, changed).unwrap();
-        assert!(matches!(store.load(), Err(StoreError::Sealed { .. })));
-        for short in 1..bytes.len() {
-            std::fs::write(&state, &bytes[..short]).unwrap();
-            assert!(matches!(store.load(), Err(StoreError::Sealed { .. })));
-        }
-        std::fs::write(&state, &bytes).unwrap();
-        std::fs::write(&key, [7; KEY_BYTES]).unwrap();
-        assert!(matches!(store.load(), Err(StoreError::Sealed { .. })));
-        std::fs::write(&key, b"short").unwrap();
-        assert!(matches!(store.load(), Err(StoreError::Key { .. })));
-        std::fs::remove_file(&key).unwrap();
-        assert!(matches!(store.load(), Err(StoreError::Sealed { .. })));
-    }
-
-    #[test]
-    fn a_file_of_an_earlier_version_is_read_and_sealed_from_then_on() {
-        let directory = tempfile::tempdir().unwrap();
-        let store = Store::new(directory.path());
-        let state = directory.path().join("agent.state");
-        let body = muster_proto::pack::pack(&saved()).unwrap();
-        std::fs::write(&state, [&[FORMAT_IN_CLEAR], &body[..]].concat()).unwrap();
-        let loaded = store.load().unwrap();
-        assert_eq!(loaded.controllers, saved().controllers);
-        store.save(&loaded).unwrap();
-        assert_eq!(std::fs::read(&state).unwrap()[0], FORMAT);
-        assert_eq!(store.load().unwrap().controllers, saved().controllers);
-    }
-}
+mod tests;

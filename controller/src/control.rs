@@ -6,7 +6,7 @@ use muster_types::overlay::{NetworkAddresses, NetworkFacts};
 use muster_types::policy::NetworkPolicy;
 use muster_types::{
     AttachmentId, Availability, ClusterSpec, ContainerId, FileId, FileKind, NetworkId, NodeId, NodeRole,
-    NodeSpec, RaftId, ServiceId, ServiceSpec,
+    NodeSpec, RaftId, RootRotation, ServiceId, ServiceSpec,
 };
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
@@ -59,6 +59,9 @@ pub enum ControlRequest {
         rotate_worker: bool,
         /// Make a new controller token.
         rotate_controller: bool,
+        /// Another root certificate.
+        #[serde(default)]
+        rotation: Option<Box<RootRotation>>,
     },
     /// Make a node record for a node that has a token; its id is the request's.
     JoinNode {

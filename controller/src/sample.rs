@@ -33,6 +33,8 @@ fn cluster(feature_level: u32) -> Cluster {
         incarnation: 1,
         feature_level,
         next_raft_id: 1,
+        issuer: None,
+        root_rotation: None,
     }
 }
 

@@ -259,6 +259,7 @@ async fn describe(config: &DaemonConfig, engine: &dyn LocalEngine) -> anyhow::Re
         feature_level: muster_state::SUPPORTED_FEATURE_LEVEL,
         data_path_address: None,
         routes: Vec::new(),
+        tls: None,
         advertise_address: String::new(),
     })
 }

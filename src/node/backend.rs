@@ -1,9 +1,11 @@
 //! The cluster as the Engine API sees it, from this node.
 
 use super::address::MemberAddresses;
+use super::anew::force_new_cluster;
 use super::host::{NodeHost, Standing};
 use super::member::Member;
 use super::refusals::{failed, from_control, from_fetch};
+use super::root::root_rotation;
 use super::views::{node_view, service_view, task_view, trace_view};
 use super::{address, events, task_logs};
 use crate::daemon::registry::platform as image_platform;
@@ -13,10 +15,10 @@ use muster_controller::core::cluster_requests::check_cluster_spec;
 use muster_controller::core::io::ReadView;
 use muster_controller::shell::ControllerHandle;
 use muster_engine_api::backend::{
-    BackendError, Candidate, ClusterBackend, ControllerReach, EventStream, InitRequest, JoinRequest,
-    LocalSwarm, LocalSwarmState, LogOptions, LogSelection, NOT_PART, NodeView, RemoteController, Result,
-    ServiceChange, ServiceCreated, ServiceView, TaskLogStream, TaskSelection, TaskView, TokenRotation,
-    TraceStep, resolve,
+    ALREADY_MEMBER, BackendError, Candidate, ClusterBackend, ClusterUpdate, ControllerReach, EventStream,
+    InitRequest, JoinRequest, LocalSwarm, LocalSwarmState, LogOptions, LogSelection, NOT_PART, NodeView,
+    RemoteController, Result, ServiceChange, ServiceCreated, ServiceView, TaskLogStream, TaskSelection,
+    TaskView, TraceStep, resolve,
 };
 use muster_types::file::FileSpec;
 use muster_types::network::NetworkSpec;
@@ -137,7 +139,7 @@ impl NodeBackend {
 }
 
 /// Also one whose controller has ended by itself.
-async fn is_controller(member: &Member) -> bool {
+pub(super) async fn is_controller(member: &Member) -> bool {
     member.controller().is_some() || member.controller_failure().await.is_some()
 }
 
@@ -178,33 +180,26 @@ impl ClusterBackend for NodeBackend {
     }
 
     async fn swarm_init(&self, request: InitRequest) -> Result<NodeId> {
+        let addresses = || {
+            let (listen, advertise) = (&request.listen_address, &request.advertise_address);
+            self.addresses(listen, advertise, &request.data_path_address)
+        };
         if request.force_new_cluster {
-            return Err(BackendError::not_implemented(
-                "--force-new-cluster is not implemented yet",
-            ));
+            let given = (!request.advertise_address.is_empty()).then(addresses);
+            return force_new_cluster(&self.host, given.transpose()?).await;
         }
         if !matches!(self.host.standing(), Standing::Inactive) {
-            return Err(BackendError::unavailable(
-                muster_engine_api::backend::ALREADY_MEMBER,
-            ));
+            return Err(BackendError::unavailable(ALREADY_MEMBER));
         }
         check_cluster_spec(&request.spec).map_err(from_control)?;
-        let addresses = self.addresses(
-            &request.listen_address,
-            &request.advertise_address,
-            &request.data_path_address,
-        )?;
-        self.host
-            .init(addresses, request.spec, request.availability)
-            .await
-            .map_err(failed)
+        let addresses = addresses()?;
+        let begun = self.host.init(addresses, request.spec, request.availability);
+        begun.await.map_err(failed)
     }
 
     async fn swarm_join(&self, request: JoinRequest) -> Result<()> {
         if !matches!(self.host.standing(), Standing::Inactive) {
-            return Err(BackendError::unavailable(
-                muster_engine_api::backend::ALREADY_MEMBER,
-            ));
+            return Err(BackendError::unavailable(ALREADY_MEMBER));
         }
         let addresses = self.addresses(
             &request.listen_address,
@@ -248,10 +243,13 @@ impl ClusterBackend for NodeBackend {
             .ok_or_else(BackendError::no_swarm)
     }
 
-    async fn swarm_update(&self, version: u64, spec: ClusterSpec, rotation: TokenRotation) -> Result<()> {
-        let (rotate_worker, rotate_controller) = (rotation.worker, rotation.controller);
+    async fn swarm_update(&self, version: u64, update: ClusterUpdate) -> Result<()> {
+        let ClusterUpdate { spec, tokens, root } = update;
+        let (rotate_worker, rotate_controller) = (tokens.worker, tokens.controller);
+        let cluster = self.swarm_inspect().await?;
+        let rotation = root_rotation(&cluster, spec.root_rotations, root).map_err(BackendError::invalid)?;
         // What is fixed when a cluster begins is no part of the request.
-        let begun = self.swarm_inspect().await?.spec;
+        let begun = cluster.spec;
         let spec = Box::new(ClusterSpec {
             address_pools: begun.address_pools,
             subnet_prefix_len: begun.subnet_prefix_len,
@@ -263,6 +261,7 @@ impl ClusterBackend for NodeBackend {
             spec,
             rotate_worker,
             rotate_controller,
+            rotation: rotation.map(Box::new),
         })
         .await?;
         Ok(())

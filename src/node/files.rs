@@ -43,6 +43,9 @@ pub struct Membership {
     pub data_path: Option<IpAddr>,
     /// Controllers that it knew when it joined.
     pub controllers: Vec<String>,
+    /// The cluster shall begin anew with this controller alone, and has not yet.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub begins_anew: bool,
 }
 
 /// Certificate and key as PEM.
@@ -104,6 +107,11 @@ impl NodeFiles {
         self.write(ROOT_CERTIFICATE, credentials.root_pem.as_bytes())?;
         let identity = format!("{}\n{}", credentials.certificate_pem.trim(), credentials.key_pem);
         self.write(IDENTITY, identity.as_bytes())
+    }
+
+    /// Keeps another root certificate.
+    pub fn save_root(&self, root_pem: &str) -> anyhow::Result<()> {
+        self.write(ROOT_CERTIFICATE, root_pem.as_bytes())
     }
 
     /// Keeps the membership; from now on a restart comes back as this node.

@@ -1,6 +1,7 @@
 //! The node's membership as a whole: in no cluster, joining, a member, or a member that could not start.
 
 use super::address::MemberAddresses;
+use super::anew::finish_anew;
 use super::files::{Credentials, Membership, NodeFiles};
 use super::join::{self, JoinPlan};
 use super::member::{Member, MemberContext};
@@ -40,11 +41,11 @@ pub enum Standing {
 
 /// This node.
 pub struct NodeHost {
-    context: MemberContext,
+    pub(super) context: MemberContext,
     standing: RwLock<Standing>,
     roles: Mutex<Option<(watch::Sender<bool>, JoinHandle<()>)>>,
     /// One change of membership at a time.
-    changing: Mutex<()>,
+    pub(super) changing: Mutex<()>,
 }
 
 impl NodeHost {
@@ -88,7 +89,15 @@ impl NodeHost {
         match resumed.await {
             // What an earlier membership left goes.
             Ok(None) => self.context.tasks.set_networks(Vec::new(), 0),
-            Ok(Some(member)) => self.activate(member).await,
+            Ok(Some(member)) => {
+                self.activate(member.clone()).await;
+                // A daemon that ended in the middle of it comes back to it.
+                if member.begins_anew().await
+                    && let Err(error) = finish_anew(&member).await
+                {
+                    tracing::error!(error = format!("{error:#}"), "the cluster has not begun anew yet");
+                }
+            }
             Err(error) => {
                 let error: anyhow::Error = error;
                 tracing::error!(error = format!("{error:#}"), "cannot come back to the cluster");
@@ -234,7 +243,7 @@ impl NodeHost {
         }
     }
 
-    async fn activate(&self, member: Arc<Member>) {
+    pub(super) async fn activate(&self, member: Arc<Member>) {
         member.start_agent().await;
         let (stop, stopped) = watch::channel(false);
         let task = tokio::spawn(roles::supervise(member.clone(), stopped));
@@ -242,7 +251,7 @@ impl NodeHost {
         self.set(Standing::Active(member));
     }
 
-    async fn deactivate(&self, reason: Stop) {
+    pub(super) async fn deactivate(&self, reason: Stop) {
         if let Some((stop, task)) = self.roles.lock().await.take() {
             stop.send_replace(true);
             if task.await.is_err() {
@@ -289,11 +298,11 @@ impl NodeHost {
         }
     }
 
-    fn files(&self) -> &NodeFiles {
+    pub(super) fn files(&self) -> &NodeFiles {
         &self.context.files
     }
 
-    fn set(&self, standing: Standing) {
+    pub(super) fn set(&self, standing: Standing) {
         *self.standing.write().unwrap_or_else(PoisonError::into_inner) = standing;
     }
 }

@@ -9,7 +9,7 @@ use muster_proto::ca::certificate_authority_client::CertificateAuthorityClient;
 use muster_proto::ca::{
     IssueRequest, JoinRaftRequest, LeaveRaftRequest, RenewRequest, RootRequest, WithdrawRequest,
 };
-use muster_proto::transport::{Dialer, dial_unverified, root_digest};
+use muster_proto::transport::{Dialer, dial_unverified, issuer_of, root_digest};
 use muster_state::{Change, Changeset, ClusterState, Entry, Outcome};
 use muster_types::node::ControllerMember;
 use muster_types::{
@@ -58,6 +58,7 @@ pub fn make_cluster(
         as_of: 0,
     };
     let certificate_pem = authority::issue(&root, &pair.request_pem, subject, spec.certificate_expiry, now)?;
+    let issuer = issuer_of(&root.certificate_pem)?;
     let root_digest = root_digest(&root.certificate_pem);
     let token = || JoinToken {
         root_digest,
@@ -89,6 +90,8 @@ pub fn make_cluster(
         incarnation: 1,
         feature_level: muster_state::SUPPORTED_FEATURE_LEVEL,
         next_raft_id: FIRST_RAFT_ID.0,
+        issuer: Some(issuer),
+        root_rotation: None,
     };
     let member = ControllerMember {
         raft_id: FIRST_RAFT_ID,
@@ -132,6 +135,7 @@ pub fn make_cluster(
         advertise: addresses.advertise,
         data_path: addresses.data_path,
         controllers,
+        begins_anew: false,
     };
     Ok(NewCluster {
         membership,
@@ -222,6 +226,7 @@ async fn join_through(
         advertise: plan.addresses.advertise,
         data_path: plan.addresses.data_path,
         controllers: plan.remotes.clone(),
+        begins_anew: false,
     };
     Ok((membership, credentials, identity.role))
 }

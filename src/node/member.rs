@@ -61,6 +61,7 @@ pub struct Member {
     pub(super) dialer: Dialer,
     pub(super) slot: ControllerSlot,
     pub(super) view: watch::Receiver<AgentView>,
+    description: watch::Sender<NodeDescription>,
     controller: Mutex<Option<ControllerRun>>,
     /// The cluster listed this node's controller, or did when the log on its disk was written.
     listed: AtomicBool,
@@ -100,13 +101,17 @@ impl Member {
         )?;
         let dialer = Dialer::new(&certificate)?;
         let slot: ControllerSlot = Arc::new(ArcSwapOption::empty());
-        let description = context.describe(membership.advertise, membership.data_path);
+        let description = NodeDescription {
+            tls: Some(certificate.tls()),
+            ..context.describe(membership.advertise, membership.data_path)
+        };
+        let (description, described) = watch::channel(description);
         let config = AgentConfig {
             node: membership.node,
             directory: context.files.directory().to_owned(),
             dialer: dialer.clone(),
             controllers: membership.controllers.clone(),
-            description,
+            description: described,
         };
         let (agent, view) = Agent::restore(config, context.tasks.clone() as Arc<dyn TaskEngine>).await?;
         let own = membership.advertise.to_string();
@@ -140,6 +145,7 @@ impl Member {
             dialer,
             slot,
             view,
+            description,
             controller: Mutex::new(None),
             listed: AtomicBool::new(false),
             stop_agent,
@@ -278,6 +284,18 @@ impl Member {
         self.context.files.remove_raft()
     }
 
+    /// Whether the cluster shall begin anew with this controller.
+    pub async fn begins_anew(&self) -> bool {
+        self.membership.lock().await.begins_anew
+    }
+
+    /// The cluster began anew with this controller.
+    pub async fn began_anew(&self) -> anyhow::Result<()> {
+        let mut membership = self.membership.lock().await;
+        membership.begins_anew = false;
+        self.context.files.save_membership(&membership)
+    }
+
     /// Replaces the certificate by one with the role of the node's record.
     pub async fn renew_certificate(&self) -> anyhow::Result<()> {
         let upkeep = Upkeep {
@@ -288,6 +306,27 @@ impl Member {
         upkeep
             .renew(&self.controllers(), self.controller().is_some())
             .await
+    }
+
+    /// Has a certificate of who signs them now, trusts the root that the cluster names, and says so.
+    pub async fn follow_root(&self, view: &AgentView) -> anyhow::Result<()> {
+        let tls = self.certificate.tls();
+        if !view.issuer_public_key.is_empty() && tls.issuer.public_key != view.issuer_public_key {
+            self.renew_certificate().await?;
+            tracing::info!("the node has a certificate of the cluster's new root");
+        }
+        if !view.root_pem.is_empty() && self.certificate.root_pem() != view.root_pem {
+            self.certificate.trust(&view.root_pem)?;
+            self.context.files.save_root(&view.root_pem)?;
+            tracing::info!("the node trusts the cluster's new root");
+        }
+        let tls = Some(self.certificate.tls());
+        self.description.send_if_modified(|described| {
+            let differs = described.tls != tls;
+            described.tls = tls;
+            differs
+        });
+        Ok(())
     }
 
     /// Why the controller ended by itself, if it did.
@@ -340,6 +379,7 @@ impl Member {
             disk: Arc::new(RealDisk::open(&directory)?),
             keys: keys.ring(),
             bootstrap,
+            anew: membership.begins_anew.then(|| membership.advertise.to_string()),
             known: Members {
                 members: known,
                 ..Members::default()

@@ -2,6 +2,7 @@
 //! controller). Decisions about services and nodes are elsewhere; here they are only wired together.
 
 pub mod address;
+mod anew;
 pub mod attach;
 pub mod backend;
 pub mod events;
@@ -16,6 +17,7 @@ mod own_writes;
 mod refusals;
 pub mod registry;
 mod roles;
+mod root;
 mod routes;
 mod server;
 pub mod service;

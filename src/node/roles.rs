@@ -110,6 +110,7 @@ async fn look(member: &Member, renew_at_share: f64) -> anyhow::Result<()> {
         }
         Step::BecomeController | Step::Nothing => {}
     }
+    member.follow_root(&view).await?;
     let role = member.certificate.identity().role;
     let demoted =
         view.controller == Some(false) && role == NodeRole::Controller && member.controller().is_none();

@@ -5,6 +5,7 @@ use muster_controller::core::trace::trace;
 use muster_engine_api::backend::{
     ControllerReach, ControllerView, NodeView, Place, ServiceView, TaskCounts, TaskView, TraceStep,
 };
+use muster_proto::transport::root_digest;
 use muster_state::ClusterState;
 use muster_types::overlay::NetworkAddresses;
 use muster_types::service::Protocol;
@@ -27,8 +28,17 @@ pub(super) fn node_view(view: &ReadView, node: &Arc<Node>) -> NodeView {
         },
         address: member.address.clone(),
     });
+    let root = view
+        .state
+        .cluster()
+        .map(|cluster| &cluster.root_ca.certificate_pem);
+    let trusts = |root: &&String| {
+        let tls = node.description.tls.as_ref();
+        tls.is_some_and(|tls| tls.root_digest == root_digest(root))
+    };
     NodeView {
         node: (**node).clone(),
+        trusted_root_pem: root.filter(trusts).cloned(),
         controller,
     }
 }

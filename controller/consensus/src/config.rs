@@ -42,6 +42,8 @@ pub struct NodeConfig {
     pub snapshot_interval_entries: u64,
     /// Entries kept behind a snapshot.
     pub kept_entries: u64,
+    /// Snapshots kept on disk beside the newest.
+    pub old_snapshots: usize,
     /// Bytes of entries in memory at which a snapshot is due.
     pub log_bytes_max: u64,
     /// Entries that a learner may lack when it is promoted.
@@ -82,6 +84,7 @@ impl NodeConfig {
             segment_bytes: SEGMENT_BYTES,
             snapshot_interval_entries: SNAPSHOT_INTERVAL_ENTRIES,
             kept_entries: KEPT_ENTRIES,
+            old_snapshots: 0,
             log_bytes_max: LOG_BYTES_MAX,
             promotion_lag_entries: 64,
             chunk_retry_ticks: 10,

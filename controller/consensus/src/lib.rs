@@ -43,8 +43,8 @@ pub use keys::{Entropy, KEY_BYTES, KeyId, KeyRing, SystemEntropy};
 pub use log::LogCounters;
 pub use membership::Membership;
 pub use node::{
-    Counters, DownloadStatus, FinishedSnapshot, PeerStatus, RaftNode, ReplicationState, SnapshotWriter,
-    Status,
+    Counters, DownloadStatus, FinishedSnapshot, PeerStatus, RaftNode, ReplicationState, SnapshotPolicy,
+    SnapshotWriter, Status,
 };
 pub use ready::{
     CommittedEntry, InstalledSnapshot, MembershipChange, OutboundMessage, Payload, ProposalTicket, ReadState,

@@ -327,6 +327,7 @@ fn template_for_agent(revision: &TemplateRevision) -> Arc<TaskTemplate> {
 
 /// Who is who, for one node.
 pub fn node_view(state: &ClusterState, node: NodeId) -> NodeView {
+    let cluster = state.cluster();
     let controllers = state.nodes().filter_map(|node| node.controller.as_ref());
     let peers = state
         .nodes()
@@ -339,5 +340,9 @@ pub fn node_view(state: &ClusterState, node: NodeId) -> NodeView {
         peers: peers
             .map(|node| (node.id, node.description.advertise_address.clone()))
             .collect(),
+        root_pem: cluster.map_or_else(String::new, |cluster| cluster.root_ca.certificate_pem.clone()),
+        issuer_public_key: cluster
+            .and_then(|cluster| cluster.issuer.as_ref())
+            .map_or_else(Vec::new, |issuer| issuer.public_key.clone()),
     }
 }

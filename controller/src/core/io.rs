@@ -299,4 +299,8 @@ pub struct NodeView {
     pub controller: bool,
     /// Every node with the address of its cluster server.
     pub peers: Vec<(NodeId, String)>,
+    /// The root certificate to trust, PEM.
+    pub root_pem: String,
+    /// Public key of who signs certificates, DER; empty where it is not known.
+    pub issuer_public_key: Vec<u8>,
 }

@@ -171,11 +171,15 @@ impl Controller {
         if !self.is_leading() {
             return;
         }
+        if self.begins_anew(now) {
+            return;
+        }
         self.keep_leases(now);
         self.mark_down(now);
         self.change_membership(now);
         self.forget_failed_joins(now);
         self.raise_feature_level(now);
+        self.end_rotation(now);
         self.address_nodes(now);
         self.reconcile(now);
     }

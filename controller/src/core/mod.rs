@@ -4,6 +4,7 @@
 //! [`Controller::handle`] takes inputs in; [`Controller::flush`] persists, applies and acts, and returns what to do.
 //! Handing in several inputs before a flush is how writes share one sync of the disk.
 
+mod anew;
 mod answers;
 pub mod cluster_requests;
 pub mod dispatch;
@@ -16,15 +17,18 @@ pub mod observed;
 pub mod proposals;
 pub mod reads;
 pub mod requests;
+mod rotation;
 mod service_requests;
 mod sessions;
 mod settling;
+mod snapshots;
 pub mod trace;
 mod upgrade;
 pub mod witness;
 
 use crate::control::{ControlError, ControlReply, ControlRequest};
 use crate::membership::Group;
+use anew::Anew;
 use bytes::Bytes;
 use io::{Input, Members, Now, Output, ReadView, Token};
 use leader::Leader;
@@ -84,6 +88,7 @@ pub struct Controller {
     /// Answers to writes that wait for the confirmation that this controller still leads, each with its term.
     answers: BTreeMap<Token, (u64, Result<ControlReply, ControlError>)>,
     leader: Option<Leader>,
+    anew: Anew,
     /// Members to reach before the state names any: what a joining controller was told.
     known: Members,
     /// Controllers that came and that the state does not name yet, because it lags.
@@ -115,6 +120,7 @@ impl Controller {
             reads: Reads::new(first_read),
             answers: BTreeMap::new(),
             leader: None,
+            anew: Anew::default(),
             known,
             met: BTreeMap::new(),
             ids,
@@ -664,22 +670,6 @@ impl Controller {
             self.outputs.push(Output::Removed);
         } else if member {
             self.was_member = true;
-        }
-    }
-
-    fn snapshot_if_due(&mut self) -> Result<(), ControllerError> {
-        if !self.raft.snapshot_due() {
-            return Ok(());
-        }
-        let data = self.state.snapshot().map_err(ControllerError::State)?;
-        match self.raft.create_snapshot(self.state.index(), &data) {
-            Ok(()) => Ok(()),
-            // The log is kept until there is room; a full disk for the log itself ends the controller.
-            Err(SnapshotError::DiskFull { source }) => {
-                tracing::error!(error = %source, "no room for a snapshot of the cluster's state");
-                Ok(())
-            }
-            Err(error) => Err(ControllerError::Snapshot(error)),
         }
     }
 

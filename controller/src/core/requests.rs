@@ -1,6 +1,6 @@
 //! From a write to the changeset that carries it out: decided on committed state, checked again by preconditions.
 
-use super::{cluster_requests, file_requests, network_requests, service_requests};
+use super::{cluster_requests, file_requests, network_requests, rotation, service_requests};
 use crate::control::{ControlError, ControlReply, ControlRequest, RefusalKind};
 use crate::membership::{Group, may_leave};
 use muster_state::{Change, Changeset, ClusterState, ObjectKey, Part, Precondition, Rejection};
@@ -50,9 +50,11 @@ pub fn decide(
             spec,
             rotate_worker,
             rotate_controller,
+            rotation,
         } => {
             let rotate = (*rotate_worker, *rotate_controller);
-            cluster_requests::update(state, *version, spec, rotate, ids)?
+            let changeset = cluster_requests::update(state, *version, spec, rotate, ids)?;
+            rotation::begin(state, changeset, rotation.as_deref())?
         }
         ControlRequest::JoinNode { role, availability } => {
             let node = NodeId::from_u128(id.as_u128());

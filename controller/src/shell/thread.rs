@@ -38,6 +38,8 @@ pub struct ControllerConfig {
     pub keys: KeyRing,
     /// With these, a new cluster begins: the first state.
     pub bootstrap: Option<ClusterState>,
+    /// With this, its own address, the cluster begins anew with this controller alone: its quorum is lost for good.
+    pub anew: Option<String>,
     /// Members that a joining controller was told of.
     pub known: Members,
     /// Dials with the node's certificate.
@@ -83,6 +85,7 @@ pub fn start(config: ControllerConfig) -> Result<Started, ControllerError> {
     config
         .raft
         .set_tick_ms(u64::try_from(TICK.as_millis()).unwrap_or(1));
+    config.raft.force_new_cluster = config.anew.is_some();
     let mut raft = RaftNode::open(config.raft, config.disk, config.keys)?;
     let opened = Opened {
         initialized: raft.is_initialized(),
@@ -99,6 +102,9 @@ pub fn start(config: ControllerConfig) -> Result<Started, ControllerError> {
         (Opening::BeginCluster, None) | (Opening::TakePart, _) => {}
     }
     let mut controller = Controller::new(config.node, raft, config.known, Box::new(SystemIds));
+    if let Some(address) = config.anew {
+        controller.begin_anew(address);
+    }
     let origin = Instant::now();
     controller.set_stopwatch(Box::new(move || origin.elapsed()));
     let (inputs, receiver) = mpsc::channel(INPUT_QUEUE);

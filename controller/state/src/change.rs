@@ -7,8 +7,8 @@ use muster_types::policy::NetworkPolicy;
 use muster_types::service::{Labels, PublishedPort, UpdateStatus};
 use muster_types::{
     AttachmentId, Cluster, ClusterFile, ClusterNetwork, ClusterSpec, DesiredState, FileId, JoinTokens,
-    NetworkId, NodeDescription, NodeId, NodeSpec, NodeState, Reason, RequestId, RootCa, ServiceId,
-    ServiceSpec, Slot, TaskId, TaskStatus, Timestamp,
+    NetworkId, NodeDescription, NodeId, NodeSpec, NodeState, Reason, RequestId, RootCa, RootRotation,
+    ServiceId, ServiceSpec, Slot, TaskId, TaskStatus, Timestamp,
 };
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -83,6 +83,10 @@ pub enum Change {
     ClusterTokens(JoinTokens),
     /// The certificate authority.
     ClusterRootCa(RootCa),
+    /// Another root certificate shall take the place of the one that is there.
+    ClusterRotationBegin(Box<RootRotation>),
+    /// It has: every node has a certificate of it. Tokens name it from now on.
+    ClusterRotationEnd,
     /// A higher incarnation, after a restored backup or a forced new cluster.
     ClusterIncarnation(u64),
     /// A higher feature level.

@@ -5,7 +5,7 @@ use muster_types::{Reason, Timestamp};
 use serde::{Deserialize, Serialize};
 
 /// The highest feature level whose entries this binary can apply.
-pub const SUPPORTED_FEATURE_LEVEL: u32 = 5;
+pub const SUPPORTED_FEATURE_LEVEL: u32 = LEVEL_OF_ROTATION;
 
 /// The level from which on there are networks of the cluster.
 pub const LEVEL_OF_NETWORKS: u32 = 2;
@@ -18,6 +18,9 @@ pub const LEVEL_OF_POLICIES: u32 = 4;
 
 /// The level from which on there are jobs.
 pub const LEVEL_OF_JOBS: u32 = 5;
+
+/// The level from which on the root certificate can be replaced: nodes show the certificates between theirs and the root.
+pub const LEVEL_OF_ROTATION: u32 = 6;
 
 /// First byte of an entry: MessagePack with named fields.
 const FORMAT_NAMED: u8 = 1;
@@ -106,6 +109,7 @@ fn feature_level(change: &Change) -> u32 {
         | Change::AttachmentRemove { .. }
         | Change::NodeAddresses { .. } => LEVEL_OF_NETWORKS,
         Change::FileCreate(_) | Change::FileLabels { .. } | Change::FileRemove { .. } => LEVEL_OF_FILES,
+        Change::ClusterRotationBegin(_) | Change::ClusterRotationEnd => LEVEL_OF_ROTATION,
         Change::ServiceControl { vips, .. } => when(!vips.is_empty(), LEVEL_OF_NETWORKS),
         Change::TaskCreate(task) => when(!task.addresses.is_empty(), LEVEL_OF_NETWORKS),
         Change::TaskControl {

@@ -223,6 +223,7 @@ pub fn start_controller(
         disk: Arc::new(disk.clone()),
         keys,
         bootstrap,
+        anew: None,
         known: Members::default(),
         dialer: Dialer::new(own).unwrap(),
         metrics: ControllerMetrics::new().unwrap(),
@@ -258,6 +259,8 @@ fn first_state(root: &RootCa) -> ClusterState {
         incarnation: 1,
         feature_level: SUPPORTED_FEATURE_LEVEL,
         next_raft_id: 1,
+        issuer: None,
+        root_rotation: None,
     };
     let mut changes = vec![Change::ClusterCreate(Box::new(cluster))];
     for (number, role) in [

@@ -1,6 +1,6 @@
 //! Dialling peers.
 
-use super::identity::root_store;
+use super::trust::root_store;
 use super::{
     CONNECT_TIMEOUT, CertificateError, HANDSHAKE_TIMEOUT, NodeCertificate, SAN_CONTROLLER, SAN_NODE,
 };

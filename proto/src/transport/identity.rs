@@ -1,12 +1,13 @@
 //! Certificates of nodes, and what they say of their holder.
 
+use super::trust::{CurrentRoots, Trust, root_certificate};
 use arc_swap::ArcSwap;
-use muster_types::{ClusterId, NodeId, NodeRole};
+use muster_types::{ClusterId, Issuer, NodeId, NodeRole, NodeTls};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
-use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use rustls::{ClientConfig, ServerConfig};
 use std::sync::Arc;
 use std::time::SystemTime;
 use x509_parser::oid_registry::OID_X509_SERIALNUMBER;
@@ -19,6 +20,9 @@ pub const SAN_CONTROLLER: &str = "muster-controller";
 pub const OU_WORKER: &str = "muster-worker";
 /// Organisational unit of controllers.
 pub const OU_CONTROLLER: &str = "muster-controller";
+
+/// Most certificates from a node's to the root: its own, and that of a root that takes the place of another.
+const CHAIN_MAX: usize = 2;
 
 /// A certificate or key cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -103,8 +107,9 @@ pub struct NodeCertificate {
 struct Current {
     identity: Identity,
     root_pem: String,
+    issuer: Issuer,
     key: Arc<CertifiedKey>,
-    roots: Arc<RootCertStore>,
+    trust: Trust,
     validity: (SystemTime, SystemTime),
 }
 
@@ -129,6 +134,35 @@ impl NodeCertificate {
         Ok(())
     }
 
+    /// Trusts this root from now on, with the certificate that the node has.
+    pub fn trust(&self, root_pem: &str) -> Result<(), CertificateError> {
+        let current = self.current.load();
+        let certificates = &current.key.cert;
+        self.current.store(Arc::new(Current {
+            identity: current.identity,
+            root_pem: root_pem.to_owned(),
+            issuer: issuer(certificates, root_pem)?,
+            key: current.key.clone(),
+            trust: Trust::in_root(root_pem)?,
+            validity: current.validity,
+        }));
+        Ok(())
+    }
+
+    /// What the node says of its certificate.
+    pub fn tls(&self) -> NodeTls {
+        let current = self.current.load();
+        NodeTls {
+            issuer: current.issuer.clone(),
+            root_digest: root_digest(&current.root_pem),
+        }
+    }
+
+    /// How peers are verified now.
+    pub(super) fn current_trust(&self) -> Trust {
+        self.current.load().trust.clone()
+    }
+
     /// Who this node is.
     pub fn identity(&self) -> Identity {
         self.current.load().identity
@@ -147,14 +181,9 @@ impl NodeCertificate {
     /// TLS 1.3 for a listener. Clients without a certificate are let in and have no identity; each service checks.
     pub fn server_config(self: &Arc<Self>) -> Result<Arc<ServerConfig>, CertificateError> {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let roots = self.current.load().roots.clone();
-        let verifier = rustls::server::WebPkiClientVerifier::builder_with_provider(roots, provider.clone())
-            .allow_unauthenticated()
-            .build()
-            .map_err(|error| rustls::Error::General(error.to_string()))?;
         let mut config = ServerConfig::builder_with_provider(provider)
             .with_protocol_versions(&[&rustls::version::TLS13])?
-            .with_client_cert_verifier(verifier)
+            .with_client_cert_verifier(Arc::new(CurrentRoots(self.clone())))
             .with_cert_resolver(Arc::new(CurrentKey(self.clone())));
         // A resumed session would carry the peer's certificate of an earlier one, also when its role has changed since.
         config.send_tls13_tickets = 0;
@@ -174,11 +203,13 @@ impl NodeCertificate {
     }
 
     /// TLS 1.3 for a connection to a peer, with this node's certificate.
-    pub(super) fn client_config(self: &Arc<Self>) -> Result<ClientConfig, CertificateError> {
+    pub fn client_config(self: &Arc<Self>) -> Result<ClientConfig, CertificateError> {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let mut config = ClientConfig::builder_with_provider(provider)
             .with_protocol_versions(&[&rustls::version::TLS13])?
-            .with_root_certificates(self.current.load().roots.clone())
+            // It verifies as usual, by the roots of its time.
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(CurrentRoots(self.clone())))
             .with_client_cert_resolver(Arc::new(CurrentKey(self.clone())));
         // Each connection shows the certificate of its time, and not that of the session it would resume.
         config.resumption = rustls::client::Resumption::disabled();
@@ -189,36 +220,55 @@ impl NodeCertificate {
 
 impl Current {
     fn read(root_pem: &str, certificate_pem: &str, key_pem: &str) -> Result<Self, CertificateError> {
-        let certificate = CertificateDer::from_pem_slice(certificate_pem.as_bytes()).map_err(|_| {
-            CertificateError::Pem {
-                what: "node certificate",
-            }
-        })?;
+        let unreadable = CertificateError::Pem {
+            what: "node certificate",
+        };
+        // The node's own first, then those between it and the root.
+        let certificates = CertificateDer::pem_slice_iter(certificate_pem.as_bytes())
+            .take(CHAIN_MAX)
+            .collect::<Result<Vec<_>, _>>();
+        let Ok([certificate, ..]) = certificates.as_deref() else {
+            return Err(unreadable);
+        };
+        let certificates = certificates.as_deref().unwrap_or_default();
         let key = PrivateKeyDer::from_pem_slice(key_pem.as_bytes())
             .map_err(|_| CertificateError::Pem { what: "node key" })?;
-        let identity = Identity::of(&certificate)?;
-        let validity = validity(&certificate)?;
+        let identity = Identity::of(certificate)?;
+        let validity = validity(certificate)?;
         let signing = rustls::crypto::ring::sign::any_supported_type(&key)?;
-        let certified = CertifiedKey::new(vec![certificate], signing);
+        let certified = CertifiedKey::new(certificates.to_vec(), signing);
         certified.keys_match()?;
         Ok(Self {
             identity,
             root_pem: root_pem.to_owned(),
+            issuer: issuer(&certified.cert, root_pem)?,
             key: Arc::new(certified),
-            roots: Arc::new(root_store(root_pem)?),
+            trust: Trust::in_root(root_pem)?,
             validity,
         })
     }
 }
 
-/// A store that trusts the root only.
-pub(super) fn root_store(root_pem: &str) -> Result<RootCertStore, CertificateError> {
-    let root = CertificateDer::from_pem_slice(root_pem.as_bytes()).map_err(|_| CertificateError::Pem {
-        what: "root certificate",
-    })?;
-    let mut roots = RootCertStore::empty();
-    roots.add(root)?;
-    Ok(roots)
+/// Who signed the first certificate: the second, or the root.
+fn issuer(certificates: &[CertificateDer<'_>], root_pem: &str) -> Result<Issuer, CertificateError> {
+    match certificates.get(1) {
+        Some(between) => issuer_in(between),
+        None => issuer_of(root_pem),
+    }
+}
+
+/// Who signs with this certificate.
+pub fn issuer_of(certificate_pem: &str) -> Result<Issuer, CertificateError> {
+    issuer_in(&root_certificate(certificate_pem)?)
+}
+
+fn issuer_in(certificate: &CertificateDer<'_>) -> Result<Issuer, CertificateError> {
+    let (_, parsed) = x509_parser::parse_x509_certificate(certificate)
+        .map_err(|_| CertificateError::Subject("its issuer is not an X.509 certificate"))?;
+    Ok(Issuer {
+        subject: parsed.subject().as_raw().to_vec(),
+        public_key: parsed.public_key().raw.to_vec(),
+    })
 }
 
 fn validity(certificate: &CertificateDer<'_>) -> Result<(SystemTime, SystemTime), CertificateError> {

@@ -3,10 +3,12 @@
 mod client;
 mod identity;
 mod server;
+mod trust;
 
 pub use client::{Dialer, dial_unverified};
 pub use identity::{
-    CertificateError, Identity, NodeCertificate, PeerIdentity, SAN_CONTROLLER, SAN_NODE, root_digest,
+    CertificateError, Identity, NodeCertificate, PeerIdentity, SAN_CONTROLLER, SAN_NODE, issuer_of,
+    root_digest,
 };
 pub use server::{TlsConnection, accept_tls};
 

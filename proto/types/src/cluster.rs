@@ -26,6 +26,13 @@ pub struct Cluster {
     pub feature_level: u32,
     /// The next Raft id to give out. Ids are never reused.
     pub next_raft_id: u64,
+    /// Who signs certificates now, where it is known.
+    #[serde(default)]
+    pub issuer: Option<Issuer>,
+    /// The root certificate is being replaced: nodes get certificates of the new one, and trust the one before until all
+    /// have them.
+    #[serde(default)]
+    pub root_rotation: Option<Box<RootRotation>>,
 }
 
 /// Cluster settings, with Swarm's defaults except where stated.
@@ -44,6 +51,8 @@ pub struct ClusterSpec {
     pub snapshot_interval: u64,
     /// Log entries kept for slow followers after a snapshot.
     pub log_entries_kept: u64,
+    /// Snapshots kept beside the newest.
+    pub old_snapshots_kept: u64,
     /// Validity of node certificates.
     pub certificate_expiry: Duration,
     /// Where the subnets of the cluster's networks come from; fixed when the cluster begins.
@@ -52,6 +61,8 @@ pub struct ClusterSpec {
     pub subnet_prefix_len: u8,
     /// UDP port of the tunnels between nodes; fixed when the cluster begins.
     pub data_path_port: u16,
+    /// Counter that a client raises to have the root certificate replaced.
+    pub root_rotations: u64,
 }
 
 /// UDP port of the tunnels between nodes, as in Swarm.
@@ -66,10 +77,12 @@ impl Default for ClusterSpec {
             heartbeat_period: Duration::from_secs(1),
             snapshot_interval: 10_000,
             log_entries_kept: 500,
+            old_snapshots_kept: 0,
             certificate_expiry: Duration::from_secs(90 * 24 * 3600),
             address_pools: vec![IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(10, 0, 0, 0), 8))],
             subnet_prefix_len: 24,
             data_path_port: DEFAULT_DATA_PATH_PORT,
+            root_rotations: 0,
         }
     }
 }
@@ -89,6 +102,29 @@ impl fmt::Debug for RootCa {
             .field("certificate_pem", &self.certificate_pem)
             .finish_non_exhaustive()
     }
+}
+
+/// Who signed a certificate, as X.509 writes it.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Issuer {
+    /// Distinguished name, DER.
+    pub subject: Vec<u8>,
+    /// Subject public key info, DER.
+    pub public_key: Vec<u8>,
+}
+
+/// A new root certificate takes the place of the one before.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RootRotation {
+    /// The new root.
+    pub root: RootCa,
+    /// What signs in the new root's name.
+    pub issuer: Issuer,
+    /// The new root's key, certified by the root before: with it nodes that trust that one accept certificates of the new
+    /// one.
+    pub cross_signed_pem: String,
+    /// SHA-256 of the new root certificate, for join tokens.
+    pub root_digest: [u8; 32],
 }
 
 /// The current join tokens.

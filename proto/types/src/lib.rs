@@ -33,7 +33,7 @@ pub mod time;
 pub mod validate;
 
 pub use assignment::{AssignedTask, AssignmentAge, AssignmentSet, AssignmentUpdate};
-pub use cluster::{Cluster, ClusterSpec, JoinToken, JoinTokens, RootCa};
+pub use cluster::{Cluster, ClusterSpec, Issuer, JoinToken, JoinTokens, RootCa, RootRotation};
 pub use constraint::{Constraint, ConstraintError};
 pub use file::{AssignedFile, ClusterFile, FileKind};
 pub use id::{
@@ -42,7 +42,7 @@ pub use id::{
 };
 pub use job::JobStatus;
 pub use meta::Meta;
-pub use node::{Availability, Node, NodeDescription, NodeRole, NodeSpec, NodeState, NodeStatus};
+pub use node::{Availability, Node, NodeDescription, NodeRole, NodeSpec, NodeState, NodeStatus, NodeTls};
 pub use overlay::{AssignedNetwork, ClusterNetwork, NetworkUpdate, TaskNetwork};
 pub use reason::Reason;
 pub use resources::Resources;

@@ -2,7 +2,7 @@
 
 use crate::overlay::NetworkAddresses;
 use crate::service::{Labels, Platform};
-use crate::{Meta, NodeId, RaftId, Resources, Timestamp};
+use crate::{Issuer, Meta, NodeId, RaftId, Resources, Timestamp};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
@@ -86,6 +86,17 @@ pub struct NodeDescription {
     pub data_path_address: Option<IpAddr>,
     /// Subnets that the host has routes to, which no network of the cluster may take; at most [`ROUTES_MAX`].
     pub routes: Vec<IpNet>,
+    /// Its certificate.
+    pub tls: Option<NodeTls>,
+}
+
+/// What a node says of its certificate.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeTls {
+    /// Who signed it.
+    pub issuer: Issuer,
+    /// SHA-256 of the root certificate that the node trusts.
+    pub root_digest: [u8; 32],
 }
 
 /// Most routes that a node tells of.

@@ -43,6 +43,7 @@ impl Authority {
             disk: Arc::new(RealDisk::open(directory).unwrap()),
             keys: KeyRing::new([7; 32]),
             bootstrap: Some(new.state.clone()),
+            anew: None,
             known: Members::default(),
             dialer: Dialer::new(&own).unwrap(),
             metrics: ControllerMetrics::new().unwrap(),

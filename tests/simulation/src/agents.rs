@@ -630,7 +630,12 @@ impl World {
                 };
                 (wait, Operation::Prepare(task))
             }
-            Action::Start { task, container, .. } => {
+            Action::Start {
+                task,
+                container,
+                files,
+            } => {
+                self.check_started_with(machine, &task, &files);
                 (dice(self, 3_000, 80_000), Operation::Start(task.id, container))
             }
             Action::Stop { task, container } => {

@@ -5,6 +5,8 @@ use crate::network::OUTSIDE;
 use crate::networks::draw_networks;
 use crate::random::Dice;
 use crate::rpc::Purpose;
+use crate::secrets::draw_files;
+use crate::settings::Settings;
 use crate::wire::{Answer, Call};
 use crate::world::{Event, World};
 use muster_controller::control::{ControlError, ControlReply, ControlRequest, RefusalKind, ServiceChange};
@@ -222,7 +224,7 @@ impl World {
                 let may_demote = self.settings.membership_changes && whole;
                 mutate_node(dice, state, mark, may_demote)?
             }
-            12..40 => create(dice, id, mark, (state, self.settings.jobs)),
+            12..40 => create(dice, id, mark, (state, &self.settings)),
             40..88 => {
                 let service = dice_service(dice, &services)?;
                 update(dice, service, mark, state)
@@ -268,7 +270,7 @@ fn create(
     dice: &mut Dice,
     id: RequestId,
     mark: u64,
-    (state, jobs): (&ClusterState, bool),
+    (state, settings): (&ClusterState, &Settings),
 ) -> (ControlRequest, Key, Action) {
     let name = NAMES[dice.below(NAMES.len() as u64) as usize];
     let mut spec = ServiceSpec {
@@ -277,9 +279,12 @@ fn create(
     };
     spec.labels.insert(MARK.to_owned(), mark.to_string());
     spec.template.container.image = "busybox".to_owned();
-    draw_mode(dice, &mut spec, jobs);
+    draw_mode(dice, &mut spec, settings.jobs);
     draw_template(dice, &mut spec);
     draw_networks(dice, &mut spec, state);
+    if settings.files {
+        draw_files(dice, &mut spec, state);
+    }
     let action = Action::Create(ServiceId::from_u128(id.as_u128()), mark);
     let request = ControlRequest::CreateService { spec: Box::new(spec) };
     (request, Key::Service(name.to_owned()), action)

@@ -26,6 +26,8 @@ pub mod planted;
 pub mod queue;
 pub mod random;
 pub mod rpc;
+mod secrets;
+pub mod settings;
 pub mod story;
 pub mod streams;
 pub mod wire;

@@ -19,6 +19,8 @@ pub enum PlantedBug {
     EarlyAcknowledgement,
     /// A final status is dropped on its way and acknowledged.
     LostFinalStatus,
+    /// Nodes do not hear that no task needs a secret any more.
+    KeptSecrets,
     /// What completed is reported as failed, now and then.
     MisreportedCompletion,
     /// Agents take older assignment sets.

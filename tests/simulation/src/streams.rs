@@ -316,6 +316,9 @@ impl World {
             return;
         }
         let mut set = self.maybe_move_tasks(machine, set);
+        if self.planted == Some(PlantedBug::KeptSecrets) {
+            set.files_gone.clear();
+        }
         if self.planted == Some(PlantedBug::LostNetworkNews) && self.dice.permille(100) {
             set.networks.retain(|network| network.facts.is_some());
         }

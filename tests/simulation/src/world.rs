@@ -16,6 +16,8 @@ use crate::planted::PlantedBug;
 use crate::queue::Queue;
 use crate::random::Dice;
 use crate::rpc::PendingCall;
+use crate::secrets::first_files;
+use crate::settings::Settings;
 use crate::story::Story;
 use crate::streams::{End, Stream};
 use crate::wire::{Packet, address_of};
@@ -39,59 +41,6 @@ const MACHINES: usize = 5;
 const CALM_US: u64 = 10 * SECOND;
 /// How often slow checks run.
 const CHECK_EVERY_US: u64 = SECOND;
-
-/// What a run is like, drawn from its seed.
-#[derive(Debug, Clone)]
-pub struct Settings {
-    /// Controllers in the beginning.
-    pub controllers: usize,
-    /// Clients.
-    pub clients: usize,
-    /// Longest pause between two operations of a client.
-    pub think_us_max: u64,
-    /// Faults.
-    pub faults: u64,
-    /// Until when faults and writes go on.
-    pub trouble_us: u64,
-    /// By when the cluster must rest after that.
-    pub rest_within_us: u64,
-    /// Entries between two snapshots.
-    pub snapshot_interval: u64,
-    /// Entries kept behind a snapshot.
-    pub kept_entries: u64,
-    /// Shortest and longest sync of a disk.
-    pub sync_us: (u64, u64),
-    /// Assignment sets that arrive once more, late, in a thousand.
-    pub late_assignments_permille: u64,
-    /// Clients promote and demote nodes.
-    pub membership_changes: bool,
-    /// The cluster was made before there were networks.
-    pub old_cluster: bool,
-    /// Some services are jobs.
-    pub jobs: bool,
-}
-
-impl Settings {
-    /// The settings of a seed.
-    pub fn draw(seed: u64, dice: &mut Dice) -> Self {
-        Self {
-            controllers: if dice.permille(700) { 3 } else { 5 },
-            clients: 3,
-            think_us_max: 7 * SECOND,
-            faults: dice.between(14, 26),
-            trouble_us: 540 * SECOND,
-            rest_within_us: 120 * SECOND,
-            snapshot_interval: dice.between(30, 400),
-            kept_entries: dice.between(5, 100),
-            sync_us: (50, 900),
-            late_assignments_permille: 30,
-            membership_changes: dice.permille(600),
-            old_cluster: dice.permille(150),
-            // A third of all, none of them a seed that failed before there were jobs: those run as they did.
-            jobs: [0, 6, 8].contains(&(seed % 9)) && seed != 9762,
-        }
-    }
-}
 
 /// What happens at a time.
 pub enum Event {
@@ -361,7 +310,7 @@ impl World {
     /// A new cluster on the first machine; the others join it.
     fn begin(&mut self) {
         let node = NodeId::from_u128(self.dice.next_u128());
-        let state = first_state(node, &mut self.dice, self.settings.old_cluster);
+        let state = first_state(node, &mut self.dice, &self.settings);
         *self.oracle() = Oracle::new(state.clone());
         self.owners.insert(node, 0);
         let files = &mut self.machines[0].files;
@@ -571,6 +520,7 @@ impl World {
         self.maybe_renew_dead_leases();
         self.maybe_repeat_farewells();
         self.check_liveness();
+        self.check_files();
         if !self.healing && self.now_us >= self.settings.trouble_us {
             self.heal();
         } else if self.healing {
@@ -625,7 +575,8 @@ impl World {
 }
 
 /// The first state of a cluster, as `swarm init` makes it.
-fn first_state(node: NodeId, dice: &mut Dice, old: bool) -> ClusterState {
+fn first_state(node: NodeId, dice: &mut Dice, settings: &Settings) -> ClusterState {
+    let old = settings.old_cluster;
     let mut token = || JoinToken {
         root_digest: [0; 32],
         secret: dice.next_u128(),
@@ -633,7 +584,11 @@ fn first_state(node: NodeId, dice: &mut Dice, old: bool) -> ClusterState {
     let record = Cluster {
         id: ClusterId::from_u128(CLUSTER),
         meta: Meta::default(),
-        spec: ClusterSpec::default(),
+        spec: ClusterSpec {
+            snapshot_interval: settings.snapshot_interval,
+            log_entries_kept: settings.kept_entries,
+            ..ClusterSpec::default()
+        },
         root_ca: RootCa {
             certificate_pem: String::new(),
             key_pem: String::new(),
@@ -649,6 +604,8 @@ fn first_state(node: NodeId, dice: &mut Dice, old: bool) -> ClusterState {
             muster_state::SUPPORTED_FEATURE_LEVEL
         },
         next_raft_id: 1,
+        issuer: None,
+        root_rotation: None,
     };
     let member = ControllerMember {
         raft_id: RaftId(1),
@@ -673,6 +630,7 @@ fn first_state(node: NodeId, dice: &mut Dice, old: bool) -> ClusterState {
     ];
     if !old {
         changes.extend(first_networks());
+        changes.extend(settings.files.then(first_files).into_iter().flatten());
     }
     let mut state = ClusterState::new();
     state.apply(

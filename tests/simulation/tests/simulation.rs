@@ -266,6 +266,11 @@ fn a_certificate_that_is_believed_alone_is_found() {
 }
 
 #[test]
+fn a_secret_that_nobody_needs_and_stays_is_found() {
+    assert_found(PlantedBug::KeptSecrets);
+}
+
+#[test]
 fn a_completion_that_is_reported_as_a_failure_is_found() {
     assert_found(PlantedBug::MisreportedCompletion);
 }

@@ -9,7 +9,7 @@ use muster_types::service::Protocol;
 use muster_types::service::TaskTemplate;
 use muster_types::{
     Availability, Cluster, ClusterFile, ClusterNetwork, ClusterSpec, FileId, FileKind, JoinToken, NetworkId,
-    Node, NodeId, NodeSpec, Service, ServiceId, ServiceSpec, Task, TaskId, Timestamp,
+    Node, NodeId, NodeSpec, RootCa, Service, ServiceId, ServiceSpec, Task, TaskId, Timestamp,
 };
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -42,9 +42,9 @@ pub trait ClusterBackend: Send + Sync + 'static {
     /// The cluster's object.
     async fn swarm_inspect(&self) -> Result<Cluster>;
 
-    /// Replaces the cluster's spec and rotates tokens. A stale `version` gives
+    /// Replaces the cluster's spec, and rotates tokens and the root certificate. A stale `version` gives
     /// [`out_of_sequence`](super::BackendError::out_of_sequence).
-    async fn swarm_update(&self, version: u64, spec: ClusterSpec, rotation: TokenRotation) -> Result<()>;
+    async fn swarm_update(&self, version: u64, update: ClusterUpdate) -> Result<()>;
 
     /// All nodes.
     async fn node_list(&self) -> Result<Vec<NodeView>>;
@@ -216,11 +216,24 @@ pub struct TokenRotation {
     pub controller: bool,
 }
 
+/// A change of the cluster as a whole.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ClusterUpdate {
+    /// Its settings. A higher `root_rotations` asks for a new root certificate.
+    pub spec: ClusterSpec,
+    /// Tokens to make anew.
+    pub tokens: TokenRotation,
+    /// The root certificate and key that shall take the place of the one that is there.
+    pub root: Option<RootCa>,
+}
+
 /// A node with what only the Raft group knows.
 #[derive(Debug, Clone, PartialEq)]
 pub struct NodeView {
     /// The record.
     pub node: Node,
+    /// The root certificate that it trusts, PEM, where that is known.
+    pub trusted_root_pem: Option<String>,
     /// Its part in the Raft group now; `None` on workers.
     pub controller: Option<ControllerView>,
 }

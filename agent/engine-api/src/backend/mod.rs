@@ -17,9 +17,9 @@ pub use builds::{
     BaseImages, BuildCacheEntry, BuildEvent, BuildPruning, BuildRequest, BuildStream, ImageBuilder,
 };
 pub use cluster::{
-    ClusterBackend, ControllerReach, ControllerView, InitRequest, JoinRequest, LocalSwarm, LocalSwarmState,
-    LogSelection, NodeView, Place, RemoteController, ServiceChange, ServiceCreated, ServiceView, TaskCounts,
-    TaskSelection, TaskView, TokenRotation, TraceStep,
+    ClusterBackend, ClusterUpdate, ControllerReach, ControllerView, InitRequest, JoinRequest, LocalSwarm,
+    LocalSwarmState, LogSelection, NodeView, Place, RemoteController, ServiceChange, ServiceCreated,
+    ServiceView, TaskCounts, TaskSelection, TaskView, TokenRotation, TraceStep,
 };
 pub use engine::{
     ContainerCreated, ContainerFilterHint, EngineInfo, ExecConfig, ExecInfo, ImageLayer, ImageUsage,

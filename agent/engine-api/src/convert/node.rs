@@ -5,7 +5,7 @@ use crate::backend::{ControllerReach, NodeView};
 use crate::http::Failure;
 use crate::wire::ObjectVersion;
 use crate::wire::node as wire;
-use muster_types::{Availability, NodeDescription, NodeRole, NodeSpec, NodeState};
+use muster_types::{Availability, NodeRole, NodeSpec, NodeState};
 use serde_json::{Value, json};
 
 /// Reads an availability; empty means active.
@@ -70,7 +70,7 @@ pub(crate) fn write(view: &NodeView) -> wire::Node {
         created_at: time(node.meta.created_at),
         updated_at: time(node.meta.updated_at),
         spec: write_spec(&node.spec),
-        description: description(&node.description),
+        description: description(view),
         status: status(view),
         manager_status: view.controller.as_ref().map(|controller| wire::ManagerStatus {
             leader: controller.leader,
@@ -99,7 +99,10 @@ fn status(view: &NodeView) -> Value {
     value
 }
 
-fn description(description: &NodeDescription) -> Value {
+fn description(view: &NodeView) -> Value {
+    let description = &view.node.description;
+    let issuer = description.tls.as_ref().map(|tls| &tls.issuer);
+    let tls = super::swarm::tls_info(view.trusted_root_pem.as_deref(), issuer);
     let mut engine = json!({
         "EngineVersion": description.engine_version,
         "Plugins": [
@@ -125,7 +128,7 @@ fn description(description: &NodeDescription) -> Value {
             "MemoryBytes": description.resources.memory_bytes,
         },
         "Engine": engine,
-        "TLSInfo": {},
+        "TLSInfo": tls,
     })
 }
 

@@ -5,9 +5,11 @@ use crate::backend::{InitRequest, JoinRequest};
 use crate::http::Failure;
 use crate::wire::ObjectVersion;
 use crate::wire::swarm as wire;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use ipnet::IpNet;
-use muster_types::{Cluster, ClusterSpec};
-use serde_json::json;
+use muster_types::{Cluster, ClusterSpec, Issuer, RootCa};
+use serde_json::{Value, json};
 use std::time::Duration;
 
 /// Docker's defaults that Muster has no setting for; they are reported so that clients can print them.
@@ -113,11 +115,8 @@ pub(crate) fn read_spec(wire: wire::Spec) -> Read<ClusterSpec> {
         return Err(unsupported("autolock of managers"));
     }
     let ca = &wire.ca_config;
-    if !ca.external_cas.is_empty() || !ca.signing_ca_cert.is_empty() || !ca.signing_ca_key.is_empty() {
-        return Err(unsupported("a certificate authority of your own"));
-    }
-    if ca.force_rotate != 0 {
-        return Err(unsupported("rotating the root certificate"));
+    if !ca.external_cas.is_empty() {
+        return Err(unsupported("an external certificate authority"));
     }
     if wire.task_defaults.log_driver.is_some() {
         return Err(unsupported("TaskDefaults.LogDriver"));
@@ -158,9 +157,32 @@ pub(crate) fn read_spec(wire: wire::Spec) -> Read<ClusterSpec> {
             wire.raft.log_entries_for_slow_followers,
             defaults.log_entries_kept,
         ),
+        old_snapshots_kept: wire.raft.keep_old_snapshots,
         certificate_expiry,
+        root_rotations: ca.force_rotate,
         ..defaults
     })
+}
+
+/// Reads the root certificate that shall take the place of the one that is there.
+pub(crate) fn read_root(ca: &wire::CaConfig) -> Read<Option<RootCa>> {
+    match (
+        ca.signing_ca_cert.trim().is_empty(),
+        ca.signing_ca_key.trim().is_empty(),
+    ) {
+        (true, true) => Ok(None),
+        (false, false) => Ok(Some(RootCa {
+            certificate_pem: ca.signing_ca_cert.clone(),
+            key_pem: ca.signing_ca_key.clone(),
+        })),
+        (false, true) => Err(unsupported(
+            "a signing certificate without its key, for an external authority",
+        )),
+        (true, false) => Err(Failure::invalid(
+            "rpc error: code = InvalidArgument desc = if a signing CA key is provided, the signing CA cert must also be \
+             provided",
+        )),
+    }
 }
 
 fn write_spec(spec: &ClusterSpec) -> wire::Spec {
@@ -172,7 +194,7 @@ fn write_spec(spec: &ClusterSpec) -> wire::Spec {
         },
         raft: wire::Raft {
             snapshot_interval: spec.snapshot_interval,
-            keep_old_snapshots: 0,
+            keep_old_snapshots: spec.old_snapshots_kept,
             log_entries_for_slow_followers: spec.log_entries_kept,
             election_tick: ELECTION_TICK,
             heartbeat_tick: HEARTBEAT_TICK,
@@ -182,6 +204,7 @@ fn write_spec(spec: &ClusterSpec) -> wire::Spec {
         },
         ca_config: wire::CaConfig {
             node_cert_expiry: duration::write(spec.certificate_expiry),
+            force_rotate: spec.root_rotations,
             ..wire::CaConfig::default()
         },
         ..wire::Spec::default()
@@ -198,8 +221,8 @@ pub(crate) fn cluster_info(cluster: &Cluster) -> wire::ClusterInfo {
         created_at: time(cluster.meta.created_at),
         updated_at: time(cluster.meta.updated_at),
         spec: write_spec(&cluster.spec),
-        tls_info: json!({"TrustRoot": cluster.root_ca.certificate_pem}),
-        root_rotation_in_progress: false,
+        tls_info: tls_info(Some(&cluster.root_ca.certificate_pem), cluster.issuer.as_ref()),
+        root_rotation_in_progress: cluster.root_rotation.is_some(),
         default_addr_pool: cluster
             .spec
             .address_pools
@@ -209,6 +232,19 @@ pub(crate) fn cluster_info(cluster: &Cluster) -> wire::ClusterInfo {
         subnet_size: cluster.spec.subnet_prefix_len.into(),
         data_path_port: cluster.spec.data_path_port.into(),
     }
+}
+
+/// Who is trusted, and who signs certificates.
+pub(crate) fn tls_info(root_pem: Option<&str>, issuer: Option<&Issuer>) -> Value {
+    let mut info = json!({});
+    if let Some(root) = root_pem {
+        info["TrustRoot"] = root.into();
+    }
+    if let Some(issuer) = issuer {
+        info["CertIssuerSubject"] = STANDARD.encode(&issuer.subject).into();
+        info["CertIssuerPublicKey"] = STANDARD.encode(&issuer.public_key).into();
+    }
+    info
 }
 
 /// Answer of `GET /swarm`.
@@ -234,7 +270,9 @@ mod tests {
             heartbeat_period: Duration::from_secs(7),
             snapshot_interval: 3,
             log_entries_kept: 4,
+            old_snapshots_kept: 5,
             certificate_expiry: Duration::from_secs(7200),
+            root_rotations: 2,
             ..ClusterSpec::default()
         };
         assert_eq!(read_spec(write_spec(&spec)).unwrap(), spec);
@@ -266,6 +304,21 @@ mod tests {
             let refused = init(pools, size, port).unwrap_err();
             assert_eq!(refused.status, 400, "{pools:?} {size} {port}");
         }
+    }
+
+    #[test]
+    fn a_root_has_a_certificate_and_a_key() {
+        let read = |certificate: &str, key: &str| {
+            read_root(&wire::CaConfig {
+                signing_ca_cert: certificate.to_owned(),
+                signing_ca_key: key.to_owned(),
+                ..wire::CaConfig::default()
+            })
+        };
+        assert_eq!(read("", "").unwrap(), None);
+        assert_eq!(read("c", "k").unwrap().unwrap().key_pem, "k");
+        assert_eq!(read("", "k").unwrap_err().status, 400);
+        assert_eq!(read("c", "").unwrap_err().status, 501);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The cluster as a whole.
 
-use crate::backend::TokenRotation;
+use crate::backend::{ClusterUpdate, TokenRotation};
 use crate::convert;
 use crate::http::{Call, Failure, Reply, json, status_only};
 use crate::wire::swarm::{InitBody, JoinBody, Spec};
@@ -40,13 +40,15 @@ pub(super) async fn update(mut call: Call) -> Reply {
     if call.query.flag("rotateManagerUnlockKey") {
         return Err(convert::unsupported("autolock of managers"));
     }
-    let rotation = TokenRotation {
+    let tokens = TokenRotation {
         worker: call.query.flag("rotateWorkerToken"),
         controller: call.query.flag("rotateManagerToken"),
     };
     let body: Spec = call.body().await?;
+    let root = convert::swarm::read_root(&body.ca_config)?;
     let spec = convert::swarm::read_spec(body)?;
-    call.cluster().swarm_update(version, spec, rotation).await?;
+    let update = ClusterUpdate { spec, tokens, root };
+    call.cluster().swarm_update(version, update).await?;
     Ok(status_only(StatusCode::OK))
 }
 

@@ -143,6 +143,7 @@ impl FakeCluster {
 fn view(node: &Node) -> NodeView {
     NodeView {
         node: node.clone(),
+        trusted_root_pem: None,
         controller: (node.spec.role == NodeRole::Controller).then(|| ControllerView {
             leader: true,
             reach: ControllerReach::Reachable,
@@ -198,6 +199,8 @@ impl ClusterBackend for FakeCluster {
                 incarnation: 1,
                 feature_level: 1,
                 next_raft_id: 2,
+                issuer: None,
+                root_rotation: None,
             },
             nodes: vec![Node {
                 id,
@@ -252,13 +255,13 @@ impl ClusterBackend for FakeCluster {
         self.with(|state| Ok(state.cluster.clone()))
     }
 
-    async fn swarm_update(&self, version: u64, spec: ClusterSpec, rotation: TokenRotation) -> Result<()> {
+    async fn swarm_update(&self, version: u64, update: ClusterUpdate) -> Result<()> {
         self.with(|state| {
             if version != state.cluster.meta.spec_version {
                 return Err(BackendError::out_of_sequence());
             }
-            state.cluster.spec = spec;
-            if rotation.worker {
+            state.cluster.spec = update.spec;
+            if update.tokens.worker {
                 state.cluster.join_tokens.worker.secret += 100;
             }
             state.cluster.meta.spec_version = state.next();

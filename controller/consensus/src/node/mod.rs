@@ -12,7 +12,7 @@ mod status;
 mod transfers;
 mod wire;
 
-pub use snapshots::{FinishedSnapshot, SnapshotWriter};
+pub use snapshots::{FinishedSnapshot, SnapshotPolicy, SnapshotWriter};
 pub use status::{Counters, DownloadStatus, PeerStatus, ReplicationState, Status};
 
 use crate::config::NodeConfig;

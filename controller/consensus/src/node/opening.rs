@@ -49,18 +49,16 @@ impl RaftNode {
             entropy: Arc::clone(&config.entropy),
         };
         let files = SnapshotFiles::new(context.clone());
-        let mut snapshots = files.recover()?;
+        let snapshots = files.recover()?;
         let mut recovered = recover(&context)?;
-        let newest = snapshots.pop();
-        for old in snapshots.drain(..) {
-            files.remove(&old)?;
-        }
-        join_snapshot_and_log(newest.as_ref(), &mut recovered)?;
+        // Older ones stay until the next snapshot is taken: how many are wanted is not known yet.
+        let newest = snapshots.last();
+        join_snapshot_and_log(newest, &mut recovered)?;
         if config.force_new_cluster {
             make_only_voter(config.raft_id, &mut recovered)?;
         }
         let log = SegmentLog::open(context, config.segment_bytes, &mut recovered)?;
-        let initial_snapshot = newest.as_ref().map(read_for_caller).transpose()?;
+        let initial_snapshot = newest.map(read_for_caller).transpose()?;
         let start = Start {
             store: LogStore::new(
                 recovered.base,
@@ -71,9 +69,9 @@ impl RaftNode {
                     .last()
                     .map(|(_, members)| members.clone())
                     .unwrap_or_default(),
-                newest.as_ref().map(StoredSnapshot::announcement),
+                newest.map(StoredSnapshot::announcement),
             ),
-            applied: newest.as_ref().map_or(0, |snapshot| snapshot.id.index),
+            applied: newest.map_or(0, |snapshot| snapshot.id.index),
         };
         let raw = start_raft(&config, start)?;
         let mut seed = [0; 8];
@@ -82,7 +80,7 @@ impl RaftNode {
             raw,
             log,
             files,
-            snapshots: newest.into_iter().collect(),
+            snapshots,
             members: recovered.members,
             written_hard_state: recovered.hard_state.clone(),
             hard_state: recovered.hard_state,

@@ -36,7 +36,25 @@ impl SnapshotWriter {
     }
 }
 
+/// How much of the past a node keeps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SnapshotPolicy {
+    /// Applied entries after which a snapshot is due; at least one.
+    pub interval_entries: u64,
+    /// Entries kept behind a snapshot.
+    pub kept_entries: u64,
+    /// Snapshots kept on disk beside the newest.
+    pub old_snapshots: usize,
+}
+
 impl RaftNode {
+    /// Keeps so much from now on; files that are too many go with the next snapshot.
+    pub fn set_snapshot_policy(&mut self, policy: SnapshotPolicy) {
+        self.config.snapshot_interval_entries = policy.interval_entries.max(1);
+        self.config.kept_entries = policy.kept_entries;
+        self.config.old_snapshots = policy.old_snapshots;
+    }
+
     /// True when enough was applied since the last snapshot, or a new member waits for one that knows it, and none is
     /// being written. The caller checks this after every round.
     pub fn snapshot_due(&self) -> bool {
@@ -137,10 +155,15 @@ impl RaftNode {
         let Some(newest) = self.snapshots.pop() else {
             return Ok(());
         };
-        let (kept, old): (Vec<_>, Vec<_>) = self
-            .snapshots
-            .drain(..)
-            .partition(|snapshot| self.transfers.needs(snapshot.id.index));
+        // The oldest come first.
+        let surplus = self.snapshots.len().saturating_sub(self.config.old_snapshots);
+        let (mut kept, mut old) = (Vec::new(), Vec::new());
+        for (place, snapshot) in self.snapshots.drain(..).enumerate() {
+            match place >= surplus || self.transfers.needs(snapshot.id.index) {
+                true => kept.push(snapshot),
+                false => old.push(snapshot),
+            }
+        }
         self.snapshots = kept;
         self.snapshots.push(newest);
         let removed = old.iter().try_for_each(|snapshot| self.files.remove(snapshot));

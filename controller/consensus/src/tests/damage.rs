@@ -4,7 +4,7 @@ use crate::disk::Disk;
 use crate::sim::{SeededEntropy, SimDisk};
 use crate::{
     FatalError, KeyFile, KeyFileError, KeyRing, Membership, MembershipChange, NodeConfig, OpenError, Payload,
-    RaftNode, RoleKind, SnapshotError,
+    RaftNode, RoleKind, SnapshotError, SnapshotPolicy,
 };
 use bytes::Bytes;
 use std::sync::Arc;
@@ -335,6 +335,39 @@ fn a_survivor_forces_a_new_cluster_and_keeps_it_over_restarts() {
         drain(&mut node);
         write(&mut node, 1);
     }
+}
+
+#[test]
+fn as_many_old_snapshots_stay_as_are_wanted_also_over_a_restart() {
+    let disk = SimDisk::new(1);
+    let mut node = leading(&disk);
+    let files = || {
+        let names = disk.list().expect("list");
+        names.iter().filter(|name| name.starts_with("snap-")).count()
+    };
+    let policy = |old_snapshots| SnapshotPolicy {
+        interval_entries: 1000,
+        kept_entries: 5,
+        old_snapshots,
+    };
+    let snapshot = |node: &mut RaftNode| {
+        write(node, 1);
+        let index = node.status().applied;
+        node.create_snapshot(index, b"state").expect("snapshot");
+    };
+    node.set_snapshot_policy(policy(2));
+    for _ in 0..5 {
+        snapshot(&mut node);
+    }
+    assert_eq!(files(), 3);
+    drop(node);
+    let mut node = open(&disk, KeyRing::new(KEY), 5).expect("open");
+    node.campaign().expect("campaign");
+    drain(&mut node);
+    assert_eq!(files(), 3);
+    node.set_snapshot_policy(policy(0));
+    snapshot(&mut node);
+    assert_eq!(files(), 1);
 }
 
 #[test]

@@ -80,6 +80,8 @@ impl World {
             incarnation: 1,
             feature_level: 1,
             next_raft_id: 1,
+            issuer: None,
+            root_rotation: None,
         })));
         world
     }

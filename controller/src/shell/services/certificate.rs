@@ -50,14 +50,14 @@ fn issue(
         as_of,
     };
     let validity = cluster.spec.certificate_expiry;
-    let certificate_pem = authority::issue(
-        &cluster.root_ca,
-        request_pem,
-        subject,
-        validity,
-        OffsetDateTime::now_utc(),
-    )
-    .map_err(|error| Status::invalid_argument(error.to_string()))?;
+    let rotation = cluster.root_rotation.as_deref();
+    let root = rotation.map_or(&cluster.root_ca, |rotation| &rotation.root);
+    let issued = authority::issue(root, request_pem, subject, validity, OffsetDateTime::now_utc());
+    let mut certificate_pem = issued.map_err(|error| Status::invalid_argument(error.to_string()))?;
+    if let Some(rotation) = rotation {
+        // Whoever trusts the root before believes it by this one.
+        certificate_pem.push_str(&rotation.cross_signed_pem);
+    }
     Ok(IssueReply {
         node: node.to_string(),
         certificate_pem,

@@ -266,6 +266,8 @@ fn wire_view(view: NodeView) -> ClusterView {
         controllers: view.controllers,
         controller: view.controller,
         peers: peers.collect(),
+        root_pem: view.root_pem,
+        issuer_public_key: view.issuer_public_key.into(),
     }
 }
 

@@ -15,6 +15,17 @@ impl ClusterState {
             Change::ClusterSpec(spec) => cluster.spec = spec.clone(),
             Change::ClusterTokens(tokens) => cluster.join_tokens = tokens.clone(),
             Change::ClusterRootCa(root_ca) => cluster.root_ca = root_ca.clone(),
+            Change::ClusterRotationBegin(rotation) => {
+                cluster.issuer = Some(rotation.issuer.clone());
+                cluster.root_rotation = Some(rotation.clone());
+            }
+            Change::ClusterRotationEnd => {
+                if let Some(rotation) = cluster.root_rotation.take() {
+                    cluster.join_tokens.worker.root_digest = rotation.root_digest;
+                    cluster.join_tokens.controller.root_digest = rotation.root_digest;
+                    cluster.root_ca = rotation.root;
+                }
+            }
             Change::ClusterIncarnation(incarnation) => {
                 rises(Counter::Incarnation, cluster.incarnation, *incarnation)?;
                 cluster.incarnation = *incarnation;

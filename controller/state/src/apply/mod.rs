@@ -141,6 +141,8 @@ impl ClusterState {
             | Change::ClusterSpec(_)
             | Change::ClusterTokens(_)
             | Change::ClusterRootCa(_)
+            | Change::ClusterRotationBegin(_)
+            | Change::ClusterRotationEnd
             | Change::ClusterIncarnation(_)
             | Change::ClusterFeatureLevel(_) => {
                 touched.cluster = true;
@@ -205,6 +207,8 @@ impl Change {
             | Self::ClusterSpec(_)
             | Self::ClusterTokens(_)
             | Self::ClusterRootCa(_)
+            | Self::ClusterRotationBegin(_)
+            | Self::ClusterRotationEnd
             | Self::ClusterIncarnation(_)
             | Self::ClusterFeatureLevel(_) => ObjectKey::Cluster,
             Self::NodeCreate { node, .. }

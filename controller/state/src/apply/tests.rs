@@ -15,6 +15,7 @@ fn cluster() -> Cluster {
         root_digest: [0; 32],
         secret: 1,
     };
+    let (worker, controller) = (token, token);
     Cluster {
         id: ClusterId::from_u128(1),
         meta: Meta::default(),
@@ -23,13 +24,12 @@ fn cluster() -> Cluster {
             certificate_pem: "certificate".into(),
             key_pem: "key".into(),
         },
-        join_tokens: JoinTokens {
-            worker: token,
-            controller: token,
-        },
+        join_tokens: JoinTokens { worker, controller },
         incarnation: 1,
         feature_level: 1,
         next_raft_id: 1,
+        issuer: None,
+        root_rotation: None,
     }
 }
 
