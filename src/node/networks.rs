@@ -2,8 +2,10 @@
 
 use super::failing_networks::FailingNetworks;
 use muster_engine::{Engine, SharedFailures, SharedGuard, SharedMesh, SharedNetwork, SharedPort};
+use muster_network::IpNet;
 use muster_node_plan::{GuardPlan, MeshPlan, network_plan};
 use muster_types::container::EndpointSpec;
+use muster_types::leading;
 use muster_types::network::{AddressRange, NetworkSpec};
 use muster_types::overlay::{OVERLAY_DRIVER, TaskNetwork};
 use muster_types::{AssignedNetwork, AssignedTask, NetworkId, NodeId};
@@ -258,22 +260,45 @@ fn shared_guard(guard: &GuardPlan) -> Arc<SharedGuard> {
 }
 
 fn shared_mesh(mesh: MeshPlan) -> SharedMesh {
-    let ports = mesh.ports.into_iter().map(|(port, plan)| {
+    let ports = mesh.ports.into_iter().filter_map(|(port, plan)| {
+        let net = |net: &leading::IpNet| IpNet::new(net.addr(), net.prefix_len());
         let shared = SharedPort {
             endpoints: plan.endpoints,
-            // Both are written alike.
-            at: plan
-                .at
-                .iter()
-                .filter_map(|net| net.to_string().parse().ok())
-                .collect(),
+            // With one network less it could answer at all addresses.
+            at: plan.at.iter().map(net).collect::<Option<_>>()?,
         };
-        (port, shared)
+        Some((port, shared))
     });
     SharedMesh {
         own: mesh.own,
         nodes: mesh.nodes,
         ports: ports.collect(),
         lost: mesh.lost,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use muster_node_plan::PortPlan;
+    use muster_types::service::Protocol;
+
+    #[test]
+    fn a_port_answers_in_the_networks_that_the_plan_names() {
+        let nets = ["192.0.2.7/32", "10.1.0.0/16", "fd00::/64", "0.0.0.0/0"];
+        let plan = MeshPlan {
+            ports: [(
+                (Protocol::Tcp, 80),
+                PortPlan {
+                    at: nets.iter().map(|net| net.parse().unwrap()).collect(),
+                    ..PortPlan::default()
+                },
+            )]
+            .into(),
+            ..MeshPlan::default()
+        };
+        let shared = shared_mesh(plan);
+        let at = &shared.ports[&(Protocol::Tcp, 80)].at;
+        assert_eq!(*at, nets.iter().map(|net| net.parse().unwrap()).collect());
     }
 }
