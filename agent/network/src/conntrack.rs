@@ -6,7 +6,7 @@
 use std::net::IpAddr;
 
 use crate::addresses::address_of;
-use crate::firewall::{PortKey, Target};
+use crate::firewall::{PortKey, Target, Way};
 use crate::netlink::{Framing, NetlinkError, Protocol as Socketed, Reply, Requests, Socket, find, flag};
 use crate::spec::Protocol;
 
@@ -138,7 +138,10 @@ impl Flow {
         } else {
             key.address == address
         };
-        let redirected = self.answered_by == (target.address, target.port);
+        let redirected = match target.way {
+            Way::Led(to) => self.answered_by == (to.ip(), to.port()),
+            Way::Opened => false,
+        };
         let direct = self.answered_by == self.destination && to_host;
         self.protocol == key.protocol.number() && port == key.port && (redirected || direct)
     }

@@ -23,6 +23,7 @@ mod netlink;
 mod network;
 mod nft;
 mod overlay;
+mod port_mapping;
 mod ports;
 mod publish;
 mod relay;
@@ -43,12 +44,13 @@ pub use neighbours::{OtherFirewalls, WithdrawError, admit_bridges, other_firewal
 pub use netlink::NetlinkError;
 pub use network::Network;
 pub use overlay::{OverlayFailures, OverlaySpec, Station};
+pub use port_mapping::{Entry, PortMapping};
 pub use resolver::{RESOLVER_ADDRESS, ResolverSockets};
 pub use sandbox::{DefaultRoute, Sandbox};
 pub use services::{Guard, Guards, Services, VirtualService};
 pub use spec::{
-    Attachment, BridgeSpec, Families, Interface, InvalidSpec, MacvlanMode, NetworkConfig, PortMapping,
-    Protocol, SandboxSpec,
+    Attachment, BridgeSpec, Families, Interface, InvalidSpec, MacvlanMode, NetworkConfig, Protocol,
+    SandboxSpec,
 };
 pub use sysctl::SysctlError;
 pub use topology::{Topology, TopologyError};

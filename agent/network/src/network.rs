@@ -8,16 +8,17 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::bridge::Bridges;
 use crate::error::NetworkError;
-use crate::firewall::{Firewalls, is_opened};
+use crate::firewall::{Firewalls, Way};
 use crate::links::{InterfaceStats, Links};
 use crate::mesh::{Mesh, MeshEntries, MeshSpec};
 use crate::namespace::{self, Namespaces};
 use crate::overlay::{OverlayFailures, OverlaySpec, Overlays};
+use crate::port_mapping::PortMapping;
 use crate::ports::Reservations;
 use crate::resolver::ResolverSockets;
 use crate::sandbox::{DefaultRoute, Sandbox, pin_error};
 use crate::services::{Balancers, Services};
-use crate::spec::{BridgeSpec, Interface, NetworkConfig, PortMapping, Protocol, SandboxSpec};
+use crate::spec::{BridgeSpec, Interface, NetworkConfig, Protocol, SandboxSpec};
 
 /// This node's network. Clones share it.
 ///
@@ -285,7 +286,7 @@ impl Inner {
         let mut reservations = Reservations::default();
         let of_host = firewall
             .published()
-            .filter(|(key, target)| !is_opened(key, target));
+            .filter(|(_, target)| target.way != Way::Opened);
         of_host.for_each(|(key, target)| reservations.restore(*key, target));
         let links = Links::open().map_err(NetworkError::link("open a socket for", "links"))?;
         let inner = Self {

@@ -11,7 +11,7 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, ipproto, socket_with, sockopt};
 
 use crate::error::NetworkError;
-use crate::firewall::{PortKey, Target};
+use crate::firewall::{PortKey, Target, Way};
 use crate::relay::{Clients, Relay};
 use crate::spec::Protocol;
 
@@ -159,7 +159,10 @@ fn hold(socket: OwnedFd, protocol: Protocol, served: Option<(&Target, Clients)>)
     let Some((target, clients)) = served else {
         return Ok(Held::Socket { _socket: socket });
     };
-    let relay = Relay::start(socket, protocol, target, clients);
+    let Way::Led(to) = target.way else {
+        return Err(Errno::INVAL);
+    };
+    let relay = Relay::start(socket, protocol, to, clients);
     Ok(Held::Relay {
         relay: relay.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::INVAL))?,
         target: target.clone(),

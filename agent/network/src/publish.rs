@@ -2,12 +2,13 @@
 
 use crate::conntrack;
 use crate::error::NetworkError;
-use crate::firewall::{PortKey, Target, is_opened};
+use crate::firewall::{PortKey, Target, Way};
 use crate::ip_net::IpNet;
 use crate::network::{Inner, lock};
+use crate::port_mapping::{Entry, PortMapping};
 use crate::ports::Reservations;
 use crate::relay::Clients;
-use crate::spec::{PortMapping, Protocol, check_container_id};
+use crate::spec::{Protocol, check_container_id};
 
 type Port = (PortKey, Target);
 
@@ -18,24 +19,14 @@ impl Inner {
         mappings: &[PortMapping],
     ) -> Result<Vec<PortMapping>, NetworkError> {
         check_container_id(container_id)?;
-        let wanted = mappings
-            .iter()
-            .map(|mapping| {
-                let address = mapping.check()?;
-                Ok(PortKey {
-                    address,
-                    protocol: mapping.protocol,
-                    port: mapping.host_port,
-                })
-            })
-            .collect::<Result<Vec<_>, NetworkError>>()?;
+        mappings.iter().try_for_each(PortMapping::check)?;
         let mut reservations = lock(&self.reservations);
         let mut previous = self.ports_of(&reservations, container_id);
         let mut ports = Vec::with_capacity(mappings.len());
         let mut reserved = Vec::new();
-        for (mapping, key) in mappings.iter().zip(wanted) {
-            let target = target_of(container_id, mapping);
-            if is_opened(&key, &target) {
+        for mapping in mappings {
+            let (key, target) = port_of(container_id, mapping);
+            if target.way == Way::Opened {
                 previous.retain(|(had, _)| *had != key);
                 ports.push((key, target));
                 continue;
@@ -134,7 +125,7 @@ fn reserve(
     chosen: &[Port],
 ) -> Result<PortKey, NetworkError> {
     let twin = chosen.iter().rev().find(|(other, leads_to)| {
-        leads_to.port == target.port
+        leads_to.is_to_same_port(target)
             && other.protocol == key.protocol
             && other.address.is_ipv4() != key.address.is_ipv4()
     });
@@ -169,20 +160,31 @@ fn keys(ports: &[Port]) -> Vec<PortKey> {
     ports.iter().map(|(key, _)| *key).collect()
 }
 
-fn target_of(container_id: &str, mapping: &PortMapping) -> Target {
-    Target {
-        address: mapping.container_ip,
-        port: mapping.container_port,
-        container_id: container_id.to_owned(),
-    }
+fn port_of(container_id: &str, mapping: &PortMapping) -> Port {
+    let (ip, port) = (mapping.container_ip, mapping.container_port);
+    let (address, port, way) = match mapping.entry {
+        Entry::Host { ip: host, port: own } => (host, own, Way::Led((ip, port).into())),
+        Entry::Container => (ip, port, Way::Opened),
+    };
+    let key = PortKey {
+        address,
+        protocol: mapping.protocol,
+        port,
+    };
+    let container_id = container_id.to_owned();
+    (key, Target { container_id, way })
 }
 
 fn mapping_of((key, target): &Port) -> PortMapping {
+    let (ip, port) = (key.address, key.port);
+    let (entry, to) = match target.way {
+        Way::Led(to) => (Entry::Host { ip, port }, to),
+        Way::Opened => (Entry::Container, (ip, port).into()),
+    };
     PortMapping {
-        host_ip: key.address,
-        host_port: key.port,
+        entry,
         protocol: key.protocol,
-        container_ip: target.address,
-        container_port: target.port,
+        container_ip: to.ip(),
+        container_port: to.port(),
     }
 }

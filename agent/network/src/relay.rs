@@ -17,7 +17,7 @@ use tokio::runtime::Handle;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{sleep, timeout};
 
-use crate::firewall::{PortKey, Target};
+use crate::firewall::{PortKey, Target, Way};
 use crate::spec::Protocol;
 
 /// Connections that wait to be accepted; more than any client opens at once.
@@ -47,8 +47,11 @@ pub(crate) enum Clients {
 impl Clients {
     /// Those of a published port.
     pub fn of(key: &PortKey, target: &Target) -> Self {
+        let Way::Led(to) = target.way else {
+            return Self::Nobody;
+        };
         match key.address {
-            IpAddr::V6(own) if target.address.is_ipv4() || own.is_loopback() => Self::Everybody,
+            IpAddr::V6(own) if to.is_ipv4() || own.is_loopback() => Self::Everybody,
             IpAddr::V6(Ipv6Addr::UNSPECIFIED) if key.protocol != Protocol::Sctp => Self::Loopback,
             IpAddr::V4(_) | IpAddr::V6(_) => Self::Nobody,
         }
@@ -71,8 +74,12 @@ pub(crate) struct Relay {
 
 impl Relay {
     /// Passes on what comes to a bound socket. To be called within a runtime.
-    pub fn start(socket: OwnedFd, protocol: Protocol, target: &Target, clients: Clients) -> io::Result<Self> {
-        let target = SocketAddr::new(target.address, target.port);
+    pub fn start(
+        socket: OwnedFd,
+        protocol: Protocol,
+        target: SocketAddr,
+        clients: Clients,
+    ) -> io::Result<Self> {
         rustix::io::ioctl_fionbio(&socket, true)?;
         let task = match protocol {
             Protocol::Tcp => {

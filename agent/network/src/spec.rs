@@ -184,22 +184,6 @@ impl fmt::Display for Protocol {
     }
 }
 
-/// A port of the host that leads into a container; or, where both ends are equal, a port of the container's own address that is
-/// opened.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PortMapping {
-    /// The host's address, unspecified for all of its family.
-    pub host_ip: IpAddr,
-    /// The host's port, or 0 for any free one.
-    pub host_port: u16,
-    /// The protocol.
-    pub protocol: Protocol,
-    /// The container's address, of the same family; behind an address of IPv6 also one of IPv4.
-    pub container_ip: IpAddr,
-    /// The container's port.
-    pub container_port: u16,
-}
-
 /// Why a specification is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[allow(missing_docs, reason = "the messages say it")]
@@ -317,27 +301,6 @@ impl Interface {
                 name: self.name.clone(),
             }),
             None => Ok(()),
-        }
-    }
-}
-
-impl PortMapping {
-    /// Checks ranges, and returns the host's address.
-    pub(crate) fn check(&self) -> Result<IpAddr, InvalidSpec> {
-        if self.container_port == 0 {
-            return Err(InvalidSpec::ContainerPort);
-        }
-        let (host, container) = (self.host_ip, self.container_ip);
-        if host.is_ipv4() && !container.is_ipv4() {
-            return Err(InvalidSpec::MixedFamilies { host, container });
-        }
-        let is_relayed = !host.is_ipv4() && (container.is_ipv4() || host.is_loopback());
-        if is_relayed && self.protocol == Protocol::Sctp {
-            return Err(InvalidSpec::Relayed { host, container });
-        }
-        match host {
-            IpAddr::V6(own) if own.is_unicast_link_local() => Err(InvalidSpec::LinkLocal { host }),
-            IpAddr::V4(_) | IpAddr::V6(_) => Ok(host),
         }
     }
 }

@@ -7,7 +7,7 @@ use std::net::{IpAddr, TcpListener, UdpSocket};
 use std::os::fd::OwnedFd;
 
 use isolation::*;
-use muster_network::{Network, NetworkConfig, NetworkError, PortMapping, Protocol, SandboxSpec};
+use muster_network::{Entry, Network, NetworkConfig, NetworkError, PortMapping, Protocol, SandboxSpec};
 
 /// A machine outside, reached over a wire with 192.0.2.1 here and 192.0.2.2 there.
 async fn outside(run_dir: &std::path::Path) -> OwnedFd {
@@ -51,8 +51,10 @@ async fn outside(run_dir: &std::path::Path) -> OwnedFd {
 
 fn tcp(host: &str, host_port: u16, container: u32, container_port: u16) -> PortMapping {
     PortMapping {
-        host_ip: host.parse().unwrap(),
-        host_port,
+        entry: Entry::Host {
+            ip: host.parse().unwrap(),
+            port: host_port,
+        },
         protocol: Protocol::Tcp,
         container_ip: nth("10.1.0.1/24".parse().unwrap(), container).address(),
         container_port,
@@ -211,7 +213,7 @@ fn published_ports_lead_into_the_container_from_everywhere() {
             .publish("a", &[tcp("0.0.0.0", 80, 2, 8080), tcp("127.0.0.1", 81, 2, 8080)])
             .await
             .unwrap();
-        assert_eq!(published[0].host_port, 80);
+        assert_eq!(published[0].entry.host_port(), Some(80));
         assert_eq!(
             ask_from(&outside, "192.0.2.1:80", DEADLINE).unwrap(),
             "a 192.0.2.2"
@@ -291,7 +293,10 @@ fn a_routed_bridge_is_reached_by_its_containers_own_addresses_at_published_ports
             serve(&a.netns, port, "a");
         }
         serve(&outside, 80, "outside");
-        let own = tcp("10.1.0.2", 80, 2, 80);
+        let own = PortMapping {
+            entry: Entry::Container,
+            ..tcp("0.0.0.0", 80, 2, 80)
+        };
         // No port of the host is taken.
         let _taken = TcpListener::bind("0.0.0.0:80").unwrap();
         for _ in 0..2 {
@@ -360,6 +365,11 @@ fn a_port_that_is_taken_is_refused_and_nothing_is_kept() {
             network.publish("b", &[mixed]).await,
             Err(NetworkError::Invalid(_))
         ));
+        let not_of_host = network.publish("b", &[tcp("10.1.0.2", 80, 2, 80)]).await;
+        assert!(
+            matches!(not_of_host, Err(NetworkError::PortUnavailable { .. })),
+            "{not_of_host:?}"
+        );
     });
 }
 
@@ -375,7 +385,7 @@ fn any_port_is_chosen_once_and_kept() {
         let mut ports: Vec<u16> = first
             .iter()
             .chain(&second)
-            .map(|mapping| mapping.host_port)
+            .map(|mapping| mapping.entry.host_port().unwrap())
             .collect();
         ports.sort_unstable();
         assert_eq!(ports, [40000, 40001, 40002]);
@@ -385,8 +395,8 @@ fn any_port_is_chosen_once_and_kept() {
         ));
         network.unpublish("a").await.unwrap();
         assert_eq!(
-            network.publish("c", &[any]).await.unwrap()[0].host_port,
-            first[0].host_port
+            network.publish("c", &[any]).await.unwrap()[0].entry,
+            first[0].entry
         );
     });
 }

@@ -4,7 +4,7 @@ mod isolation;
 
 use isolation::*;
 use muster_network::{
-    Network, OtherFirewalls, PortMapping, Protocol, admit_bridges, other_firewalls, withdraw_bridges,
+    Entry, Network, OtherFirewalls, PortMapping, Protocol, admit_bridges, other_firewalls, withdraw_bridges,
 };
 use std::future::Future;
 use std::os::fd::OwnedFd;
@@ -38,8 +38,10 @@ impl Machine {
         let beside = network.create_sandbox(&sandbox("b", &br0, 3)).await.unwrap();
         serve(&beside.netns, 80, "beside");
         let port = PortMapping {
-            host_ip: "0.0.0.0".parse().unwrap(),
-            host_port: 8080,
+            entry: Entry::Host {
+                ip: "0.0.0.0".parse().unwrap(),
+                port: 8080,
+            },
             protocol: Protocol::Tcp,
             container_ip: "10.1.0.2".parse().unwrap(),
             container_port: 80,

@@ -360,6 +360,14 @@ impl Networking {
         if wanted.is_empty() {
             return Ok(Vec::new());
         }
+        for (address, port) in ports::unheeded(&wanted, &targets) {
+            tracing::warn!(
+                container = record.id.short(),
+                port = port.container_port,
+                "the port is not on {address} alone: the network is routed, so that everybody with a route to the container \
+                 reaches it"
+            );
+        }
         loop {
             let mappings = ports::mappings(&wanted, &targets)?;
             match self.network.publish(record.id.as_str(), &mappings).await {

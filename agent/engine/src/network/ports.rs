@@ -3,7 +3,7 @@
 use super::place::{Places, gateway_networks};
 use crate::error::{Error, Result};
 use crate::record::Record;
-use muster_network::{Families, PortMapping, Protocol};
+use muster_network::{Entry, Families, PortMapping, Protocol};
 use muster_types::container::PortBinding;
 use muster_types::service;
 use std::collections::HashSet;
@@ -89,13 +89,7 @@ pub(crate) fn mappings(ports: &[PortBinding], targets: &Targets) -> Result<Vec<P
     let mut fixed = HashSet::new();
     for binding in ports {
         for mapping in mappings_of(binding, targets)? {
-            let key = (
-                mapping.host_ip,
-                mapping.host_port,
-                mapping.protocol,
-                mapping.container_port,
-            );
-            if mapping.host_port == 0 || fixed.insert(key) {
+            if mapping.entry.host_port() == Some(0) || fixed.insert(mapping) {
                 mappings.push(mapping);
             }
         }
@@ -105,17 +99,19 @@ pub(crate) fn mappings(ports: &[PortBinding], targets: &Targets) -> Result<Vec<P
 
 fn mappings_of(binding: &PortBinding, targets: &Targets) -> Result<Vec<PortMapping>> {
     let mapping = |host_ip: IpAddr, container_ip: IpAddr| {
-        let routed = match container_ip {
+        let is_routed = match container_ip {
             IpAddr::V4(_) => targets.routed.ipv4,
             IpAddr::V6(_) => targets.routed.ipv6,
         };
-        let (host_ip, host_port) = match routed {
-            true => (container_ip, binding.container_port),
-            false => (host_ip, binding.host_port),
+        let entry = match is_routed {
+            true => Entry::Container,
+            false => Entry::Host {
+                ip: host_ip,
+                port: binding.host_port,
+            },
         };
         PortMapping {
-            host_ip,
-            host_port,
+            entry,
             protocol: protocol(binding.protocol),
             container_ip,
             container_port: binding.container_port,
@@ -147,6 +143,20 @@ fn mappings_of(binding: &PortBinding, targets: &Targets) -> Result<Vec<PortMappi
     }
 }
 
+/// Ports that name an address of the host and are open to everybody with a route to the container all the same, because its
+/// network is routed.
+pub(crate) fn unheeded<'a>(
+    ports: &'a [PortBinding],
+    targets: &'a Targets,
+) -> impl Iterator<Item = (IpAddr, &'a PortBinding)> {
+    ports.iter().filter_map(|binding| {
+        let named = binding.host_ip.filter(|host| !host.is_unspecified())?;
+        let mappings = mappings_of(binding, targets).ok()?;
+        let is_opened = mappings.iter().any(|mapping| mapping.entry == Entry::Container);
+        is_opened.then_some((named, binding))
+    })
+}
+
 pub(crate) fn protocol(protocol: service::Protocol) -> Protocol {
     match protocol {
         service::Protocol::Tcp => Protocol::Tcp,
@@ -157,14 +167,13 @@ pub(crate) fn protocol(protocol: service::Protocol) -> Protocol {
 
 /// A published port as users see it. One of the container's own address has no port of the host.
 pub(crate) fn binding(mapping: &PortMapping) -> PortBinding {
-    let is_own = (mapping.host_ip, mapping.host_port) == (mapping.container_ip, mapping.container_port);
-    let unspecified = match mapping.host_ip {
+    let unspecified = match mapping.container_ip {
         IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
         IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
     };
-    let (host_ip, host_port) = match is_own {
-        true => (unspecified, 0),
-        false => (mapping.host_ip, mapping.host_port),
+    let (host_ip, host_port) = match mapping.entry {
+        Entry::Host { ip, port } => (ip, port),
+        Entry::Container => (unspecified, 0),
     };
     PortBinding {
         container_port: mapping.container_port,
@@ -224,10 +233,11 @@ mod tests {
 
     fn hosts(bindings: &[PortBinding], targets: &Targets) -> Vec<String> {
         let mappings = mappings(bindings, targets).unwrap();
-        mappings
-            .iter()
-            .map(|mapping| mapping.host_ip.to_string())
-            .collect()
+        let host = |mapping: &PortMapping| match mapping.entry {
+            Entry::Host { ip, .. } => ip.to_string(),
+            Entry::Container => format!("own {}", mapping.container_ip),
+        };
+        mappings.iter().map(host).collect()
     }
 
     #[test]
@@ -267,19 +277,21 @@ mod tests {
             },
             ..BOTH
         };
-        let mappings = mappings(&[on(None), on(Some("::"))], &routed).unwrap();
+        let ports = [on(None), on(Some("::")), on(Some("fd00::9"))];
+        assert_eq!(hosts(&ports, &routed), ["0.0.0.0", "own fd00::2"]);
+        let mappings = mappings(&ports, &routed).unwrap();
         let seen: Vec<_> = mappings.iter().map(binding).collect();
-        assert_eq!(
-            mappings
-                .iter()
-                .map(|mapping| mapping.host_ip.to_string())
-                .collect::<Vec<_>>(),
-            ["0.0.0.0", "fd00::2"]
-        );
-        assert_eq!(
-            (mappings[1].host_port, seen[0].host_port, seen[1].host_port),
-            (80, 8080, 0)
-        );
+        assert_eq!((seen[0].host_port, seen[1].host_port), (8080, 0));
         assert_eq!(seen[1].host_ip, Some(Ipv6Addr::UNSPECIFIED.into()));
+        let unheeded: Vec<IpAddr> = unheeded(&ports, &routed).map(|(named, _)| named).collect();
+        assert_eq!(unheeded, ["fd00::9".parse::<IpAddr>().unwrap()]);
+        assert_eq!(super::unheeded(&ports, &BOTH).count(), 0);
+    }
+
+    #[test]
+    fn a_port_on_an_address_that_the_container_has_is_one_of_the_host_all_the_same() {
+        let mut port = on(Some("10.0.0.2"));
+        port.host_port = 80;
+        assert_eq!(hosts(&[port], &V4), ["10.0.0.2"]);
     }
 }

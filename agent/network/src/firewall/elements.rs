@@ -1,9 +1,9 @@
 //! What stands for a bridge or a published port in the table: elements of its sets and maps, and their reading back.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use super::model::{BridgePolicy, Model, PortKey, Target, is_opened};
+use super::model::{BridgePolicy, Model, PortKey, Target, Way};
 use super::ruleset::{
     BRIDGES, INTERNAL, MASQUERADED, MESH, OPENED, PUBLISHED, PUBLISHED_ANY, ROUTED, SAME_BRIDGE, UNPROTECTED,
 };
@@ -140,12 +140,10 @@ fn name_of(key: &[u8]) -> Option<String> {
 fn by_map(ports: &[(PortKey, Target)]) -> BTreeMap<&'static str, Vec<Element>> {
     let mut maps: BTreeMap<&'static str, Vec<Element>> = BTreeMap::new();
     for (key, target) in ports {
-        let map = if is_opened(key, target) {
-            OPENED
-        } else if key.address.is_unspecified() {
-            PUBLISHED_ANY
-        } else {
-            PUBLISHED
+        let map = match target.way {
+            Way::Opened => OPENED,
+            Way::Led(_) if key.address.is_unspecified() => PUBLISHED_ANY,
+            Way::Led(_) => PUBLISHED,
         };
         maps.entry(map).or_default().push(port_element(key, target));
     }
@@ -160,10 +158,13 @@ fn port_element(key: &PortKey, target: &Target) -> Element {
     }
     bytes.extend_from_slice(&[key.protocol.number(), 0, 0, 0]);
     bytes.extend_from_slice(&padded(key.port));
-    let value = || with_octets(target.address, |octets| [octets, &padded(target.port)].concat());
+    let value = |to: SocketAddr| with_octets(to.ip(), |octets| [octets, &padded(to.port())].concat());
     Element {
         key: bytes,
-        data: (!is_opened(key, target)).then(|| ElementData::Value(value())),
+        data: match target.way {
+            Way::Led(to) => Some(ElementData::Value(value(to))),
+            Way::Opened => None,
+        },
         comment: Some(target.container_id.clone()),
     }
 }
@@ -184,19 +185,15 @@ fn published_port(family: Family, element: &Element) -> Option<(PortKey, Target)
         port: port(rest.get(4..)?)?,
     };
     let container_id = element.comment.clone()?;
-    let (address, port) = match &element.data {
-        None => (key.address, key.port),
-        Some(ElementData::Value(data)) => (address_of(data.get(..width)?)?, port(data.get(width..)?)?),
+    let way = match &element.data {
+        None => Way::Opened,
+        Some(ElementData::Value(data)) => Way::Led(SocketAddr::new(
+            address_of(data.get(..width)?)?,
+            port(data.get(width..)?)?,
+        )),
         Some(ElementData::Verdict(_)) => return None,
     };
-    Some((
-        key,
-        Target {
-            address,
-            port,
-            container_id,
-        },
-    ))
+    Some((key, Target { container_id, way }))
 }
 
 fn port(bytes: &[u8]) -> Option<u16> {

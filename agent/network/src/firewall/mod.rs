@@ -13,7 +13,7 @@ mod pair;
 mod ruleset;
 
 pub(crate) use kernel::{NetlinkTables, Tables};
-pub(crate) use model::{BridgePolicy, Model, PortKey, Target, is_opened};
+pub(crate) use model::{BridgePolicy, Model, PortKey, Target, Way};
 pub(crate) use pair::Firewalls;
 
 use crate::netlink::NetlinkError;

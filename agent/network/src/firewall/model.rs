@@ -1,7 +1,7 @@
 //! What the packet filter should hold.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use crate::spec::Protocol;
 
@@ -29,25 +29,37 @@ pub(crate) struct BridgePolicy {
     pub mesh: bool,
 }
 
-/// A port of the host. The key is ordered with the unspecified address first.
+/// A published port. The key is ordered with the unspecified address first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct PortKey {
-    /// One of the host's addresses, or unspecified for all of them.
+    /// One of the host's addresses, or unspecified for all of them; the container's where the port is opened there.
     pub address: IpAddr,
     pub protocol: Protocol,
     pub port: u16,
 }
 
-/// Where a published port leads. A key with the same address and port is no port of the host, but one of the container's own
-/// address that is opened.
+/// What stands behind a published port.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Target {
-    pub address: IpAddr,
-    pub port: u16,
     pub container_id: String,
+    pub way: Way,
 }
 
-/// Whether this is a port of the container's own address.
-pub(crate) fn is_opened(key: &PortKey, target: &Target) -> bool {
-    (key.address, key.port) == (target.address, target.port)
+impl Target {
+    /// Whether ports of the host lead to the same port, of whichever address.
+    pub fn is_to_same_port(&self, other: &Self) -> bool {
+        match (self.way, other.way) {
+            (Way::Led(one), Way::Led(other)) => one.port() == other.port(),
+            (Way::Led(_) | Way::Opened, _) => false,
+        }
+    }
+}
+
+/// How clients of a published port come into the container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// By a port of the host, from which they are led to the container's.
+    Led(SocketAddr),
+    /// By the container's own address: the key is a port there, which is opened.
+    Opened,
 }

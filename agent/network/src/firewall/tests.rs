@@ -95,16 +95,16 @@ fn port(address: [u8; 4], protocol: Protocol, port: u16) -> (PortKey, Target) {
         port,
     };
     let target = Target {
-        address: Ipv4Addr::new(172, 17, 0, 2).into(),
-        port: port + 1000,
         container_id: "c1".repeat(32),
+        way: Way::Led((Ipv4Addr::new(172, 17, 0, 2), port + 1000).into()),
     };
     (key, target)
 }
 
 fn opened(port: u16) -> (PortKey, Target) {
     let (key, target) = self::port([172, 17, 0, 2], Protocol::Tcp, port);
-    (key, Target { port, ..target })
+    let way = Way::Opened;
+    (key, Target { way, ..target })
 }
 
 fn filled<T: Tables>(tables: T) -> Firewall<T> {

@@ -5,16 +5,18 @@ use std::os::fd::AsRawFd;
 
 use crate::isolation::*;
 use muster_network::{
-    Attachment, BridgeSpec, DefaultRoute, Interface, MacAddress, MacvlanMode, NetworkError, PortMapping,
-    Protocol, SandboxSpec,
+    Attachment, BridgeSpec, DefaultRoute, Entry, Interface, MacAddress, MacvlanMode, NetworkError,
+    PortMapping, Protocol, SandboxSpec,
 };
 
 const BOTH: &str = "10.1.0.1/24 fd00:1::1/64";
 
 fn tcp_v6(host: &str, host_port: u16, container: &str) -> PortMapping {
     PortMapping {
-        host_ip: host.parse().unwrap(),
-        host_port,
+        entry: Entry::Host {
+            ip: host.parse().unwrap(),
+            port: host_port,
+        },
         protocol: Protocol::Tcp,
         container_ip: container.parse().unwrap(),
         container_port: 80,
@@ -50,8 +52,12 @@ fn containers_talk_and_publish_over_ipv6() {
             tcp_v6("fd00:2::1", 81, "fd00:1::2"),
         ];
         let published = network.publish("a", &ports).await.unwrap();
-        let port = published[0].host_port;
-        assert_eq!(published[1].host_port, port, "one port for both families");
+        let port = published[0].entry.host_port().unwrap();
+        assert_eq!(
+            published[1].entry.host_port(),
+            Some(port),
+            "one port for both families"
+        );
         let here = format!("[fd00:1::1]:{port}");
         assert_eq!(
             from(&b.netns, &here, DEADLINE).as_deref(),
