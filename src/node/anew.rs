@@ -5,21 +5,19 @@ use super::backend::is_controller;
 use super::host::{NodeHost, Standing};
 use super::member::Member;
 use super::refusals::failed;
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use muster_agent::agent::Stop;
-use muster_controller::shell::ControllerHandle;
 use muster_engine_api::backend::{BackendError, NOT_CONTROLLER, NOT_PART};
 use muster_types::NodeId;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::broadcast::error::RecvError;
 
-/// How long the controller may need until it leads alone: its log is read, one election, one write.
-const ALONE_WITHIN: Duration = Duration::from_secs(20);
+/// How long the controller may need until it has begun: its log is read, one election, one write.
+const BEGUN_WITHIN: Duration = Duration::from_secs(20);
 
-/// Has the cluster begin anew with this node, which must be one of its controllers.
+/// Has the cluster begin anew with this node, which must be one of its controllers. It goes on when the caller does not.
 pub(super) async fn force_new_cluster(
-    host: &NodeHost,
+    host: &Arc<NodeHost>,
     addresses: Option<MemberAddresses>,
 ) -> Result<NodeId, BackendError> {
     match host.standing() {
@@ -29,22 +27,25 @@ pub(super) async fn force_new_cluster(
         }
         Standing::Active(_) | Standing::Error(_) => {}
     }
-    host.begin_anew(addresses).await.map_err(failed)
+    let host = Arc::clone(host);
+    let begun = tokio::spawn(async move { host.begin_anew(addresses).await }).await;
+    begun.unwrap_or_else(|error| Err(error.into())).map_err(failed)
 }
 
 impl NodeHost {
     /// The cluster goes on with this controller as its only one, and keeps services, tasks and workers. Containers run on.
     /// Addresses that are not given stay.
-    pub async fn begin_anew(&self, addresses: Option<MemberAddresses>) -> anyhow::Result<NodeId> {
+    async fn begin_anew(&self, addresses: Option<MemberAddresses>) -> anyhow::Result<NodeId> {
         let _changing = self.changing.lock().await;
-        let Some((mut membership, credentials)) = self.files().load()? else {
+        let Some((before, credentials)) = self.files().load()? else {
             bail!(NOT_PART);
         };
-        if membership.raft_id.is_none() {
+        if before.raft_id.is_none() {
             bail!(
                 "this node is a worker and does not have the cluster's state: ask a controller that is left"
             );
         }
+        let mut membership = before.clone();
         if let Some(addresses) = addresses {
             membership.listen = addresses.listen;
             membership.advertise = addresses.advertise;
@@ -55,45 +56,37 @@ impl NodeHost {
         // From here on a restart of the daemon goes on with it.
         self.files().save_membership(&membership)?;
         self.deactivate(Stop::Restart).await;
-        let started = Member::start(self.context.clone(), membership.clone(), &credentials, None).await;
-        let member = match started {
-            Ok(member) => member,
-            Err(error) => {
-                self.set(Standing::Error(format!("{error:#}")));
-                return Err(error.context("the cluster could not begin anew"));
+        let start = |membership| Member::start(self.context.clone(), membership, &credentials, None);
+        match start(membership.clone()).await {
+            Ok(member) => {
+                self.activate(member.clone()).await;
+                tokio::time::timeout(BEGUN_WITHIN, begun(&member))
+                    .await
+                    .context("the controller does not lead yet: it goes on in the background")??;
+                Ok(membership.node)
             }
-        };
-        self.activate(member.clone()).await;
-        finish_anew(&member).await?;
-        Ok(membership.node)
+            Err(error) => {
+                // Not at some later start, when the others may be back.
+                self.files().save_membership(&before)?;
+                match start(before).await {
+                    Ok(member) => self.activate(member).await,
+                    Err(error) => self.set(Standing::Error(format!("{error:#}"))),
+                }
+                Err(error.context("the cluster could not begin anew"))
+            }
+        }
     }
 }
 
-/// Waits until the cluster began anew, and notes that it has.
-pub(super) async fn finish_anew(member: &Arc<Member>) -> anyhow::Result<()> {
+/// Waits until the cluster began anew and that is noted. Who supervises the node's role notes it in any case.
+async fn begun(member: &Member) -> anyhow::Result<()> {
     let handle = member.controller().context("the controller ended")?;
-    tokio::time::timeout(ALONE_WITHIN, alone(&handle))
-        .await
-        .context("the controller does not lead yet: it goes on in the background")?;
-    member.began_anew().await
-}
-
-/// Returns once this controller is the only one that the records name.
-async fn alone(handle: &ControllerHandle) {
-    let mut changes = handle.changes();
-    let is_alone = || {
-        let state = handle.state();
-        let mut controllers = state.nodes().filter(|node| node.controller.is_some());
-        let own = controllers.next().and_then(|node| node.controller.as_ref());
-        handle.is_leading()
-            && own.is_some_and(|member| member.raft_id == handle.raft_id())
-            && controllers.next().is_none()
-    };
     let mut members = handle.members();
-    while !is_alone() {
-        tokio::select! {
-            changed = changes.recv() => if changed == Err(RecvError::Closed) { return std::future::pending().await },
-            changed = members.changed() => if changed.is_err() { return std::future::pending().await },
+    loop {
+        member.note_anew().await?;
+        if !member.begins_anew().await {
+            return Ok(());
         }
+        ensure!(members.changed().await.is_ok(), "the controller ended");
     }
 }

@@ -1,7 +1,6 @@
 //! The node's membership as a whole: in no cluster, joining, a member, or a member that could not start.
 
 use super::address::MemberAddresses;
-use super::anew::finish_anew;
 use super::files::{Credentials, Membership, NodeFiles};
 use super::join::{self, JoinPlan};
 use super::member::{Member, MemberContext};
@@ -82,22 +81,21 @@ impl NodeHost {
             let Some((membership, credentials)) = self.files().load()? else {
                 return Ok(None);
             };
-            Member::start(self.context.clone(), membership, &credentials, None)
-                .await
-                .map(Some)
+            let begins_anew = membership.begins_anew;
+            let started = Member::start(self.context.clone(), membership.clone(), &credentials, None).await;
+            if begins_anew && started.is_err() {
+                // Not at some later start, when the others may be back.
+                self.files().save_membership(&Membership {
+                    begins_anew: false,
+                    ..membership
+                })?;
+            }
+            started.map(Some)
         };
         match resumed.await {
             // What an earlier membership left goes.
             Ok(None) => self.context.tasks.set_networks(Vec::new(), 0),
-            Ok(Some(member)) => {
-                self.activate(member.clone()).await;
-                // A daemon that ended in the middle of it comes back to it.
-                if member.begins_anew().await
-                    && let Err(error) = finish_anew(&member).await
-                {
-                    tracing::error!(error = format!("{error:#}"), "the cluster has not begun anew yet");
-                }
-            }
+            Ok(Some(member)) => self.activate(member).await,
             Err(error) => {
                 let error: anyhow::Error = error;
                 tracing::error!(error = format!("{error:#}"), "cannot come back to the cluster");

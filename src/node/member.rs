@@ -279,7 +279,7 @@ impl Member {
     pub async fn become_worker(&self) -> anyhow::Result<()> {
         self.stop_controller().await;
         let mut membership = self.membership.lock().await;
-        membership.raft_id = None;
+        (membership.raft_id, membership.begins_anew) = (None, false);
         self.context.files.save_membership(&membership)?;
         self.context.files.remove_raft()
     }
@@ -289,11 +289,24 @@ impl Member {
         self.membership.lock().await.begins_anew
     }
 
-    /// The cluster began anew with this controller.
-    pub async fn began_anew(&self) -> anyhow::Result<()> {
+    /// Notes that the cluster began anew with this controller, once it has: another start would begin it again, and the
+    /// controller lets nobody join before.
+    pub async fn note_anew(&self) -> anyhow::Result<()> {
+        let Some(handle) = self.controller() else {
+            return Ok(());
+        };
         let mut membership = self.membership.lock().await;
-        membership.begins_anew = false;
-        self.context.files.save_membership(&membership)
+        if !membership.begins_anew || !handle.members().borrow().began_anew {
+            return Ok(());
+        }
+        let noted = Membership {
+            begins_anew: false,
+            ..membership.clone()
+        };
+        self.context.files.save_membership(&noted)?;
+        *membership = noted;
+        handle.anew_noted().await;
+        Ok(())
     }
 
     /// Replaces the certificate by one with the role of the node's record.

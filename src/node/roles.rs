@@ -18,6 +18,7 @@ pub async fn supervise(member: Arc<Member>, mut stop: watch::Receiver<bool>) {
     let renew_at_share = renewal_share();
     loop {
         let wait = match look(&member, renew_at_share).await {
+            Ok(()) if member.begins_anew().await => RETRY_AFTER,
             Ok(()) => LOOK_EVERY,
             Err(error) => {
                 tracing::warn!(
@@ -85,6 +86,7 @@ fn step(wanted: Option<bool>, controller: Option<Standing>) -> Step {
 }
 
 async fn look(member: &Member, renew_at_share: f64) -> anyhow::Result<()> {
+    member.note_anew().await?;
     let view = member.view.borrow().clone();
     let standing = member.controller().map(|handle| {
         let listed = view.controllers.contains(&member.advertise.to_string());
@@ -112,8 +114,11 @@ async fn look(member: &Member, renew_at_share: f64) -> anyhow::Result<()> {
     }
     member.follow_root(&view).await?;
     let role = member.certificate.identity().role;
-    let demoted =
-        view.controller == Some(false) && role == NodeRole::Controller && member.controller().is_none();
+    // As long as it is listed, the group may still need its log.
+    let demoted = view.controller == Some(false)
+        && role == NodeRole::Controller
+        && member.controller().is_none()
+        && !view.controllers.contains(&member.advertise.to_string());
     if demoted {
         // Again, in case that a crash cut the demotion short after it was noted, or that the controller had failed.
         member.become_worker().await?;

@@ -57,4 +57,11 @@ fn a_survivor_goes_on_with_services_and_tasks_and_takes_the_others_back() {
     docker.run(&["node", "promote", "node-2"]);
     lab.await_listed("node-1", "node-2", "Ready Active Reachable");
     lab.await_running("node-2", "web", 5, |_| true);
+
+    // That it began anew is over: another restart takes nobody's vote away.
+    lab.kill_daemon("node-1");
+    lab.start("node-1");
+    lab.await_daemon("node-1");
+    lab.await_listed("node-2", "node-1", "Ready Active Reachable");
+    lab.await_listed("node-2", "node-2", "Ready Active Leader");
 }

@@ -25,6 +25,8 @@ pub(super) enum Anew {
         /// The incarnation that ends.
         incarnation: u64,
     },
+    /// It has, and the node's files do not say so yet: a restart would begin it once more. Nobody may join before.
+    Begun,
 }
 
 impl Controller {
@@ -34,19 +36,32 @@ impl Controller {
         self.anew = Anew::At(address);
     }
 
-    /// The other controllers are not forgotten yet, so that nothing else may be decided.
+    /// The node's files say that the cluster began anew.
+    pub(super) fn anew_noted(&mut self) {
+        if self.anew == Anew::Begun {
+            self.anew = Anew::No;
+        }
+    }
+
+    /// The other controllers are not forgotten yet, or a restart would forget them once more, so that nothing else may be
+    /// decided.
     pub(super) fn begins_anew(&mut self, now: Now) -> bool {
         let Some(current) = self.state.cluster().map(|cluster| cluster.incarnation) else {
             return false;
         };
         let (address, incarnation) = match std::mem::take(&mut self.anew) {
             Anew::No => return false,
+            Anew::Begun => {
+                self.anew = Anew::Begun;
+                return true;
+            }
             Anew::At(address) => (address, current),
             Anew::From { address, incarnation } => (address, incarnation),
         };
         if current > incarnation {
             tracing::warn!("the cluster began anew with this controller alone");
-            return false;
+            self.anew = Anew::Begun;
+            return true;
         }
         if !self.proposals.on_duty() {
             let own = (self.node, self.raft_id, address.clone());
@@ -76,16 +91,20 @@ fn forget_others(
             }),
         },
     ];
-    for node in state.nodes().filter(|node| node.id != own) {
-        if node.spec.role == NodeRole::Controller {
-            let role = NodeRole::Worker;
+    for node in state.nodes() {
+        // The one that is left may have been on its way to a worker.
+        let role = match node.id == own {
+            true => NodeRole::Controller,
+            false => NodeRole::Worker,
+        };
+        if node.spec.role != role {
             let spec = NodeSpec {
                 role,
                 ..node.spec.clone()
             };
             changes.push(Change::NodeSpec { node: node.id, spec });
         }
-        if node.controller.is_some() {
+        if node.id != own && node.controller.is_some() {
             changes.push(Change::NodeController {
                 node: node.id,
                 member: None,
@@ -98,9 +117,31 @@ fn forget_others(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::core::io::Input;
+    use crate::core::tests::{Single, session};
     use crate::sample::{applied, node, single};
-    use muster_types::NodeDescription;
+    use muster_types::{NodeDescription, NodeState};
     use std::sync::Arc;
+    use std::time::Duration;
+
+    /// A restart whose files still say that the cluster shall begin anew would take others' votes away.
+    #[test]
+    fn nothing_is_decided_before_the_beginning_is_noted() {
+        let mut single = Single::leading();
+        single.open_session(session(1));
+        let incarnation = |single: &Single| single.controller.state().cluster().unwrap().incarnation;
+        let before = incarnation(&single);
+        single.begin_anew();
+        single.wait(Duration::from_secs(10));
+        assert_eq!(incarnation(&single), before + 1);
+        assert!(single.controller.published.began_anew);
+        assert_eq!(single.state_of_worker(), NodeState::Ready);
+        single.input(Input::AnewNoted);
+        single.wait(Duration::from_secs(10));
+        assert!(!single.controller.published.began_anew);
+        assert_eq!(single.state_of_worker(), NodeState::Down);
+        assert_eq!(incarnation(&single), before + 1);
+    }
 
     #[test]
     fn the_other_controllers_become_workers_and_workers_stay() {
@@ -139,6 +180,7 @@ mod tests {
         let lost = state.node(node(21)).unwrap();
         assert_eq!((lost.spec.role, &lost.controller), (NodeRole::Worker, &None));
         assert_eq!(state.node(node(22)).unwrap().spec.role, NodeRole::Worker);
+        assert_eq!(state.node(node(1)).unwrap().spec.role, NodeRole::Controller);
         let left = state.node(node(1)).unwrap().controller.as_ref().unwrap();
         assert_eq!((left.raft_id, left.address.as_str()), (RaftId(1), "a:2"));
     }

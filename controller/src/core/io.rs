@@ -87,6 +87,8 @@ pub enum Input {
         /// The keys; those before the current one are still needed.
         keys: Box<KeyRing>,
     },
+    /// The node's files say that the cluster began anew.
+    AnewNoted,
     /// An agent opened a session. Answered by [`Output::SessionOpened`] or [`Output::SessionRefused`].
     SessionOpen {
         /// Its node, by its certificate.
@@ -286,6 +288,8 @@ pub struct Members {
     pub leader: Option<RaftId>,
     /// This controller leads and has applied all that was committed before.
     pub leading: bool,
+    /// The cluster began anew with this controller, which waits for [`Input::AnewNoted`].
+    pub began_anew: bool,
     /// Raft id, node and address.
     pub members: Vec<(RaftId, NodeId, String)>,
 }

@@ -199,6 +199,7 @@ impl Controller {
             } => self.serve_chunk(token, from, id, offset),
             Input::Write { token, id, request } => self.write(token, id, request, now),
             Input::Read { token } => self.read(token, now),
+            Input::AnewNoted => self.anew_noted(),
             Input::StepDown => self.step_down(),
             Input::RotateKeys { token, keys } => self.rotate_keys(token, *keys),
             Input::SessionOpen { .. }
@@ -643,6 +644,7 @@ impl Controller {
         let now = Members {
             leader,
             leading,
+            began_anew: self.anew == Anew::Begun,
             members,
         };
         if now != self.published {

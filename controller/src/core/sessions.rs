@@ -79,6 +79,7 @@ impl Controller {
             | Input::Write { .. }
             | Input::Read { .. }
             | Input::RotateKeys { .. }
+            | Input::AnewNoted
             | Input::StepDown => {}
         }
     }

@@ -40,7 +40,7 @@ impl Single {
             elapsed: Duration::ZERO,
             wall: Timestamp::from_secs(1_000_000),
         };
-        let controller = open(&disk, Some(sample::single()));
+        let controller = open(&disk, Some(sample::single()), false);
         let mut single = Self {
             disk,
             controller,
@@ -67,7 +67,14 @@ impl Single {
             elapsed: Duration::ZERO,
             wall: self.now.wall.after(self.now.elapsed + away),
         };
-        self.controller = open(&self.disk, None);
+        self.controller = open(&self.disk, None, false);
+        self.lead();
+    }
+
+    /// The daemon ends, and has the cluster begin anew.
+    pub(super) fn begin_anew(&mut self) {
+        self.controller = open(&self.disk, None, true);
+        self.controller.begin_anew("a:1".to_owned());
         self.lead();
     }
 
@@ -104,13 +111,14 @@ impl Single {
         })
     }
 
-    fn state_of_worker(&self) -> NodeState {
+    pub(super) fn state_of_worker(&self) -> NodeState {
         self.controller.state().node(WORKER).unwrap().status.state
     }
 }
 
-fn open(disk: &SimDisk, bootstrap: Option<ClusterState>) -> Controller {
+fn open(disk: &SimDisk, bootstrap: Option<ClusterState>, anew: bool) -> Controller {
     let mut config = NodeConfig::new(1, sample::CLUSTER.as_u128(), 1);
+    config.force_new_cluster = anew;
     config.set_tick_ms(20);
     let mut raft = RaftNode::open(config, Arc::new(disk.clone()), KeyRing::new([7; 32])).unwrap();
     if let Some(state) = bootstrap {

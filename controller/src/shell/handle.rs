@@ -258,6 +258,11 @@ impl ControllerHandle {
         self.0.members.borrow().leading
     }
 
+    /// Tells that the node's files say that the cluster began anew: from here on others may join.
+    pub async fn anew_noted(&self) {
+        self.send(Input::AnewNoted).await;
+    }
+
     /// Hands leadership to another controller, if there is one to take it, and waits for that for a moment.
     pub async fn step_down(&self) {
         let mut members = self.members();
