@@ -5,7 +5,7 @@
 //! its layers' content are those that Docker has; the digests of compressed layers, and with them that of the manifest,
 //! are not: they are of blobs, which depend on the very compressor (`DiffID` and layer digest in the image specification).
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -31,6 +31,9 @@ pub struct PackedManifest {
     pub digest: Digest,
     /// Its bytes.
     pub bytes: Vec<u8>,
+    /// Layers that were never compared with the image's content. What is here under such a digest may be another image's,
+    /// and must not be sent on this manifest's word.
+    pub unseen: Vec<Digest>,
     /// Keeps all that it names.
     pub lease: Lease,
 }
@@ -48,7 +51,12 @@ impl ImageStore {
         let (digest, bytes) = self.manifest(reference)?;
         let mut lease = self.lease([digest]);
         let Document::Manifest(manifest) = Document::parse(&bytes, "a stored manifest")? else {
-            return Ok(PackedManifest { digest, bytes, lease });
+            return Ok(PackedManifest {
+                digest,
+                bytes,
+                unseen: Vec::new(),
+                lease,
+            });
         };
         lease.extend(
             manifest
@@ -61,11 +69,18 @@ impl ImageStore {
             true => self.unpacked_layers(&manifest)?,
             false => Vec::new(),
         };
-        if unpacked.is_empty() {
-            return Ok(PackedManifest { digest, bytes, lease });
-        }
         // Not by the name, which may be another image's by now.
         let image = find(&self.inner.records.view()?, &manifest.config.digest.to_string())?;
+        if unpacked.is_empty() {
+            let layers: Vec<Digest> = manifest.layers.iter().map(|layer| layer.digest).collect();
+            let unseen = image.unseen(&layers).map(|position| layers[position]).collect();
+            return Ok(PackedManifest {
+                digest,
+                bytes,
+                unseen,
+                lease,
+            });
+        }
         let packed = self.pack_layers(&image, &unpacked, &mut lease)?;
         self.remember_packed(&image, manifest.with_layers(&packed), &packed, lease)
     }
@@ -135,15 +150,12 @@ impl ImageStore {
         StagedBlob::write(&self.inner.layout, bytes.as_slice(), DOCUMENT_BYTES_MAX)?
             .store(&self.inner.layout)?;
         let layers = Document::parse(&bytes, "the packed manifest")?;
+        let mut unseen_blobs = Vec::new();
         if let Document::Manifest(layers) = layers {
             let layer_blobs: Vec<Digest> = layers.layers.iter().map(|layer| layer.digest).collect();
-            let is_unseen = |position: &usize| {
-                let blob = layer_blobs[*position];
-                !packed.contains_key(position)
-                    && image.diff_ids.get(*position) != Some(&blob)
-                    && !image.has_form(*position, &blob)
-            };
-            let unseen = (0..layer_blobs.len()).filter(is_unseen).collect();
+            let unseen = image.unseen(&layer_blobs);
+            let unseen: BTreeSet<usize> = unseen.filter(|place| !packed.contains_key(place)).collect();
+            unseen_blobs.extend(unseen.iter().map(|place| layer_blobs[*place]));
             let manifest = ManifestRecord {
                 digest,
                 layer_blobs,
@@ -152,7 +164,12 @@ impl ImageStore {
             };
             self.remember_manifest(image, manifest)?;
         }
-        Ok(PackedManifest { digest, bytes, lease })
+        Ok(PackedManifest {
+            digest,
+            bytes,
+            unseen: unseen_blobs,
+            lease,
+        })
     }
 
     fn unpacked_layers(&self, manifest: &Manifest) -> Result<Vec<Unpacked>> {

@@ -102,6 +102,14 @@ impl ImageRecord {
         self.forms(layer).any(|form| form == blob)
     }
 
+    /// Which of these blobs, one a layer, are neither the layer's content nor were compared with it.
+    pub(crate) fn unseen<'a>(&'a self, blobs: &'a [Digest]) -> impl Iterator<Item = usize> + 'a {
+        let is_unseen = |(place, blob): &(usize, &Digest)| {
+            self.diff_ids.get(*place) != Some(*blob) && !self.has_form(*place, blob)
+        };
+        blobs.iter().enumerate().filter(is_unseen).map(|(place, _)| place)
+    }
+
     /// The blobs that were found to have the content of this layer.
     pub(crate) fn forms(&self, layer: usize) -> impl Iterator<Item = &Digest> {
         let seen = move |manifest: &&ManifestRecord| !manifest.unseen.contains(&layer);

@@ -168,6 +168,7 @@ fn a_form_that_was_never_here_is_not_believed() {
         .unwrap();
     assert!(unpacked == high, "a registry is given another layer");
     let repacked = store.repacked_manifest("evil:1").unwrap();
+    assert_eq!(repacked.unseen, []);
     assert!(!layer_blobs(&repacked.bytes).contains(&false_blob));
 
     // Nor is it once the blob is here: it is compared then.
@@ -179,6 +180,30 @@ fn a_form_that_was_never_here_is_not_believed() {
     fixture.load(&docker_archive("b:1", &[&low, &high], &[&low, &right]));
     let here = store.layer_here(&Digest::of(&right), right.len() as u64, None);
     assert_eq!(here.unwrap().unwrap().digest, Digest::of(&high));
+}
+
+#[test]
+fn a_form_that_was_never_here_is_not_sent_on_a_manifests_word() {
+    let [low, high] = layers();
+    let (fixture, form) = (Fixture::new(), gzip(b"another image's layer"));
+    let store = &fixture.store;
+    // The contents are there, as another image's.
+    let top = Layer::new().file("top", "top").finish();
+    fixture.load(&plain_archive("b:1", &[&low, &high, &top]));
+    let mut layout = OciLayout::default();
+    let entry = layout.image(&[&low, &high], &[&low, &form]);
+    let manifest: Digest = entry["digest"].as_str().unwrap().parse().unwrap();
+    let documents = [manifest, Digest::of(&config(&[&low, &high]))];
+    let _lease = store.lease(documents);
+    for digest in documents {
+        let path = format!("blobs/sha256/{}", digest.hex());
+        let (_, bytes) = layout.files.iter().find(|(name, _)| *name == path).unwrap();
+        store.import_blob(&digest, None, bytes.as_slice()).unwrap();
+    }
+    let limits = LoadLimits::default();
+    store.import_image(&manifest, &["evil:1"], &limits).unwrap();
+    let own = store.packed_manifest("evil:1").unwrap();
+    assert_eq!((own.digest, own.unseen), (manifest, vec![Digest::of(&form)]));
 }
 
 /// What this store packs anew of a manifest is in the form of its own, which others can write, too.
@@ -209,5 +234,6 @@ fn a_form_that_was_never_here_is_not_believed_when_the_rest_is_packed() {
         .unwrap();
     let packed = store.packed_manifest("evil:1").unwrap();
     assert_ne!(packed.digest, manifest, "the low layer is packed");
+    assert_eq!(packed.unseen, [false_blob]);
     assert!(store.layer_here(&false_blob, 1, None).unwrap().is_none());
 }

@@ -332,7 +332,7 @@ impl<'a> Assembly<'a> {
             return None;
         }
         let registry = self.registry();
-        let found = peers.content(&layer.blob.digest, &layer.content, registry.as_deref());
+        let found = peers.content(&layer.blob, &layer.content, registry.as_deref());
         let mut sizes = found.await;
         sizes.retain(|bytes| *bytes <= LoadLimits::default().unpacked_bytes_max);
         let digest = layer.content;

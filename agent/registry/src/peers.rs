@@ -17,11 +17,11 @@ pub trait Peers: Send + Sync + 'static {
     /// A blob begins to come. The registry's name is given where it may be asked.
     fn begin(&self, blob: &BlobDescriptor, registry: Option<&str>) -> Box<dyn PeerBlob>;
 
-    /// The sizes that others tell of a layer's uncompressed content, if they have that, none of them has the blob, and asking
+    /// The sizes that others tell of a layer's uncompressed content, if they have that, none of them has the blob in its size, and asking
     /// them is worth it beside the registry. The one that most of them tell comes first.
     fn content<'a>(
         &'a self,
-        blob: &'a Digest,
+        blob: &'a BlobDescriptor,
         content: &'a Digest,
         registry: Option<&'a str>,
     ) -> BoxFuture<'a, Vec<u64>>;

@@ -39,6 +39,8 @@ struct Pushed {
     media_type: String,
     manifest: Bytes,
     image: RemoteImage,
+    /// Layers that nobody compared with the image's content.
+    unseen: Vec<Digest>,
     /// Its blobs stay while they are read.
     _lease: muster_images::Lease,
 }
@@ -132,6 +134,7 @@ fn prepare(store: &ImageStore, reference: Reference, form: Form) -> muster_image
             digest: packed.digest,
             manifest: Bytes::from(packed.bytes),
             image,
+            unseen: packed.unseen,
             _lease: packed.lease,
         }),
         RemoteDocument::Index(_) => None,
@@ -195,8 +198,8 @@ impl Push {
             let Some(tag) = blocking(move || prepare(&store, reference, form)).await? else {
                 return Ok(None);
             };
-            match self.send_layers(uploads, &tag.image.layers, there).await {
-                // A layer came compressed from another registry, and only what is in it was kept.
+            match self.send_layers(uploads, &tag, there).await {
+                // A layer came compressed from another registry, and only what is in it was kept or seen.
                 Err(Error::Store(muster_images::Error::NoSuchBlob { .. })) if form == Form::Own => {}
                 outcome => return outcome.map(|()| Some(tag)),
             }
@@ -207,18 +210,18 @@ impl Push {
     async fn send_layers(
         &self,
         uploads: &Uploads<'_>,
-        layers: &[BlobDescriptor],
+        tag: &Pushed,
         there: &mut HashSet<Digest>,
     ) -> Result<()> {
         let mut new: Vec<BlobDescriptor> = Vec::new();
-        for layer in layers {
+        for layer in &tag.image.layers {
             if !there.contains(&layer.digest) && new.iter().all(|known| known.digest != layer.digest) {
                 self.report.of(&layer.digest.short(), "Preparing");
                 new.push(*layer);
             }
         }
         let sent: Vec<Digest> = stream::iter(new)
-            .map(|blob| self.send_layer(uploads, blob))
+            .map(|blob| self.send_layer(uploads, blob, tag.unseen.contains(&blob.digest)))
             .buffer_unordered(UPLOADS_MAX)
             .try_collect()
             .await?;
@@ -226,8 +229,12 @@ impl Push {
         Ok(())
     }
 
-    async fn send_layer(&self, uploads: &Uploads<'_>, blob: BlobDescriptor) -> Result<Digest> {
-        let id = blob.digest.short();
+    /// One that is unseen has to be there: what this store has under its digest may be of an image that is not to be sent.
+    async fn send_layer(&self, uploads: &Uploads<'_>, blob: BlobDescriptor, unseen: bool) -> Result<Digest> {
+        let (id, digest) = (blob.digest.short(), blob.digest);
+        if unseen && !uploads.has(&digest).await? {
+            return Err(muster_images::Error::NoSuchBlob { digest }.into());
+        }
         let (store, reference) = (self.store.clone(), self.reference.clone());
         let mut mounts = blocking(move || store.repositories_with(&blob.digest, &reference)).await?;
         mounts.truncate(MOUNTS_MAX);

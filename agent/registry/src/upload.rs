@@ -98,7 +98,8 @@ impl Uploads<'_> {
         }
     }
 
-    async fn has(&self, digest: &Digest) -> Result<bool> {
+    /// Whether the repository has the blob.
+    pub async fn has(&self, digest: &Digest) -> Result<bool> {
         let target = self.session.target(&format!("/v2/{}/blobs/{digest}", self.path));
         match self
             .session

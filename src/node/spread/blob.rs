@@ -87,16 +87,11 @@ impl ComingHere {
         }
     }
 
-    /// Whether a peer tells the size that is expected; those of earlier versions tell none.
-    fn is_of_size(&self, found: &Found) -> bool {
-        found.reply.size == 0 || found.reply.size == self.blob.bytes
-    }
-
     async fn find(&mut self, from: u64, brings: Option<Rate>) -> Option<Pieces> {
         let cluster = self.spread.cluster()?;
         for _ in 0..CHOICES_MAX {
             let mut found = self.spread.ask(&cluster, &self.blob.digest).await;
-            found.retain(|found| self.is_of_size(found));
+            found.retain(|found| found.is_of_size(self.blob.bytes));
             let offers: Vec<Offer> = found.iter().map(|found| self.offer(found)).collect();
             let seeker = Seeker {
                 rank: Rank::of(&self.blob.digest, &cluster.own.to_string()),

@@ -106,6 +106,13 @@ struct Found {
     reply: FindBlobReply,
 }
 
+impl Found {
+    /// Whether the peer tells the size that is expected; those of earlier versions tell none.
+    fn is_of_size(&self, bytes: u64) -> bool {
+        self.reply.size == 0 || self.reply.size == bytes
+    }
+}
+
 impl Spread {
     /// The exchange of this store's blobs.
     pub fn new(images: ImageStore) -> Self {
@@ -254,7 +261,7 @@ impl Peers for Spread {
 
     fn content<'a>(
         &'a self,
-        blob: &'a Digest,
+        blob: &'a BlobDescriptor,
         content: &'a Digest,
         registry: Option<&'a str>,
     ) -> BoxFuture<'a, Vec<u64>> {
@@ -262,11 +269,11 @@ impl Peers for Spread {
             let Some(cluster) = self.cluster() else {
                 return Vec::new();
             };
-            let with_blob = self.ask(&cluster, blob).await;
-            if with_blob
-                .iter()
-                .any(|found| !self.is_distrusted(blob, &found.address))
-            {
+            let with_blob = self.ask(&cluster, &blob.digest).await;
+            let gives = |found: &Found| {
+                found.is_of_size(blob.bytes) && !self.is_distrusted(&blob.digest, &found.address)
+            };
+            if with_blob.iter().any(gives) {
                 return Vec::new();
             }
             let registry = registry.and_then(|name| self.rate(name));

@@ -169,7 +169,10 @@ async fn finish(
     build
         .inner
         .blocking(move |inner| {
-            finished.note_used()?;
+            // What it says is only which steps are pruned first.
+            if let Err(error) = finished.note_used() {
+                tracing::warn!(error = error.chain(), "the uses of cached steps are not noted");
+            }
             Ok(inner.images.finish_build(&id, &finished.request.tags)?)
         })
         .await?;

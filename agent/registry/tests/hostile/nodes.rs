@@ -35,7 +35,12 @@ impl Peers for Nodes {
         Box::new(Coming(self.clone(), *blob))
     }
 
-    fn content<'a>(&'a self, _: &'a Digest, of: &'a Digest, _: Option<&'a str>) -> BoxFuture<'a, Vec<u64>> {
+    fn content<'a>(
+        &'a self,
+        _: &'a BlobDescriptor,
+        of: &'a Digest,
+        _: Option<&'a str>,
+    ) -> BoxFuture<'a, Vec<u64>> {
         let mut state = self.0.lock().unwrap();
         let told = state.sizes.get_mut(of).map(|told| match told.len() {
             0 | 1 => told.first().cloned().unwrap_or_default(),

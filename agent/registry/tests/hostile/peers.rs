@@ -49,7 +49,12 @@ impl Peers for Peer {
         Box::new(self.clone())
     }
 
-    fn content<'a>(&'a self, _: &'a Digest, _: &'a Digest, _: Option<&'a str>) -> BoxFuture<'a, Vec<u64>> {
+    fn content<'a>(
+        &'a self,
+        _: &'a BlobDescriptor,
+        _: &'a Digest,
+        _: Option<&'a str>,
+    ) -> BoxFuture<'a, Vec<u64>> {
         Box::pin(async { Vec::new() })
     }
 
