@@ -53,7 +53,8 @@ pub(super) fn container_config(
 pub(super) fn published(task: &AssignedTask, own: &[IpAddr]) -> Result<Vec<PortBinding>, String> {
     let ports = task.ports.iter().filter(|port| port.mode == PublishMode::Host);
     let ports: Vec<_> = ports.collect();
-    let leading = Leading::read(&task.service_labels).unwrap_or_default();
+    // Labels that say something wrong were refused; of a later version they may say what is not known here.
+    let leading = Leading::read(&task.service_labels).map_err(|problems| problems.join("; "))?;
     let at: Vec<Option<IpAddr>> = match leading.addresses.is_empty() {
         true => vec![None],
         false => own

@@ -105,8 +105,11 @@ pub fn service_row(state: &ClusterState, network: NetworkId, id: ServiceId) -> O
     let aliases = attachments
         .filter(|attachment| attachment.target.parse() == Ok(network))
         .flat_map(|attachment| attachment.aliases.clone());
+    // Labels that say something wrong were refused; where one is there all the same, the ports answer nowhere.
+    let leading = Leading::read(&service.spec.labels).ok();
+    let opens = ingress && leading.is_some();
     let ports = service.allocated_ports.iter();
-    let ports = ports.filter(|port| ingress && port.mode == PublishMode::Ingress && port.published_port != 0);
+    let ports = ports.filter(|port| opens && port.mode == PublishMode::Ingress && port.published_port != 0);
     let endpoints = state.serving_on(network, id).filter_map(|task| {
         Some(ServiceEndpoint {
             task: task.id,
@@ -122,8 +125,7 @@ pub fn service_row(state: &ClusterState, network: NetworkId, id: ServiceId) -> O
         aliases: aliases.collect(),
         ports: ports.cloned().collect(),
         endpoints: endpoints.collect(),
-        // Labels that say something wrong were refused.
-        leading: Leading::read(&service.spec.labels).unwrap_or_default(),
+        leading: leading.unwrap_or_default(),
     })
 }
 

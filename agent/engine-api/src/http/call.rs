@@ -11,8 +11,8 @@ use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, TRANSFER_ENCODING
 use hyper::{Request, Response, StatusCode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde_json::Value;
 use serde_json::error::Category;
+use serde_json::{Map, Value};
 use std::sync::Arc;
 
 /// Largest JSON body. Docker's largest are service specs with configs of 1,000 KiB in base 64; the rest is margin.
@@ -74,7 +74,21 @@ impl Call {
         decode(value).map(Some)
     }
 
+    /// As [`Call::body`], of an object in which members that are `null` are not as if they were left out; `None` for one
+    /// that has no members.
+    pub async fn exact_body<T: DeserializeOwned>(&mut self) -> Result<Option<T>, Failure> {
+        let value = parse_json(&self.present_body().await?)?;
+        match value.as_object().is_some_and(Map::is_empty) {
+            true => Ok(None),
+            false => decode(value).map(Some),
+        }
+    }
+
     async fn body_value(&mut self) -> Result<Value, Failure> {
+        read_json(&self.present_body().await?)
+    }
+
+    async fn present_body(&mut self) -> Result<Bytes, Failure> {
         self.require_json()?;
         let bytes = self.body_bytes().await?;
         if bytes.is_empty() {
@@ -82,7 +96,7 @@ impl Call {
                 "invalid JSON: got EOF while reading request body",
             ));
         }
-        read_json(&bytes)
+        Ok(bytes)
     }
 
     /// A page of a browser can send other types without asking first, so they are refused where a body is needed.
@@ -123,9 +137,13 @@ impl Call {
     }
 }
 
+fn parse_json(bytes: &[u8]) -> Result<Value, Failure> {
+    serde_json::from_slice(bytes)
+        .map_err(|error| Failure::invalid(format!("invalid JSON: {}", words(bytes, &error))))
+}
+
 fn read_json(bytes: &[u8]) -> Result<Value, Failure> {
-    let mut value: Value = serde_json::from_slice(bytes)
-        .map_err(|error| Failure::invalid(format!("invalid JSON: {}", words(bytes, &error))))?;
+    let mut value = parse_json(bytes)?;
     drop_nulls(&mut value);
     Ok(value)
 }

@@ -20,25 +20,24 @@ pub(super) async fn inspect(call: Call) -> Reply {
 
 /// `PUT /networks/{id}/policy`.
 pub(super) async fn set(mut call: Call) -> Reply {
-    let policy = read(&call.body().await?)?;
+    let policy = read(call.exact_body().await?)?;
     let id = find(&call).await?.id;
     call.cluster().network_set_policy(id, policy).await?;
     Ok(status_only(StatusCode::NO_CONTENT))
 }
 
-/// An empty object takes the policy away.
-fn read(body: &PolicyBody) -> Result<NetworkPolicy, Failure> {
-    let default = match (&body.default, &body.rules) {
-        (None, None) => return Ok(NetworkPolicy::default()),
-        (Some(default), _) if !default.is_empty() => default,
-        _ => {
-            return Err(Failure::invalid(
-                "the policy has to say its Default, \"allow\" or \"deny\"; {} takes it away",
-            ));
-        }
+/// An empty object takes the policy away, and nothing else does.
+fn read(body: Option<PolicyBody>) -> Result<NetworkPolicy, Failure> {
+    let Some(body) = body else {
+        return Ok(NetworkPolicy::default());
+    };
+    let Some(default) = body.default.filter(|default| !default.is_empty()) else {
+        return Err(Failure::invalid(
+            "the policy has to say its Default, \"allow\" or \"deny\"; {} takes it away",
+        ));
     };
     let rules = body.rules.iter().flatten().map(String::as_str);
-    NetworkPolicy::read(default, rules).map_err(|problems| Failure::invalid(problems.join("; ")))
+    NetworkPolicy::read(&default, rules).map_err(|problems| Failure::invalid(problems.join("; ")))
 }
 
 /// `GET /services/{id}/trace`, with `to` and perhaps `port`.

@@ -149,6 +149,10 @@ async fn a_network_is_given_rules_and_shows_them() {
         ("net", r#"{"default":"deny","rules":["web -> db"]}"#, 400),
         ("net", r#"{"Default":"deny","Ruled":["web -> db"]}"#, 400),
         ("net", r#"{"Default":"maybe"}"#, 400),
+        ("net", r#"{"Default":null,"Rules":null}"#, 400),
+        ("net", r#"{"Ruled":null}"#, 400),
+        ("net", "null", 400),
+        ("net", "[]", 400),
         ("bridge", "{}", 404),
         ("none-such", "{}", 404),
     ] {

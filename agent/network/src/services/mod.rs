@@ -18,6 +18,7 @@ use crate::nft::{Batch, Family};
 use crate::sandbox::duplicate;
 use crate::spec::Protocol;
 use guard::{Guarded, Own};
+use rustix::io::Errno;
 use table::Slots;
 
 /// The services that a container reaches by virtual addresses.
@@ -123,6 +124,12 @@ impl Inner {
     }
 }
 
+/// The kernel was built without tables of the family, or without their chains.
+fn is_unknown_family(error: &NetlinkError) -> bool {
+    let unknown = [Errno::AFNOSUPPORT, Errno::OPNOTSUPP, Errno::NOENT];
+    error.errno().is_some_and(|errno| unknown.contains(&errno))
+}
+
 impl Balancer {
     fn set(&mut self, table: &str, container_id: &str, wanted: &Services) -> Result<(), NetlinkError> {
         if self.held.is_some() && self.last == *wanted {
@@ -176,12 +183,15 @@ impl Balancer {
             if held.is_some() && refused(&committed) {
                 committed = self.commit(family, table, guard::whole(family, &wanted));
             }
-            // A kernel without IPv6 has no such tables.
+            // A kernel without IPv6 has no such tables, and nothing to guard with them.
             let dispensable = family == Family::Ipv6 && !guard::has_addresses(&wanted);
-            if !(dispensable && refused(&committed)) {
-                committed?;
+            match committed {
+                Err(error) if dispensable && is_unknown_family(&error) => {}
+                committed => {
+                    committed?;
+                    now.insert(family == Family::Ipv4, wanted);
+                }
             }
-            now.insert(family == Family::Ipv4, wanted);
         }
         self.guarded = Some(now);
         Ok(())
