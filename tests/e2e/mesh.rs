@@ -134,6 +134,7 @@ fn containers_keep_serving_while_daemons_are_killed_and_start_again() {
         eventually("served", LONG, || served(node).map(|_| ()));
     }
     for node in ["node-1", "node-2"] {
+        lab.await_saved(node);
         lab.kill_daemon(node);
         served(node).unwrap();
     }

@@ -10,8 +10,11 @@ use std::collections::BTreeMap;
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 use tempfile::TempDir;
 
+/// Far more than the agent waits before it writes.
+const SAVED_AFTER: Duration = Duration::from_millis(500);
 /// Where labs keep their networks.
 const TOPOLOGIES: &str = "/run/muster-lab";
 
@@ -283,6 +286,19 @@ impl Lab {
                 (id, pid)
             })
             .collect()
+    }
+
+    /// Waits until all that the node's agent was told lately is in its file: it writes it a moment later.
+    pub fn await_saved(&self, node: &str) {
+        let file = self.node_directory(node).join("data/cluster/agent.state");
+        eventually("the agent's state is in its file", LONG, || {
+            let written = std::fs::metadata(&file).and_then(|found| found.modified());
+            let age = written.map_err(|error| error.to_string())?.elapsed();
+            match age {
+                Ok(age) if age >= SAVED_AFTER => Ok(()),
+                age => Err(format!("{age:?}")),
+            }
+        });
     }
 
     /// Waits until the node's daemon answers.
