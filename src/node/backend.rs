@@ -247,7 +247,7 @@ impl ClusterBackend for NodeBackend {
         let ClusterUpdate { spec, tokens, root } = update;
         let (rotate_worker, rotate_controller) = (tokens.worker, tokens.controller);
         let cluster = self.swarm_inspect().await?;
-        let rotation = root_rotation(&cluster, spec.root_rotations, root).map_err(BackendError::invalid)?;
+        let rotation = root_rotation(&cluster, spec.root_rotations, root)?;
         // What is fixed when a cluster begins is no part of the request.
         let begun = cluster.spec;
         let spec = Box::new(ClusterSpec {

@@ -63,7 +63,8 @@ fn the_root_is_replaced_while_tasks_run_and_nodes_believe_each_other() {
     lab.await_daemon(&leader);
     lab.await_listed(other, &leader, "Ready Active Reachable");
     let token = docker.run(&["swarm", "join-token", "-q", "worker"]);
-    assert_ne!(token, old_token);
+    let secret = |token: &str| token.trim().rsplit('-').next().map(str::to_owned);
+    assert_ne!(secret(&token), secret(&old_token), "the secret is another, too");
     let worker = lab.docker("node-4");
     worker.run(&["swarm", "leave"]);
     let address = format!("{}:2377", lab.address("node-1"));
@@ -98,7 +99,16 @@ fn a_root_of_the_users_own_takes_the_place_of_the_one_that_is_there() {
         refused.contains("the key is not that of the certificate"),
         "{refused}"
     );
+    // What is beside the certificate would be shown to everybody.
+    let bundle = write("bundle.pem", &format!("{}{}", own.certificate_pem, own.key_pem));
+    let refused = docker.refuse(&["swarm", "ca", "--rotate", "--ca-cert", &bundle, "--ca-key", &key]);
+    assert!(refused.contains("something else too"), "{refused}");
     docker.run(&[&rotate[..], &[&key]].concat());
+    let refused = docker.refuse(&[&rotate[..], &[&key]].concat());
+    assert!(
+        refused.contains("Cannot update to a cert with an identical key"),
+        "{refused}"
+    );
     assert_eq!(docker.run(&["swarm", "ca"]).trim(), own.certificate_pem.trim());
     assert_eq!(
         trust_roots(&docker, &["node-1", "node-2"]),

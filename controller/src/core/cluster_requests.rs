@@ -1,7 +1,10 @@
 //! Writes that concern the cluster's settings: from the request to the changeset.
 
 use crate::control::{ControlError, RefusalKind};
-use muster_state::{Change, Changeset, ClusterState, ObjectKey, Part, Precondition};
+use muster_state::{
+    Change, Changeset, ClusterState, LEVEL_OF_ROTATION, ObjectKey, Part, Precondition,
+    needs_level_of_rotation,
+};
 use muster_types::{ClusterSpec, IdSource, JoinToken, Reason};
 
 /// Most default address pools: each is searched for a free subnet.
@@ -29,6 +32,13 @@ pub(super) fn update(
         return Err(ControlError::refused(
             RefusalKind::Invalid,
             "address pools and the data path port are fixed when the cluster is made",
+        ));
+    }
+    if cluster.feature_level < LEVEL_OF_ROTATION && needs_level_of_rotation(spec) {
+        return Err(ControlError::refused(
+            RefusalKind::Unavailable,
+            "some controllers run a version of Muster that keeps no older snapshots and cannot replace the root \
+             certificate: update them first, or remove them",
         ));
     }
     let mut tokens = cluster.join_tokens.clone();
@@ -76,4 +86,36 @@ pub fn check_cluster_spec(spec: &ClusterSpec) -> Result<(), ControlError> {
         return refuse("the snapshot interval must be at least one log entry");
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sample::single_of_level;
+
+    struct NoIds;
+
+    impl IdSource for NoIds {
+        fn next_u128(&mut self) -> u128 {
+            unreachable!("no token is replaced")
+        }
+    }
+
+    #[test]
+    fn settings_wait_for_controllers_that_know_them() {
+        let updated = |level: u32, change: fn(&mut ClusterSpec)| {
+            let mut spec = ClusterSpec::default();
+            change(&mut spec);
+            update(&single_of_level(level), 1, &spec, (false, false), &mut NoIds)
+        };
+        let older = LEVEL_OF_ROTATION - 1;
+        let newer: [fn(&mut ClusterSpec); 2] =
+            [|spec| spec.old_snapshots_kept = 1, |spec| spec.root_rotations = 1];
+        for change in newer {
+            let refused = updated(older, change).unwrap_err();
+            assert!(refused.to_string().contains("update them first"), "{refused}");
+            assert!(updated(LEVEL_OF_ROTATION, change).is_ok());
+        }
+        assert!(updated(older, |spec| spec.task_history_limit = 9).is_ok());
+    }
 }

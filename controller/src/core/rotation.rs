@@ -8,7 +8,7 @@ use super::proposals::Origin;
 use super::{Controller, Now};
 use crate::control::{ControlError, RefusalKind};
 use muster_state::{Change, Changeset, ClusterState, LEVEL_OF_ROTATION, ObjectKey, Part, Precondition};
-use muster_types::{Node, Reason, RootRotation};
+use muster_types::{IdSource, JoinToken, JoinTokens, Node, Reason, RootRotation};
 use std::sync::Arc;
 
 /// The changeset of an update of the cluster, with a rotation if one is asked for.
@@ -34,13 +34,14 @@ pub(super) fn begin(
     Ok(changeset)
 }
 
-/// The end of the rotation under way, once every node has a certificate of the new root: also those that are down.
-fn end(state: &ClusterState) -> Option<Changeset> {
+/// The end of the rotation under way, once every node has a certificate of the new root: also those that are down. Join
+/// tokens are new ones: who saw one may have been why the root was replaced.
+fn end(state: &ClusterState, ids: &mut dyn IdSource) -> Option<Changeset> {
     let cluster = state.cluster()?;
     let rotation = cluster.root_rotation.as_ref()?;
     let is_renewed = |node: &Arc<Node>| {
         let tls = node.description.tls.as_ref();
-        tls.is_some_and(|tls| tls.issuer.public_key == rotation.issuer.public_key)
+        tls.is_some_and(|tls| tls.issuer == rotation.issuer)
     };
     if !state.nodes().all(is_renewed) {
         return None;
@@ -50,7 +51,16 @@ fn end(state: &ClusterState) -> Option<Changeset> {
         part: Part::Spec,
         version: cluster.meta.spec_version,
     };
-    Some(Changeset::new(Reason::UserRequest, vec![Change::ClusterRotationEnd]).when(unchanged))
+    let mut token = || JoinToken {
+        root_digest: rotation.root_digest,
+        secret: ids.next_u128(),
+    };
+    let tokens = JoinTokens {
+        worker: token(),
+        controller: token(),
+    };
+    let changes = vec![Change::ClusterRotationEnd, Change::ClusterTokens(tokens)];
+    Some(Changeset::new(Reason::UserRequest, changes).when(unchanged))
 }
 
 impl Controller {
@@ -59,7 +69,7 @@ impl Controller {
         if self.proposals.on_duty() {
             return;
         }
-        if let Some(changeset) = end(&self.state) {
+        if let Some(changeset) = end(&self.state, self.ids.as_mut()) {
             tracing::info!("every node has a certificate of the new root");
             // A refusal means that leadership is over, or that the next round tries again.
             let _ = self.propose(changeset, Origin::Duty, now);
@@ -72,6 +82,15 @@ mod tests {
     use super::*;
     use crate::sample::{applied, node, single, single_of_level};
     use muster_types::{Issuer, NodeDescription, NodeTls, RootCa};
+
+    struct Counter(u128);
+
+    impl IdSource for Counter {
+        fn next_u128(&mut self) -> u128 {
+            self.0 += 1;
+            1000 + self.0
+        }
+    }
 
     fn rotation(key: u8) -> RootRotation {
         RootRotation {
@@ -114,7 +133,7 @@ mod tests {
         let ids: Vec<u128> = state.nodes().map(|node| node.id.as_u128()).collect();
         for id in &ids {
             assert_eq!(
-                end(&state),
+                end(&state, &mut Counter(0)),
                 None,
                 "node {id} has a certificate of the root before"
             );
@@ -125,21 +144,47 @@ mod tests {
         // Another one takes its place meanwhile, and all are asked again.
         let changes = begin(&state, update(), Some(&rotation(8))).unwrap().changes;
         applied(&mut state, changes);
-        assert_eq!(end(&state), None);
+        assert_eq!(end(&state, &mut Counter(0)), None);
         for id in ids {
             let change = renewed(&state, id, 8);
             applied(&mut state, vec![change]);
         }
-        let changes = end(&state).unwrap().changes;
+        let changes = end(&state, &mut Counter(0)).unwrap().changes;
         applied(&mut state, changes);
         let cluster = state.cluster().unwrap();
         assert_eq!(
             (&cluster.root_ca, &cluster.root_rotation),
             (&rotation(8).root, &None)
         );
-        assert_eq!(cluster.join_tokens.worker.root_digest, [8; 32]);
-        assert_eq!(cluster.join_tokens.controller.root_digest, [8; 32]);
-        assert_eq!(end(&state), None);
+        let token = |secret| JoinToken {
+            root_digest: [8; 32],
+            secret,
+        };
+        let fresh = JoinTokens {
+            worker: token(1001),
+            controller: token(1002),
+        };
+        assert_eq!(cluster.join_tokens, fresh);
+        assert_eq!(end(&state, &mut Counter(0)), None);
+    }
+
+    #[test]
+    fn it_waits_for_certificates_in_the_new_roots_name() {
+        let mut state = single();
+        let mut renamed = rotation(7);
+        renamed.issuer.subject = vec![2];
+        let changes = begin(&state, update(), Some(&renamed)).unwrap().changes;
+        applied(&mut state, changes);
+        let ids: Vec<u128> = state.nodes().map(|node| node.id.as_u128()).collect();
+        for id in ids {
+            let change = renewed(&state, id, 7);
+            applied(&mut state, vec![change]);
+        }
+        assert_eq!(
+            end(&state, &mut Counter(0)),
+            None,
+            "the key alone is not the issuer"
+        );
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The bytes of a log entry: one format byte, then MessagePack with field names.
 
 use crate::{Change, Changeset};
-use muster_types::{Reason, Timestamp};
+use muster_types::{ClusterSpec, Reason, Timestamp};
 use serde::{Deserialize, Serialize};
 
 /// The highest feature level whose entries this binary can apply.
@@ -120,8 +120,8 @@ fn feature_level(change: &Change) -> u32 {
             when(spec.mode.is_job(), LEVEL_OF_JOBS)
                 .max(when(spec.template.files().next().is_some(), LEVEL_OF_FILES))
         }
+        Change::ClusterSpec(spec) => when(needs_level_of_rotation(spec), LEVEL_OF_ROTATION),
         Change::ClusterCreate(_)
-        | Change::ClusterSpec(_)
         | Change::ClusterTokens(_)
         | Change::ClusterRootCa(_)
         | Change::ClusterIncarnation(_)
@@ -139,6 +139,12 @@ fn feature_level(change: &Change) -> u32 {
         | Change::TaskStatus { .. }
         | Change::TaskRemove { .. } => 1,
     }
+}
+
+/// Whether settings have what versions before [`LEVEL_OF_ROTATION`] leave out.
+pub fn needs_level_of_rotation(spec: &ClusterSpec) -> bool {
+    let defaults = ClusterSpec::default();
+    (spec.old_snapshots_kept, spec.root_rotations) != (defaults.old_snapshots_kept, defaults.root_rotations)
 }
 
 #[derive(Deserialize)]
@@ -190,6 +196,19 @@ mod tests {
         };
         assert_eq!(level(ends(Reason::Completed)), LEVEL_OF_JOBS);
         assert_eq!(level(ends(Reason::RestartPolicyEnds)), 1);
+    }
+
+    #[test]
+    fn settings_need_the_level_that_knows_them() {
+        let level = |change: fn(&mut ClusterSpec)| {
+            let mut spec = ClusterSpec::default();
+            change(&mut spec);
+            let changes = vec![Change::ClusterSpec(spec)];
+            Entry::new(Timestamp::ZERO, Changeset::new(Reason::UserRequest, changes)).feature_level
+        };
+        assert_eq!(level(|spec| spec.task_history_limit = 9), 1);
+        assert_eq!(level(|spec| spec.old_snapshots_kept = 1), LEVEL_OF_ROTATION);
+        assert_eq!(level(|spec| spec.root_rotations = 1), LEVEL_OF_ROTATION);
     }
 
     #[test]

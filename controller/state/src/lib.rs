@@ -30,7 +30,7 @@ pub use apply::{Application, Outcome};
 pub use change::{Change, Changeset, NewTask, Precondition, PreviousSpec, Reporter, Revision};
 pub use entry::{
     Entry, EntryError, LEVEL_OF_FILES, LEVEL_OF_JOBS, LEVEL_OF_NETWORKS, LEVEL_OF_POLICIES,
-    LEVEL_OF_ROTATION, SUPPORTED_FEATURE_LEVEL,
+    LEVEL_OF_ROTATION, SUPPORTED_FEATURE_LEVEL, needs_level_of_rotation,
 };
 pub use key::{ObjectKey, Part};
 pub use load::NodeLoad;

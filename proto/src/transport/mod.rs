@@ -11,6 +11,7 @@ pub use identity::{
     root_digest,
 };
 pub use server::{TlsConnection, accept_tls};
+pub use trust::verify_controller;
 
 use std::time::Duration;
 

@@ -1,6 +1,6 @@
 //! Whom a node believes: peers whose certificates lead to the cluster's root, which can be replaced while connections live.
 
-use super::{CertificateError, NodeCertificate};
+use super::identity::{CertificateError, NodeCertificate, SAN_CONTROLLER};
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::pki_types::pem::PemObject;
@@ -9,6 +9,7 @@ use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{DigitallySignedStruct, DistinguishedName, Error, RootCertStore, SignatureScheme};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 /// How both sides of connections are verified by one root.
 #[derive(Debug, Clone)]
@@ -33,6 +34,28 @@ impl Trust {
             .map_err(|error| unusable(&error))?;
         Ok(Self { servers, clients })
     }
+}
+
+/// Verifies a controller's certificate, with those between it and the root, as nodes that trust this root do: of a server
+/// and of a client.
+pub fn verify_controller(root_pem: &str, chain_pem: &str, now: SystemTime) -> Result<(), CertificateError> {
+    let unreadable = CertificateError::Pem {
+        what: "node certificate",
+    };
+    let certificates = CertificateDer::pem_slice_iter(chain_pem.as_bytes()).collect::<Result<Vec<_>, _>>();
+    let Ok([certificate, between @ ..]) = certificates.as_deref() else {
+        return Err(unreadable);
+    };
+    let name =
+        ServerName::try_from(SAN_CONTROLLER).map_err(|_| CertificateError::Subject("it is no host name"))?;
+    let since_epoch = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let now = UnixTime::since_unix_epoch(since_epoch);
+    let trust = Trust::in_root(root_pem)?;
+    trust
+        .servers
+        .verify_server_cert(certificate, between, &name, &[], now)?;
+    trust.clients.verify_client_cert(certificate, between, now)?;
+    Ok(())
 }
 
 /// The first certificate of a PEM text.

@@ -30,6 +30,11 @@ pub(crate) fn read_init(body: wire::InitBody) -> Read<InitRequest> {
             "invalid data path port: it must be between 1024 and 49151",
         ));
     }
+    if read_root(&body.spec.ca_config)?.is_some() {
+        return Err(unsupported(
+            "beginning with a root certificate of your own (\"docker swarm ca --rotate\" takes one afterwards)",
+        ));
+    }
     let mut spec = read_spec(body.spec)?;
     if !body.default_addr_pool.is_empty() {
         spec.address_pools = read_pools(&body.default_addr_pool)?;
@@ -319,6 +324,22 @@ mod tests {
         assert_eq!(read("c", "k").unwrap().unwrap().key_pem, "k");
         assert_eq!(read("", "k").unwrap_err().status, 400);
         assert_eq!(read("c", "").unwrap_err().status, 501);
+    }
+
+    #[test]
+    fn a_new_cluster_makes_its_own_root() {
+        let init = |certificate: &str, key: &str| {
+            let mut body = wire::InitBody::default();
+            body.spec.ca_config.signing_ca_cert = certificate.to_owned();
+            body.spec.ca_config.signing_ca_key = key.to_owned();
+            read_init(body)
+        };
+        assert!(init("", "").is_ok());
+        let refused = init("c", "k").unwrap_err();
+        assert_eq!(refused.status, 501);
+        assert!(refused.message.contains("docker swarm ca --rotate"));
+        assert_eq!(init("c", "").unwrap_err().status, 501);
+        assert_eq!(init("", "k").unwrap_err().status, 400);
     }
 
     #[test]
