@@ -1,8 +1,6 @@
 //! Roots that take the place of another: checked, certified by the one before, and tried out.
 
 use super::{AuthorityError, BACKDATE, ROOT_VALIDITY, Subject, issue, key_and_request};
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use muster_proto::transport::verify_controller;
 use muster_types::{ClusterId, NodeId, NodeRole, RootCa};
 use rcgen::{
@@ -18,8 +16,8 @@ use x509_parser::x509::X509Name;
 
 /// Validity of the certificate that a root is tried out with, which nobody keeps.
 const TRIAL_VALIDITY: Duration = Duration::from_secs(3600);
-/// Characters in a line of PEM (RFC 7468).
-const PEM_LINE_CHARS: usize = 64;
+/// The label of certificates in PEM (RFC 7468).
+const CERTIFICATE: &str = "CERTIFICATE";
 
 const UNREADABLE: AuthorityError = AuthorityError::Given("the certificate cannot be read as PEM");
 
@@ -45,7 +43,7 @@ pub fn check_root(given: &RootCa, now: OffsetDateTime) -> Result<RootCa, Authori
 fn only_certificate(pem: &str) -> Result<Vec<u8>, AuthorityError> {
     let sections = Pem::iter_from_buffer(pem.as_bytes()).collect::<Result<Vec<_>, _>>();
     let mut sections = sections.map_err(|_| UNREADABLE)?;
-    if sections.iter().any(|section| section.label != "CERTIFICATE") {
+    if sections.iter().any(|section| section.label != CERTIFICATE) {
         return Err(AuthorityError::Given(
             "the certificate's file has something else too; give the key with --ca-key only",
         ));
@@ -63,7 +61,7 @@ fn only_certificate(pem: &str) -> Result<Vec<u8>, AuthorityError> {
 /// user's file, and goes with that root.
 fn first_certificate(pem: &str) -> Result<Vec<u8>, AuthorityError> {
     let mut sections = Pem::iter_from_buffer(pem.as_bytes()).flatten();
-    let certificate = sections.find(|section| section.label == "CERTIFICATE");
+    let certificate = sections.find(|section| section.label == CERTIFICATE);
     certificate.map(|section| section.contents).ok_or(UNREADABLE)
 }
 
@@ -75,16 +73,8 @@ fn parse(der: &[u8]) -> Result<X509Certificate<'_>, AuthorityError> {
 }
 
 fn certificate_pem(der: &[u8]) -> String {
-    let text = STANDARD.encode(der);
-    let mut pem = "-----BEGIN CERTIFICATE-----\n".to_owned();
-    for (place, character) in text.chars().enumerate() {
-        if place > 0 && place % PEM_LINE_CHARS == 0 {
-            pem.push('\n');
-        }
-        pem.push(character);
-    }
-    pem.push_str("\n-----END CERTIFICATE-----\n");
-    pem
+    let lines = pem::EncodeConfig::new().set_line_ending(pem::LineEnding::LF);
+    pem::encode_config(&pem::Pem::new(CERTIFICATE, der), lines)
 }
 
 /// Whether it is a root now, and may sign certificates of nodes.
