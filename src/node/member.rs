@@ -153,10 +153,21 @@ impl Member {
             begin_agent: Mutex::new(Some(begin_agent)),
             server: Mutex::new(Some(server)),
         });
-        if raft_id.is_some() && member.start_controller(None, bootstrap).await? == Begun::LogLost {
-            member.give_up_raft_id(others).await?;
+        if raft_id.is_some()
+            && let Err(error) = member.begin_controller(bootstrap, others).await
+        {
+            // The next start needs the address.
+            member.stop(Stop::Restart).await;
+            return Err(error);
         }
         Ok(member)
+    }
+
+    async fn begin_controller(&self, bootstrap: Option<ClusterState>, others: bool) -> anyhow::Result<()> {
+        match self.start_controller(None, bootstrap).await? {
+            Begun::Running => Ok(()),
+            Begun::LogLost => self.give_up_raft_id(others).await,
+        }
     }
 
     /// Starts the agent, and with it the node's tasks. It comes last: once it has had a session, the cluster keeps the

@@ -10,6 +10,21 @@ fn a_survivor_goes_on_with_services_and_tasks_and_takes_the_others_back() {
     let before = lab.await_running("node-1", "web", 4, |_| true);
     let kept = lab.containers("node-1");
     assert!(!kept.is_empty(), "{before:?}");
+    // One that cannot begin leaves the cluster as it is, and its controllers what they are.
+    let force = ["swarm", "init", "--force-new-cluster", "--advertise-addr"];
+    let address = lab.address("node-1");
+    docker.refuse(&[&force[..], &[&address, "--listen-addr", "192.0.2.9:2377"]].concat());
+    eventually("three controllers", LONG, || {
+        let nodes = lab.nodes("node-1")?;
+        match nodes
+            .values()
+            .filter(|found| found.ends_with("Leader") || found.ends_with("Reachable"))
+            .count()
+        {
+            3 => Ok(()),
+            _ => Err(docker.try_run(&["node", "ls"])),
+        }
+    });
     let worker = lab.containers("node-4");
     lab.kill("node-2");
     lab.kill("node-3");
