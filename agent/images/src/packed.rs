@@ -12,14 +12,16 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use flate2::{Compression as Level, GzBuilder};
 
 use crate::blobs::StagedBlob;
-use crate::compression::{Compression, recognise};
+use crate::compression::{ByteBudget, Compression, recognise};
 use crate::digest::Digest;
 use crate::error::{Error, Result};
+use crate::layer_feed::LayerBytes;
 use crate::lease::Lease;
-use crate::limits::{DOCUMENT_BYTES_MAX, MANIFESTS_PER_IMAGE_MAX};
+use crate::limits::{DOCUMENT_BYTES_MAX, LoadLimits, MANIFESTS_PER_IMAGE_MAX};
 use crate::manifest::{Document, LayerBlob, Manifest, layer_descriptor, synthesise};
 use crate::records::{ImageRecord, Lookup, ManifestRecord, Persist};
 use crate::store::{ImageStore, find};
+use crate::unpacked_layer::{LayerSource, UnpackBounds, check_blob};
 
 /// Longest magic number of a compression.
 const HEAD_BYTES: u64 = 6;
@@ -73,7 +75,8 @@ impl ImageStore {
         let image = find(&self.inner.records.view()?, &manifest.config.digest.to_string())?;
         if unpacked.is_empty() {
             let layers: Vec<Digest> = manifest.layers.iter().map(|layer| layer.digest).collect();
-            let unseen = image.unseen(&layers).map(|position| layers[position]).collect();
+            let unseen = self.unseen_layers(&image, &layers, |_| true)?;
+            let unseen = unseen.into_iter().map(|place| layers[place]).collect();
             return Ok(PackedManifest {
                 digest,
                 bytes,
@@ -153,8 +156,7 @@ impl ImageStore {
         let mut unseen_blobs = Vec::new();
         if let Document::Manifest(layers) = layers {
             let layer_blobs: Vec<Digest> = layers.layers.iter().map(|layer| layer.digest).collect();
-            let unseen = image.unseen(&layer_blobs);
-            let unseen: BTreeSet<usize> = unseen.filter(|place| !packed.contains_key(place)).collect();
+            let unseen = self.unseen_layers(image, &layer_blobs, |place| !packed.contains_key(place))?;
             unseen_blobs.extend(unseen.iter().map(|place| layer_blobs[*place]));
             let manifest = ManifestRecord {
                 digest,
@@ -170,6 +172,54 @@ impl ImageStore {
             unseen: unseen_blobs,
             lease,
         })
+    }
+
+    /// Which of these blobs, one a layer, are not known to be the image's layers: those that were never compared with its
+    /// content, and are not here now or are something else. Comparing takes its time.
+    fn unseen_layers(
+        &self,
+        image: &ImageRecord,
+        blobs: &[Digest],
+        asked: impl Fn(&usize) -> bool,
+    ) -> Result<BTreeSet<usize>> {
+        let mut unseen = BTreeSet::new();
+        for place in image.unseen(blobs).filter(asked) {
+            let is_form = match image.diff_ids.get(place) {
+                Some(content) => self.is_form_now(&blobs[place], content)?,
+                None => false,
+            };
+            if !is_form {
+                unseen.insert(place);
+            }
+        }
+        Ok(unseen)
+    }
+
+    /// Whether a blob that is here has this content.
+    fn is_form_now(&self, blob: &Digest, content: &Digest) -> Result<bool> {
+        let reader = match self.open_blob(blob) {
+            Err(Error::NoSuchBlob { .. }) => return Ok(false),
+            opened => Box::new(opened?),
+        };
+        let limits = LoadLimits::default();
+        let budget = ByteBudget::new("the unpacked size of the layer", limits.unpacked_bytes_max);
+        let source = LayerSource {
+            blob: *blob,
+            diff_id: *content,
+            bytes: LayerBytes {
+                digest: *blob,
+                reader,
+            },
+        };
+        let bounds = UnpackBounds {
+            budget: &budget,
+            limits: &limits,
+        };
+        match check_blob(source, bounds) {
+            Ok(()) => Ok(true),
+            Err(Error::Archive(_)) => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     fn unpacked_layers(&self, manifest: &Manifest) -> Result<Vec<Unpacked>> {

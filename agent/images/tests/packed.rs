@@ -183,27 +183,34 @@ fn a_form_that_was_never_here_is_not_believed() {
 }
 
 #[test]
-fn a_form_that_was_never_here_is_not_sent_on_a_manifests_word() {
+fn a_form_is_sent_only_once_it_was_compared() {
     let [low, high] = layers();
-    let (fixture, form) = (Fixture::new(), gzip(b"another image's layer"));
-    let store = &fixture.store;
-    // The contents are there, as another image's.
-    let top = Layer::new().file("top", "top").finish();
-    fixture.load(&plain_archive("b:1", &[&low, &high, &top]));
-    let mut layout = OciLayout::default();
-    let entry = layout.image(&[&low, &high], &[&low, &form]);
-    let manifest: Digest = entry["digest"].as_str().unwrap().parse().unwrap();
-    let documents = [manifest, Digest::of(&config(&[&low, &high]))];
-    let _lease = store.lease(documents);
-    for digest in documents {
-        let path = format!("blobs/sha256/{}", digest.hex());
-        let (_, bytes) = layout.files.iter().find(|(name, _)| *name == path).unwrap();
-        store.import_blob(&digest, None, bytes.as_slice()).unwrap();
+    for (form, is_right) in [(gzip(b"another image's layer"), false), (gzip(&high), true)] {
+        let fixture = Fixture::new();
+        let store = &fixture.store;
+        // The contents are there, as another image's.
+        let top = Layer::new().file("top", "top").finish();
+        fixture.load(&plain_archive("b:1", &[&low, &high, &top]));
+        let mut layout = OciLayout::default();
+        let entry = layout.image(&[&low, &high], &[&low, &form]);
+        let manifest: Digest = entry["digest"].as_str().unwrap().parse().unwrap();
+        let documents = [manifest, Digest::of(&config(&[&low, &high]))];
+        let blob = Digest::of(&form);
+        let _lease = (store.lease(documents), store.lease([blob]));
+        for digest in documents {
+            let path = format!("blobs/sha256/{}", digest.hex());
+            let (_, bytes) = layout.files.iter().find(|(name, _)| *name == path).unwrap();
+            store.import_blob(&digest, None, bytes.as_slice()).unwrap();
+        }
+        let limits = LoadLimits::default();
+        store.import_image(&manifest, &["c:1"], &limits).unwrap();
+        let own = store.packed_manifest("c:1").unwrap();
+        assert_eq!((own.digest, own.unseen), (manifest, vec![blob]));
+        // It comes as something else.
+        store.import_blob(&blob, None, form.as_slice()).unwrap();
+        let own = store.packed_manifest("c:1").unwrap();
+        assert_eq!((own.digest, own.unseen.is_empty()), (manifest, is_right));
     }
-    let limits = LoadLimits::default();
-    store.import_image(&manifest, &["evil:1"], &limits).unwrap();
-    let own = store.packed_manifest("evil:1").unwrap();
-    assert_eq!((own.digest, own.unseen), (manifest, vec![Digest::of(&form)]));
 }
 
 /// What this store packs anew of a manifest is in the form of its own, which others can write, too.
