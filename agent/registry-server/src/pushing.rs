@@ -70,13 +70,18 @@ impl Sessions {
 /// without the server knowing yet, is free in a moment.
 async fn take(session: Session) -> Outcome<Taken> {
     let taken = tokio::time::timeout(TAKE_TIMEOUT, session.lock_owned()).await;
-    taken.map_err(|_| {
+    let taken = taken.map_err(|_| {
         Failure::new(
             StatusCode::CONFLICT,
             Code::BlobUploadInvalid,
             "another request sends to this upload",
         )
-    })
+    })?;
+    // The other request may have been the last one.
+    match taken.is_some() {
+        true => Ok(taken),
+        false => Err(ended()),
+    }
 }
 
 fn upload_path(name: &str, id: &str) -> String {
