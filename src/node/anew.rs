@@ -3,7 +3,7 @@
 use super::address::MemberAddresses;
 use super::backend::is_controller;
 use super::host::{NodeHost, Standing};
-use super::member::Member;
+use super::member::{ControllerNotStarted, Member};
 use super::refusals::failed;
 use anyhow::{Context, bail, ensure};
 use muster_agent::agent::Stop;
@@ -45,6 +45,11 @@ impl NodeHost {
                 "this node is a worker and does not have the cluster's state: ask a controller that is left"
             );
         }
+        if !self.files().has_raft_log() {
+            bail!(
+                "the log of this controller is gone, and with it the cluster's state: ask another controller that is left"
+            );
+        }
         let mut membership = before.clone();
         if let Some(addresses) = addresses {
             membership.listen = addresses.listen;
@@ -66,11 +71,14 @@ impl NodeHost {
                 Ok(membership.node)
             }
             Err(error) => {
-                // Not at some later start, when the others may be back.
-                self.files().save_membership(&before)?;
-                match start(before).await {
-                    Ok(member) => self.activate(member).await,
-                    Err(error) => self.set(Standing::Error(format!("{error:#}"))),
+                self.set(Standing::Error(format!("{error:#}")));
+                // Its log may name this controller as the only voter already: then the next start goes on with it.
+                if !error.is::<ControllerNotStarted>() {
+                    self.files().save_membership(&before)?;
+                    match start(before).await {
+                        Ok(member) => self.activate(member).await,
+                        Err(error) => self.set(Standing::Error(format!("{error:#}"))),
+                    }
                 }
                 Err(error.context("the cluster could not begin anew"))
             }

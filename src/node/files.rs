@@ -77,6 +77,11 @@ impl NodeFiles {
         self.directory.join(RAFT)
     }
 
+    /// Whether anything is left of the Raft log.
+    pub fn has_raft_log(&self) -> bool {
+        std::fs::read_dir(self.raft_directory()).is_ok_and(|mut found| found.next().is_some())
+    }
+
     /// The membership, when there is one.
     pub fn load(&self) -> anyhow::Result<Option<(Membership, Credentials)>> {
         let path = self.directory.join(MEMBERSHIP);

@@ -78,19 +78,16 @@ impl NodeHost {
     pub async fn resume(&self) {
         let _changing = self.changing.lock().await;
         let resumed = async {
-            let Some((membership, credentials)) = self.files().load()? else {
+            let Some((mut membership, credentials)) = self.files().load()? else {
                 return Ok(None);
             };
-            let begins_anew = membership.begins_anew;
-            let started = Member::start(self.context.clone(), membership.clone(), &credentials, None).await;
-            if begins_anew && started.is_err() {
-                // Not at some later start, when the others may be back.
-                self.files().save_membership(&Membership {
-                    begins_anew: false,
-                    ..membership
-                })?;
+            if membership.begins_anew && !self.files().has_raft_log() {
+                // Nothing is left to begin with; the others may have it.
+                membership.begins_anew = false;
+                self.files().save_membership(&membership)?;
             }
-            started.map(Some)
+            let started = Member::start(self.context.clone(), membership, &credentials, None);
+            started.await.map(Some)
         };
         match resumed.await {
             // What an earlier membership left goes.

@@ -86,6 +86,11 @@ struct ControllerRun {
     watcher: JoinHandle<()>,
 }
 
+/// All but the controller of a member could start; its log may have been opened.
+#[derive(Debug, thiserror::Error)]
+#[error("the controller did not start")]
+pub struct ControllerNotStarted;
+
 impl Member {
     /// Starts everything but the agent. `bootstrap` is the first state of a new cluster.
     pub async fn start(
@@ -158,7 +163,7 @@ impl Member {
         {
             // The next start needs the address.
             member.stop(Stop::Restart).await;
-            return Err(error);
+            return Err(error.context(ControllerNotStarted));
         }
         Ok(member)
     }
@@ -295,27 +300,35 @@ impl Member {
         self.context.files.remove_raft()
     }
 
-    /// Whether the cluster shall begin anew with this controller.
+    /// Whether the cluster shall begin anew with this controller, or the controller does not know yet that it is noted.
     pub async fn begins_anew(&self) -> bool {
-        self.membership.lock().await.begins_anew
+        self.membership.lock().await.begins_anew || self.began_anew().is_some()
+    }
+
+    /// The controller, if it waits for a note that the cluster began anew.
+    fn began_anew(&self) -> Option<ControllerHandle> {
+        self.controller()
+            .filter(|handle| handle.members().borrow().began_anew)
     }
 
     /// Notes that the cluster began anew with this controller, once it has: another start would begin it again, and the
     /// controller lets nobody join before.
     pub async fn note_anew(&self) -> anyhow::Result<()> {
-        let Some(handle) = self.controller() else {
+        let Some(handle) = self.began_anew() else {
             return Ok(());
         };
-        let mut membership = self.membership.lock().await;
-        if !membership.begins_anew || !handle.members().borrow().began_anew {
-            return Ok(());
+        {
+            let mut membership = self.membership.lock().await;
+            if membership.begins_anew {
+                let noted = Membership {
+                    begins_anew: false,
+                    ..membership.clone()
+                };
+                self.context.files.save_membership(&noted)?;
+                *membership = noted;
+            }
         }
-        let noted = Membership {
-            begins_anew: false,
-            ..membership.clone()
-        };
-        self.context.files.save_membership(&noted)?;
-        *membership = noted;
+        // Told again where this was cut short.
         handle.anew_noted().await;
         Ok(())
     }

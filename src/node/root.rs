@@ -34,7 +34,15 @@ pub(super) fn root_rotation(
         ));
     }
     let rotation = rotation_to(given, &cluster.root_ca).map_err(|error| error.to_string());
-    rotation.map(Some).map_err(BackendError::invalid)
+    let rotation = rotation.map_err(BackendError::invalid)?;
+    if let Some(under_way) = &cluster.root_rotation
+        && under_way.issuer != rotation.issuer
+        && under_way.issuer.public_key == rotation.issuer.public_key
+    {
+        // Nodes would take their certificates for those of the new one.
+        return Err(BackendError::invalid(AuthorityError::IdenticalKey.to_string()));
+    }
+    Ok(Some(rotation))
 }
 
 /// The rotation from the root before to the one that is given, or to a new one.

@@ -53,6 +53,9 @@ pub(super) fn container_config(
 pub(super) fn published(task: &AssignedTask, own: &[IpAddr]) -> Result<Vec<PortBinding>, String> {
     let ports = task.ports.iter().filter(|port| port.mode == PublishMode::Host);
     let ports: Vec<_> = ports.collect();
+    if ports.is_empty() {
+        return Ok(Vec::new());
+    }
     // Labels that say something wrong were refused; of a later version they may say what is not known here.
     let leading = Leading::read(&task.service_labels).map_err(|problems| problems.join("; "))?;
     let at: Vec<Option<IpAddr>> = match leading.addresses.is_empty() {
@@ -63,7 +66,7 @@ pub(super) fn published(task: &AssignedTask, own: &[IpAddr]) -> Result<Vec<PortB
             .map(|own| Some(*own))
             .collect(),
     };
-    if at.is_empty() && !ports.is_empty() {
+    if at.is_empty() {
         let wanted: Vec<String> = leading.addresses.iter().map(ToString::to_string).collect();
         return Err(format!(
             "this node has no address of those at which the service's ports are to answer ({LABEL_ADDRESS}={}): give it \

@@ -137,8 +137,8 @@ mod tests {
         assert!(single.controller.published.began_anew);
         assert_eq!(single.state_of_worker(), NodeState::Ready);
         single.input(Input::AnewNoted);
-        single.wait(Duration::from_secs(10));
         assert!(!single.controller.published.began_anew);
+        single.wait(Duration::from_secs(10));
         assert_eq!(single.state_of_worker(), NodeState::Down);
         assert_eq!(incarnation(&single), before + 1);
     }

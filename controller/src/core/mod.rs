@@ -97,7 +97,7 @@ pub struct Controller {
     outputs: Vec<Output>,
     published: Members,
     /// Everything that the published members follow from, when they were published last.
-    published_at: Option<(u64, Option<RaftId>, bool)>,
+    published_at: Option<(u64, Option<RaftId>, bool, bool)>,
     events_from: Option<ClusterState>,
     was_member: bool,
     observed: Observed,
@@ -617,7 +617,8 @@ impl Controller {
     fn publish(&mut self) {
         let leader = self.raft.role().leader.map(RaftId);
         let leading = self.is_leading();
-        let at = (self.state.index(), leader, leading);
+        let began_anew = self.anew == Anew::Begun;
+        let at = (self.state.index(), leader, leading, began_anew);
         if self.published_at == Some(at) {
             return;
         }
@@ -644,7 +645,7 @@ impl Controller {
         let now = Members {
             leader,
             leading,
-            began_anew: self.anew == Anew::Begun,
+            began_anew,
             members,
         };
         if now != self.published {
