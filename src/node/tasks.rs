@@ -389,6 +389,13 @@ mod tests {
             refused.contains("muster.publish.address=203.0.113.1/32"),
             "{refused}"
         );
+        // What cannot be read may be a bound that a later version knows: no port of the host answers then.
+        let unreadable = at(Some("of-the-office")).unwrap_err();
+        assert!(unreadable.contains("of-the-office"), "{unreadable}");
+        let mut without = task();
+        without.service_labels = [("muster.publish.later".to_owned(), String::new())].into();
+        without.ports = vec![port(81, PublishMode::Ingress)];
+        assert_eq!(published(&without, &own), Ok(Vec::new()));
     }
 
     fn running(config: ContainerConfig) -> ContainerInfo {
